@@ -1,0 +1,31 @@
+"""Train, measure and share embeddings of faces, images and words the Hugging Face way."""
+
+import importlib
+
+from hfembed import auto as auto  # registers the models with the Auto classes
+
+__version__ = "0.1.0"
+
+# public name -> module, resolved on first use so that `import hfembed` stays light
+_PUBLIC_NAMES = {
+    "FaceEmbedderConfig": "hfembed.models.face_embedder.configuration_face_embedder",
+    "FaceEmbedderModel": "hfembed.models.face_embedder.modeling_face_embedder",
+    "FaceEmbedderForClassification": "hfembed.models.face_embedder.modeling_face_embedder",
+    "FaceEmbedderForTripletLearning": "hfembed.models.face_embedder.modeling_face_embedder",
+    "FaceImageProcessor": "hfembed.models.face_embedder.image_processing_face_embedder",
+    "Word2VecConfig": "hfembed.models.word2vec.configuration_word2vec",
+    "Word2VecModel": "hfembed.models.word2vec.modeling_word2vec",
+    "Word2VecForPreTraining": "hfembed.models.word2vec.modeling_word2vec",
+}
+
+__all__ = [*_PUBLIC_NAMES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC_NAMES:
+        raise AttributeError(f"module 'hfembed' has no attribute '{name}'")
+    return getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
