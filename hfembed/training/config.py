@@ -31,9 +31,9 @@ def setting(default: Any, help: str) -> Any:
 class TrainingConfig:
     """Settings of the training loop, the same for faces and images.
 
-    A step is one update of the weights; learning rate, schedule, evaluation and checkpoints count in steps. The batch of a
-    step is `batch_size` samples over all ranks and accumulation rounds together, so that a recipe means the same training
-    on one CPU and on eight GPUs.
+    A step is one update of the weights; learning rate, schedule, evaluation and checkpoints count in steps. The batch
+    of a step is `batch_size` samples over all ranks and accumulation rounds together, so that a recipe means the same
+    training on one CPU and on eight GPUs.
     """
 
     output_dir: str = setting("outputs/run", "folder for the model, its results, pictures, logs and checkpoints")
@@ -47,14 +47,10 @@ class TrainingConfig:
     learning_rate: float = setting(0.1, "at its peak, per step")
     momentum: float = setting(0.9, "of sgd")
     weight_decay: float = setting(5e-4, "on weight matrices and kernels, not on biases, norms and PReLU slopes")
-    schedule: str = setting(
-        "cosine", "any schedule name of transformers.get_scheduler: cosine, linear, constant_with_warmup ..."
-    )
+    schedule: str = setting("cosine", "a schedule of transformers.get_scheduler: cosine, linear ...")
     warmup_steps: int = setting(0, "steps in which the learning rate rises from 0 to its peak")
     max_grad_norm: float = setting(5.0, "clip the gradient's norm to this; 0 = no clipping")
-    ema_decay: float = setting(
-        0.0, "keep an exponential moving average of the weights, and evaluate and save that; 0 = none"
-    )
+    ema_decay: float = setting(0.0, "evaluate and save an exponential moving average of the weights; 0 = none")
     mixed_precision: str = setting("no", "no, bf16 or fp16")
     num_workers: int = setting(0, "processes that prepare batches; 0 = in the training process")
     num_threads: int = setting(0, "threads of torch on the CPU, per rank; 0 = torch's own choice")
@@ -62,9 +58,7 @@ class TrainingConfig:
     evaluate_every: int = setting(0, "steps between evaluations on the validation data; 0 = only at the end")
     checkpoint_every: int = setting(0, "steps between checkpoints to resume from; 0 = only at the end")
     keep_checkpoints: int = setting(2, "how many checkpoints to keep")
-    keep_best: bool = setting(
-        True, "the final model is the one that was best on the validation data, not the last one"
-    )
+    keep_best: bool = setting(True, "the final model is the one best on the validation data, not the last")
     trackers: list[str] = setting(["tensorboard"], "experiment trackers that accelerate knows by name")
 
     def validate_ranges(self) -> None:

@@ -74,7 +74,8 @@ def train(
 
     Everything random in a batch is a function of (seed, epoch, index), and the order of batches one of (seed, epoch).
     So the loop only has to restore weights, optimizer, schedule, the generators that dropout draws from, and the place
-    in the epoch, to go on as if it had not been stopped; and one rank, several ranks and accumulation see the same data.
+    in the epoch, to go on as if it had not been stopped; and one rank, several ranks and accumulation see the same
+    data.
 
     Args:
         config: The run.
@@ -122,7 +123,7 @@ def train(
         num_workers=config.num_workers,
         persistent_workers=config.num_workers > 0,
         pin_memory=accelerator.device.type == "cuda",
-        # its own generator: otherwise starting an epoch draws from the one that dropout uses, and resuming would differ
+        # its own generator: starting an epoch would draw from the one that dropout uses, and resuming would differ
         generator=torch.Generator(),
     )
 
@@ -215,8 +216,8 @@ def _start(config: TrainingConfig, accelerator: Accelerator, checkpoints: Checkp
     accelerator.print(f"resuming from {checkpoint}")
     if progress.num_processes != accelerator.num_processes:
         accelerator.print(
-            f"the checkpoint is of {progress.num_processes} ranks, this run has {accelerator.num_processes}: same data, "
-            "but dropout draws other numbers"
+            f"the checkpoint is of {progress.num_processes} ranks, this run has {accelerator.num_processes}: "
+            "same data, but dropout draws other numbers"
         )
         progress.num_processes = accelerator.num_processes
 
@@ -317,8 +318,8 @@ class _Log:
         self.sums, self.rounds = {}, 0
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(
-                f"the loss is {means['loss']} at step {progress.step}; lower learning_rate, add warmup_steps, or clip with "
-                "a smaller max_grad_norm"
+                f"the loss is {means['loss']} at step {progress.step}; lower learning_rate, add warmup_steps, or clip "
+                "with a smaller max_grad_norm"
             )
         now = time.perf_counter()
         speed = (progress.step - self.step) * self.batch_size / (now - self.time)
