@@ -26,8 +26,8 @@ class Word2VecPreTrainingOutput(ModelOutput):
 
     Attributes:
         loss (`torch.Tensor` of shape ()): Negative-sampling loss.
-        positive_scores (`torch.Tensor`): Dot products of the true pairs: (batch, context) for skip-gram, (batch,) for CBOW.
-        negative_scores (`torch.Tensor`): Dot products with the noise words: the same shape with one more axis, negatives.
+        positive_scores (`torch.Tensor`): Dot products of the true pairs: (batch, context), or (batch,) for CBOW.
+        negative_scores (`torch.Tensor`): Dot products with the noise words: the same shape and an axis more.
     """
 
     loss: torch.Tensor | None = None

@@ -39,8 +39,8 @@ class TextRules:
         lowercase: Fold the case, character by character.
         word_pattern: A regular expression whose matches are the words; without it words are what blanks separate.
             It must mean the same to Python's `re` and to Oniguruma (letters, classes, quantifiers do).
-        phrases: Pairs of neighbours to join with `_`, a tuple of pairs for each pass (Mikolov et al. 2013b, section 4).
-            A later pass may join what an earlier one made: `new_york` + `times`.
+        phrases: Pairs of neighbours to join with `_`, a tuple of pairs for each pass (Mikolov et al. 2013b,
+            section 4). A later pass may join what an earlier one made: `new_york` + `times`.
     """
 
     lowercase: bool = False
