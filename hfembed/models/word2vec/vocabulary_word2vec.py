@@ -154,7 +154,12 @@ class Vocabulary:
         near = cases + difflib.get_close_matches(word, alike, n=number, cutoff=0.65)
         return list(dict.fromkeys(near))[:number]
 
-    def _known_counts(self) -> np.ndarray:
+    def known_counts(self) -> np.ndarray:
+        """The counts, int64 of shape (len(self),).
+
+        Raises:
+            ValueError: They are not known.
+        """
         if self.counts is None:
             raise ValueError("this vocabulary has no word counts; take it from a corpus, or a file that has them")
         return self.counts
@@ -168,7 +173,7 @@ class Vocabulary:
         Returns:
             float32 of shape (len(self),): min(1, sqrt(t / n) + t / n) with n the count and t = `sample` x all counts.
         """
-        counts = self._known_counts().astype(np.float64)
+        counts = self.known_counts().astype(np.float64)
         if sample <= 0:
             return np.ones(len(counts), dtype=np.float32)
         ratio = sample * counts.sum() / np.maximum(counts, 1)
@@ -176,7 +181,7 @@ class Vocabulary:
 
     def negative_sampling_weights(self, exponent: float = 0.75) -> np.ndarray:
         """Probability of each word as a noise word: count ** exponent, summing to 1; float64 of shape (len(self),)."""
-        weights = self._known_counts().astype(np.float64) ** exponent
+        weights = self.known_counts().astype(np.float64) ** exponent
         return weights / weights.sum()
 
     def to_tokenizer(self) -> PreTrainedTokenizerFast:
