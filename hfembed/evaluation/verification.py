@@ -30,9 +30,6 @@ FAR_TARGETS = (0.1, 0.01, 0.001)
 # The rule of three: n trials without an error only show (at 95 %) that the rate is below 3 / n.
 MINIMUM_EXPECTED_FALSE_ACCEPTS = 3
 
-# Cosines end at 1; a stored threshold of +-inf (accept none, accept all) would not survive JSON.
-_BEYOND_ANY_COSINE = 1.01
-
 
 class Roc(NamedTuple):
     """Accepted pairs at every candidate threshold, from the strictest (+inf) to the most lenient (-inf).
@@ -332,7 +329,7 @@ def decision_thresholds(
     curve = roc(scores, same, failed)
 
     def stored(threshold: float) -> float:
-        return float(np.clip(threshold, -_BEYOND_ANY_COSINE, _BEYOND_ANY_COSINE))
+        return float(np.clip(threshold, -1, 1))  # +-inf, accept none and accept all, would not survive JSON
 
     return {
         "data": data,
