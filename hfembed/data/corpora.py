@@ -151,6 +151,7 @@ def prepare_corpus(
 
 
 def make_rules(lowercase: bool, word_pattern: str | None, phrases: object) -> TextRules:
+    """`TextRules`, with an `InputError` where they make no sense."""
     try:
         return TextRules(lowercase, word_pattern, phrases or ())
     except ValueError as error:
@@ -165,6 +166,11 @@ def _describe(source: object) -> str:
 
 
 def open_source(source: object, column: str, split: str, config_name: str | None) -> tuple[object, Iterator[bytes]]:
+    """A source's identity, which changes when its text does, and its text as blocks that end between words.
+
+    Raises:
+        InputError: A source that is not there or is not text.
+    """
     import datasets
 
     if isinstance(source, list | tuple) and source and all(isinstance(part, str | Path) for part in source):
@@ -412,15 +418,18 @@ class EncodedBlocks:
         self._writer = pa.ipc.new_file(str(self._dictionaries), self._schema)
 
     def append(self, block: _Block) -> None:
+        """Write a block behind the others."""
         self._sizes.append((len(block.ids), len(block.line_ends)))
         self._ids.write(block.ids.tobytes())
         self._line_ends.write(block.line_ends.astype(np.int64).tobytes())
         self._writer.write_batch(pa.record_batch([block.words, pa.array(block.counts)], schema=self._schema))
 
     def finish(self) -> None:
+        """No more blocks come."""
         self._writer.close()
 
     def dictionaries(self) -> Iterator[pa.RecordBatch]:
+        """Each block's dictionary: columns `word` and `count`."""
         with pa.ipc.open_file(str(self._dictionaries)) as reader:
             for number in range(reader.num_record_batches):
                 yield reader.get_batch(number)
@@ -434,11 +443,13 @@ class EncodedBlocks:
             yield _Block(batch["word"], batch["count"].to_numpy(), ids, line_ends)
 
     def close(self) -> None:
+        """Close the files."""
         self._ids.close()
         self._line_ends.close()
 
 
 def encode_blocks(blocks: Iterator[bytes], rules: TextRules, scratch: Path, num_threads: int) -> EncodedBlocks:
+    """Encode all blocks, a few at once, in order."""
     encoded = EncodedBlocks(scratch)
     waiting: deque[Future[_Block]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:

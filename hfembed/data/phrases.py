@@ -1,4 +1,4 @@
-"""Phrases: neighbours that occur together far more often than their counts let expect (Mikolov et al. 2013b, section 4)."""
+"""Phrases: neighbours seen together far more often than chance has it (Mikolov et al. 2013b, section 4)."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -64,8 +64,7 @@ def learn_phrases(
             keys, pair_counts, num_words = _count_pairs(encoded, words)
             encoded.close()
         first, second = keys >> 32, keys & 0xFFFFFFFF
-        # equal to the equation where counts are as large as they get, 2**53
-        scores = (pair_counts - discount) / counts[first] / counts[second] * num_words
+            scores = (pair_counts - discount) / counts[first] / counts[second] * num_words
         chosen = (scores > threshold) & (pair_counts >= min_count)
         names = words.to_pylist()
         pairs = sorted((names[a], names[b]) for a, b in zip(first[chosen], second[chosen], strict=True))

@@ -207,8 +207,8 @@ class Vocabulary:
         return token
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return self.to_tokenizer().backend_tokenizer
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        return self.to_tokenizer()
 
     def encode(self, documents: Iterable[str | Sequence[str]]) -> list[np.ndarray]:
         """Rows of the known words of each document.
@@ -221,7 +221,7 @@ class Vocabulary:
         """
         documents = list(documents)
         texts = [document for document in documents if isinstance(document, str)]
-        encoded = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        encoded = iter(self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         rows = []
         for document in documents:
             if isinstance(document, str):
@@ -236,7 +236,7 @@ class Vocabulary:
         """Write the tokenizer's files and `vocab_counts.safetensors` (counts, and the rules as metadata)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.to_tokenizer().save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
         tensors = {} if self.counts is None else {"counts": self.counts}
         rules = {
             "lowercase": json.dumps(self.rules.lowercase),
