@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -156,7 +156,7 @@ def _kept(
     too_few = sorted(person for person, rows in photos_of.items() if len(rows) < source.min_photos)
     if too_few:
         logger.warning("%s: %s left out, fewer than %d photos", source.source, _some(too_few), source.min_photos)
-    for person, rows in photos_of.items():
+    for rows in photos_of.values():
         if len(rows) < source.min_photos:
             kept[rows] = False
         elif source.max_photos is not None and len(rows) > source.max_photos:
