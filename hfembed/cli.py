@@ -1,12 +1,11 @@
 """The `hfembed` command: measure, convert and ask models. It never trains."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from hfembed.errors import InputError
+from hfembed.errors import exit_on_input_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model by a published protocol.")
@@ -59,16 +58,10 @@ def evaluate_lfw(
     print(f"  written to {output}")
 
 
+@exit_on_input_error
 def main() -> None:
     """Run the command; an expected error is one line on stderr and exit code 1."""
-    try:
-        app()
-    except InputError as error:
-        sys.exit(f"hfembed: {error}")
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise  # not about a file: a fault of ours deserves its traceback
-        sys.exit(f"hfembed: {error}")
+    app()
 
 
 if __name__ == "__main__":
