@@ -47,12 +47,12 @@ def evaluate_lfw(
     from hfembed.evaluation.lfw_report import report_lfw, summary
     from hfembed.loading import load_face_embedder
 
-    lfw = LfwVerification(
-        images, pairs, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
-    )
     embedder, processor = load_face_embedder(model, device)
     if mirror is not None:
         embedder.config.mirror = mirror
+    lfw = LfwVerification(
+        images, pairs, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
+    )
     files = {"images": images, "pairs": pairs, "landmarks": landmarks, "threshold_pairs": threshold_pairs}
     print(summary(lfw.name, report_lfw(lfw, embedder, processor, output, floor, files=files)))
     print(f"  written to {output}")
