@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from hfembed.data.augmentation import FaceAugmentation
-from hfembed.data.faces import load_faces
+from hfembed.data.faces import FaceSource, load_faces
 from hfembed.data.lfw import lfw_people_in_folds, read_pairs
 from hfembed.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
 from hfembed.errors import InputError
@@ -32,7 +32,9 @@ class FaceTrainingConfig(TrainingConfig):
     """A recipe for a face embedder: the loop's settings, and the data, crop, network and loss."""
 
     data_dir: str = setting("", "folder that the relative paths of data below start from; empty: where you are")
-    train_images: list[str] = setting(["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic")
+    train_images: list[str] = setting(
+        ["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic"
+    )
     train_landmarks: str = setting("", "JSON file: image -> five points; empty: none")
     aligned: str = setting("", "arcface_112: the training images are crops on the standard 112x112 template already")
     min_photos: int = setting(2, "leave out people with fewer photos")
@@ -42,6 +44,7 @@ class FaceTrainingConfig(TrainingConfig):
     lfw_images: str = setting("", "LFW archive or folder: also train on its people outside the tested folds")
     lfw_pairs: str = setting("", "View 2 pairs that say which people are in which fold")
     lfw_tested_folds: list[int] = setting([], "folds that will be tested, 0 to 9: none of their people is trained on")
+    lfw_max_photos: int = setting(0, "take at most so many photos of each of them; 0 = all")
     lfw_landmarks: str = setting("", "JSON file: LFW image -> five points")
     synthetic_people: int = setting(150, "people drawn for training when train_images is synthetic")
     synthetic_photos: int = setting(16, "photos of each")
@@ -63,7 +66,9 @@ class FaceTrainingConfig(TrainingConfig):
     augmentation: dict[str, Any] = setting({}, "fields of FaceAugmentation; empty = none")
 
     init_from: str = setting("", "checkpoint folder or Hub id to start from; its network and crop replace those below")
-    trunk: str = setting("iresnet18", "network: iresnet18|34|50|100, iresnet, mobilefacenet, inception_resnet_v1, timm/NAME")
+    trunk: str = setting(
+        "iresnet18", "network: iresnet18|34|50|100, iresnet, mobilefacenet, inception_resnet_v1, timm/NAME"
+    )
     trunk_arguments: dict[str, Any] = setting({}, "more about the trunk; iresnet: depths, widths")
     embedding_size: int = setting(512, "numbers in an embedding")
     pooling: str = setting("", "flatten, average or depthwise; empty = the trunk's own")
@@ -81,7 +86,8 @@ class FaceTrainingConfig(TrainingConfig):
     photos_per_identity: int = setting(0, "photos of a person in a batch; 0 = samples at random")
 
     freeze_trunk: bool = setting(
-        False, "train only the last layer, on a trunk in eval mode; without augmentation its features are computed once"
+        False,
+        "train only the last layer, on a trunk in eval mode; without augmentation its features are computed once",
     )
     unfreeze_last: int = setting(0, "with freeze_trunk: train this many of the trunk's last stages too")
     imprint: bool = setting(False, "start the classifier from the people's mean embeddings")
@@ -248,17 +254,30 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
         return make_synthetic_faces(
             num_identities=config.synthetic_people, photos_per_identity=config.synthetic_photos, seed=config.seed
         )
-    sources = [config.path(source) for source in config.train_images]
-    faces = load_faces(
-        sources,
-        landmarks=config.path(config.train_landmarks) or None,
-        aligned=config.aligned or None,
-        min_photos=config.min_photos,
-        exclude_files=config.path(config.exclude_files) or None,
-        exclude_identities=config.path(config.exclude_identities) or None,
-        max_overlap=config.max_overlap,
-    )
-    return faces
+    sources = [
+        FaceSource(
+            config.path(source),
+            landmarks=config.path(config.train_landmarks) or None,
+            aligned=config.aligned or None,
+            min_photos=config.min_photos,
+            exclude_files=config.path(config.exclude_files) or None,
+            exclude_identities=config.path(config.exclude_identities) or None,
+            max_overlap=config.max_overlap,
+        )
+        for source in config.train_images
+    ]
+    if config.lfw_images:
+        tested = lfw_people_in_folds(read_pairs(config.path(config.lfw_pairs)), config.lfw_tested_folds)
+        lfw = FaceSource(
+            config.path(config.lfw_images),
+            landmarks=config.path(config.lfw_landmarks) or None,
+            need_landmarks=bool(config.lfw_landmarks),
+            min_photos=config.min_photos,
+            max_photos=config.lfw_max_photos or None,
+            exclude_people=tested,
+        )
+        sources.append(lfw)
+    return load_faces(sources)
 
 
 def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:

@@ -26,7 +26,7 @@ _EXIF_ORIENTATION = 0x0112
 # keys that transformers itself writes beside ours
 _FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
 
-FaceImage = str | Path | bytes | dict[str, Any] | Image.Image | np.ndarray | torch.Tensor
+FaceImage = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
 
 
 def template_for_size(height: int, width: int) -> list[list[float]]:
