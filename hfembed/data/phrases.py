@@ -64,7 +64,7 @@ def learn_phrases(
             keys, pair_counts, num_words = _count_pairs(encoded, words)
             encoded.close()
         first, second = keys >> 32, keys & 0xFFFFFFFF
-            scores = (pair_counts - discount) / counts[first] / counts[second] * num_words
+        scores = (pair_counts - discount) / counts[first] / counts[second] * num_words
         chosen = (scores > threshold) & (pair_counts >= min_count)
         names = words.to_pylist()
         pairs = sorted((names[a], names[b]) for a, b in zip(first[chosen], second[chosen], strict=True))
