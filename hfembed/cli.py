@@ -1,12 +1,11 @@
 """The `hfembed` command: measure, convert and ask models. It never trains."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from hfembed.errors import InputError
+from hfembed.errors import exit_on_input_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model by a published protocol.")
@@ -48,27 +47,42 @@ def evaluate_lfw(
     from hfembed.evaluation.lfw_report import report_lfw, summary
     from hfembed.loading import load_face_embedder
 
-    lfw = LfwVerification(
-        images, pairs, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
-    )
     embedder, processor = load_face_embedder(model, device)
     if mirror is not None:
         embedder.config.mirror = mirror
+    lfw = LfwVerification(
+        images, pairs, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
+    )
     files = {"images": images, "pairs": pairs, "landmarks": landmarks, "threshold_pairs": threshold_pairs}
     print(summary(lfw.name, report_lfw(lfw, embedder, processor, output, floor, files=files)))
     print(f"  written to {output}")
 
 
+@app.command("card")
+def card(folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")]) -> None:
+    """Write the model card (README.md) of a checkpoint folder again, from its results.json and training.json."""
+    from hfembed.hub.card import write_card
+
+    print(f"written: {write_card(folder)}")
+
+
+@convert_app.command("mobilefacenet")
+def convert_mobilefacenet(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The file, or <owner>/<name>:<file> on the Hub.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Checkpoint folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+) -> None:
+    """Convert a MobileFaceNet file of Xiaoccer/MobileFaceNet_Pytorch or foamliu/MobileFaceNet."""
+    from hfembed.convert.mobilefacenet import convert_mobilefacenet
+
+    layout = convert_mobilefacenet(source, destination, overwrite)
+    print(f"{source}: a MobileFaceNet in the layout of {layout.trainer}; written to {destination}")
+
+
+@exit_on_input_error
 def main() -> None:
     """Run the command; an expected error is one line on stderr and exit code 1."""
-    try:
-        app()
-    except InputError as error:
-        sys.exit(f"hfembed: {error}")
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise  # not about a file: a fault of ours deserves its traceback
-        sys.exit(f"hfembed: {error}")
+    app()
 
 
 if __name__ == "__main__":
