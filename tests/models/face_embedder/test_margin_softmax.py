@@ -1,0 +1,102 @@
+"""Margins against their formulas in plain numbers, and the gradients where formulas have none."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hfembed.losses import adaface_logits, adaface_norm_scores, arcface_logits, cosface_logits, cosine_similarities
+
+COSINES = torch.linspace(-1, 1, 401, dtype=torch.float64)
+
+
+def own_class(function, cosines, *arguments):
+    """The own class's logit as a function of its cosine, one row a cosine."""
+    rows = torch.stack([cosines, torch.full_like(cosines, 0.3)], 1)
+    logits = function(rows, torch.zeros(len(rows), dtype=torch.long), *arguments)
+    assert torch.allclose(logits[:, 1], logits.new_tensor(0.3) * arguments[-2]), "other classes have no margin"
+    return logits[:, 0]
+
+
+def test_cosface_formula():
+    torch.testing.assert_close(own_class(cosface_logits, COSINES, 10.0, 0.35), 10 * (COSINES - 0.35))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2, 0.5, 1.0])
+def test_arcface_formula(margin):
+    expected = []
+    for cosine in COSINES.tolist():
+        theta = math.acos(cosine)
+        beyond = theta + margin > math.pi
+        expected.append(10 * (cosine - margin * math.sin(margin) if beyond else math.cos(theta + margin)))
+    actual = own_class(arcface_logits, COSINES, 10.0, margin)
+    # at cos = +-1 the sine is bounded from below, and 1.0 - 1e-16 decides on which side of pi - m an angle lies
+    torch.testing.assert_close(actual[1:-1], torch.tensor(expected, dtype=torch.float64)[1:-1])
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=10 * 3.2e-4)
+
+
+@pytest.mark.parametrize("margin", [0.2, 0.5, 1.0])
+def test_arcface_rises_with_the_cosine_everywhere(margin):
+    assert own_class(arcface_logits, COSINES, 10.0, margin).diff().min() > 0
+
+
+def test_arcface_gradient_is_the_true_one():
+    cosines = torch.linspace(-0.99, 0.99, 50, dtype=torch.float64, requires_grad=True)
+    own_class(arcface_logits, cosines, 1.0, 0.5).sum().backward()
+    theta = cosines.detach().acos()
+    expected = torch.where(theta + 0.5 > math.pi, 1.0, (theta + 0.5).sin() / theta.sin())
+    torch.testing.assert_close(cosines.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("angle", [0.0, math.pi])
+@pytest.mark.parametrize("head", ["cosface", "arcface", "adaface"])
+def test_gradients_are_finite_where_embedding_and_weight_agree_or_oppose(head, angle, dtype):
+    weights = F.normalize(torch.randn(4, 8, dtype=dtype, generator=torch.Generator().manual_seed(0)))
+    embeddings = (math.cos(angle) * weights[:2]).clone().requires_grad_()
+    labels = torch.arange(2)
+    cosines = cosine_similarities(embeddings, weights)
+    assert cosines.abs().max() <= 1
+    if head == "adaface":
+        logits = adaface_logits(cosines, labels, torch.tensor([-1.0, 1.0]), 64.0, 0.4)
+    else:
+        logits = {"cosface": cosface_logits, "arcface": arcface_logits}[head](cosines, labels, 64.0, 0.4)
+    F.cross_entropy(logits, labels).backward()
+    assert embeddings.grad.isfinite().all()
+    # a point on the sphere moves along the sphere, by no more than the scale
+    assert embeddings.grad.norm(dim=1).max() < 64
+
+
+def test_adaface_formula():
+    margin, scale = 0.4, 10.0
+    for score in (-1.0, -0.4, 0.0, 0.7, 1.0):
+        scores = torch.full_like(COSINES, score)
+        rows = torch.stack([COSINES, torch.zeros_like(COSINES)], 1)
+        actual = adaface_logits(rows, torch.zeros(len(rows), dtype=torch.long), scores, scale, margin)[:, 0]
+        g_angle, g_add = -margin * score, margin * score + margin
+        theta = COSINES.acos() + g_angle
+        expected = scale * (theta.clamp(min=0).cos() - g_add)
+        inside = theta <= math.pi
+        torch.testing.assert_close(actual[inside], expected[inside], rtol=0, atol=scale * 3.2e-4)
+        assert actual.diff().min() > -1e-9, "the logit never falls as the cosine rises"
+
+
+def test_adaface_scores():
+    norms = torch.tensor([1e-9, 5.0, 20.0, 500.0], requires_grad=True)
+    scores = adaface_norm_scores(norms, torch.tensor(10.0), torch.tensor(5.0))
+    expected = [(norm - 10) / 5.001 * 0.333 for norm in (0.001, 5, 20, 100)]
+    torch.testing.assert_close(scores, torch.tensor(expected).clamp(-1, 1))
+    assert not scores.requires_grad
+
+
+def test_cosines_are_float32_under_autocast_and_keep_their_gradient():
+    embeddings = torch.randn(6, 8, dtype=torch.bfloat16).requires_grad_()
+    weights = torch.randn(5, 8, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cosines = cosine_similarities(embeddings, weights)
+    assert cosines.dtype == torch.float32
+    torch.testing.assert_close(cosines, F.normalize(embeddings.float()) @ F.normalize(weights).T)
+    double = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    fixed = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(cosine_similarities, (double, fixed))

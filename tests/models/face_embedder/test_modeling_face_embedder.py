@@ -1,0 +1,437 @@
+"""The face embedder as its users meet it: trunks, heads, fine-tuning, comparing faces."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel, AutoModelForImageClassification
+
+from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.modeling_face_embedder import (
+    FaceEmbedderForClassification,
+    FaceEmbedderForTripletLearning,
+    FaceEmbedderModel,
+)
+from tests.contract import ModelContract
+
+THRESHOLDS = {"data": "LFW View 2", "impostors": 3000, "accuracy": 0.3, "eer": 0.25, "far": {"0.1": 0.1, "0.01": 0.4}}
+
+
+def tiny_config(**fields):
+    settings = {
+        "trunk": "iresnet",
+        "trunk_arguments": {"depths": [1, 2], "widths": [8, 16], "use_se": True},
+        "image_size": [20, 16],
+        "num_channels": 1,
+        "embedding_size": 12,
+        "num_labels": 5,
+    }
+    return FaceEmbedderConfig(**(settings | fields))
+
+
+def images(config, batch_size=6, seed=0):
+    shape = (batch_size, config.num_channels, *config.image_size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class TestFaceEmbedder(ModelContract):
+    base_class = FaceEmbedderModel
+    head_classes = (FaceEmbedderForClassification, FaceEmbedderForTripletLearning)
+    auto_classes = {AutoModel: FaceEmbedderModel, AutoModelForImageClassification: FaceEmbedderForClassification}
+    typo = ("embeding_size", "embedding_size")
+    impossible = {
+        "trunk": "iresnet51",
+        "trunk_arguments": 3,
+        "image_size": [112],
+        "num_channels": 2,
+        "embedding_size": "128",
+        "pooling": "maximum",
+        "dropout": 1.0,
+        "margin": -0.1,
+        "label_smoothing": 1,
+        "triplet_margin": 0,
+        "triplet_mining": "semihard",
+    }
+
+    def config(self):
+        return tiny_config(head="adaface", margin=0.3, scale=16, thresholds=THRESHOLDS, dropout=0.1)
+
+    def inputs(self, config, batch_size=3):
+        return {"pixel_values": images(config, batch_size)}
+
+    def labelled_inputs(self, config):
+        return {"pixel_values": images(config, 10), "labels": torch.arange(5).repeat_interleave(2)}
+
+
+class TestTimmFaceEmbedder(ModelContract):
+    base_class = FaceEmbedderModel
+    head_classes = (FaceEmbedderForClassification,)
+    auto_classes = {AutoModelForImageClassification: FaceEmbedderForClassification}
+    typo = ("trunks", "trunk")
+    impossible = {"trunk": "timm/"}
+
+    def config(self):
+        return tiny_config(trunk="timm/test_resnet", trunk_arguments={}, image_size=[32, 32])
+
+    def inputs(self, config, batch_size=3):
+        return {"pixel_values": images(config, batch_size)}
+
+    def labelled_inputs(self, config):
+        return {"pixel_values": images(config, 10), "labels": torch.arange(5).repeat_interleave(2)}
+
+
+# trunk, size of its last map for these images, number of weights in millions as published (embedding 512, no head)
+TRUNKS = [
+    ("iresnet18", [112, 112], (512, 7, 7), 24.03),
+    ("iresnet34", [112, 112], (512, 7, 7), 34.14),
+    ("iresnet50", [112, 96], (512, 7, 6), None),
+    ("iresnet100", [112, 112], (512, 7, 7), 65.16),
+    ("mobilefacenet", [112, 112], (512, 7, 7), None),
+    ("mobilefacenet", [112, 96], (512, 7, 6), None),
+    ("mobilefacenet", [65, 50], (512, 5, 4), None),
+    ("inception_resnet_v1", [160, 160], (1792, 3, 3), 23.48),
+    ("inception_resnet_v1", [75, 112], (1792, 1, 2), None),
+]
+
+
+@pytest.mark.parametrize(("trunk", "image_size", "map_size", "millions"), TRUNKS)
+def test_trunk_shapes(trunk, image_size, map_size, millions):
+    config = FaceEmbedderConfig(trunk=trunk, image_size=image_size)
+    with torch.device("meta"):
+        model = FaceEmbedderModel(config).eval()
+        outputs = model(torch.empty(2, 3, *image_size))
+    assert outputs.last_hidden_state.shape == (2, *map_size)
+    assert outputs.embeddings.shape == outputs.pooler_output.shape == (2, 512) and outputs.norms.shape == (2,)
+    if millions is not None:
+        assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "average", "depthwise"])
+@pytest.mark.parametrize("trunk", ["iresnet", "mobilefacenet"])
+def test_poolings(trunk, pooling):
+    arguments = {"depths": [1, 1], "widths": [8, 16]} if trunk == "iresnet" else {}
+    config = tiny_config(trunk=trunk, trunk_arguments=arguments, pooling=pooling)
+    model = FaceEmbedderModel(config).eval()
+    embeddings = model(images(config)).embeddings
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(6))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"trunk": "timm/resnet18x", "trunk_arguments": {}}, "did you mean 'resnet18'"),
+        ({"trunk_arguments": {"depths": [1, 1], "widths": [8]}}, "a depth and a width for every stage"),
+        ({"trunk": "mobilefacenet", "trunk_arguments": {"activation": "gelu"}}, "prelu, relu and relu6"),
+        ({"trunk": "inception_resnet_v1", "trunk_arguments": {}}, "at least 75x75"),
+    ],
+)
+def test_impossible_networks_are_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        FaceEmbedderModel(tiny_config(**fields))
+
+
+def test_argument_of_another_trunk_is_refused():
+    with pytest.raises(Exception, match="'mobilefacenet' takes no argument 'depths'"):
+        tiny_config(trunk="mobilefacenet")
+
+
+def test_image_of_another_size_is_refused():
+    model = FaceEmbedderModel(tiny_config(pooling="average"))
+    with pytest.raises(ValueError, match=r"must be \(batch, 1, 20, 16\).*\(6, 1, 16, 20\)"):
+        model(torch.zeros(6, 1, 16, 20))
+    with pytest.raises(ValueError, match=r"got \(1, 20, 16\)"):
+        model(torch.zeros(1, 20, 16))
+
+
+def test_initialisation_keeps_the_signal():
+    torch.manual_seed(0)
+    config = tiny_config(trunk="iresnet18", trunk_arguments={}, image_size=[32, 32])
+    model = FaceEmbedderModel(config)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 10_000:
+            fan_in = module.weight[0].numel()
+            assert abs(module.weight.std() * (fan_in / 2) ** 0.5 - 1) < 0.05, name
+    assert torch.equal(model.trunk.stem[2].weight, torch.full((64,), 0.25))
+    assert torch.equal(model.norm.running_var, torch.ones(12)) and torch.equal(model.norm.weight, torch.ones(12))
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_convnext", "resnetblur18"])
+def test_timm_keeps_its_initialisation_and_buffers(architecture, tmp_path):
+    size = [64, 64]
+    torch.manual_seed(3)
+    expected = timm.create_model(architecture, num_classes=0, **({"img_size": 64} if "vit" in architecture else {}))
+    torch.manual_seed(3)
+    model = FaceEmbedderModel(
+        FaceEmbedderConfig(trunk=f"timm/{architecture}", image_size=size, embedding_size=8)
+    ).eval()
+    backbone = model.trunk.backbone
+    for (name, ours), (_, theirs) in zip(backbone.named_parameters(), expected.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    model.save_pretrained(tmp_path)
+    loaded = FaceEmbedderModel.from_pretrained(tmp_path)
+    for (name, ours), (_, theirs) in zip(loaded.trunk.backbone.named_buffers(), backbone.named_buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+    pixel_values = torch.randn(2, 3, *size)
+    torch.testing.assert_close(loaded(pixel_values).embeddings, model(pixel_values).embeddings)
+
+
+def test_timm_weights_are_taken_over(tmp_path):
+    torch.manual_seed(5)
+    pretrained = timm.create_model("test_resnet", num_classes=10)
+    torch.save(pretrained.state_dict(), tmp_path / "weights.pth")
+    model = FaceEmbedderForClassification.from_timm(
+        "test_resnet", weights=tmp_path / "weights.pth", image_size=[32, 32], num_labels=7
+    )
+    pixel_values = torch.randn(2, 3, 32, 32)
+    model.eval()
+    expected = pretrained.eval().forward_features(pixel_values)
+    assert torch.equal(model.embedder(pixel_values).last_hidden_state, expected)
+    assert model(pixel_values).logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("head", ["softmax", "cosface", "arcface", "adaface"])
+def test_classification_heads_learn(head):
+    torch.manual_seed(0)
+    config = tiny_config(head=head, scale=8, margin=0.1, label_smoothing=0.05)
+    model = FaceEmbedderForClassification(config)
+    labels = torch.arange(5).repeat_interleave(4)
+    pixel_values = images(config, 5)[labels] + 0.1 * images(config, 20, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    for _ in range(25):
+        loss = model(pixel_values, labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert model(pixel_values).logits.argmax(1).eq(labels).all()
+
+
+def test_logits_carry_no_margin():
+    config = tiny_config(head="arcface", scale=10)
+    model = FaceEmbedderForClassification(config).eval()
+    pixel_values, labels = images(config, 5), torch.arange(5)
+    outputs = model(pixel_values, labels)
+    cosines = F.normalize(model.embedder(pixel_values).embeddings) @ F.normalize(model.classifier.weight).T
+    torch.testing.assert_close(outputs.logits, 10 * cosines)
+    assert outputs.loss > F.cross_entropy(outputs.logits, labels)
+    torch.testing.assert_close(model(pixel_values).logits, outputs.logits)
+
+
+def test_softmax_is_linear_on_the_embedding_before_normalisation():
+    config = tiny_config(head="softmax")
+    model = FaceEmbedderForClassification(config).eval()
+    outputs = model(images(config), torch.zeros(6, dtype=torch.long))
+    features = outputs.embeddings * outputs.norms[:, None]
+    expected = features @ model.classifier.weight.T + model.classifier.bias
+    torch.testing.assert_close(outputs.logits, expected)
+    torch.testing.assert_close(outputs.loss, F.cross_entropy(expected, torch.zeros(6, dtype=torch.long)))
+
+
+def test_adaface_statistics_move_in_training_only_and_are_saved(tmp_path):
+    config = tiny_config(head="adaface")
+    model = FaceEmbedderForClassification(config).eval()
+    pixel_values, labels = images(config, 5), torch.arange(5)
+    model(pixel_values, labels)
+    assert model.classifier.norm_mean == 20 and model.classifier.norm_std == 100
+    norms = model.train()(pixel_values, labels).norms.detach()
+    torch.testing.assert_close(model.classifier.norm_mean, 0.99 * torch.tensor(20.0) + 0.01 * norms.mean())
+    torch.testing.assert_close(model.classifier.norm_std, 0.99 * torch.tensor(100.0) + 0.01 * norms.std())
+    model.save_pretrained(tmp_path)
+    loaded = FaceEmbedderForClassification.from_pretrained(tmp_path)
+    assert loaded.classifier.norm_mean == model.classifier.norm_mean
+
+
+@pytest.mark.parametrize("mining", ["semi-hard", "hard", "all", "all-violating", "contrastive"])
+def test_metric_learning_brings_people_together(mining):
+    torch.manual_seed(0)
+    fields = {"metric_loss": "contrastive"} if mining == "contrastive" else {"triplet_mining": mining}
+    config = tiny_config(**fields)
+    model = FaceEmbedderForTripletLearning(config)
+    labels = torch.arange(5).repeat_interleave(4)
+    pixel_values = images(config, 5)[labels] + 0.3 * images(config, 20, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(25):
+        outputs = model(pixel_values, labels)
+        optimizer.zero_grad()
+        outputs.loss.backward()
+        optimizer.step()
+    embeddings = model.embed(pixel_values)
+    similarities = embeddings @ embeddings.T
+    same = labels[:, None] == labels
+    assert similarities[same].min() > similarities[~same].max()
+    assert 0 <= outputs.active_share <= 1
+    loss, active_share = model.metric_loss(outputs.embeddings, labels)
+    torch.testing.assert_close(loss, outputs.loss)
+    assert active_share == outputs.active_share
+
+
+@pytest.mark.parametrize("head", ["softmax", "cosface", "arcface", "adaface"])
+def test_loss_under_autocast_is_computed_in_float32(head):
+    config = tiny_config(head=head, scale=64)
+    model = FaceEmbedderForClassification(config)
+    pixel_values, labels = images(config, 5), torch.arange(5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(pixel_values, labels)
+    assert outputs.loss.dtype == outputs.embeddings.dtype == torch.float32
+    if head != "softmax":
+        # the cosines of these very embeddings, not rounded to bfloat16
+        cosines = outputs.embeddings @ F.normalize(model.classifier.weight).T
+        torch.testing.assert_close(outputs.logits, 64 * cosines, rtol=1e-5, atol=1e-4)
+    outputs.loss.backward()
+
+
+def test_embed_uses_the_mirror():
+    config = tiny_config()
+    model = FaceEmbedderModel(config)
+    pixel_values = images(config)
+    model.eval()
+    with torch.no_grad():
+        straight, mirrored = model(pixel_values), model(pixel_values.flip(3))
+    raw = [view.embeddings * view.norms[:, None] for view in (straight, mirrored)]
+    model.train()
+    for mirror, expected in [("none", raw[0]), ("sum", raw[0] + raw[1]), ("concatenate", torch.cat(raw, 1))]:
+        model.config.mirror = mirror
+        embeddings = model.embed(pixel_values)
+        torch.testing.assert_close(embeddings, F.normalize(expected))
+        assert not embeddings.requires_grad
+        assert model.training and model.norm.training, "embed leaves the mode as it was"
+    model.config.mirror = "sum"
+    torch.testing.assert_close(model.embed(pixel_values), model.embed(pixel_values.flip(3)))
+
+
+def test_verify_decides_by_the_stored_thresholds():
+    model = FaceEmbedderModel(tiny_config(thresholds=THRESHOLDS))
+    angles = torch.tensor([0.05, 0.2, 0.35, 0.5]).acos()
+    first = torch.tensor([[1.0, 0.0]]).expand(4, 2)
+    second = torch.stack([angles.cos(), angles.sin()], 1)
+    torch.testing.assert_close(model.similarity(first, second), angles.cos())
+    assert model.verify(first, second).tolist() == [False, False, True, True]
+    assert model.verify(first, second, far=0.1).tolist() == [False, True, True, True]
+    assert model.verify(first, second, far=1e-2).tolist() == [False, False, False, True]
+    with pytest.raises(ValueError, match="rate of 0.001; it has: 0.01, 0.1"):
+        model.verify(first, second, far=0.001)
+    with pytest.raises(ValueError, match="no thresholds"):
+        FaceEmbedderModel(tiny_config()).verify(first, second)
+    with pytest.raises(ValueError, match="as embed"):
+        model.similarity(images(model.config), images(model.config))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"impostors": None}, "number of impostor pairs"),
+        ({"data": None}, "name the data"),
+        ({"accuracy": 1.2}, "threshold for accuracy must be a cosine"),
+        ({"far": {"0.0001": 0.6}}, "0.0001 cannot be told from 3000"),
+        ({"far": {"0.1": 0.4, "0.01": 0.1}}, "out of order"),
+        ({"frr": 0.1}, "unknown key 'frr'"),
+    ],
+)
+def test_thresholds_that_mean_nothing_are_refused(change, words):
+    with pytest.raises(Exception, match=words):
+        tiny_config(thresholds=THRESHOLDS | change)
+
+
+def test_fine_tuning_the_classifier_leaves_the_rest_alone():
+    torch.manual_seed(0)
+    config = tiny_config(head="softmax", dropout=0.5, trunk_arguments={"depths": [1, 1], "widths": [8, 16]})
+    model = FaceEmbedderForClassification(config)
+    model.freeze_trunk()
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pixel_values, labels = images(config, 10), torch.arange(5).repeat(2)
+    expected = model.embed(pixel_values)
+    optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1.0)
+    for _ in range(3):
+        outputs = model(pixel_values, labels)
+        torch.testing.assert_close(outputs.embeddings, expected, msg="dropout or BatchNorm is in training mode")
+        outputs.loss.backward()
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("classifier."), name
+
+
+@pytest.mark.parametrize(
+    ("trunk", "arguments", "last_stages"),
+    [
+        ("iresnet", {"depths": [1, 1], "widths": [8, 16]}, ["stages.1.", "norm."]),
+        ("mobilefacenet", {}, ["stages.4.", "expand."]),
+        ("timm/test_resnet", {}, ["backbone.layer4."]),
+    ],
+)
+def test_fine_tuning_the_last_stage(trunk, arguments, last_stages):
+    config = tiny_config(trunk=trunk, trunk_arguments=arguments, image_size=[32, 32])
+    model = FaceEmbedderForClassification(config)
+    model.freeze_trunk(unfreeze_last=1)
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1)
+    model(images(config, 10), torch.arange(5).repeat(2)).loss.backward()
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        in_trunk = name.startswith("embedder.trunk.")
+        free = not in_trunk or any(name.startswith("embedder.trunk." + stage) for stage in last_stages)
+        if not free or "running" in name or "num_batches" in name:
+            assert torch.equal(value, before[name]) != free, name
+    for name, parameter in model.named_parameters():
+        in_trunk = name.startswith("embedder.trunk.")
+        free = not in_trunk or any(name.startswith("embedder.trunk." + stage) for stage in last_stages)
+        assert (parameter.grad is not None) == free, name
+
+
+def test_freezing_says_what_it_cannot_do():
+    model = FaceEmbedderForTripletLearning(tiny_config())
+    with pytest.raises(ValueError, match="has 3 stages, cannot unfreeze 4"):
+        model.freeze_trunk(unfreeze_last=4)
+    with pytest.raises(ValueError, match="nothing to train"):
+        model.freeze_trunk()
+    model.freeze_trunk(unfreeze_last=3)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("head", ["softmax", "arcface"])
+def test_imprinting_classifies_by_class_means(head):
+    torch.manual_seed(0)
+    config = tiny_config(head=head, scale=20)
+    model = FaceEmbedderForClassification(config)
+    labels = torch.arange(5).repeat_interleave(3)
+    means = F.normalize(torch.randn(5, 12))
+    embeddings = F.normalize(means[labels] + 0.3 * torch.randn(15, 12))
+    model.imprint(embeddings, labels)
+    expected = F.normalize(torch.stack([embeddings[labels == person].mean(0) for person in range(5)]))
+    torch.testing.assert_close(F.normalize(model.classifier.weight), expected)
+    # embeddings of BatchNorm's typical length get the config's scale
+    typical = embeddings * 12**0.5
+    logits = model.classifier(typical) if head == "softmax" else 20 * model.classifier(embeddings)
+    torch.testing.assert_close(logits, 20 * embeddings @ expected.T)
+    with pytest.raises(ValueError, match=r"none for \[4\]"):
+        model.imprint(embeddings[:12], labels[:12])
+    with pytest.raises(ValueError, match=r"\(N, 12\), got \(15, 24\)"):
+        model.imprint(torch.cat([embeddings, embeddings], 1), labels)
+
+
+def test_replacing_the_head(tmp_path):
+    model = FaceEmbedderForClassification(tiny_config(head="softmax"))
+    embedder = {name: value.clone() for name, value in model.embedder.state_dict().items()}
+    model.replace_head(id2label={0: "Ada", 1: "Bert", 2: "Cleo"})
+    assert model(images(model.config)).logits.shape == (6, 3)
+    assert 0.005 < model.classifier.weight.std() < 0.02
+    model.save_pretrained(tmp_path)
+    loaded = FaceEmbedderForClassification.from_pretrained(tmp_path)
+    assert loaded.config.id2label == {0: "Ada", 1: "Bert", 2: "Cleo"} and loaded.config.label2id["Cleo"] == 2
+    model.eval()
+    for name, value in model.embedder.state_dict().items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.equal(value, embedder[name]), name
+    model.replace_head(num_labels=9)
+    assert model.config.num_labels == 9 and model(images(model.config)).logits.shape == (6, 9)
+    with pytest.raises(ValueError, match="either num_labels or id2label"):
+        model.replace_head()
+
+
+def test_another_number_of_people_renews_only_the_head(tmp_path):
+    FaceEmbedderForClassification(tiny_config()).save_pretrained(tmp_path)
+    base = FaceEmbedderModel.from_pretrained(tmp_path)
+    model = FaceEmbedderForClassification.from_pretrained(tmp_path, num_labels=8, ignore_mismatched_sizes=True)
+    assert model.classifier.weight.shape == (8, 12) and 0.005 < model.classifier.weight.std() < 0.02
+    pixel_values = images(base.config)
+    assert torch.equal(model.embed(pixel_values), base.embed(pixel_values))
