@@ -64,7 +64,7 @@ def test_glove(tmp_path):
 DAMAGED = {
     "empty": (b"", "empty"),
     "truncated text": (TEXT.encode()[:-70], "ends after|numbers in place"),
-    "truncated binary": (BINARY[:-30], "ends after 3 of the 4|more than the file can hold"),
+    "truncated binary": (BINARY[:-30], "ends after 2 of the 4|more than the file can hold"),
     "fewer than promised, text": (b"9" + TEXT.encode()[1:], "ends after 4 of the 9"),
     "more than promised, text": (b"3" + TEXT.encode()[1:], "goes on after the 3"),
     "more than promised, binary": (b"3" + BINARY[1:], "goes on after the 3"),
