@@ -22,14 +22,17 @@ def root() -> None:
 @evaluate_app.command("lfw")
 def evaluate_lfw(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder.")],
-    images: Annotated[Path, typer.Option(help="LFW's archive (.tgz, .zip) or folder.")],
-    pairs: Annotated[Path, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
+    images: Annotated[str, typer.Option(help="LFW's archive (.tgz, .zip), folder, URL or Hub id.")],
+    pairs: Annotated[str, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
     output: Annotated[Path, typer.Option(help="Folder for results.json, roc.png and mistakes.png.")],
     landmarks: Annotated[
         Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")
     ] = None,
     threshold_pairs: Annotated[
-        Path | None, typer.Option(help="View 1: pairsDevTrain.txt, to choose the threshold on.")
+        str | None, typer.Option(help="View 1: pairsDevTrain.txt, to choose the threshold on.")
+    ] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(help="Only this fold, from 0; repeat it for more. Default: all of them.")
     ] = None,
     undetected: Annotated[
         Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")
@@ -38,24 +41,32 @@ def evaluate_lfw(
         Literal["none", "sum", "concatenate"] | None, typer.Option(help="Test-time mirror; default: the checkpoint's.")
     ] = None,
     floor: Annotated[bool, typer.Option("--floor", help="Also score raw pixels and eigenfaces.")] = False,
+    store_thresholds: Annotated[
+        bool, typer.Option("--store-thresholds", help="Put the thresholds into MODEL's config, for model.verify().")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and align.")] = 2,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
 ) -> None:
     """Measure a face embedder on Labeled Faces in the Wild."""
+    from hfembed.data.lfw import read_pairs
+    from hfembed.evaluation import lfw_report
     from hfembed.evaluation.lfw import LfwVerification
-    from hfembed.evaluation.lfw_report import report_lfw, summary
     from hfembed.loading import load_face_embedder
 
     embedder, processor = load_face_embedder(model, device)
     if mirror is not None:
         embedder.config.mirror = mirror
+    chosen = read_pairs(pairs).in_folds(fold) if fold else pairs
     lfw = LfwVerification(
-        images, pairs, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
+        images, chosen, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
     )
     files = {"images": images, "pairs": pairs, "landmarks": landmarks, "threshold_pairs": threshold_pairs}
-    print(summary(lfw.name, report_lfw(lfw, embedder, processor, output, floor, files=files)))
+    report = lfw_report.report_lfw(lfw, embedder, processor, output, floor, files=files)
+    print(lfw_report.summary(lfw.name, report))
     print(f"  written to {output}")
+    if store_thresholds:
+        lfw_report.store_thresholds(model, report[lfw.name]["thresholds"], embedder.config.mirror)
 
 
 @app.command("card")

@@ -1,4 +1,4 @@
-"""Pictures of a verification result: the ROC curve, and the mistakes the model was surest of."""
+"""Pictures of what a model does: its ROC curve, the mistakes it was surest of, who is nearest to whom."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,6 +104,34 @@ def plot_mistakes(
             _show(right, mistake.crop_b, mistake.name_b)
             score = f"{mistake.score:.2f}".replace("-", "\N{MINUS SIGN}")
             middle.text(0.5, 0.5, score, ha="center", va="center", fontsize=10, color=colour, fontweight="bold")
+    _save(figure, path)
+
+
+def plot_neighbours(
+    queries: Sequence[torch.Tensor], neighbours: Sequence[Sequence[tuple[torch.Tensor, float, bool]]], path: str | Path
+) -> None:
+    """Draw a row a query: the crop, then its nearest neighbours in falling order, wrong people framed in red.
+
+    Args:
+        queries: Crops (C, H, W) uint8.
+        neighbours: For each query (crop, cosine similarity, whether it is the same person), all of one length.
+        path: The picture file to write.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    rows, columns = len(queries), len(neighbours[0]) + 1
+    figure = Figure(figsize=(1.15 * columns, 1.3 * rows + 0.4), layout="constrained")
+    figure.suptitle("each row: a photo, then its nearest neighbours (red: another person)", fontsize=11)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for line, query, nearest in zip(grid, queries, neighbours, strict=True):
+        _show(line[0], query, "query")
+        for axes, (crop, score, same) in zip(line[1:], nearest, strict=True):
+            _show(axes, crop, f"{score:.2f}")
+            axes.spines[:].set(visible=True, color=_BLUE if same else _RED, linewidth=2.5 if not same else 1.0)
+        for axes in line:
+            axes.set(xticks=[], yticks=[])
+        line[0].spines[:].set_visible(False)
     _save(figure, path)
 
 

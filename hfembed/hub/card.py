@@ -27,6 +27,7 @@ _LFW_FIGURES = {
 _PICTURES = {
     "roc.png": "ROC curve",
     "mistakes.png": "The most confident mistakes",
+    "neighbours.png": "Nearest neighbours",
 }
 
 

@@ -1,11 +1,13 @@
 """`hfembed evaluate lfw` as a user calls it: the files it leaves, and one line when something is wrong."""
 
 import json
+import shutil
 import sys
 
 import pytest
+import torch
 from PIL import Image
-from transformers import ResNetConfig
+from transformers import AutoModel, ResNetConfig
 
 from hfembed.cli import main
 
@@ -56,6 +58,18 @@ def test_the_mirror_can_be_left_out(run, tiny_lfw, checkpoint, tmp_path):
     code, _, _ = run(checkpoint, *arguments(tiny_lfw, tmp_path), "--mirror", "none")
     assert code == 0
     assert json.loads((tmp_path / "results.json").read_text())["lfw_view2"]["mirror"] == "none"
+
+
+def test_stored_thresholds_decide_in_the_reloaded_model(run, tiny_lfw, checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    code, _, _ = run(folder, *arguments(tiny_lfw, folder), "--mirror", "sum", "--store-thresholds")
+    assert code == 0
+    model = AutoModel.from_pretrained(folder)
+    assert model.config.mirror == "sum"
+    assert model.config.thresholds == json.loads((folder / "results.json").read_text())["lfw_view2"]["thresholds"]
+    face = torch.nn.functional.normalize(torch.ones(1, 16))
+    assert model.verify(face, face).item()
 
 
 @pytest.mark.parametrize("missing", ["--images", "--pairs", "--landmarks"])

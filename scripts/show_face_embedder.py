@@ -1,0 +1,75 @@
+"""Reload a face embedder and show what it has learned, on drawn people that neither training nor validation has seen.
+
+python scripts/show_face_embedder.py outputs/quickstart/faces
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModel, set_seed
+
+from hfembed.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
+from hfembed.errors import exit_on_input_error
+from hfembed.evaluation.embedding import embed_aligned
+from hfembed.evaluation.lfw import LfwVerification
+from hfembed.evaluation.lfw_report import report_lfw, summary
+from hfembed.evaluation.pixel_floors import pixel_floor_embeddings
+from hfembed.evaluation.plots import plot_neighbours
+from hfembed.hub.card import write_card
+from hfembed.loading import load_face_embedder
+
+UNSEEN = 1_000_000  # seed of the drawn people
+
+
+@exit_on_input_error
+def main() -> None:
+    """Reload, measure against pixels and an untrained network, draw who is nearest to whom."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder")
+    folder = Path(parser.parse_args().model)
+    embedder, processor = load_face_embedder(str(folder), "cpu")
+
+    faces, pairs = make_synthetic_pairs(seed=UNSEEN)
+    others = make_synthetic_faces(num_identities=40, photos_per_identity=8, seed=UNSEEN + 1)
+    protocol = LfwVerification(
+        faces, pairs, name="synthetic", regime="drawn people, none of them trained on", num_workers=0, progress=False
+    )
+    report = report_lfw(protocol, embedder, processor, folder)
+    print(summary("synthetic", report))
+
+    crops = protocol.aligned(processor)
+    set_seed(0)
+    untrained = AutoModel.from_config(embedder.config).eval()
+    fitted_on = torch.from_numpy(
+        np.stack([processor.align(face["image"], face["landmarks"]) for face in others])
+    ).permute(0, 3, 1, 2)
+    floors = pixel_floor_embeddings(fitted_on, crops.pixels)
+    floors["untrained network"] = embed_aligned(untrained, processor, crops.pixels, progress=False)
+    print(f"\n{'accuracy on drawn faces, same person or not':48}%")
+    for name, embeddings in floors.items():
+        accuracy = protocol.result(embeddings, crops).metrics["synthetic_accuracy"]
+        print(f"  {name.replace('_', ' '):46}{accuracy:.1f}")
+    print(f"  {'this model, reloaded from ' + str(folder):46}{report['synthetic_accuracy']:.1f}")
+
+    embeddings = torch.from_numpy(embed_aligned(embedder, processor, crops.pixels, progress=False))
+    people = np.array([file.split("/")[0] for file in crops.files])
+    queries = [int(np.flatnonzero(people == person)[0]) for person in np.unique(people)[:8]]
+    similarity = embeddings[queries] @ embeddings.T
+    similarity[range(len(queries)), queries] = -2  # not oneself
+    scores, nearest = similarity.topk(7)
+    plot_neighbours(
+        [crops.pixels[query] for query in queries],
+        [
+            [(crops.pixels[i], float(score), people[i] == people[query]) for i, score in zip(row, line, strict=True)]
+            for query, row, line in zip(queries, nearest.tolist(), scores.tolist(), strict=True)
+        ],
+        folder / "neighbours.png",
+    )
+    write_card(folder)
+    print(f"\npictures: {folder}/roc.png, mistakes.png, neighbours.png; the model's card: {folder}/README.md")
+
+
+if __name__ == "__main__":
+    main()
