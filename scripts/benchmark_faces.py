@@ -84,7 +84,8 @@ def alignment_rows(model_folder: str, photos: list[bytes], rounds: int) -> dict[
             for photo, points in zip(encoded, places, strict=True):
                 matrix = similarity_transform(np.asarray(processor.template), points)
                 image = Image.open(io.BytesIO(photo)).convert("RGB")
-                image.transform(size, Image.Transform.AFFINE, matrix.flatten().tolist(), Image.Resampling.BILINEAR)
+                coefficients = matrix.flatten().tolist()
+                np.array(image.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR))
 
         def ours(encoded: list[bytes] = encoded, places: list[np.ndarray] = places) -> None:
             for photo, points in zip(encoded, places, strict=True):

@@ -195,7 +195,7 @@ class FaceImageProcessor(BaseImageProcessor):
             if points.shape != (5, 2) or not np.isfinite(points).all():
                 raise ValueError(f"landmarks are five finite [x, y], not an array of shape {points.shape}")
             matrix = similarity_transform(points, np.asarray(self.template))
-            shrinkage = 1 / math.hypot(matrix[0, 0], matrix[1, 0])
+            shrinkage = 1 / math.hypot(*matrix[:, 0])
 
         # `draft` changes the image it is called on: never done to one that the caller holds
         drafted = _draft(photo, shrinkage, orientation) if is_ours else 1
@@ -207,10 +207,10 @@ class FaceImageProcessor(BaseImageProcessor):
         else:
             crop = _warp(photo, matrix, drafted, shrinkage, height, width)
 
-        pixels = np.asarray(crop)
+        pixels = np.array(crop)
         if pixels.ndim == 2:  # a grey photo stays grey through the warp: a third of the work
             return np.repeat(pixels[:, :, None], self.num_channels, axis=2)
-        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels.copy()
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scale pixels to [0, 1], subtract `image_mean`, divide by `image_std`.
@@ -346,22 +346,26 @@ def _warp(
 ) -> Image.Image:
     """Warp by `matrix` (upright photo to crop, pixel centres at whole numbers); black outside the photo."""
     # Crop to photo, in Pillow's coordinates: pixel centres at halves, so that dividing a size divides coordinates.
-    inverse = np.linalg.inv(matrix[:, :2])
-    shift = (0.5 - inverse @ (matrix[:, 2] + 0.5)) / drafted
-    inverse = inverse / drafted
+    # A similarity's inverse in plain numbers: for a small photo, arrays would cost as much time as a tenth of the warp.
+    (a, _, x), (b, _, y) = matrix.tolist()
+    divisor = (a * a + b * b) * drafted
+    a, b = a / divisor, b / divisor
+    left, top = 0.5 / drafted - a * (x + 0.5) - b * (y + 0.5), 0.5 / drafted + b * (x + 0.5) - a * (y + 0.5)
     reduction = int(shrinkage / drafted)
     if reduction > 1:
         # bilinear sampling reads 2 x 2 pixels: a larger face is averaged down first, around the crop only
-        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ inverse.T + shift
+        corners_x = [left + a * u + b * v for u in (0, width) for v in (0, height)]
+        corners_y = [top - b * u + a * v for u in (0, width) for v in (0, height)]
         margin = 2 * reduction
-        left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - margin, 0)
-        right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + margin, photo.size)
-        if left >= right or top >= bottom:
+        box_left, box_top = max(math.floor(min(corners_x)) - margin, 0), max(math.floor(min(corners_y)) - margin, 0)
+        box_right = min(math.ceil(max(corners_x)) + margin, photo.width)
+        box_bottom = min(math.ceil(max(corners_y)) + margin, photo.height)
+        if box_left >= box_right or box_top >= box_bottom:
             raise ValueError("the landmarks lie outside the photo")
-        photo = photo.reduce(reduction, (int(left), int(top), int(right), int(bottom)))
-        inverse, shift = inverse / reduction, (shift - (left, top)) / reduction
-    (a, b), (d, e) = inverse
-    coefficients = (a, b, shift[0], d, e, shift[1])
+        photo = photo.reduce(reduction, (box_left, box_top, box_right, box_bottom))
+        a, b = a / reduction, b / reduction
+        left, top = (left - box_left) / reduction, (top - box_top) / reduction
+    coefficients = (a, b, left, -b, a, top)
     return photo.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
 
 
