@@ -1,5 +1,7 @@
 """Face embedder: a trunk, a vector of unit length; DeepFace's and FaceNet's ways of training it."""
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from transformers.utils import ModelOutput
 from .configuration_face_embedder import FaceEmbedderConfig
 from .contrastive_loss import contrastive_loss
 from .inception_resnet_v1 import InceptionResNetV1
+from .inference import IMAGES_AT_A_TIME, fold_batch_norms, regroup_mobilefacenet
 from .iresnet import IRESNET_DEPTHS, IResNet
 from .margin_softmax import MarginSoftmax
 from .mobilefacenet import MobileFaceNet
@@ -218,16 +221,26 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            outputs = self.base_model(pixel_values)
+            embeddings, norms = self._embed_in_parts(pixel_values)
             if self.config.mirror == "none":
-                return outputs.embeddings
-            mirrored = self.base_model(pixel_values.flip(3))
+                return embeddings
+            mirrored, mirrored_norms = self._embed_in_parts(pixel_values.flip(3))
         finally:
             for module, mode in modes.items():
                 module.training = mode
         # before normalisation, so that the better of the two views counts more
-        views = [view.embeddings * view.norms.unsqueeze(1) for view in (outputs, mirrored)]
+        views = embeddings * norms.unsqueeze(1), mirrored * mirrored_norms.unsqueeze(1)
         return F.normalize(sum(views) if self.config.mirror == "sum" else torch.cat(views, 1))
+
+    def _embed_in_parts(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings and norms, channels last; on a CPU few images at a time, whose maps then stay in its cache."""
+        self.base_model.check_pixel_values(pixel_values)
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        at_a_time = (
+            self.base_model.images_at_a_time if pixel_values.device.type == "cpu" else max(len(pixel_values), 1)
+        )
+        outputs = [self.base_model(part) for part in pixel_values.split(at_a_time)]
+        return torch.cat([part.embeddings for part in outputs]), torch.cat([part.norms for part in outputs])
 
     def similarity(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
         """Cosine similarity, row by row.
@@ -283,6 +296,8 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         config: What to build.
     """
 
+    images_at_a_time = IMAGES_AT_A_TIME
+
     def __init__(self, config: FaceEmbedderConfig) -> None:
         super().__init__(config)
         self.trunk, self.pooling, features = _trunk_and_pooling(config)
@@ -304,12 +319,7 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         Raises:
             ValueError: The images do not have the config's size.
         """
-        expected = (self.config.num_channels, *self.config.image_size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
-                f"{tuple(pixel_values.shape)}; its image processor makes them so"
-            )
+        self.check_pixel_values(pixel_values)
         last_hidden_state = self.trunk(pixel_values.to(self.dtype))
         features = self.trunk.pool(last_hidden_state) if self.pooling is None else self.pooling(last_hidden_state)
         features = self.dropout(features)
@@ -320,6 +330,45 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         return FaceEmbedderOutput(
             embeddings=embeddings, norms=norms, last_hidden_state=last_hidden_state, pooler_output=embeddings
         )
+
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        """Refuse images of another shape than (batch, num_channels, height, width) of the config.
+
+        Raises:
+            ValueError: The images do not have the config's size.
+        """
+        expected = (self.config.num_channels, *self.config.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
+                f"{tuple(pixel_values.shape)}; its image processor makes them so"
+            )
+
+    @torch.no_grad()
+    def optimize_for_inference(self) -> "FaceEmbedderModel":
+        """A copy whose `embed` is faster on a CPU, without a compiler: about twice as fast as a plain forward.
+
+        BatchNorm is folded into the layers before it, weights are channels-last, and MobileFaceNet takes its batch in
+        parts. The result is equal within rounding. The copy embeds; it cannot be trained, saved or loaded into.
+
+        Returns:
+            The copy, in eval mode.
+
+        Raises:
+            RuntimeError: The copy does not give the same embeddings: this trunk uses a map before its BatchNorm too.
+        """
+        optimized = copy.deepcopy(self).eval().requires_grad_(False)
+        example = torch.linspace(-1, 1, self.config.num_channels * math.prod(self.config.image_size))
+        example = example.view(1, self.config.num_channels, *self.config.image_size).to(self.device)
+        expected = optimized(example).embeddings
+        fold_batch_norms(optimized, example)
+        tolerance = 1e-4 if self.dtype == torch.float32 else 0.05
+        if not torch.allclose(optimized(example).embeddings, expected, rtol=0, atol=tolerance):
+            raise RuntimeError(f"the BatchNorms of trunk '{self.config.trunk}' cannot be folded")
+        if self.config.trunk == "mobilefacenet":
+            regroup_mobilefacenet(optimized.trunk)
+            optimized.images_at_a_time = 32
+        return optimized.to(memory_format=torch.channels_last)
 
 
 class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
