@@ -23,6 +23,7 @@ STANDARD_TEMPLATE = (
 STANDARD_SIZE = 112
 
 _EXIF_ORIENTATION = 0x0112
+_ON_ITS_SIDE = (5, 6, 7, 8)
 # keys that transformers itself writes beside ours
 _FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
 
@@ -100,8 +101,8 @@ class FaceImageProcessor(BaseImageProcessor):
         size (`int`, `[height, width]` or `dict`, *optional*, defaults to 112 x 112): Output size in pixels.
         template (`list[list[float]]`, *optional*): Where the left eye, right eye, nose, left and right mouth corner
             (as seen in the image) lie, [x, y] in output pixels. Defaults to `template_for_size(height, width)`.
-        crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the longer side of the centre crop as
-            a share of the photo's shorter side, in (0, 1].
+        crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the sides of the centre crop as a
+            share of the largest rectangle of the output's shape that fits into the photo, in (0, 1].
         color (`str`, *optional*, defaults to `"rgb"`): `"rgb"`, `"bgr"` or `"gray"` (one channel).
         image_mean (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
         image_std (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
@@ -187,9 +188,9 @@ class FaceImageProcessor(BaseImageProcessor):
         height, width = self.size["height"], self.size["width"]
         photo, is_ours = _open(image)
         orientation = photo.getexif().get(_EXIF_ORIENTATION, 1)
+        upright_size = photo.size[::-1] if orientation in _ON_ITS_SIDE else photo.size
         if landmarks is None:
-            crop_side = self.crop_fraction * min(photo.size)
-            shrinkage = crop_side / max(height, width)
+            shrinkage = self.crop_fraction * min(upright_size[0] / width, upright_size[1] / height)
         else:
             points = np.asarray(landmarks, dtype=np.float64)
             if points.shape != (5, 2) or not np.isfinite(points).all():
@@ -203,7 +204,8 @@ class FaceImageProcessor(BaseImageProcessor):
             photo = ImageOps.exif_transpose(photo)
         photo = _to_eight_bit(photo, gray=self.color == "gray")
         if landmarks is None:
-            crop = _centre_crop(photo, crop_side / drafted, height, width)
+            centre = upright_size[0] / drafted / 2, upright_size[1] / drafted / 2
+            crop = _crop(photo, centre, shrinkage / drafted, height, width)
         else:
             crop = _warp(photo, matrix, drafted, shrinkage, height, width)
 
@@ -334,10 +336,14 @@ def _to_eight_bit(photo: Image.Image, gray: bool) -> Image.Image:
     return photo.convert("L" if gray or photo.mode == "1" else "RGB")
 
 
-def _centre_crop(photo: Image.Image, side: float, height: int, width: int) -> Image.Image:
-    box_width, box_height = side * width / max(height, width), side * height / max(height, width)
-    left, top = (photo.width - box_width) / 2, (photo.height - box_height) / 2
-    box = (max(left, 0), max(top, 0), min(left + box_width, photo.width), min(top + box_height, photo.height))
+def _crop(photo: Image.Image, centre: tuple[float, float], shrinkage: float, height: int, width: int) -> Image.Image:
+    half_width, half_height = shrinkage * width / 2, shrinkage * height / 2
+    box = (
+        max(centre[0] - half_width, 0),
+        max(centre[1] - half_height, 0),
+        min(centre[0] + half_width, photo.width),
+        min(centre[1] + half_height, photo.height),
+    )
     return photo.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
