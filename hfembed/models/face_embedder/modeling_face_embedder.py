@@ -254,7 +254,9 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         copied = copy.deepcopy(self).eval()
         fold_batch_norm(copied.base_model)
         probe = torch.rand(2, self.config.num_channels, *self.config.image_size, device=self.device)
-        if not torch.allclose(copied.embed(probe), self.embed(probe), atol=1e-5 if self.dtype == torch.float32 else 0.1):
+        if not torch.allclose(
+            copied.embed(probe), self.embed(probe), atol=1e-5 if self.dtype == torch.float32 else 0.1
+        ):
             raise ValueError(f"trunk '{self.config.trunk}' cannot be folded: its outputs would change")
         return copied.to(memory_format=torch.channels_last)
 

@@ -469,3 +469,18 @@ def test_another_number_of_people_renews_only_the_head(tmp_path):
     assert model.classifier.weight.shape == (8, 12) and 0.005 < model.classifier.weight.std() < 0.02
     pixel_values = images(base.config)
     assert torch.equal(model.embed(pixel_values), base.embed(pixel_values))
+
+
+@pytest.mark.parametrize("trunk", ["iresnet18", "mobilefacenet", "timm/test_resnet"])
+@torch.no_grad()
+def test_optimized_for_inference_embeds_the_same(trunk):
+    config = FaceEmbedderConfig(trunk=trunk, image_size=[48, 48], embedding_size=16, mirror="concatenate")
+    model = FaceEmbedderModel(config)
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 2)
+    pixels = torch.randn(6, 3, 48, 48)
+    optimized = model.optimize_for_inference()
+    torch.testing.assert_close(optimized.embed(pixels), model.embed(pixels), atol=1e-5, rtol=0)
+    folded = sum(isinstance(module, torch.nn.BatchNorm2d) for module in optimized.modules())
+    assert folded < sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
