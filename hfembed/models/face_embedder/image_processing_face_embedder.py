@@ -352,7 +352,7 @@ def _warp(
 ) -> Image.Image:
     """Warp by `matrix` (upright photo to crop, pixel centres at whole numbers); black outside the photo."""
     # Crop to photo, in Pillow's coordinates: pixel centres at halves, so that dividing a size divides coordinates.
-    # A similarity's inverse in plain numbers: for a small photo, arrays would cost as much time as a tenth of the warp.
+    # A similarity's inverse in plain numbers: for a small photo, arrays would cost a tenth of the time of the warp.
     (a, _, x), (b, _, y) = matrix.tolist()
     divisor = (a * a + b * b) * drafted
     a, b = a / divisor, b / divisor
