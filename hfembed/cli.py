@@ -31,6 +31,9 @@ def evaluate_lfw(
     threshold_pairs: Annotated[
         str | None, typer.Option(help="View 1: pairsDevTrain.txt, to choose the threshold on.")
     ] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(help="Only this fold, from 0; repeat it for more. Default: all of them.")
+    ] = None,
     undetected: Annotated[
         Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")
     ] = "error",
@@ -46,6 +49,7 @@ def evaluate_lfw(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
 ) -> None:
     """Measure a face embedder on Labeled Faces in the Wild."""
+    from hfembed.data.lfw import read_pairs
     from hfembed.evaluation import lfw_report
     from hfembed.evaluation.lfw import LfwVerification
     from hfembed.loading import load_face_embedder
@@ -53,8 +57,9 @@ def evaluate_lfw(
     embedder, processor = load_face_embedder(model, device)
     if mirror is not None:
         embedder.config.mirror = mirror
+    chosen = read_pairs(pairs).in_folds(fold) if fold else pairs
     lfw = LfwVerification(
-        images, pairs, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
+        images, chosen, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
     )
     files = {"images": images, "pairs": pairs, "landmarks": landmarks, "threshold_pairs": threshold_pairs}
     report = lfw_report.report_lfw(lfw, embedder, processor, output, floor, files=files)

@@ -16,8 +16,8 @@ class InputError(ValueError):
 def exit_on_input_error(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Make a program's main function end with one line on stderr and exit code 1 when its input is at fault.
 
-    Bad input, a file that cannot be read or written (a full disk), and a loss that is no number are such ends; anything
-    else is a defect of ours and keeps its traceback.
+    Bad input, a file that cannot be read or written (a full disk), and a loss that is no number are such ends;
+    anything else is a defect of ours and keeps its traceback.
     """
 
     @functools.wraps(function)

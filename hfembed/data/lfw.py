@@ -67,6 +67,24 @@ class LfwPairs:
     def __len__(self) -> int:
         return len(self.file_a)
 
+    def in_folds(self, folds: Collection[int]) -> "LfwPairs":
+        """The pairs of these folds alone, for a model that was trained on people of the others.
+
+        Raises:
+            InputError: One of the folds has no pairs.
+        """
+        empty = sorted(set(folds) - set(self.fold.tolist()))
+        if empty:
+            raise InputError(f"the pairs have no fold {empty[0]}; they have {sorted(set(self.fold.tolist()))}")
+        chosen = np.flatnonzero(np.isin(self.fold, list(folds)))
+        return LfwPairs(
+            [self.file_a[pair] for pair in chosen],
+            [self.file_b[pair] for pair in chosen],
+            self.same[chosen],
+            self.fold[chosen],
+            self.view,
+        )
+
     @property
     def files(self) -> list[str]:
         """Every photo in the pairs once, sorted."""

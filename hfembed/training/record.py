@@ -86,8 +86,8 @@ def describe_data(config: FaceTrainingConfig, photos: AlignedFaces) -> str:
         text += f" Left out: the photos listed in {Path(config.exclude_files).name} (wrong faces, label noise)."
     if config.exclude_identities:
         text += (
-            f" Left out: the people in {Path(config.exclude_identities).name} with a cosine above {config.max_overlap}, "
-            "who may also be in LFW."
+            f" Left out: the people in {Path(config.exclude_identities).name} with a cosine above "
+            f"{config.max_overlap}, who may also be in LFW."
         )
     if photos.failures:
         text += f" {len(photos.failures)} photos could not be read."

@@ -10,7 +10,11 @@ from hfembed.errors import InputError
 from tests.data.conftest import encode, write_folder, write_tar, write_zip
 
 VIEW_2 = "2\t1\nAnn_Lee\t1\t2\nAnn_Lee\t1\tCy\t1\nBob_Ray\t1\t2\nBob_Ray\t2\tDee\t13\n"
-FILES = [f"{person}/{person}_{n:04d}.jpg" for person, count in (("Ann_Lee", 3), ("Bob_Ray", 2), ("Cy", 1)) for n in range(1, count + 1)]  # fmt: skip
+FILES = [
+    f"{person}/{person}_{n:04d}.jpg"
+    for person, count in (("Ann_Lee", 3), ("Bob_Ray", 2), ("Cy", 1))
+    for n in range(1, count + 1)
+]
 
 
 def write(path, text):
@@ -87,7 +91,9 @@ def test_a_malformed_line_is_named(tmp_path, text, complaint):
     assert "mine.txt" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text, complaint", [("{", "cannot be read"), ("[1]", "expected"), ('{"A/A_0001.jpg": [[1, 2]]}', "A/A_0001.jpg")])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, complaint", [("{", "cannot be read"), ("[1]", "expected"), ('{"A/A_0001.jpg": [[1, 2]]}', "A/A_0001.jpg")]
+)
 def test_malformed_landmarks_are_named(tmp_path, text, complaint):
     with pytest.raises(InputError, match=complaint):
         read_landmarks(write(tmp_path / "landmarks.json", text))
@@ -110,7 +116,9 @@ def test_parquet_in_the_public_layouts(tmp_path, photos):
 def test_pairs_in_parquet(tmp_path, photos):
     images = [{"bytes": encoded, "path": None} for encoded in list(photos.values())[:5]] * 4
     columns = {"image1": images, "image2": images[::-1], "target": [1, 0] * 10}
-    features = datasets.Features({"image1": datasets.Image(), "image2": datasets.Image(), "target": datasets.Value("int64")})  # fmt: skip
+    features = datasets.Features(
+        {"image1": datasets.Image(), "image2": datasets.Image(), "target": datasets.Value("int64")}
+    )
     (tmp_path / "mirror").mkdir()
     datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "mirror" / "lfw.parquet")
     pairs = load_lfw(tmp_path / "mirror", "pairs")
@@ -165,3 +173,12 @@ def test_the_real_lfw(research_data):
     assert np.bincount(pairs.fold).tolist() == [600] * 10
     folds = [lfw_people_in_folds(pairs, [fold]) for fold in range(10)]
     assert sum(map(len, folds)) == len(set().union(*folds))
+
+
+def test_pairs_of_some_folds(tmp_path):
+    pairs = read_pairs(write(tmp_path / "pairs.txt", VIEW_2))
+    second = pairs.in_folds([1])
+    assert set(second.fold) == {1} and len(second) == (pairs.fold == 1).sum()
+    assert lfw_people_in_folds(second, [1]) == lfw_people_in_folds(pairs, [1])
+    with pytest.raises(InputError, match="no fold 7"):
+        pairs.in_folds([7])
