@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install quickstart test test-slow check style clean
+
+help:  ## show these lines
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+install: .venv/.installed  ## a virtual environment in .venv with the package and its development tools
+
+quickstart: install  ## train, evaluate, save, reload and show a small face embedder on drawn faces
+	rm -rf outputs/quickstart
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		scripts/train_face_embedder.py --config scripts/recipes/quickstart.yaml --output_dir outputs/quickstart/faces
+	$(BIN)/python scripts/show_face_embedder.py outputs/quickstart/faces
+
+test: install  ## the default tests: offline, no research data needed, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-slow: install  ## the long tests too
+	$(BIN)/python -m pytest -m ""
+
+check: install  ## what CI checks before the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: install  ## format and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv outputs build *.egg-info

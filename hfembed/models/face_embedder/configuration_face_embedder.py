@@ -1,0 +1,196 @@
+"""Everything a face embedder is built from and used with, in one config.json."""
+
+import difflib
+from dataclasses import field, fields
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# trunk -> (what its trunk_arguments may hold, the poolings it allows; the first is its customary one)
+_TRUNKS = {
+    "iresnet18": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
+    "iresnet34": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
+    "iresnet50": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
+    "iresnet100": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
+    "iresnet": ({"depths", "widths", "use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
+    "mobilefacenet": ({"activation", "stem", "stem_activation"}, ("depthwise", "flatten", "average")),
+    "inception_resnet_v1": (set(), ("average", "flatten", "depthwise")),
+}
+_TIMM_POOLINGS = ("average",)
+
+# keys that transformers and the Hub write into a config.json, or pass to a config, besides its declared fields
+_FOREIGN_KEYS = {
+    "auto_map",
+    "attn_implementation",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "per_layer_config",
+    "quantization_config",
+    "tie_word_embeddings",
+}
+
+
+@strict
+class FaceEmbedderConfig(PreTrainedConfig):
+    r"""Configuration of `FaceEmbedderModel` and of its classification and triplet-learning heads.
+
+    Args:
+        trunk (`str`, *optional*, defaults to `"iresnet50"`):
+            The convolutional network: `"iresnet18"`, `"iresnet34"`, `"iresnet50"`, `"iresnet100"`, `"iresnet"` (free
+            depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, or `"timm/<architecture>"`.
+        trunk_arguments (`dict`, *optional*, defaults to `{}`):
+            More about the trunk. iresnet: `depths` and `widths` (lists, an entry a stage; only `"iresnet"`), `use_se`,
+            `stochastic_depth` (rate at the last block). mobilefacenet: `activation` and `stem_activation` (`"prelu"`,
+            `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: what `timm.create_model` takes.
+        image_size (`list[int]`, *optional*, defaults to `[112, 112]`):
+            Height and width of the input in pixels.
+        num_channels (`int`, *optional*, defaults to 3):
+            Colour channels of the input: 3, or 1 for grey.
+        embedding_size (`int`, *optional*, defaults to 512):
+            Length D of an embedding.
+        pooling (`str`, *optional*):
+            How the last feature map becomes a vector: `"flatten"`, `"average"`, or `"depthwise"` (a learned weight for
+            each place and channel). `None` stands for the trunk's customary one and is replaced by it; a timm network
+            has its own pooling, which goes by `"average"`.
+        dropout (`float`, *optional*, defaults to 0.0):
+            Dropout before the last linear layer.
+        mirror (`str`, *optional*, defaults to `"none"`):
+            Use of the image's mirror by `embed`: `"none"`, `"sum"` (of the two embeddings), or `"concatenate"` (twice
+            as long an embedding).
+        head (`str`, *optional*, defaults to `"softmax"`):
+            Classification head: `"softmax"`, `"cosface"`, `"arcface"` or `"adaface"`.
+        scale (`float`, *optional*, defaults to 64.0):
+            Factor s on the cosine logits of a margin head; also the sharpness that `imprint` gives a softmax head.
+        margin (`float`, *optional*):
+            Margin m of a margin head (ArcFace: radians). `None` stands for the paper's: 0.35, 0.5, 0.4.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target probability that is spread over all people.
+        metric_loss (`str`, *optional*, defaults to `"triplet"`):
+            Loss of `FaceEmbedderForTripletLearning`: `"triplet"` or `"contrastive"`.
+        triplet_margin (`float`, *optional*, defaults to 0.2):
+            Margin alpha between squared distances of unit vectors.
+        triplet_mining (`str`, *optional*, defaults to `"semi-hard"`):
+            `"semi-hard"`, `"hard"`, `"all"` or `"all-violating"`.
+        contrastive_margin (`float`, *optional*, defaults to 1.0):
+            Distance up to which the contrastive loss pushes different people apart.
+        thresholds (`dict`, *optional*):
+            Cosine similarities above which two embeddings are taken for one person, and where they come from:
+            `{"data": "LFW View 2", "impostors": 3000, "accuracy": 0.31, "eer": 0.29, "far": {"0.01": 0.27}}`.
+
+    Raises:
+        ValueError: A field that does not exist, named together with the nearest one that does. Fields of a
+            config.json written by another version of transformers are let through, unless they look like a typo.
+        StrictDataclassError: A value of the wrong type, or an impossible one.
+
+    Example:
+        ```python
+        config = FaceEmbedderConfig(trunk="mobilefacenet", image_size=[112, 96], embedding_size=128)
+        ```
+    """
+
+    model_type: ClassVar[str] = "hfembed_face_embedder"
+
+    trunk: str = "iresnet50"
+    trunk_arguments: dict[str, Any] = field(default_factory=dict)
+    image_size: list[int] | tuple[int, ...] = field(default_factory=lambda: [112, 112])
+    num_channels: int = 3
+    embedding_size: int = 512
+    pooling: Literal["flatten", "average", "depthwise"] | None = None
+    dropout: float | int = 0.0
+    mirror: Literal["none", "sum", "concatenate"] = "none"
+    head: Literal["softmax", "cosface", "arcface", "adaface"] = "softmax"
+    scale: float | int = 64.0
+    margin: float | int | None = None
+    label_smoothing: float | int = 0.0
+    metric_loss: Literal["triplet", "contrastive"] = "triplet"
+    triplet_margin: float | int = 0.2
+    triplet_mining: Literal["semi-hard", "hard", "all", "all-violating"] = "semi-hard"
+    contrastive_margin: float | int = 1.0
+    thresholds: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # every config.json names the transformers that wrote it, a config built in code does not
+        from_file = self.transformers_version is not None
+        names = {member.name for member in fields(self)}
+        names = names - {member.name for member in fields(PreTrainedConfig)} if from_file else names | {"num_labels"}
+        for name in kwargs:
+            if name.startswith("_") or name in _FOREIGN_KEYS or name in dir(PreTrainedConfig):
+                continue
+            nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8 if from_file else 0.0)
+            if nearest:
+                raise ValueError(f"FaceEmbedderConfig has no field '{name}'; did you mean '{nearest[0]}'?")
+        self.image_size = list(self.image_size)
+        if self.pooling is None and (self.trunk in _TRUNKS or self.trunk.startswith("timm/")):
+            self.pooling = self._allowed_poolings()[0]
+        super().__post_init__(**kwargs)
+
+    def _allowed_poolings(self) -> tuple[str, ...]:
+        return _TIMM_POOLINGS if self.trunk.startswith("timm/") else _TRUNKS[self.trunk][1]
+
+    def validate_trunk(self) -> None:
+        """Refuse an unknown trunk, arguments it does not take, and a pooling it does not allow."""
+        if self.trunk.startswith("timm/"):
+            if self.trunk == "timm/":
+                raise ValueError("trunk 'timm/' lacks the architecture: write timm/<architecture>, e.g. timm/resnet18")
+        else:
+            if self.trunk not in _TRUNKS:
+                raise ValueError(f"unknown trunk '{self.trunk}'; known: {', '.join(_TRUNKS)}, timm/<architecture>")
+            unknown = sorted(set(self.trunk_arguments) - _TRUNKS[self.trunk][0])
+            if unknown:
+                known = ", ".join(sorted(_TRUNKS[self.trunk][0])) or "none"
+                raise ValueError(f"trunk '{self.trunk}' takes no argument '{unknown[0]}'; known: {known}")
+        if self.pooling not in self._allowed_poolings():
+            allowed = ", ".join(self._allowed_poolings())
+            raise ValueError(f"trunk '{self.trunk}' has no pooling '{self.pooling}'; possible: {allowed}")
+
+    def validate_shapes(self) -> None:
+        """Refuse sizes that no network can have."""
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size must be [height, width] in pixels, got {self.image_size}")
+        if self.num_channels not in (1, 3):
+            raise ValueError(f"num_channels must be 3 (colour) or 1 (grey), got {self.num_channels}")
+        if self.embedding_size < 1:
+            raise ValueError(f"embedding_size must be positive, got {self.embedding_size}")
+
+    def validate_ranges(self) -> None:
+        """Refuse rates, scales and margins outside their range."""
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("scale", "triplet_margin", "contrastive_margin"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.margin is not None and not 0 <= self.margin < 1.5:
+            raise ValueError(f"margin must lie in [0, 1.5) (ArcFace: radians), got {self.margin}")
+
+    def validate_thresholds(self) -> None:
+        """Refuse thresholds without their source, outside [-1, 1], or finer than the impostors carry."""
+        if self.thresholds is None:
+            return
+        unknown = sorted(set(self.thresholds) - {"data", "impostors", "accuracy", "eer", "far"})
+        if unknown:
+            raise ValueError(
+                f"thresholds has an unknown key '{unknown[0]}'; known: data, impostors, accuracy, eer, far"
+            )
+        if not isinstance(self.thresholds.get("data"), str):
+            raise ValueError("thresholds must name the data they were set on: {'data': 'LFW View 2', ...}")
+        impostors = self.thresholds.get("impostors")
+        if not isinstance(impostors, int) or impostors < 1:
+            raise ValueError("thresholds must give the number of impostor pairs they were set on: {'impostors': 3000}")
+        by_far = self.thresholds.get("far", {})
+        cosines = {name: self.thresholds[name] for name in ("accuracy", "eer") if name in self.thresholds}
+        cosines.update({f"far {far}": cosine for far, cosine in by_far.items()})
+        for name, cosine in cosines.items():
+            if not isinstance(cosine, (int, float)) or not -1 <= cosine <= 1:
+                raise ValueError(f"the threshold for {name} must be a cosine in [-1, 1], got {cosine!r}")
+        for far in by_far:
+            if not 1 / impostors <= float(far) <= 1:
+                raise ValueError(f"a false accept rate of {far} cannot be told from {impostors} impostor pairs")
+        in_order = [by_far[far] for far in sorted(by_far, key=float)]
+        if in_order != sorted(in_order, reverse=True):
+            raise ValueError("a lower false accept rate needs a higher threshold; thresholds['far'] is out of order")
+
+
+__all__ = ["FaceEmbedderConfig"]

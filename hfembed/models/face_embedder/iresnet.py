@@ -1,0 +1,165 @@
+"""IResNet, the residual network of ArcFace (Deng et al. 2019, 'improved' residual units of Duta et al. 2020)."""
+
+import torch
+from torch import nn
+
+IRESNET_DEPTHS = {
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+}
+IRESNET_WIDTHS = (64, 128, 256, 512)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gates from the map's mean (Hu et al. 2018), reduction 16.
+
+    Args:
+        channels: Channels C of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(channels // 16, 4)
+        self.squeeze = nn.Conv2d(channels, hidden, 1)
+        self.activation = nn.PReLU(hidden)
+        self.excite = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Gate a map (B, C, h, w) -> (B, C, h, w)."""
+        gates = hidden.mean((2, 3), keepdim=True)
+        gates = self.squeeze(gates)
+        gates = self.activation(gates)
+        gates = self.excite(gates)
+        return hidden * gates.sigmoid()
+
+
+class StochasticDepth(nn.Module):
+    """Leave out a residual branch, image by image, while training (Huang et al. 2016).
+
+    Args:
+        rate: Probability of leaving out, in [0, 1).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        """Zero the branch (B, C, h, w) of some images and scale up the others, so that the mean stays."""
+        if not self.training or self.rate == 0:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.rate
+        return branch * kept / (1 - self.rate)
+
+
+class IResNetBlock(nn.Module):
+    """BN-conv-BN-PReLU-conv-BN plus the shortcut; the second convolution takes the stride.
+
+    Args:
+        in_channels: Channels of the input map.
+        out_channels: Channels of the output map.
+        stride: Stride of the block.
+        use_se: Gate the branch by squeeze-and-excitation.
+        stochastic_depth: Rate at which the branch is left out in training.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, use_se: bool = False, stochastic_depth: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.activation = nn.PReLU(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(out_channels)
+        self.se = SqueezeExcitation(out_channels) if use_se else nn.Identity()
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map (B, in_channels, h, w) -> (B, out_channels, ceil(h / stride), ceil(w / stride))."""
+        branch = self.norm1(hidden)
+        branch = self.conv1(branch)
+        branch = self.norm2(branch)
+        branch = self.activation(branch)
+        branch = self.conv2(branch)
+        branch = self.norm3(branch)
+        branch = self.se(branch)
+        return self.shortcut(hidden) + self.stochastic_depth(branch)
+
+
+class IResNet(nn.Module):
+    """Stride-1 stem, then stages that each begin with stride 2, then BatchNorm.
+
+    Same function as the IResNet of insightface's arcface_torch up to its last BatchNorm2d.
+
+    Args:
+        num_channels: Colour channels of the input.
+        depths: Blocks of each stage, from input to output.
+        widths: Channels of each stage; the stem has those of the first.
+        use_se: Squeeze-and-excitation in every block.
+        stochastic_depth: Rate of the last block; it rises linearly from 0 over the blocks.
+
+    Raises:
+        ValueError: `depths` and `widths` are empty, of different length or not positive, or the rate is not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        depths: list[int] | tuple[int, ...],
+        widths: list[int] | tuple[int, ...] = IRESNET_WIDTHS,
+        use_se: bool = False,
+        stochastic_depth: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not depths or len(depths) != len(widths) or min(*depths, *widths) < 1:
+            raise ValueError(
+                f"iresnet needs a depth and a width for every stage, got depths {depths}, widths {widths}"
+            )
+        if not 0 <= stochastic_depth < 1:
+            raise ValueError(f"stochastic_depth must lie in [0, 1), got {stochastic_depth}")
+        self.out_channels = widths[-1]
+        self.stem = nn.Sequential(
+            nn.Conv2d(num_channels, widths[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.PReLU(widths[0]),
+        )
+        rate_step = stochastic_depth / max(sum(depths) - 1, 1)
+        self.stages = nn.ModuleList()
+        in_channels, blocks_before = widths[0], 0
+        for depth, width in zip(depths, widths, strict=True):
+            blocks = []
+            for index in range(depth):
+                rate = rate_step * (blocks_before + index)
+                blocks.append(IResNetBlock(in_channels, width, 2 if index == 0 else 1, use_se, rate))
+                in_channels = width
+            blocks_before += depth
+            self.stages.append(nn.Sequential(*blocks))
+        self.norm = nn.BatchNorm2d(self.out_channels)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the last map for an image of this height and width."""
+        for _ in self.stages:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+    def parameter_stages(self) -> list[list[nn.Parameter]]:
+        """Parameters from input to output: the stem, then each stage, the last with the final BatchNorm."""
+        stages = [list(module.parameters()) for module in (self.stem, *self.stages)]
+        stages[-1] += self.norm.parameters()
+        return stages
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images (B, num_channels, H, W) -> map (B, out_channels, h, w)."""
+        hidden = self.stem(pixel_values)
+        for stage in self.stages:
+            hidden = stage(hidden)
+        return self.norm(hidden)

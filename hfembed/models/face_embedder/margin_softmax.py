@@ -1,0 +1,182 @@
+"""Softmax with a margin: CosFace, ArcFace and AdaFace on the cosines between embeddings and class weights.
+
+All in float32 (or float64 where the input is), also under autocast: with a scale of 64, the eight bits of bfloat16 are
+off by a quarter of a logit.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+PAPER_MARGINS = {"cosface": 0.35, "arcface": 0.5, "adaface": 0.4}
+
+# below this 1 - cos^2 the sine counts as constant: its slope is infinite at cos = +-1
+_MIN_SQUARED_SINE = 1e-7
+
+
+def cosine_similarities(embeddings: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
+    """Cosines between embeddings and class weights.
+
+    Args:
+        embeddings: (B, D), any length above zero.
+        class_weights: (N, D), any length above zero.
+
+    Returns:
+        (B, N) in [-1, 1], at least float32.
+    """
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        cosines = F.linear(F.normalize(embeddings.to(dtype)), F.normalize(class_weights.to(dtype)))
+    # rounding may leave [-1, 1]; the gradient passes unchanged
+    return cosines + (cosines.clamp(-1, 1) - cosines).detach()
+
+
+def _cosine_of_sum(cosines: torch.Tensor, angles: torch.Tensor | float) -> torch.Tensor:
+    """Cosine of theta + angle for angle >= 0; past pi - angle, cos(theta) - angle sin(angle), which falls on."""
+    angles = torch.as_tensor(angles, dtype=cosines.dtype, device=cosines.device)
+    sines = (1 - cosines.square()).clamp(min=_MIN_SQUARED_SINE).sqrt()
+    turned = cosines * angles.cos() - sines * angles.sin()
+    return torch.where(cosines > -angles.cos(), turned, cosines - angles * angles.sin())
+
+
+def _replace_targets(cosines: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return cosines.scatter(1, labels.unsqueeze(1), targets.unsqueeze(1))
+
+
+def cosface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, margin: float) -> torch.Tensor:
+    """CosFace (Wang et al. 2018, equation 4): s (cos theta_y - m) for the own class, s cos theta for the others.
+
+    Args:
+        cosines: (B, N) in [-1, 1].
+        labels: (B,) integer class of each row.
+        scale: s.
+        margin: m, a difference of cosines.
+
+    Returns:
+        Logits (B, N).
+    """
+    targets = cosines.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return scale * _replace_targets(cosines, labels, targets - margin)
+
+
+def arcface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, margin: float) -> torch.Tensor:
+    """ArcFace (Deng et al. 2019, equation 3): s cos(theta_y + m) for the own class, s cos theta for the others.
+
+    The gradient is the true one, sin(theta + m) / sin(theta), finite also at cos theta = +-1. Past theta = pi - m,
+    where cos(theta + m) would rise again, the own logit is s (cos theta - m sin m), so that it falls all the way.
+
+    Args:
+        cosines: (B, N) in [-1, 1].
+        labels: (B,) integer class of each row.
+        scale: s.
+        margin: m in radians.
+
+    Returns:
+        Logits (B, N).
+    """
+    targets = cosines.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return scale * _replace_targets(cosines, labels, _cosine_of_sum(targets, margin))
+
+
+def adaface_logits(
+    cosines: torch.Tensor, labels: torch.Tensor, norm_scores: torch.Tensor, scale: float, margin: float
+) -> torch.Tensor:
+    """AdaFace (Kim et al. 2022, equations 13 to 15): s (cos(theta_y + g_angle) - g_add) for the own class.
+
+    g_angle = -m q and g_add = m q + m with the score q of the embedding's length (`adaface_norm_scores`): images of
+    high quality get a margin that presses on hard examples, those of low quality one that forgives them.
+
+    Args:
+        cosines: (B, N) in [-1, 1].
+        labels: (B,) integer class of each row.
+        norm_scores: q (B,) in [-1, 1]; no gradient goes through it.
+        scale: s.
+        margin: m.
+
+    Returns:
+        Logits (B, N).
+    """
+    targets = cosines.gather(1, labels.unsqueeze(1)).squeeze(1)
+    scores = norm_scores.detach().to(cosines.dtype)
+    angles = -margin * scores
+    # a negative angle turns no further than to theta = 0, where the cosine is 1
+    sines = (1 - targets.square()).clamp(min=_MIN_SQUARED_SINE).sqrt()
+    forward = torch.where(targets < angles.cos(), targets * angles.cos() - sines * angles.sin(), 1.0)
+    turned = torch.where(angles > 0, _cosine_of_sum(targets, angles.clamp(min=0)), forward)
+    return scale * _replace_targets(cosines, labels, turned - (margin * scores + margin))
+
+
+def adaface_norm_scores(
+    norms: torch.Tensor, norm_mean: torch.Tensor, norm_std: torch.Tensor, concentration: float = 0.333
+) -> torch.Tensor:
+    """Image quality q from embedding lengths: standardised, times h, clipped to [-1, 1] (AdaFace, equation 12).
+
+    Args:
+        norms: (B,) lengths of embeddings before normalisation; clipped to [0.001, 100].
+        norm_mean: Running mean of the lengths, one number.
+        norm_std: Running standard deviation of the lengths, one number.
+        concentration: h.
+
+    Returns:
+        (B,) in [-1, 1], without gradient.
+    """
+    norms = norms.detach().float().clamp(0.001, 100)
+    return ((norms - norm_mean) / (norm_std + 0.001) * concentration).clamp(-1, 1)
+
+
+class MarginSoftmax(nn.Module):
+    """Class weights and the margin on the own class's cosine.
+
+    Args:
+        embedding_size: D.
+        num_labels: Number of classes N.
+        kind: `"cosface"`, `"arcface"` or `"adaface"`.
+        scale: s.
+        margin: m; None for the paper's.
+    """
+
+    # AdaFace's smoothing of its length statistics over batches, and where they start
+    NORM_MOMENTUM = 0.01
+    INITIAL_NORM_MEAN = 20.0
+    INITIAL_NORM_STD = 100.0
+
+    def __init__(self, embedding_size: int, num_labels: int, kind: str, scale: float, margin: float | None) -> None:
+        super().__init__()
+        self.kind = kind
+        self.scale = scale
+        self.margin = PAPER_MARGINS[kind] if margin is None else margin
+        self.weight = nn.Parameter(torch.empty(num_labels, embedding_size))
+        if kind == "adaface":
+            self.register_buffer("norm_mean", torch.empty(()))
+            self.register_buffer("norm_std", torch.empty(()))
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Cosines (B, N) between embeddings (B, D) and the class weights."""
+        return cosine_similarities(embeddings, self.weight)
+
+    def margin_logits(self, cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Logits with the margin on the own class; AdaFace's statistics move in training mode.
+
+        Args:
+            cosines: (B, N), from `forward`.
+            norms: (B,) lengths of the embeddings before normalisation.
+            labels: (B,) integer classes.
+
+        Returns:
+            Logits (B, N).
+        """
+        if self.kind == "cosface":
+            return cosface_logits(cosines, labels, self.scale, self.margin)
+        if self.kind == "arcface":
+            return arcface_logits(cosines, labels, self.scale, self.margin)
+        if self.training:
+            self._update_norm_statistics(norms)
+        scores = adaface_norm_scores(norms, self.norm_mean, self.norm_std)
+        return adaface_logits(cosines, labels, scores, self.scale, self.margin)
+
+    @torch.no_grad()
+    def _update_norm_statistics(self, norms: torch.Tensor) -> None:
+        norms = norms.float().clamp(0.001, 100)
+        self.norm_mean.lerp_(norms.mean().to(self.norm_mean.dtype), self.NORM_MOMENTUM)
+        if len(norms) > 1:
+            self.norm_std.lerp_(norms.std().to(self.norm_std.dtype), self.NORM_MOMENTUM)

@@ -1,0 +1,138 @@
+"""MobileFaceNet (Chen et al. 2018), up to the 1x1 expansion before its global depthwise convolution."""
+
+import torch
+from torch import nn
+
+# expansion, channels, blocks, stride of the first: Table 1 of the paper
+_BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+
+
+def _activation(name: str, channels: int) -> nn.Module:
+    if name == "prelu":
+        return nn.PReLU(channels)
+    if name == "relu":
+        return nn.ReLU()
+    if name == "relu6":
+        return nn.ReLU6()
+    raise ValueError(f"mobilefacenet knows the activations prelu, relu and relu6, not '{name}'")
+
+
+class ConvNormActivation(nn.Sequential):
+    """Convolution without bias, BatchNorm, activation: members `conv`, `norm`, `activation`.
+
+    Args:
+        in_channels: Channels of the input map.
+        out_channels: Channels of the output map.
+        kernel_size: Side of the kernel; the padding keeps the map's size at stride 1.
+        stride: Stride.
+        depthwise: One kernel a channel.
+        activation: `"prelu"`, `"relu"` or `"relu6"`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        depthwise: bool = False,
+        activation: str = "prelu",
+    ) -> None:
+        super().__init__()
+        groups = in_channels if depthwise else 1
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.activation = _activation(activation, out_channels)
+
+
+class Bottleneck(nn.Module):
+    """Inverted residual: 1x1 expansion, 3x3 depthwise, linear 1x1 projection; shortcut where the shapes agree.
+
+    Args:
+        in_channels: Channels of the input map.
+        out_channels: Channels of the output map.
+        expansion: Factor of the channels in between.
+        stride: Stride of the depthwise convolution.
+        activation: `"prelu"`, `"relu"` or `"relu6"`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, activation: str) -> None:
+        super().__init__()
+        between = in_channels * expansion
+        self.has_shortcut = stride == 1 and in_channels == out_channels
+        self.expand = ConvNormActivation(in_channels, between, 1, activation=activation)
+        self.depthwise = ConvNormActivation(between, between, 3, stride, depthwise=True, activation=activation)
+        self.project = nn.Conv2d(between, out_channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map (B, in_channels, h, w) -> (B, out_channels, ceil(h / stride), ceil(w / stride))."""
+        branch = self.expand(hidden)
+        branch = self.depthwise(branch)
+        branch = self.project(branch)
+        branch = self.norm(branch)
+        return hidden + branch if self.has_shortcut else branch
+
+
+class MobileFaceNet(nn.Module):
+    """Two stem layers, fifteen bottlenecks in five stages, 1x1 expansion to 512 channels; 1/16 of the image's size.
+
+    Args:
+        num_channels: Colour channels of the input.
+        activation: `"prelu"` (the paper), `"relu"` or `"relu6"`.
+        stem: Second layer of the stem: `"depthwise"` (the paper), or `"separable"`, depthwise and then pointwise.
+        stem_activation: Activation of that second layer; like `activation` where not given.
+
+    Raises:
+        ValueError: An unknown activation or stem.
+    """
+
+    out_channels = 512
+
+    def __init__(
+        self,
+        num_channels: int,
+        activation: str = "prelu",
+        stem: str = "depthwise",
+        stem_activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        if stem not in ("depthwise", "separable"):
+            raise ValueError(f"mobilefacenet knows the stems depthwise and separable, not '{stem}'")
+        stem_activation = stem_activation or activation
+        self.stem = nn.Sequential(
+            ConvNormActivation(num_channels, 64, 3, stride=2, activation=activation),
+            ConvNormActivation(64, 64, 3, depthwise=True, activation=stem_activation),
+        )
+        if stem == "separable":
+            self.stem.append(ConvNormActivation(64, 64, 1, activation=stem_activation))
+        self.stages = nn.ModuleList()
+        in_channels = 64
+        for expansion, channels, blocks, stride in _BOTTLENECKS:
+            stage = nn.Sequential()
+            for index in range(blocks):
+                stage.append(Bottleneck(in_channels, channels, expansion, stride if index == 0 else 1, activation))
+                in_channels = channels
+            self.stages.append(stage)
+        self.expand = ConvNormActivation(in_channels, self.out_channels, 1, activation=activation)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the last map for an image of this height and width."""
+        for _ in range(4):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+    def parameter_stages(self) -> list[list[nn.Parameter]]:
+        """Parameters from input to output: the stem, then each stage, the last with the 1x1 expansion."""
+        stages = [list(module.parameters()) for module in (self.stem, *self.stages)]
+        stages[-1] += self.expand.parameters()
+        return stages
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images (B, num_channels, H, W) -> map (B, 512, ceil(H / 16), ceil(W / 16))."""
+        hidden = self.stem(pixel_values)
+        for stage in self.stages:
+            hidden = stage(hidden)
+        return self.expand(hidden)

@@ -1,0 +1,501 @@
+"""Face embedder: a trunk, a vector of unit length; DeepFace's and FaceNet's ways of training it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_face_embedder import FaceEmbedderConfig
+from .contrastive_loss import contrastive_loss
+from .inception_resnet_v1 import InceptionResNetV1
+from .iresnet import IRESNET_DEPTHS, IResNet
+from .margin_softmax import MarginSoftmax
+from .mobilefacenet import MobileFaceNet
+from .triplet_loss import triplet_loss
+
+
+@dataclass
+class FaceEmbedderOutput(ModelOutput):
+    """Output of `FaceEmbedderModel`.
+
+    Args:
+        embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
+        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalisation; rises with image quality.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, channels, h, w)`): The trunk's last map; from
+            timm's transformers `(batch_size, tokens, channels)`, and as they lay it out.
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): The embeddings, by the name that
+            the image-feature-extraction pipeline looks for.
+    """
+
+    embeddings: torch.FloatTensor | None = None
+    norms: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+
+
+@dataclass
+class FaceClassificationOutput(ModelOutput):
+    """Output of `FaceEmbedderForClassification`.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Mean cross entropy, with the margin; present when labels are given.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`): Without margin.
+        embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
+        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalisation.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    embeddings: torch.FloatTensor | None = None
+    norms: torch.FloatTensor | None = None
+
+
+@dataclass
+class FaceTripletOutput(ModelOutput):
+    """Output of `FaceEmbedderForTripletLearning`.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Triplet or contrastive loss; present when labels are given.
+        embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
+        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalisation.
+        active_share (`torch.FloatTensor`, *optional*): Share of the triplets (pairs) that the loss still acts on.
+    """
+
+    loss: torch.FloatTensor | None = None
+    embeddings: torch.FloatTensor | None = None
+    norms: torch.FloatTensor | None = None
+    active_share: torch.FloatTensor | None = None
+
+
+class DepthwisePooling(nn.Module):
+    """A learned weight for each place and channel, BatchNorm (MobileFaceNet's global depthwise convolution).
+
+    Args:
+        channels: Channels C of the map.
+        height: Height h of the map.
+        width: Width w of the map.
+    """
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, (height, width), groups=channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, h, w) -> (B, C)."""
+        hidden = self.conv(hidden)
+        hidden = self.norm(hidden)
+        return hidden.flatten(1)
+
+
+class AveragePooling(nn.Module):
+    """Mean over the map's places."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, h, w) -> (B, C)."""
+        return hidden.mean((2, 3))
+
+
+class FaceEmbedderPreTrainedModel(PreTrainedModel):
+    """What all face embedders share: loading, initialisation, freezing, comparison of faces."""
+
+    config: FaceEmbedderConfig
+    base_model_prefix = "embedder"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    model_tags = ["hfembed", "face-recognition"]
+    accepts_loss_kwargs = False
+    _no_split_modules = []
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            # by fan-in, for torch counts a depthwise convolution's fan-out as if it were a full one's
+            init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.PReLU):
+            init.constant_(module.weight, 0.25)
+        elif isinstance(module, MarginSoftmax):
+            init.normal_(module.weight, std=0.01)
+            if module.kind == "adaface":
+                init.constant_(module.norm_mean, MarginSoftmax.INITIAL_NORM_MEAN)
+                init.constant_(module.norm_std, MarginSoftmax.INITIAL_NORM_STD)
+        else:
+            super()._init_weights(module)
+
+    def initialize_weights(self) -> None:
+        """Initialise what no checkpoint filled, timm's computed buffers included."""
+        super().initialize_weights()
+        if self.config.trunk.startswith("timm/"):
+            self.base_model.trunk.refill_buffers()
+
+    @classmethod
+    def from_timm(cls, architecture: str, weights: str | None = None, **fields: Any) -> "FaceEmbedderPreTrainedModel":
+        """Build a model on a timm network with timm's pretrained weights; the embedding head is new.
+
+        Args:
+            architecture: Name in timm, with a tag where one of several weights is meant: `"resnet18.a1_in1k"`.
+            weights: File to take the weights from instead of the Hub (safetensors, or a state dict of torch).
+            fields: Fields of `FaceEmbedderConfig`; `image_size` is [112, 112] unless given.
+
+        Returns:
+            The model, in training mode.
+
+        Raises:
+            ValueError: timm has no such architecture, or the config is wrong.
+        """
+        import timm
+
+        from .timm_trunk import timm_arguments
+
+        model = cls(FaceEmbedderConfig(trunk=f"timm/{architecture}", **fields))
+        config = model.config
+        arguments = timm_arguments(architecture, config.num_channels, config.image_size, config.trunk_arguments)
+        source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
+        pretrained = timm.create_model(architecture, pretrained=True, **source, **arguments)
+        model.base_model.trunk.backbone.load_state_dict(pretrained.state_dict())
+        return model
+
+    def freeze_trunk(self, unfreeze_last: int = 0) -> None:
+        """Train only what comes after the frozen part; the frozen part stays in eval mode, BatchNorm included.
+
+        Args:
+            unfreeze_last: 0 trains the classifier alone. n >= 1 trains also the embedding head (pooling, projection,
+                BatchNorm) and the last n stages of the trunk; the stem counts as its first stage.
+
+        Raises:
+            ValueError: The trunk has fewer stages, or nothing would be left to train.
+        """
+        embedder = self.base_model
+        stages = embedder.trunk.parameter_stages()
+        if not 0 <= unfreeze_last <= len(stages):
+            raise ValueError(f"trunk '{self.config.trunk}' has {len(stages)} stages, cannot unfreeze {unfreeze_last}")
+        embedder.requires_grad_(False)
+        if unfreeze_last > 0:
+            for module in filter(None, (embedder.pooling, embedder.projection, embedder.norm)):
+                module.requires_grad_(True)
+            for stage in stages[-unfreeze_last:]:
+                for parameter in stage:
+                    parameter.requires_grad_(True)
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ValueError("a frozen trunk leaves nothing to train here: unfreeze its last stages, or train a head")
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "FaceEmbedderPreTrainedModel":
+        """As usual, except that frozen parts (`requires_grad` off throughout) stay in eval mode."""
+        super().train(mode)
+        if mode:
+            for module in self.modules():
+                parameters = list(module.parameters())
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    module.eval()
+        return self
+
+    @torch.no_grad()
+    def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Embed faces for comparison: eval mode, no gradient, with the mirror image as the config says.
+
+        Args:
+            pixel_values: (B, C, H, W), from the image processor.
+
+        Returns:
+            (B, D), or (B, 2 D) where `config.mirror` is `"concatenate"`; unit length, float32.
+
+        Raises:
+            ValueError: The images do not have the config's size.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            outputs = self.base_model(pixel_values)
+            if self.config.mirror == "none":
+                return outputs.embeddings
+            mirrored = self.base_model(pixel_values.flip(3))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        # before normalisation, so that the better of the two views counts more
+        views = [view.embeddings * view.norms.unsqueeze(1) for view in (outputs, mirrored)]
+        return F.normalize(sum(views) if self.config.mirror == "sum" else torch.cat(views, 1))
+
+    def similarity(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
+        """Cosine similarity, row by row.
+
+        Args:
+            embeddings_a: (B, D), from `embed`.
+            embeddings_b: (B, D), from `embed`.
+
+        Returns:
+            (B,) in [-1, 1].
+
+        Raises:
+            ValueError: The shapes differ or are not (B, D).
+        """
+        if embeddings_a.ndim != 2 or embeddings_a.shape != embeddings_b.shape:
+            shapes = f"{tuple(embeddings_a.shape)} and {tuple(embeddings_b.shape)}"
+            raise ValueError(f"similarity compares embeddings (B, D) with (B, D), as embed() gives them; got {shapes}")
+        return F.cosine_similarity(embeddings_a.float(), embeddings_b.float())
+
+    def verify(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor, far: float | None = None) -> torch.Tensor:
+        """Decide for each row whether both faces are one person's, by a threshold stored in the config.
+
+        Args:
+            embeddings_a: (B, D), from `embed`.
+            embeddings_b: (B, D), from `embed`.
+            far: False accept rate to decide at; None takes the threshold of the highest accuracy.
+
+        Returns:
+            (B,) bool.
+
+        Raises:
+            ValueError: The config has no thresholds, or none for this rate.
+        """
+        thresholds = self.config.thresholds
+        if thresholds is None:
+            raise ValueError(
+                "this checkpoint has no thresholds; measure it (hfembed evaluate) or set config.thresholds"
+            )
+        by_far = {float(rate): cosine for rate, cosine in thresholds.get("far", {}).items()}
+        if far is None and "accuracy" not in thresholds:
+            raise ValueError("this checkpoint has no threshold for the highest accuracy; give far=")
+        if far is not None and float(far) not in by_far:
+            known = ", ".join(str(rate) for rate in sorted(by_far)) or "none"
+            raise ValueError(f"this checkpoint has no threshold for a false accept rate of {far}; it has: {known}")
+        threshold = thresholds["accuracy"] if far is None else by_far[float(far)]
+        return self.similarity(embeddings_a, embeddings_b) >= threshold
+
+
+class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
+    """Trunk, pooling, dropout, linear layer, BatchNorm ('BN neck'), unit length.
+
+    Args:
+        config: What to build.
+    """
+
+    def __init__(self, config: FaceEmbedderConfig) -> None:
+        super().__init__(config)
+        self.trunk, self.pooling, features = _trunk_and_pooling(config)
+        self.dropout = nn.Dropout(config.dropout)
+        # no bias: BatchNorm takes every constant out again
+        self.projection = nn.Linear(features, config.embedding_size, bias=False)
+        self.norm = nn.BatchNorm1d(config.embedding_size)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor) -> FaceEmbedderOutput:
+        """Embed a batch of faces.
+
+        Args:
+            pixel_values: (batch_size, num_channels, height, width), from the image processor.
+
+        Returns:
+            FaceEmbedderOutput; embeddings and norms in float32 whatever the weights are.
+
+        Raises:
+            ValueError: The images do not have the config's size.
+        """
+        expected = (self.config.num_channels, *self.config.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
+                f"{tuple(pixel_values.shape)}; its image processor makes them so"
+            )
+        last_hidden_state = self.trunk(pixel_values.to(self.dtype))
+        features = self.trunk.pool(last_hidden_state) if self.pooling is None else self.pooling(last_hidden_state)
+        features = self.dropout(features)
+        features = self.projection(features)
+        features = self.norm(features).float()
+        norms = torch.linalg.vector_norm(features, dim=1)
+        embeddings = F.normalize(features)
+        return FaceEmbedderOutput(
+            embeddings=embeddings, norms=norms, last_hidden_state=last_hidden_state, pooler_output=embeddings
+        )
+
+
+class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
+    """Who of the known people is it? DeepFace's way to an embedding: the layer below the classifier.
+
+    `"softmax"` is a linear layer with bias on the embedding before normalisation; `"cosface"`, `"arcface"` and
+    `"adaface"` compare directions and ask for a margin.
+
+    Args:
+        config: What to build; `num_labels` people.
+    """
+
+    def __init__(self, config: FaceEmbedderConfig) -> None:
+        super().__init__(config)
+        self.embedder = FaceEmbedderModel(config)
+        self.classifier = _classifier(config)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> FaceClassificationOutput:
+        """Classify a batch of faces.
+
+        Args:
+            pixel_values: (batch_size, num_channels, height, width), from the image processor.
+            labels: (batch_size,) integer people.
+
+        Returns:
+            FaceClassificationOutput; the loss carries the margin and label smoothing, the logits neither.
+        """
+        outputs = self.embedder(pixel_values)
+        embeddings, norms = outputs.embeddings, outputs.norms
+        if self.config.head == "softmax":
+            features = embeddings * norms.unsqueeze(1)
+            logits = training_logits = self.classifier(features.to(self.classifier.weight.dtype))
+        else:
+            cosines = self.classifier(embeddings)
+            logits = self.classifier.scale * cosines
+            training_logits = None if labels is None else self.classifier.margin_logits(cosines, norms, labels)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(training_logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        return FaceClassificationOutput(loss=loss, logits=logits, embeddings=embeddings, norms=norms)
+
+    @torch.no_grad()
+    def imprint(self, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
+        """Start the class weights from the class means of embeddings (weight imprinting, Qi et al. 2018).
+
+        A softmax head becomes the cosine to the class mean times `config.scale`, for embeddings of typical length.
+
+        Args:
+            embeddings: (N, D) of unit length, without the mirror's half.
+            labels: (N,) integer people; every person at least once.
+
+        Raises:
+            ValueError: The embeddings have another size, or a person has no embedding.
+        """
+        classes, size = self.classifier.weight.shape
+        if embeddings.ndim != 2 or embeddings.shape[1] != size:
+            raise ValueError(f"imprint needs embeddings (N, {size}), got {tuple(embeddings.shape)}")
+        embeddings = F.normalize(embeddings.float())
+        counts = torch.bincount(labels, minlength=classes)
+        missing = (counts == 0).nonzero().flatten().tolist()
+        if len(counts) > classes or missing:
+            raise ValueError(f"imprint needs an embedding of each of the {classes} people; none for {missing[:5]}")
+        sums = torch.zeros(classes, size, device=embeddings.device).index_add_(0, labels, embeddings)
+        weights = F.normalize(sums)
+        if self.config.head == "softmax":
+            # BatchNorm's output has variance weight^2 and mean bias in each dimension
+            typical_norm = self.embedder.norm.weight.square().add(self.embedder.norm.bias.square()).sum().sqrt()
+            weights = weights * (self.config.scale / typical_norm.float())
+            self.classifier.bias.zero_()
+        self.classifier.weight.copy_(weights)
+
+    def replace_head(self, num_labels: int | None = None, id2label: dict[int, str] | None = None) -> None:
+        """Put a new classifier for other people on the embedder, freshly initialised.
+
+        Args:
+            num_labels: Number of people.
+            id2label: Their names instead, by index.
+
+        Raises:
+            ValueError: Not exactly one of the two is given.
+        """
+        if (num_labels is None) == (id2label is None):
+            raise ValueError("replace_head takes either num_labels or id2label")
+        self.config.id2label = id2label or {index: f"LABEL_{index}" for index in range(num_labels)}
+        self.config.label2id = {name: index for index, name in self.config.id2label.items()}
+        weight = self.classifier.weight
+        self.classifier = _classifier(self.config)
+        self._init_weights(self.classifier)
+        self.classifier.to(device=weight.device, dtype=weight.dtype)
+
+
+class FaceEmbedderForTripletLearning(FaceEmbedderPreTrainedModel):
+    """Same people near, others far: FaceNet's way, by triplets, or the contrastive loss.
+
+    Args:
+        config: What to build.
+    """
+
+    def __init__(self, config: FaceEmbedderConfig) -> None:
+        super().__init__(config)
+        self.embedder = FaceEmbedderModel(config)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> FaceTripletOutput:
+        """Embed a batch and compare its faces with each other.
+
+        Args:
+            pixel_values: (batch_size, num_channels, height, width), from the image processor.
+            labels: (batch_size,) integer people; each should have several images in the batch.
+
+        Returns:
+            FaceTripletOutput.
+        """
+        outputs = self.embedder(pixel_values)
+        loss = active_share = None
+        if labels is not None:
+            loss, active_share = self.metric_loss(outputs.embeddings, labels)
+        return FaceTripletOutput(
+            loss=loss, embeddings=outputs.embeddings, norms=outputs.norms, active_share=active_share
+        )
+
+    def metric_loss(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The config's loss on embeddings, which may come from all ranks.
+
+        Args:
+            embeddings: (B, D), unit length.
+            labels: (B,) integer people.
+
+        Returns:
+            Loss and share of active triplets (pairs), scalars.
+        """
+        config = self.config
+        if config.metric_loss == "contrastive":
+            return contrastive_loss(embeddings, labels, config.contrastive_margin)
+        return triplet_loss(embeddings, labels, config.triplet_margin, config.triplet_mining)
+
+
+def _trunk_and_pooling(config: FaceEmbedderConfig) -> tuple[nn.Module, nn.Module | None, int]:
+    """The trunk, its pooling (None where it pools by itself), and the length of the pooled vector."""
+    if config.trunk.startswith("timm/"):
+        # only here: timm takes a second to import
+        from .timm_trunk import TimmTrunk
+
+        trunk = TimmTrunk(
+            config.trunk.removeprefix("timm/"), config.num_channels, config.image_size, config.trunk_arguments
+        )
+        return trunk, None, trunk.feature_size
+    if config.trunk == "mobilefacenet":
+        trunk = MobileFaceNet(config.num_channels, **config.trunk_arguments)
+    elif config.trunk == "inception_resnet_v1":
+        trunk = InceptionResNetV1(config.num_channels)
+    elif config.trunk == "iresnet":
+        trunk = IResNet(config.num_channels, **config.trunk_arguments)
+    else:
+        trunk = IResNet(config.num_channels, IRESNET_DEPTHS[config.trunk], **config.trunk_arguments)
+    height, width = trunk.output_size(*config.image_size)
+    if config.pooling == "flatten":
+        return trunk, nn.Flatten(), trunk.out_channels * height * width
+    if config.pooling == "average":
+        return trunk, AveragePooling(), trunk.out_channels
+    return trunk, DepthwisePooling(trunk.out_channels, height, width), trunk.out_channels
+
+
+def _classifier(config: FaceEmbedderConfig) -> nn.Module:
+    if config.head == "softmax":
+        return nn.Linear(config.embedding_size, config.num_labels)
+    return MarginSoftmax(config.embedding_size, config.num_labels, config.head, config.scale, config.margin)
+
+
+__all__ = [
+    "FaceClassificationOutput",
+    "FaceEmbedderForClassification",
+    "FaceEmbedderForTripletLearning",
+    "FaceEmbedderModel",
+    "FaceEmbedderOutput",
+    "FaceEmbedderPreTrainedModel",
+    "FaceTripletOutput",
+]

@@ -1,0 +1,107 @@
+"""Checkpoints to resume from: complete or absent, and exact."""
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from hfembed.errors import InputError
+
+
+@dataclass
+class Progress:
+    """Where a run stands. Saved with every checkpoint.
+
+    Attributes:
+        epoch: The epoch that the next step belongs to.
+        step_in_epoch: Steps done in it.
+        step: Steps done in all.
+        num_processes: Ranks of the run that wrote the checkpoint.
+        best_metric: The best validation result so far, None before the first evaluation.
+        running: Sums of the loss and the metrics since the last log line, with the number of rounds under 'rounds'.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    num_processes: int = 1
+    best_metric: float | None = None
+    running: dict[str, float] = field(default_factory=dict)
+
+    def state_dict(self) -> dict:
+        """The fields, for `Accelerator.register_for_checkpointing`."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take the fields from a checkpoint."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Checkpoints:
+    """The checkpoints of one run, `output_dir/checkpoints/step_00000123`, the newest `keep` of them.
+
+    A checkpoint is written under another name and renamed when every rank is done, so that a run killed at any moment
+    leaves whole checkpoints only.
+    """
+
+    def __init__(self, accelerator: Accelerator, output_dir: str | Path, keep: int):
+        self.accelerator = accelerator
+        self.folder = Path(output_dir) / "checkpoints"
+        self.keep = keep
+
+    def all(self) -> list[Path]:
+        """The complete checkpoints, oldest first."""
+        return sorted(self.folder.glob("step_*[0-9]"))
+
+    def save(self, step: int) -> None:
+        """Write the state of model, optimizer, schedule, random generators and registered objects. Call on every rank.
+
+        Raises:
+            OSError: The disk is full or not writable. Earlier checkpoints are left as they were.
+        """
+        target = self.folder / f"step_{step:08d}"
+        partial = self.folder / f".{target.name}.partial"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            self.accelerator.save_state(str(partial))
+        except Exception as error:
+            # torch and safetensors report a full disk each in their own way; the reason's first line is kept
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = str(error).splitlines()[0]
+            raise OSError(
+                f"checkpoint {target} could not be written ({reason}); free some space and start again with --resume: "
+                "earlier checkpoints are whole"
+            ) from error
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            for old in self.all()[: -self.keep]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def load_newest(self) -> Path | None:
+        """Load the newest checkpoint into everything that `accelerator` has prepared. Call on every rank.
+
+        Returns:
+            The checkpoint's folder, None when there is none yet.
+
+        Raises:
+            InputError: The checkpoint is damaged or belongs to another model.
+        """
+        checkpoints = self.all()
+        if not checkpoints:
+            return None
+        try:
+            self.accelerator.load_state(str(checkpoints[-1]))
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"checkpoint {checkpoints[-1]} cannot be loaded ({reason}); resume with the recipe that wrote it, or "
+                "delete this checkpoint to go on from an older one"
+            ) from error
+        return checkpoints[-1]

@@ -1,0 +1,150 @@
+"""What must hold of every training run, shown with real processes: the script, accelerate's launcher, a real kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "scripts" / "train_face_embedder.py"
+
+CLASSIFICATION = {
+    "synthetic_people": 10,
+    "synthetic_photos": 8,
+    "image_size": [32, 32],
+    "frame_margin": 2,
+    "augmentation": {"mirror": 0.5, "rotation": 10.0, "brightness": 0.2, "noise": 0.5},
+    "trunk": "iresnet",
+    "trunk_arguments": {"depths": [1, 1], "widths": [8, 16]},
+    "embedding_size": 16,
+    "dropout": 0.2,
+    "batch_size": 16,
+    "epochs": 3,
+    "ema_decay": 0.9,
+    "learning_rate": 0.05,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "evaluate_every": 4,
+    "num_workers": 1,
+    "trackers": [],
+}
+# Layer norm looks at one sample; batch norm looks at a rank's part of the batch and so cannot be the same on 1 and 2
+# ranks. Dropout draws on each rank from its own generator.
+SAME_ON_ANY_RANKS = CLASSIFICATION | {
+    "trunk": "timm/test_vit",
+    "trunk_arguments": {"img_size": 32},
+    "color": "rgb",
+    "dropout": 0.0,
+    "ema_decay": 0.0,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "num_workers": 0,
+    "evaluate_every": 0,
+}
+TRIPLET = SAME_ON_ANY_RANKS | {"objective": "triplet", "photos_per_identity": 4, "triplet_mining": "semi-hard"}
+
+
+def command(recipe: dict, folder: Path, ranks: int, *arguments: str) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder.parent / f"{folder.name}.yaml"
+    config.write_text(yaml.safe_dump(recipe))
+    several = ["--multi_gpu"] if ranks > 1 else []  # with ACCELERATE_USE_CPU: several ranks over gloo
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(ranks)]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [*launch, str(SCRIPT), "--config", str(config), "--output_dir", str(folder / "run"), *arguments]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def train(recipe: dict, folder: Path, ranks: int = 1, *arguments: str) -> list[dict]:
+    """Run the script to its end; its log lines."""
+    done = subprocess.run(
+        command(recipe, folder, ranks, *arguments), env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert f"on {ranks} rank" in done.stdout
+    return read_log(folder)
+
+
+def train_until_killed(recipe: dict, folder: Path, step: int, ranks: int = 1) -> None:
+    """Start the script and kill -9 it, launcher and ranks, once it has logged `step`."""
+    process = subprocess.Popen(
+        command(recipe, folder, ranks),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    try:
+        while not any(line["step"] >= step for line in read_log(folder)):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "the run logged nothing"
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def read_log(folder: Path) -> list[dict]:
+    log = folder / "run" / "training_log.jsonl"
+    if not log.exists():
+        return []
+    lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in lines]
+
+
+def numbers(log: list[dict]) -> list[dict]:
+    """The log without its clock."""
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in log]
+
+
+def losses(log: list[dict]) -> list[float]:
+    return [line["loss"] for line in log if "loss" in line]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_and_resumed_is_uninterrupted(tmp_path, ranks):
+    uninterrupted = train(CLASSIFICATION, tmp_path / "uninterrupted", ranks)
+    assert len(losses(uninterrupted)) == 15
+    train_until_killed(CLASSIFICATION, tmp_path / "killed", 7, ranks)
+    assert len(read_log(tmp_path / "killed")) < len(uninterrupted)
+    resumed = train(CLASSIFICATION, tmp_path / "killed", ranks, "--resume")
+    assert numbers(resumed) == numbers(uninterrupted)  # to the last digit
+    weights = [(tmp_path / name / "run" / "model.safetensors").read_bytes() for name in ("uninterrupted", "killed")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.multiprocess
+def test_one_rank_is_two_ranks_is_accumulation(tmp_path):
+    one = losses(train(SAME_ON_ANY_RANKS, tmp_path / "one"))
+    two = losses(train(SAME_ON_ANY_RANKS, tmp_path / "two", 2))
+    accumulated = losses(train(SAME_ON_ANY_RANKS, tmp_path / "accumulated", 1, "--accumulation_steps", "4"))
+    assert len(one) == 15
+    assert two == pytest.approx(one, rel=1e-4)
+    assert accumulated == pytest.approx(one, rel=1e-4)
+    assert one[0] != pytest.approx(one[-1], rel=1e-2)
+
+
+@pytest.mark.multiprocess
+def test_triplets_are_mined_over_all_ranks(tmp_path):
+    one = train(TRIPLET, tmp_path / "one")
+    two = train(TRIPLET, tmp_path / "two", 2)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    assert [line["active_share"] for line in two if "loss" in line] == pytest.approx(
+        [line["active_share"] for line in one if "loss" in line], abs=0.05
+    )
