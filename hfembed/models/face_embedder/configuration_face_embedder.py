@@ -13,7 +13,10 @@ _TRUNKS = {
     "iresnet34": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
     "iresnet50": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
     "iresnet100": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
-    "iresnet": ({"depths", "widths", "use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
+    "iresnet": (
+        {"depths", "widths", "use_se", "stochastic_depth", "stem_width", "stride_first"},
+        ("flatten", "average", "depthwise"),
+    ),
     "mobilefacenet": ({"activation", "stem", "stem_activation"}, ("depthwise", "flatten", "average")),
     "inception_resnet_v1": (set(), ("average", "flatten", "depthwise")),
 }
@@ -41,9 +44,10 @@ class FaceEmbedderConfig(PreTrainedConfig):
             The convolutional network: `"iresnet18"`, `"iresnet34"`, `"iresnet50"`, `"iresnet100"`, `"iresnet"` (free
             depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, or `"timm/<architecture>"`.
         trunk_arguments (`dict`, *optional*, defaults to `{}`):
-            More about the trunk. iresnet: `depths` and `widths` (lists, an entry a stage; only `"iresnet"`), `use_se`,
-            `stochastic_depth` (rate at the last block). mobilefacenet: `activation` and `stem_activation` (`"prelu"`,
-            `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: what `timm.create_model` takes.
+            More about the trunk. iresnet: `use_se`, `stochastic_depth` (rate at the last block); only `"iresnet"`:
+            `depths` and `widths` (lists, an entry a stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
+            and `stem_activation` (`"prelu"`, `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: what
+            `timm.create_model` takes.
         image_size (`list[int]`, *optional*, defaults to `[112, 112]`):
             Height and width of the input in pixels.
         num_channels (`int`, *optional*, defaults to 3):

@@ -55,7 +55,7 @@ class StochasticDepth(nn.Module):
 
 
 class IResNetBlock(nn.Module):
-    """BN-conv-BN-PReLU-conv-BN plus the shortcut; the second convolution takes the stride.
+    """BN-conv-BN-PReLU-conv-BN plus the shortcut.
 
     Args:
         in_channels: Channels of the input map.
@@ -63,17 +63,25 @@ class IResNetBlock(nn.Module):
         stride: Stride of the block.
         use_se: Gate the branch by squeeze-and-excitation.
         stochastic_depth: Rate at which the branch is left out in training.
+        stride_first: The first convolution takes the stride, not the second: less than half the work in that block.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, use_se: bool = False, stochastic_depth: float = 0.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        use_se: bool = False,
+        stochastic_depth: float = 0.0,
+        stride_first: bool = False,
     ) -> None:
         super().__init__()
+        strides = (stride, 1) if stride_first else (1, stride)
         self.norm1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=strides[0], padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.activation = nn.PReLU(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=strides[1], padding=1, bias=False)
         self.norm3 = nn.BatchNorm2d(out_channels)
         self.se = SqueezeExcitation(out_channels) if use_se else nn.Identity()
         self.stochastic_depth = StochasticDepth(stochastic_depth)
@@ -103,9 +111,11 @@ class IResNet(nn.Module):
     Args:
         num_channels: Colour channels of the input.
         depths: Blocks of each stage, from input to output.
-        widths: Channels of each stage; the stem has those of the first.
+        widths: Channels of each stage.
         use_se: Squeeze-and-excitation in every block.
         stochastic_depth: Rate of the last block; it rises linearly from 0 over the blocks.
+        stem_width: Channels of the stem; those of the first stage when None.
+        stride_first: The first convolution of a stage takes its stride; arcface_torch gives it to the second.
 
     Raises:
         ValueError: `depths` and `widths` are empty, of different length or not positive, or the rate is not in [0, 1).
@@ -118,6 +128,8 @@ class IResNet(nn.Module):
         widths: list[int] | tuple[int, ...] = IRESNET_WIDTHS,
         use_se: bool = False,
         stochastic_depth: float = 0.0,
+        stem_width: int | None = None,
+        stride_first: bool = False,
     ) -> None:
         super().__init__()
         if not depths or len(depths) != len(widths) or min(*depths, *widths) < 1:
@@ -127,19 +139,20 @@ class IResNet(nn.Module):
         if not 0 <= stochastic_depth < 1:
             raise ValueError(f"stochastic_depth must lie in [0, 1), got {stochastic_depth}")
         self.out_channels = widths[-1]
+        in_channels = stem_width or widths[0]
         self.stem = nn.Sequential(
-            nn.Conv2d(num_channels, widths[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.PReLU(widths[0]),
+            nn.Conv2d(num_channels, in_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(in_channels),
+            nn.PReLU(in_channels),
         )
         rate_step = stochastic_depth / max(sum(depths) - 1, 1)
         self.stages = nn.ModuleList()
-        in_channels, blocks_before = widths[0], 0
+        blocks_before = 0
         for depth, width in zip(depths, widths, strict=True):
             blocks = []
             for index in range(depth):
                 rate = rate_step * (blocks_before + index)
-                blocks.append(IResNetBlock(in_channels, width, 2 if index == 0 else 1, use_se, rate))
+                blocks.append(IResNetBlock(in_channels, width, 2 if index == 0 else 1, use_se, rate, stride_first))
                 in_channels = width
             blocks_before += depth
             self.stages.append(nn.Sequential(*blocks))

@@ -1,0 +1,367 @@
+"""Labeled Faces in the Wild: the verification protocol of View 2, and View 1 for choosing models.
+
+Huang, Ramesh, Berg, Learned-Miller: "Labeled Faces in the Wild", 2007; the regimes of results: Huang, Learned-Miller,
+"Labeled Faces in the Wild: Updates and New Reporting Procedures", 2014.
+"""
+
+import json
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hfembed.data.lfw import LfwPairs, read_pairs
+from hfembed.errors import InputError
+from hfembed.evaluation import verification
+from hfembed.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
+
+REGIME = "unrestricted, labelled outside data"
+
+
+class PairScorer:
+    """Pairs among aligned crops: measuring another model on them costs only its forward passes.
+
+    Args:
+        crops: Crops of all images the pairs name, and the failures among them.
+        pairs: The P pairs, by file name.
+
+    Attributes:
+        failed: (P,) bool, pairs with a failed image.
+    """
+
+    def __init__(self, crops: AlignedCrops, pairs: LfwPairs) -> None:
+        self.crops = crops
+        self.pairs = pairs
+        place = {file: number for number, file in enumerate(crops.files)}
+        self.index_a = np.array([place[file] for file in pairs.file_a])
+        self.index_b = np.array([place[file] for file in pairs.file_b])
+        unusable = np.array([file in crops.failures for file in crops.files])
+        self.failed = unusable[self.index_a] | unusable[self.index_b]
+
+    def scores(
+        self, model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int = 64, progress: bool = True
+    ) -> np.ndarray:
+        """Embed the crops and score the pairs: (P,) float64, meaningless where `failed`."""
+        return self.cosines(embed_aligned(model, processor, self.crops.pixels, batch_size, progress))
+
+    def cosines(self, embeddings: np.ndarray) -> np.ndarray:
+        """Cosine similarity of every pair, (P,) float64, of embeddings (N, D) of any length."""
+        embeddings = embeddings.astype(np.float64)
+        embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        return np.einsum("pd,pd->p", embeddings[self.index_a], embeddings[self.index_b])
+
+
+class LfwResult(NamedTuple):
+    """Everything one evaluation found.
+
+    Attributes:
+        metrics: Figure -> value, in percent: `<name>_accuracy`, `_standard_error`, `_auc`, `_eer`, `_tar_at_far_1e-2`.
+        thresholds: In the shape of `FaceEmbedderConfig.thresholds` (cosine similarity).
+        details: Protocol, counts, intervals, failures, figures of each fold; for results.json.
+        scores: (P,) float64, cosine similarity of every pair.
+        scorer: The crops and pairs behind the scores.
+    """
+
+    metrics: dict[str, float]
+    thresholds: dict[str, Any]
+    details: dict[str, Any]
+    scores: np.ndarray
+    scorer: PairScorer
+
+
+class LfwVerification:
+    """Measure a face embedder on LFW's pairs.
+
+    A pairs file with folds (pairs.txt) is View 2: ten-fold accuracy, each fold decided by the threshold that is best
+    on the other nine. One without (pairsDevTest.txt) is View 1, for choosing models: its threshold comes from
+    `threshold_pairs` (pairsDevTrain.txt), or where that is not given is the best on the tested pairs themselves, which
+    is slightly optimistic and said so in the details.
+
+    Images that are missing, undecodable or without a detected face make their pairs errors; they are named, never
+    skipped. Images are read, decoded and aligned at the first call and kept (uint8), so later calls only embed.
+
+    Args:
+        images: LFW's archive (.tgz, .tar.gz, .zip), its folder, or a dataset with columns `image` and `file`
+            ("Person/Person_0001.jpg") and optionally `landmarks`.
+        pairs: LFW's pairs file, or pairs already read.
+        landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
+            detected. Without it all images get the processor's centre crop.
+        threshold_pairs: View 1 only: the pairs that choose the threshold.
+        undetected: With landmarks: what an image without a detected face means: "error", or "centre-crop" to use the
+            processor's centre crop.
+        regime: Which of LFW's six regimes the tested models are in, in words.
+        name: Prefix of the metrics; "lfw_view1" or "lfw_view2" by default.
+        batch_size: Images a forward pass.
+        num_workers: Processes that decode and align.
+        progress: Show progress bars.
+
+    Raises:
+        InputError: A file is missing or not what it should be, or it holds none of the pairs' images.
+    """
+
+    greater_is_better = True
+
+    def __init__(
+        self,
+        images: str | Path | Dataset,
+        pairs: str | Path | LfwPairs,
+        landmarks: str | Path | Mapping[str, Points | None] | None = None,
+        threshold_pairs: str | Path | LfwPairs | None = None,
+        undetected: Literal["error", "centre-crop"] = "error",
+        regime: str = REGIME,
+        name: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        progress: bool = True,
+    ) -> None:
+        if undetected not in ("error", "centre-crop"):
+            raise InputError(f"undetected='{undetected}': choose 'error' or 'centre-crop'")
+        self.images = images
+        self.pairs = pairs if isinstance(pairs, LfwPairs) else read_pairs(pairs)
+        self.has_folds = len(set(self.pairs.fold)) > 1
+        if threshold_pairs is not None and self.has_folds:
+            raise InputError("threshold pairs belong to View 1: in View 2 the other nine folds choose the threshold")
+        if threshold_pairs is not None and not isinstance(threshold_pairs, LfwPairs):
+            threshold_pairs = read_pairs(threshold_pairs)
+        self.threshold_pairs = threshold_pairs
+        if landmarks is None and isinstance(images, Dataset) and "landmarks" in images.column_names:
+            detected = dict(zip(images["file"], images["landmarks"], strict=True))
+            landmarks = (
+                detected if any(detected.values()) else None
+            )  # a set without any has not been through a detector
+        self.landmarks = _read_landmarks(landmarks)
+        self.undetected = undetected
+        self.name = name or ("lfw_view2" if self.has_folds else "lfw_view1")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.progress = progress
+        self.regime = regime
+        self._aligned: tuple[str, AlignedCrops] | None = None
+
+    @property
+    def primary_metric(self) -> str:
+        """The figure to choose models by."""
+        return f"{self.name}_accuracy"
+
+    def __call__(self, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, float]:
+        """Measure a model; the metrics alone.
+
+        Args:
+            model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
+            processor: Its `FaceImageProcessor`.
+
+        Returns:
+            Figure -> value, in percent.
+        """
+        return self.evaluate(model, processor).metrics
+
+    def evaluate(self, model: PreTrainedModel, processor: BaseImageProcessor) -> LfwResult:
+        """Measure a model.
+
+        Args:
+            model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
+            processor: Its `FaceImageProcessor`.
+
+        Returns:
+            Metrics, thresholds to store, and what results.json and the pictures show.
+
+        Raises:
+            InputError: None of the images can be used, or the embeddings are not finite numbers.
+        """
+        crops = self.aligned(processor)
+        return self.result(embed_aligned(model, processor, crops.pixels, self.batch_size, self.progress), crops)
+
+    @property
+    def files(self) -> list[str]:
+        """The images the pairs name, threshold pairs included, sorted."""
+        sets = [self.pairs] if self.threshold_pairs is None else [self.pairs, self.threshold_pairs]
+        return sorted({file for pairs in sets for file in [*pairs.file_a, *pairs.file_b]})
+
+    def aligned(self, processor: BaseImageProcessor) -> AlignedCrops:
+        """The crops of `files`, read and aligned once for each processor setting.
+
+        Args:
+            processor: A `FaceImageProcessor`.
+
+        Returns:
+            The crops and why some failed.
+
+        Raises:
+            InputError: The images cannot be read, or none of them can be used.
+        """
+        settings = processor.to_json_string()
+        if self._aligned is None or self._aligned[0] != settings:
+            wanted = set(self.files)
+            photos = _read_images(self.images, wanted.__contains__)
+            if not photos:
+                raise InputError(
+                    f"{_describe(self.images)} holds none of the {len(wanted)} images that the pairs name "
+                    f"(such as {self.files[0]})"
+                )
+            self._aligned = (settings, self._align(processor, self.files, photos))
+        return self._aligned[1]
+
+    def result(self, embeddings: np.ndarray, crops: AlignedCrops) -> LfwResult:
+        """The figures of given embeddings.
+
+        Args:
+            embeddings: (N, D) of the crops, of any length; rows of failed crops are ignored.
+            crops: From `aligned`.
+
+        Returns:
+            Metrics, thresholds and details.
+        """
+        scorer = PairScorer(crops, self.pairs)
+        scores, failed = scorer.cosines(embeddings), scorer.failed
+        same, fold = np.asarray(self.pairs.same), np.asarray(self.pairs.fold)
+        curve = verification.roc(scores, same, failed)
+        metrics: dict[str, float] = {}
+        details: dict[str, Any] = {"regime": self.regime, "units": "percent; thresholds are cosine similarities"}
+
+        if self.has_folds:
+            k_fold = verification.k_fold_accuracy(scores, same, fold, failed)
+            metrics["accuracy"] = 100 * k_fold.mean
+            metrics["standard_error"] = 100 * k_fold.standard_error
+            details["protocol"] = (
+                f"View 2: {len(k_fold.accuracies)} folds, each decided by the best threshold of the rest"
+            )
+            details["fold_accuracies"] = (100 * k_fold.accuracies).tolist()
+            details["fold_thresholds"] = k_fold.thresholds.tolist()
+        elif self.threshold_pairs is not None:
+            chosen_on = PairScorer(crops, self.threshold_pairs)
+            threshold = verification.accuracy_threshold(
+                chosen_on.cosines(embeddings), self.threshold_pairs.same, chosen_on.failed
+            )
+            metrics["accuracy"] = 100 * verification.accuracy(scores, same, threshold, failed)
+            details["protocol"] = f"View 1: threshold chosen on {len(chosen_on.failed):,} other pairs"
+        else:
+            threshold = verification.accuracy_threshold(scores, same, failed)
+            metrics["accuracy"] = 100 * verification.accuracy(scores, same, threshold, failed)
+            details["protocol"] = "View 1: threshold chosen on the tested pairs themselves, slightly optimistic"
+
+        metrics["auc"] = 100 * verification.area_under_curve(scores, same, failed)
+        metrics["eer"] = 100 * verification.equal_error(curve).rate
+        details["tar_at_far"], details["far_not_measurable"] = {}, {}
+        for far in verification.FAR_TARGETS:
+            target = f"{far:.0e}".replace("e-0", "e-")
+            if not verification.far_is_carried(far, curve.impostors):
+                details["far_not_measurable"][target] = f"{curve.impostors} impostor pairs cannot carry it"
+                continue
+            point = verification.tar_at_far(curve, far)
+            metrics[f"tar_at_far_{target}"] = 100 * point.tar
+            details["tar_at_far"][target] = {
+                "tar": 100 * point.tar,
+                "interval_95": [100 * point.low, 100 * point.high],
+                "far_reached": 100 * point.far,
+                "threshold": point.threshold,
+            }
+
+        details["pairs"] = {"genuine": curve.genuine, "impostor": curve.impostors, "failed": int(failed.sum())}
+        details["images"] = {"named": len(self.files), "failed": len(crops.failures)}
+        details["failures"] = dict(sorted(crops.failures.items()))
+        return LfwResult(
+            {f"{self.name}_{figure}": float(value) for figure, value in metrics.items()},
+            verification.decision_thresholds(scores, same, failed, data=f"{self.name}, {len(same):,} pairs"),
+            details,
+            scores,
+            scorer,
+        )
+
+    def aligned_outside(self, processor: BaseImageProcessor) -> AlignedCrops:
+        """The crops of all people whom no pair names: what a floor may be fitted on.
+
+        Args:
+            processor: A `FaceImageProcessor`.
+
+        Returns:
+            The crops and why some failed.
+
+        Raises:
+            InputError: There are no such people.
+        """
+        tested = {_person(file) for file in self.files}
+        photos = _read_images(self.images, lambda file: _person(file) not in tested)
+        if not photos:
+            raise InputError(f"{_describe(self.images)} has nobody outside the tested pairs to fit a floor on")
+        return self._align(processor, sorted(photos), photos)
+
+    def _align(self, processor: BaseImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
+        unusable: dict[str, str] = {}
+        faces = []
+        for file in files:
+            points = None
+            if file not in photos:
+                unusable[file] = f"not in {_describe(self.images)}"
+            elif self.landmarks is not None:
+                points = self.landmarks.get(file)
+                if points is None and self.undetected == "error":
+                    unusable[file] = "no face detected" if file in self.landmarks else "not in the landmarks"
+            if file not in unusable:
+                faces.append(FaceFile(file, photos[file], points))
+        if not faces:
+            file, reason = next(iter(unusable.items()))
+            raise InputError(f"none of the {len(unusable)} images could be used; the first, {file}: {reason}")
+        usable = align_faces(processor, faces, self.batch_size, self.num_workers, self.progress)
+        pixels = torch.zeros(len(files), *usable.pixels.shape[1:], dtype=torch.uint8)
+        pixels[[number for number, file in enumerate(files) if file not in unusable]] = usable.pixels
+        return AlignedCrops(files, pixels, unusable | usable.failures)
+
+
+def _read_landmarks(source: str | Path | Mapping[str, Points | None] | None) -> Mapping[str, Points | None] | None:
+    if source is None or isinstance(source, Mapping):
+        return source
+    try:
+        landmarks = json.loads(Path(source).read_text())
+    except FileNotFoundError:
+        raise InputError(f"landmarks file {source} does not exist") from None
+    except ValueError as error:
+        raise InputError(f"landmarks file {source} is not JSON: {error}") from None
+    if not isinstance(landmarks, dict):
+        raise InputError(f"landmarks file {source} must map file names to five points")
+    return landmarks
+
+
+def _read_images(source: str | Path | Dataset, wanted: Callable[[str], bool]) -> dict[str, bytes | Path]:
+    """The wanted photos by name ("Person/Person_0001.jpg"), in one pass over the source."""
+    if isinstance(source, Dataset):
+        rows = [row for row, file in enumerate(source["file"]) if wanted(file)]
+        photos = source.select_columns(["file", "image"]).cast_column("image", Image(decode=False)).select(rows)
+        return {row["file"]: row["image"]["bytes"] or Path(row["image"]["path"]) for row in photos}
+    source = Path(source)
+    if source.is_dir():
+        paths = (path for path in source.rglob("*") if path.is_file())
+        return {name: path for path in paths if wanted(name := _name(path.as_posix()))}
+    try:
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                return {name: archive.read(member) for member in archive.namelist() if wanted(name := _name(member))}
+        with tarfile.open(source, "r|*") as archive:
+            return {
+                name: archive.extractfile(member).read()
+                for member in archive
+                if member.isfile() and wanted(name := _name(member.name))
+            }
+    except FileNotFoundError:
+        raise InputError(f"{source} does not exist: give LFW's archive or folder") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{source} is not a whole .tgz, .tar or .zip archive: {error}") from None
+
+
+def _name(path: str) -> str:
+    """Whatever folders lie above it, an LFW image is named "Person/Person_0001.jpg"."""
+    return "/".join(path.split("/")[-2:])
+
+
+def _person(file: str) -> str:
+    return file.split("/")[0]
+
+
+def _describe(source: str | Path | Dataset) -> str:
+    return "the dataset" if isinstance(source, Dataset) else Path(source).name

@@ -1,0 +1,46 @@
+"""What verification scores without learned features: raw pixels and eigenfaces. A model must clear these floors."""
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch.nn.functional import avg_pool2d
+
+from hfembed.errors import InputError
+
+
+def pixel_floor_embeddings(
+    fitted_on: torch.Tensor, crops: torch.Tensor, components: int = 300, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Embed crops by their pixels: grey, halved in size, compared by cosine.
+
+    Turk and Pentland, "Eigenfaces for Recognition", 1991. Whitening divides each component by its deviation, so that
+    the directions of light and pose, which vary most, no longer outweigh the rest.
+
+    Args:
+        fitted_on: (M, C, H, W) uint8, crops of other people than the tested; mean and components come from these.
+        crops: (N, C, H, W) uint8.
+        components: Eigenfaces kept, at most M.
+        seed: Of the randomised singular value decomposition.
+
+    Returns:
+        Name -> (N, D) float32: "pixels" (centred by the mean face), "eigenfaces", "whitened_eigenfaces".
+
+    Raises:
+        InputError: There are fewer than two crops to fit on.
+    """
+    if len(fitted_on) < 2:
+        raise InputError(f"{len(fitted_on)} crops are too few to fit eigenfaces on")
+    known, tested = _grey_halves(fitted_on), _grey_halves(crops)
+    pca = PCA(min(components, *known.shape), svd_solver="randomized", random_state=seed).fit(known)
+    centred = tested - pca.mean_
+    projected = centred @ pca.components_.T
+    return {
+        "pixels": centred,
+        "eigenfaces": projected,
+        "whitened_eigenfaces": projected / np.sqrt(np.maximum(pca.explained_variance_, 1e-12)),
+    }
+
+
+def _grey_halves(crops: torch.Tensor) -> np.ndarray:
+    grey = torch.cat([part.float().mean(1, keepdim=True) for part in crops.split(512)])
+    return (avg_pool2d(grey, 2) / 255).flatten(1).numpy()

@@ -1,0 +1,126 @@
+"""Pictures of a verification result: the ROC curve, and the mistakes the model was surest of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hfembed.atomic import atomic_write
+from hfembed.evaluation.verification import Roc
+
+_BLUE, _RED, _GREY = "#1f5fa8", "#b8341b", "#8a8a8a"
+
+
+class Mistake(NamedTuple):
+    """A pair decided wrongly.
+
+    Attributes:
+        score: Its cosine similarity.
+        crop_a: (C, H, W) uint8.
+        crop_b: (C, H, W) uint8.
+        name_a: Caption of the first crop.
+        name_b: Caption of the second.
+    """
+
+    score: float
+    crop_a: torch.Tensor
+    crop_b: torch.Tensor
+    name_a: str
+    name_b: str
+
+
+def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
+    """Draw ROC curves twice: the whole, and the low false accept rates on a logarithmic axis.
+
+    Args:
+        curves: Name -> curve. The first is the model; the others (floors) are drawn thin.
+        path: The picture file to write; its suffix chooses the format.
+        title: Stands above both.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    whole, low = figure.subplots(1, 2)
+    lowest = min(3 / curve.impostors for curve in curves.values())
+    for number, (name, curve) in enumerate(curves.items()):
+        style = (
+            {"color": _BLUE, "linewidth": 2.2, "zorder": 3}
+            if number == 0
+            else {"color": _GREY, "linewidth": 1.3, "linestyle": ("--", "-.", ":")[(number - 1) % 3]}
+        )
+        whole.plot(curve.far, curve.tar, label=name, **style)
+        low.step(np.maximum(curve.far, 1e-9), curve.tar, where="post", label=name, **style)
+    whole.plot([0, 1], [1, 0], color="black", linewidth=0.6, linestyle=":", label="FAR = FRR")
+    whole.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false accept rate", ylabel="true accept rate")
+    whole.set_aspect("equal")
+    low.set_xscale("log")
+    low.set(xlim=(lowest, 1), ylim=(None, 1.005), xlabel="false accept rate", ylabel="true accept rate")
+    low.set_title(f"from FAR {lowest:.0e}, three false accepts, upwards".replace("e-0", "e-"), fontsize=10)
+    whole.set_title("the whole curve", fontsize=10)
+    for axes in (whole, low):
+        axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+    whole.legend(loc="lower right", frameon=False)
+    figure.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
+def plot_mistakes(
+    false_accepts: Sequence[Mistake], false_rejects: Sequence[Mistake], path: str | Path, title: str = ""
+) -> None:
+    """Draw the most confident mistakes, as the crops the network saw.
+
+    Args:
+        false_accepts: Two people taken for one, highest score first.
+        false_rejects: One person taken for two, lowest score first.
+        path: The picture file to write.
+        title: Stands above.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    rows = max(len(false_accepts), len(false_rejects), 1)
+    figure = Figure(figsize=(9.5, 0.9 + 1.75 * rows), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    halves = figure.subfigures(1, 2, wspace=0.06)
+    for half, heading, mistakes, colour in (
+        (halves[0], "false accepts: two people taken for one", false_accepts, _RED),
+        (halves[1], "false rejects: one person taken for two", false_rejects, _BLUE),
+    ):
+        half.suptitle(heading if mistakes else f"{heading}: none", fontsize=10.5, color=colour, fontweight="bold")
+        grid = half.subplots(rows, 2, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for (left, right), mistake in zip(grid, mistakes, strict=False):
+            _show(left, mistake.crop_a, mistake.name_a)
+            _show(right, mistake.crop_b, mistake.name_b)
+            left.annotate(
+                f"{mistake.score:.2f}",
+                (1.0, 0.5),
+                xycoords="axes fraction",
+                xytext=(14, 0),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=10,
+                color=colour,
+                fontweight="bold",
+                annotation_clip=False,
+            )
+    _save(figure, path)
+
+
+def _show(axes: Axes, crop: torch.Tensor, name: str) -> None:
+    picture = crop.permute(1, 2, 0).numpy()
+    axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axes.set_title(name, fontsize=7.5, pad=2)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -1,0 +1,393 @@
+"""Face verification figures from scored pairs: exact, and fast because the scores are sorted once.
+
+Everything here is a pure function of arrays:
+
+    scores  (N,) float   similarity of each pair, higher = more alike
+    same    (N,) bool    True for a genuine pair (one person), False for an impostor pair (two people)
+    folds   (N,) int     the fold each pair belongs to
+    failed  (N,) bool    True where a pair has no score (missing image, no face found); its score is ignored
+
+A pair is accepted when `score >= threshold`. The candidate thresholds are the midpoints between neighbouring
+distinct scores, and +inf (accept none) and -inf (accept all): no other threshold decides differently, so a sweep over
+them is exact.
+
+Failed pairs are never skipped. In an accuracy they are errors, genuine or not (the rule of LFW). In FAR, TAR, ROC,
+EER and AUC they are comparisons that never accept, as in ISO/IEC 19795-1: a failed genuine pair counts as rejected,
+and a failed impostor pair as not accepted, both in the denominators. For the AUC they tie at the lowest score.
+
+All rates are fractions in [0, 1].
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from hfembed.errors import InputError
+
+FAR_TARGETS = (0.1, 0.01, 0.001)
+
+# The rule of three: n trials without an error only show (at 95 %) that the rate is below 3 / n.
+MINIMUM_EXPECTED_FALSE_ACCEPTS = 3
+
+
+class Roc(NamedTuple):
+    """Accepted pairs at every candidate threshold, from the strictest (+inf) to the most lenient (-inf).
+
+    Attributes:
+        thresholds: (M,) float, falling.
+        true_accepts: (M,) int, accepted genuine pairs.
+        false_accepts: (M,) int, accepted impostor pairs.
+        genuine: Number of genuine pairs, failed ones included.
+        impostors: Number of impostor pairs, failed ones included.
+    """
+
+    thresholds: np.ndarray
+    true_accepts: np.ndarray
+    false_accepts: np.ndarray
+    genuine: int
+    impostors: int
+
+    @property
+    def tar(self) -> np.ndarray:
+        """True accept rate (M,)."""
+        return self.true_accepts / self.genuine
+
+    @property
+    def far(self) -> np.ndarray:
+        """False accept rate (M,)."""
+        return self.false_accepts / self.impostors
+
+
+class KFoldAccuracy(NamedTuple):
+    """Accuracy with the threshold of the other folds.
+
+    Attributes:
+        mean: Mean accuracy over the folds.
+        standard_error: Standard deviation over the folds (ddof = 1) / sqrt(folds).
+        accuracies: (folds,) float.
+        thresholds: (folds,) float, chosen on the other folds and applied to this one.
+    """
+
+    mean: float
+    standard_error: float
+    accuracies: np.ndarray
+    thresholds: np.ndarray
+
+
+class TarAtFar(NamedTuple):
+    """The largest TAR at a FAR not above the target.
+
+    Attributes:
+        tar: True accept rate.
+        low: Lower end of its 95 % Wilson interval. The pairs are taken as independent and the threshold as given.
+        high: Upper end.
+        far: The false accept rate reached, at most the target.
+        threshold: The most lenient candidate that keeps to the target.
+    """
+
+    tar: float
+    low: float
+    high: float
+    far: float
+    threshold: float
+
+
+class EqualError(NamedTuple):
+    """Where false accepts and false rejects are equally frequent.
+
+    Attributes:
+        rate: The equal error rate.
+        threshold: The candidate whose FAR and FRR are closest (of two the stricter).
+    """
+
+    rate: float
+    threshold: float
+
+
+def roc(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> Roc:
+    """Count the accepted pairs at every candidate threshold.
+
+    Args:
+        scores: (N,) float.
+        same: (N,) bool.
+        failed: (N,) bool, optional.
+
+    Returns:
+        The exact curve.
+
+    Raises:
+        InputError: Shapes differ, a score is not finite, or genuine or impostor pairs are missing.
+    """
+    scores, same, failed = _checked(scores, same, failed)
+    order = _falling(scores, failed)
+    thresholds, true_accepts, false_accepts = _sweep(scores[order], same[order])
+    return Roc(thresholds, true_accepts, false_accepts, int(same.sum()), int((~same).sum()))
+
+
+def accuracy_threshold(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> float:
+    """The candidate threshold with the most right decisions; of several equally good ones the middle one.
+
+    (Of an even number the stricter of the two in the middle. Failed pairs are wrong at any threshold: no say here.)
+
+    Args:
+        scores: (N,) float.
+        same: (N,) bool.
+        failed: (N,) bool, optional.
+
+    Returns:
+        The threshold; +inf or -inf where accepting none or all is best.
+
+    Raises:
+        InputError: As for `roc`.
+    """
+    scores, same, failed = _checked(scores, same, failed)
+    order = _falling(scores, failed)
+    return _best_threshold(scores[order], same[order])
+
+
+def accuracy(scores: np.ndarray, same: np.ndarray, threshold: float, failed: np.ndarray | None = None) -> float:
+    """Share of right decisions at a threshold; a failed pair is a wrong one.
+
+    Args:
+        scores: (N,) float.
+        same: (N,) bool.
+        threshold: Accept from here on.
+        failed: (N,) bool, optional.
+
+    Returns:
+        The accuracy.
+
+    Raises:
+        InputError: As for `roc`.
+    """
+    scores, same, failed = _checked(scores, same, failed)
+    return float(_right(scores, same, failed, threshold).mean())
+
+
+def k_fold_accuracy(
+    scores: np.ndarray, same: np.ndarray, folds: np.ndarray, failed: np.ndarray | None = None
+) -> KFoldAccuracy:
+    """LFW's accuracy: each fold is decided by the threshold that is best on all the others.
+
+    Huang et al., "Labeled Faces in the Wild", 2007, section 3. The threshold follows `accuracy_threshold`, ties
+    included, and sees nothing of the fold it is applied to, not even where its scores lie.
+
+    Args:
+        scores: (N,) float.
+        same: (N,) bool.
+        folds: (N,) int, at least two different values; LFW has ten.
+        failed: (N,) bool, optional.
+
+    Returns:
+        Mean, standard error, and the figures of each fold in rising order of its number.
+
+    Raises:
+        InputError: As for `roc`, or only one fold.
+    """
+    scores, same, failed = _checked(scores, same, failed)
+    folds = np.asarray(folds)
+    if folds.shape != scores.shape:
+        raise InputError(f"{len(scores)} scores but folds of shape {folds.shape}: each pair needs its fold")
+    numbers = np.unique(folds)
+    if len(numbers) < 2:
+        raise InputError("k-fold accuracy needs at least two folds: these pairs have one (View 1 has no folds)")
+
+    order = _falling(scores, failed)
+    accuracies, thresholds = [], []
+    for number in numbers:
+        others = order[folds[order] != number]
+        threshold = _best_threshold(scores[others], same[others])
+        accuracies.append(_right(scores, same, failed, threshold)[folds == number].mean())
+        thresholds.append(threshold)
+    standard_error = np.std(accuracies, ddof=1) / np.sqrt(len(numbers))
+    return KFoldAccuracy(float(np.mean(accuracies)), float(standard_error), np.array(accuracies), np.array(thresholds))
+
+
+def area_under_curve(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> float:
+    """Area under the ROC curve: the chance that a genuine pair scores above an impostor pair (a tie counts half).
+
+    Args:
+        scores: (N,) float.
+        same: (N,) bool.
+        failed: (N,) bool, optional.
+
+    Returns:
+        The area.
+
+    Raises:
+        InputError: As for `roc`.
+    """
+    scores, same, failed = _checked(scores, same, failed)
+    return float(roc_auc_score(same, np.where(failed, scores[~failed].min() - 1.0, scores)))
+
+
+def equal_error(curve: Roc) -> EqualError:
+    """The equal error rate, interpolated linearly between the two ROC points around FAR = FRR.
+
+    Where a candidate has FAR = FRR exactly, that is the rate.
+
+    Args:
+        curve: From `roc`.
+
+    Returns:
+        Rate and threshold. With so many failed genuine pairs that FAR stays below FRR even when all scored pairs are
+        accepted, the rate is the FRR at that end.
+    """
+    frr = 1.0 - curve.tar
+    difference = curve.far - frr  # rises along the curve
+    crossing = int(np.argmax(difference >= 0)) if difference[-1] >= 0 else len(difference) - 1
+    closest = float(curve.thresholds[np.argmin(np.abs(difference))])
+    if difference[crossing] <= 0:
+        return EqualError(float(frr[crossing]), closest)
+    before = crossing - 1  # exists: the curve starts at FAR = 0, FRR = 1
+    share = -difference[before] / (difference[crossing] - difference[before])
+    return EqualError(float(frr[before] + share * (frr[crossing] - frr[before])), closest)
+
+
+def far_is_carried(far: float, impostors: int) -> bool:
+    """Whether so many impostor pairs can tell anything about a FAR: at least 3 false accepts must be expected.
+
+    With LFW's 3,000 impostor pairs that is FAR >= 1e-3.
+
+    Args:
+        far: The target.
+        impostors: Number of impostor pairs.
+
+    Returns:
+        True if `far * impostors >= 3`.
+    """
+    return far * impostors >= MINIMUM_EXPECTED_FALSE_ACCEPTS * (1 - 1e-9)
+
+
+def tar_at_far(curve: Roc, far: float) -> TarAtFar:
+    """The largest TAR among the thresholds whose FAR is not above the target.
+
+    Args:
+        curve: From `roc`.
+        far: The target FAR.
+
+    Returns:
+        TAR, its Wilson interval, the FAR reached and the threshold.
+
+    Raises:
+        InputError: There are too few impostor pairs for this FAR (see `far_is_carried`).
+    """
+    if not far_is_carried(far, curve.impostors):
+        raise InputError(
+            f"FAR {far:g} cannot be measured with {curve.impostors} impostor pairs: "
+            f"{MINIMUM_EXPECTED_FALSE_ACCEPTS / far:.0f} are needed"
+        )
+    # both counts rise along the curve, so the last allowed candidate has the largest TAR
+    allowed = np.floor(far * curve.impostors * (1 + 1e-12))
+    index = int(np.searchsorted(curve.false_accepts, allowed, side="right")) - 1
+    accepted = int(curve.true_accepts[index])
+    low, high = wilson_interval(accepted, curve.genuine)
+    return TarAtFar(accepted / curve.genuine, low, high, float(curve.far[index]), float(curve.thresholds[index]))
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927), 95 % by default.
+
+    Args:
+        successes: How many of the trials.
+        trials: At least one.
+        z: Normal quantile.
+
+    Returns:
+        Lower and upper end.
+    """
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def decision_thresholds(
+    scores: np.ndarray,
+    same: np.ndarray,
+    failed: np.ndarray | None = None,
+    *,
+    data: str,
+    far_targets: tuple[float, ...] = FAR_TARGETS,
+) -> dict:
+    """Thresholds to store with a checkpoint, in the shape of `FaceEmbedderConfig.thresholds`.
+
+    Args:
+        scores: (N,) float, cosines.
+        same: (N,) bool.
+        failed: (N,) bool, optional.
+        data: What the pairs are, in words.
+        far_targets: FARs wanted; those the impostor pairs cannot carry are left out.
+
+    Returns:
+        `{"data": str, "impostors": int, "accuracy": cosine, "eer": cosine, "far": {"0.1": cosine, ...}}`.
+
+    Raises:
+        InputError: As for `roc`.
+    """
+    curve = roc(scores, same, failed)
+
+    def stored(threshold: float) -> float:
+        return float(np.clip(threshold, -1, 1))  # +-inf, accept none and accept all, would not survive JSON
+
+    return {
+        "data": data,
+        "impostors": curve.impostors,
+        "accuracy": stored(accuracy_threshold(scores, same, failed)),
+        "eer": stored(equal_error(curve).threshold),
+        "far": {
+            f"{far:g}": stored(tar_at_far(curve, far).threshold)
+            for far in far_targets
+            if far_is_carried(far, curve.impostors)
+        },
+    }
+
+
+def _checked(
+    scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores = np.asarray(scores, dtype=np.float64)
+    same = np.asarray(same, dtype=bool)
+    failed = np.zeros(scores.shape, dtype=bool) if failed is None else np.asarray(failed, dtype=bool)
+    if not scores.ndim == same.ndim == failed.ndim == 1 or not len(scores) == len(same) == len(failed):
+        raise InputError(
+            f"scores, same and failed must be of one length: shapes {scores.shape}, {same.shape}, {failed.shape}"
+        )
+    if same.all() or not same.any():
+        raise InputError(f"{len(same)} pairs, {int(same.sum())} of them genuine: both kinds are needed")
+    if failed.all():
+        raise InputError(f"none of the {len(failed)} pairs could be scored")
+    broken = int((~np.isfinite(scores[~failed])).sum())
+    if broken:
+        raise InputError(f"{broken} of {len(scores)} scores are not finite numbers: the embeddings are broken")
+    return scores, same, failed
+
+
+def _falling(scores: np.ndarray, failed: np.ndarray) -> np.ndarray:
+    """Indices of the scored pairs, highest score first."""
+    scored = np.flatnonzero(~failed)
+    return scored[np.argsort(-scores[scored], kind="stable")]
+
+
+def _sweep(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Candidate thresholds and the genuine and impostor pairs accepted at each; `scores` must fall."""
+    last_of_equals = np.flatnonzero(np.diff(scores, append=-np.inf))
+    upper, lower = scores[last_of_equals[:-1]], scores[last_of_equals[1:]]
+    middle = lower + (upper - lower) / 2
+    middle = np.where(middle > lower, middle, upper)  # no number lies between neighbouring floats
+    thresholds = np.concatenate([[np.inf], middle, [-np.inf]])
+    true_accepts = np.concatenate([[0], np.cumsum(same)[last_of_equals]])
+    false_accepts = np.concatenate([[0], last_of_equals + 1]) - true_accepts
+    return thresholds, true_accepts, false_accepts
+
+
+def _best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+    thresholds, true_accepts, false_accepts = _sweep(scores, same)
+    gain = true_accepts - false_accepts  # right decisions, up to the constant number of impostors
+    best = np.flatnonzero(gain == gain.max())
+    return float(thresholds[best[(len(best) - 1) // 2]])
+
+
+def _right(scores: np.ndarray, same: np.ndarray, failed: np.ndarray, threshold: float) -> np.ndarray:
+    return ((scores >= threshold) == same) & ~failed
