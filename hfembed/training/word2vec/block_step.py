@@ -2,14 +2,18 @@
 
 A block is N consecutive centre words with `window` positions of context on either side. Its score matrix holds every
 (output row, context position) product at once; a band (each centre's random window) and the sentence borders pick the
-positive pairs, and K negatives are shared by the whole block, weighted so that in expectation every pair has `negative`
-of them. Two things make steps of thousands of words learn as well as one word at a time: the blocks of a step come from
-across the segment, and a row on which many pairs land is held back (the row cap).
+positive pairs, and K negatives are shared by the whole block, weighted so that in expectation every pair has
+`negative` of them. Two things make steps of thousands of words learn as well as one word at a time: the blocks of a
+step come from across the segment, and a row on which many pairs land is held back (the row cap).
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4.
 """
 
+import numpy as np
 import torch
+from torch.nn import functional as F
+
+from hfembed.training.word2vec.segments import Objective
 
 ROW_CAP = 1.5
 """A row moves at most as far as `ROW_CAP / learning_rate` pairs would push it at one point: beyond that a step over
@@ -39,7 +43,6 @@ class BlockStep:
     Args:
         input_rows: float32 (vocab_size, embedding_size), changed in place.
         output_rows: float32 (vocab_size, embedding_size), changed in place.
-        sampler: Draws the negatives.
         window: Context positions on either side of a centre, at most.
         negative: Negatives a pair has, in expectation.
         cbow_mean: CBOW alone: average the context (True) or add it up.
@@ -51,14 +54,13 @@ class BlockStep:
         self,
         input_rows: torch.Tensor,
         output_rows: torch.Tensor,
-        sampler: NegativeSampler,
         window: int,
         negative: int,
         cbow_mean: bool = True,
         block_size: int = 32,
         shared_negatives: int = 32,
     ):
-        self.input_rows, self.output_rows, self.sampler = input_rows, output_rows, sampler
+        self.input_rows, self.output_rows = input_rows, output_rows
         self.window, self.negative, self.cbow_mean = window, negative, cbow_mean
         self.block_size, self.shared_negatives = block_size, shared_negatives
         self.width = block_size + 2 * window  # C, context positions a block
@@ -150,8 +152,8 @@ class SkipGramStep(BlockStep):
         scores = torch.bmm(y, x.transpose(1, 2), out=self.buffer("scores", num_blocks, height, width))
         loss = None
         if with_loss:
-            positive = (torch.nn.functional.softplus(-scores[:, : self.block_size]) * band).sum()
-            shared = torch.nn.functional.softplus(scores[:, self.block_size :]).sum(1)
+            positive = (F.softplus(-scores[:, : self.block_size]) * band).sum()
+            shared = F.softplus(scores[:, self.block_size :]).sum(1)
             loss = (positive + (shared * negative_weight).sum()) / pairs.sum().clamp(min=1)
 
         # scores become the gradients with respect to themselves
@@ -174,8 +176,8 @@ class SkipGramStep(BlockStep):
 class CbowStep(BlockStep):
     """CBOW: the mean (or the sum) of the context predicts the centre word.
 
-    With the mean, the error goes undivided to every context row, as in word2vec.c and gensim: dividing it by the number
-    of context words slows the input rows down several times over.
+    With the mean, the error goes undivided to every context row, as in word2vec.c and gensim: dividing it by the
+    number of context words slows the input rows down several times over.
     """
 
     def __call__(self, words, sentences, windows, negatives, rate, with_loss=False):  # noqa: D102
@@ -206,8 +208,8 @@ class CbowStep(BlockStep):
         negative_weight = valid * (self.negative / self.shared_negatives)
         loss = None
         if with_loss:
-            losses = torch.nn.functional.softplus(-positive) * valid
-            losses += torch.nn.functional.softplus(shared).sum(2, keepdim=True) * negative_weight
+            losses = F.softplus(-positive) * valid
+            losses += F.softplus(shared).sum(2, keepdim=True) * negative_weight
             loss = losses.sum() / valid.sum().clamp(min=1)
 
         positive.sigmoid_().sub_(1).mul_(valid)
@@ -227,3 +229,89 @@ class CbowStep(BlockStep):
         self.input_rows.index_add_(0, inputs, x_gradient)
         self.output_rows.index_add_(0, outputs, y_and_z)
         return loss
+
+
+class TorchWorker:
+    """Works off segments with block-banded steps; one for each thread, on shared rows.
+
+    Args:
+        input_rows: float32 (vocab_size, embedding_size) on the device to compute on, changed in place.
+        output_rows: Likewise.
+        objective: What is learnt.
+        centres_per_step: Centre words a step, at most.
+        block_size: N, centre words a block.
+        shared_negatives: K, negatives shared by a block.
+    """
+
+    def __init__(
+        self,
+        input_rows: torch.Tensor,
+        output_rows: torch.Tensor,
+        objective: Objective,
+        centres_per_step: int,
+        block_size: int = 32,
+        shared_negatives: int = 32,
+    ):
+        self.objective, self.device = objective, input_rows.device
+        self.blocks_per_step = max(centres_per_step // block_size, 1)
+        self.keep_probabilities = torch.as_tensor(objective.keep_probabilities, dtype=torch.float32).to(self.device)
+        self.sampler = NegativeSampler(torch.as_tensor(objective.noise_weights).to(self.device))
+        step = SkipGramStep if objective.architecture == "skip-gram" else CbowStep
+        self.step = step(
+            input_rows,
+            output_rows,
+            objective.window,
+            objective.negative,
+            objective.cbow_mean,
+            block_size,
+            shared_negatives,
+        )
+
+    def learn(
+        self, words: np.ndarray, sentences: np.ndarray, key: int, first_rate: float, last_rate: float
+    ) -> float | None:
+        """Learn a segment.
+
+        Args:
+            words: int32 (n,).
+            sentences: int32 (n,), a number that changes at every border.
+            key: Seeds all that is drawn.
+            first_rate: Learning rate at the first step.
+            last_rate: Learning rate after the last; linear in between.
+
+        Returns:
+            The mean loss per predicted word, measured in every eighth step; None where there was nothing to predict.
+        """
+        # one thread of torch for each of ours: more of them get in each other's way in `index_add_`
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
+        generator = torch.Generator(self.device).manual_seed(key)
+        words, sentences = torch.from_numpy(words).to(self.device).long(), torch.from_numpy(sentences).to(self.device)
+        kept = torch.rand(len(words), generator=generator, device=self.device) < self.keep_probabilities[words]
+        words, sentences = words[kept], sentences[kept]
+        if not len(words):
+            return None
+
+        reach = self.objective.window
+        windows = torch.full((len(words),), reach, dtype=torch.int32, device=self.device)
+        if self.objective.shrink_windows:
+            windows.random_(1, reach + 1, generator=generator)
+
+        # step t takes blocks t, t + num_steps, t + 2 * num_steps ...: from all over the segment
+        size, width = self.step.block_size, self.step.width
+        num_steps = -(-len(words) // (size * self.blocks_per_step))
+        num_blocks = -(-len(words) // (size * num_steps))
+        padding = size * num_steps * num_blocks - len(words)
+        words = F.pad(words, (reach, reach + padding)).unfold(0, width, size).view(num_blocks, num_steps, width)
+        sentences = F.pad(sentences, (reach, reach + padding), value=-1).unfold(0, width, size)
+        sentences = sentences.view(num_blocks, num_steps, width)
+        windows = F.pad(windows, (0, padding)).view(num_blocks, num_steps, size)
+        negatives = self.sampler.draw((num_steps, num_blocks, self.step.shared_negatives), generator)
+
+        losses = []
+        for t in range(num_steps):
+            rate = first_rate + (last_rate - first_rate) * t / num_steps
+            loss = self.step(words[:, t], sentences[:, t], windows[:, t], negatives[t], rate, with_loss=t % 8 == 0)
+            if loss is not None:
+                losses.append(loss)
+        return float(torch.stack(losses).mean())

@@ -1,16 +1,19 @@
 """The numba kernel: word2vec one centre word at a time, several threads on shared rows without locks ("Hogwild").
 
-Needs `hfembed[fast]`. It differs from word2vec.c in one point: the negatives are drawn once per centre word and serve all
-its pairs, so that their rows stay in the nearest cache.
+Needs `hfembed[fast]`. It differs from word2vec.c in one point: the negatives are drawn once per centre word and serve
+all its pairs, so that their rows stay in the nearest cache.
 
-Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht et
-al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
+Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
+et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
 """
 
 import math
 
 import numpy as np
+import torch
 from numba import njit
+
+from hfembed.training.word2vec.segments import Objective
 
 # nothing here may be NaN or infinite unless training has diverged, and the engine checks that outside these kernels:
 # only re-ordering of sums and contraction to fused operations is allowed
@@ -114,9 +117,11 @@ def subsample(words, sentences, keep_probabilities, state):
 
 
 @_compile
-def _context(position, sentences, count, window, state):
-    """First and one past the last position of a centre's context, with a window drawn from 1 to `window`."""
-    reach = 1 + np.int64((_next(state) * np.uint64(window)) >> np.uint64(32))
+def _context(position, sentences, count, window, shrink_windows, state):
+    """First and one past the last position of a centre and its context."""
+    reach = window
+    if shrink_windows:
+        reach = 1 + np.int64((_next(state) * np.uint64(window)) >> np.uint64(32))
     first, stop = position, position + 1
     while first > 0 and position - first < reach and sentences[first - 1] == sentences[position]:
         first -= 1
@@ -210,7 +215,19 @@ def _add(rows, which, number, steps, other, num_other, size):
 
 @_compile
 def train_skip_gram(
-    words, sentences, input_rows, output_rows, threshold, alias, window, negative, first_rate, last_rate, state, sigmoid
+    words,
+    sentences,
+    input_rows,
+    output_rows,
+    threshold,
+    alias,
+    window,
+    shrink_windows,
+    negative,
+    first_rate,
+    last_rate,
+    state,
+    sigmoid,
 ):
     """Learn a segment by skip-gram, in place: each context word alone predicts the centre word.
 
@@ -221,7 +238,8 @@ def train_skip_gram(
         output_rows: float32 (vocab_size, embedding_size).
         threshold: From `alias_table`.
         alias: From `alias_table`.
-        window: Largest distance of a context word; each centre draws its own from 1 to `window`.
+        window: Largest distance of a context word.
+        shrink_windows: Whether each centre draws its own from 1 to `window`.
         negative: Negatives a centre word, shared by its pairs.
         first_rate: Learning rate at the first word.
         last_rate: Learning rate after the last word; linear in between.
@@ -238,7 +256,7 @@ def train_skip_gram(
     steps, transposed = np.zeros_like(scores), np.zeros((negative + 3, 2 * window + 3), np.float32)
     loss, num_losses = 0.0, 0
     for position in range(count):
-        first, stop = _context(position, sentences, count, window, state)
+        first, stop = _context(position, sentences, count, window, shrink_windows, state)
         num_context = 0
         for other in range(first, stop):
             if other != position:
@@ -272,6 +290,7 @@ def train_cbow(
     threshold,
     alias,
     window,
+    shrink_windows,
     negative,
     cbow_mean,
     first_rate,
@@ -291,6 +310,7 @@ def train_cbow(
         threshold: As there.
         alias: As there.
         window: As there.
+        shrink_windows: As there.
         negative: As there.
         cbow_mean: Average the context (True) or add it up.
         first_rate: As there.
@@ -310,7 +330,7 @@ def train_cbow(
     steps, transposed = np.zeros_like(scores), np.zeros((negative + 3, 2), np.float32)
     loss, num_losses = 0.0, 0
     for position in range(count):
-        first, stop = _context(position, sentences, count, window, state)
+        first, stop = _context(position, sentences, count, window, shrink_windows, state)
         num_context = stop - first - 1
         if num_context == 0:
             continue
@@ -349,3 +369,42 @@ def train_cbow(
                 for d in range(size):
                     input_rows[row, d] += error[0, d]
     return loss, num_losses
+
+
+class NumbaWorker:
+    """Works off segments with the Hogwild kernel; one for each thread, on shared rows.
+
+    Args:
+        input_rows: float32 (vocab_size, embedding_size) on the CPU, changed in place.
+        output_rows: Likewise.
+        objective: What is learnt.
+    """
+
+    def __init__(self, input_rows: torch.Tensor, output_rows: torch.Tensor, objective: Objective):
+        self.objective = objective
+        self.input_rows, self.output_rows = input_rows.numpy(), output_rows.numpy()
+        self.keep_probabilities = np.asarray(objective.keep_probabilities, dtype=np.float32)
+        self.threshold, self.alias = alias_table(np.asarray(objective.noise_weights, dtype=np.float64))
+        self.sigmoid = sigmoid_table()
+        nothing = np.empty(0, dtype=np.int32)
+        self.learn(nothing, nothing, key=1, first_rate=0.0, last_rate=0.0)  # compiles now, not while time is taken
+
+    def learn(
+        self, words: np.ndarray, sentences: np.ndarray, key: int, first_rate: float, last_rate: float
+    ) -> float | None:
+        """Learn a segment; `TorchWorker.learn` says what the arguments are.
+
+        Returns:
+            The mean loss per predicted word of one centre in 64; None where there was nothing to predict.
+        """
+        state = np.array([key], dtype=np.uint64)
+        kept = subsample(words, sentences, self.keep_probabilities, state)
+        objective = self.objective
+        matrices = (words[:kept], sentences[:kept], self.input_rows, self.output_rows, self.threshold, self.alias)
+        sizes = (objective.window, objective.shrink_windows, objective.negative)
+        rates = (float(first_rate), float(last_rate), state, self.sigmoid)
+        if objective.architecture == "skip-gram":
+            loss, number = train_skip_gram(*matrices, *sizes, *rates)
+        else:
+            loss, number = train_cbow(*matrices, *sizes, objective.cbow_mean, *rates)
+        return loss / number if number else None

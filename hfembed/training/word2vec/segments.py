@@ -2,13 +2,44 @@
 
 Topics are bursty, and a large step over one article pushes the same rows again and again. So the corpus is cut into
 chunks of a few thousand words, shuffled anew every epoch, and a *segment* gathers some hundred of them: a thread works
-off one segment after the other, and each of its steps takes blocks from across the segment. Which words a segment holds
-and every random number drawn inside it are a pure function of (seed, epoch, segment): that is what makes resuming exact.
+off one segment after the other, and each of its steps takes blocks from across the segment. Which words a segment
+holds and every random number drawn inside it are a pure function of (seed, epoch, segment): that is what makes
+resuming exact.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learnt: the model's settings and the two distributions over its words, the same for every engine.
+
+    Args:
+        architecture: "skip-gram" or "cbow".
+        window: Largest distance between a centre and a context word.
+        shrink_windows: Whether each centre draws its window from 1 to `window`.
+        negative: Noise words a pair.
+        cbow_mean: CBOW averages the context (True) or adds it up.
+        keep_probabilities: Subsampling, float (vocab_size,).
+        noise_weights: What noise words are drawn in proportion to, float64 (vocab_size,).
+        seed: With epoch and segment, the key of every random number.
+    """
+
+    architecture: str
+    window: int
+    shrink_windows: bool
+    negative: int
+    cbow_mean: bool
+    keep_probabilities: np.ndarray
+    noise_weights: np.ndarray
+    seed: int
+
+    def key(self, epoch: int, segment: int) -> int:
+        """A number below 2 ** 63 and not 0 that seeds all that is drawn in a segment."""
+        state = np.random.SeedSequence([self.seed, epoch, segment]).generate_state(1, np.uint64)
+        return int(state[0] >> np.uint64(1)) | 1
 
 
 @dataclass(frozen=True)
@@ -33,9 +64,9 @@ class SegmentPlan:
     ) -> "SegmentPlan":
         """Cut a corpus so that every worker (a thread of a rank) gets the same number of segments an epoch.
 
-        A corpus too small for that gets shorter chunks.
+        Small corpora get shorter segments, so that workers stand at about the same learning rate at any time.
         """
-        num_segments = -(-num_words // segment_words)
+        num_segments = max(-(-num_words // segment_words), min(8 * num_workers, num_words // 16_384))
         num_segments = -(-num_segments // num_workers) * num_workers
         shortest = max(num_words // (num_segments * 8), 1)
         return cls(num_words, num_segments, min(chunk_words, shortest), seed)
