@@ -15,10 +15,6 @@ from torch.nn import functional as F
 
 from hfembed.training.word2vec.segments import Objective
 
-ROW_CAP = 1.5
-"""A row moves at most as far as `ROW_CAP / learning_rate` pairs would push it at one point: beyond that a step over
-the logistic loss, whose curvature grows with the number of pairs, overshoots."""
-
 
 class NegativeSampler:
     """Draws words in proportion to the given weights, by inverting their cumulative sum.
@@ -49,6 +45,10 @@ class BlockStep:
         block_size: N, centre words a block.
         shared_negatives: K, negatives shared by a block.
     """
+
+    row_cap: float
+    """A row moves at most as far as `row_cap / learning_rate` predictions would push it: the curvature of the logistic
+    loss grows with their number, and beyond that one step for all of them overshoots."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class BlockStep:
         """
         self.pairs_per_row[rows] = 0
         self.pairs_per_row.index_add_(0, rows, weights)
-        scale = (ROW_CAP / self.pairs_per_row[rows]).clamp_(max=rate).neg_()
+        scale = (self.row_cap / self.pairs_per_row[rows]).clamp_(max=rate).neg_()
         gradients.mul_(scale[:, None])
 
     def __call__(
@@ -133,6 +133,8 @@ class BlockStep:
 
 class SkipGramStep(BlockStep):
     """Skip-gram: each context word alone predicts the centre word."""
+
+    row_cap = 1.5
 
     def __call__(self, words, sentences, windows, negatives, rate, with_loss=False):  # noqa: D102
         num_blocks, width = words.shape
