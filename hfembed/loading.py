@@ -1,13 +1,17 @@
 """Load checkpoints for the commands; what is wrong with one is said in one line."""
 
+from pathlib import Path
+
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
 import hfembed  # noqa: F401  registers the models
 from hfembed.errors import InputError
+from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 FACE_EMBEDDER = "hfembed_face_embedder"
+WORD2VEC = "hfembed_word2vec"
 
 
 def load_face_embedder(checkpoint: str, device: str = "auto") -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -23,15 +27,20 @@ def load_face_embedder(checkpoint: str, device: str = "auto") -> tuple[PreTraine
     Raises:
         InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
     """
+    torch_device = choose_device(device)
     try:
         config = AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
+        if not Path(checkpoint).exists():
+            raise InputError(f"{checkpoint}: no such folder, and no model on the Hub that could be read") from error
         raise InputError(f"no model could be read from {checkpoint}: {_first_line(error)}") from error
     if config.model_type != FACE_EMBEDDER:
         raise InputError(f"{checkpoint} holds a model of type {config.model_type}, not a face embedder")
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the report on unused head weights would bury the answer; missing ones are checked
+    # the report on unused head weights and the bar would bury the answer; missing weights are looked for here
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         model, report = AutoModel.from_pretrained(
             checkpoint, config=config, dtype=torch.float32, output_loading_info=True
@@ -41,10 +50,43 @@ def load_face_embedder(checkpoint: str, device: str = "auto") -> tuple[PreTraine
         raise InputError(f"{checkpoint} is not a whole face embedder checkpoint: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(f"{checkpoint} lacks {len(missing)} weights, the first: {missing[0]}")
-    return model.to(choose_device(device)).eval(), processor
+    return model.to(torch_device).eval(), processor
+
+
+def load_word2vec(checkpoint: str, device: str = "auto") -> Word2VecModel:
+    """Load word vectors with their words, ready to be asked.
+
+    Args:
+        checkpoint: Folder or Hub id. One with output rows too gives the input rows.
+        device: A torch device, or "auto" for the accelerator where there is one.
+
+    Returns:
+        The `Word2VecModel` in eval mode.
+
+    Raises:
+        InputError: There is no such checkpoint, it is of another kind, or weights or words are missing.
+    """
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+        if config.model_type != WORD2VEC:
+            raise InputError(f"{checkpoint} holds a model of type {config.model_type}, not word vectors")
+        model, report = Word2VecModel.from_pretrained(checkpoint, config=config, output_loading_info=True)
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"no word vectors could be read from {checkpoint}: {_first_line(error)}") from error
+    if report["missing_keys"]:
+        raise InputError(f"{checkpoint} lacks the weights {', '.join(sorted(report['missing_keys']))}")
+    if model.vocabulary is None:
+        raise InputError(
+            f"{checkpoint} lacks its words: tokenizer.json and vocab_counts.safetensors go with the weights"
+        )
+    return model.to(choose_device(device)).eval()
 
 
 def choose_device(device: str) -> torch.device:

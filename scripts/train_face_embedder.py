@@ -1,89 +1,112 @@
 """Train a face embedder by a recipe, on one CPU or many GPUs.
 
-    accelerate launch scripts/train_face_embedder.py --config scripts/recipes/quickstart.yaml
-    accelerate launch scripts/train_face_embedder.py --config FILE --learning_rate 0.05 --output_dir outputs/mine
-    accelerate launch scripts/train_face_embedder.py --config FILE --resume
+accelerate launch scripts/train_face_embedder.py --config scripts/recipes/quickstart.yaml
+accelerate launch scripts/train_face_embedder.py --config FILE --learning_rate 0.05 --output_dir outputs/mine
+accelerate launch scripts/train_face_embedder.py --config FILE --output_dir outputs/mine --resume
 """
 
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.data.collators import FaceCollator
+from hfembed.data.frozen_features import FrozenFeatures
 from hfembed.data.samplers import IdentityBatchSampler, KeyedBatchSampler
+from hfembed.data.splits import hold_out_photos
 from hfembed.errors import exit_on_input_error
+from hfembed.evaluation.identification import HeldOutIdentification
+from hfembed.hub.card import write_card
 from hfembed.training.config import read_config
-from hfembed.training.face_training import (
+from hfembed.training.face_losses import MetricLoss, classification_loss
+from hfembed.training.face_recipe import (
     FaceTrainingConfig,
-    MetricLoss,
-    add_margin,
-    classification_loss,
-    imprint,
     load_training_faces,
     load_validation,
     make_augmentation,
+    make_model,
     make_processor,
-    resolve_path,
-    start_model,
-    write_card,
 )
 from hfembed.training.loop import make_accelerator, samples_per_round, train
+from hfembed.training.record import TrainingRecord
 
 
 @exit_on_input_error
 def main() -> None:
-    """Recipe -> data -> model -> loop -> a folder for `from_pretrained`."""
+    """Recipe -> photos -> model -> loop -> a folder for `from_pretrained`."""
     config = read_config(FaceTrainingConfig, description=__doc__)
     accelerator = make_accelerator(config)
-    round_size = samples_per_round(config, accelerator)
+    batch_size = samples_per_round(config, accelerator)
+    processor = make_processor(config)
+    size = (processor.size["height"], processor.size["width"])
+    as_it_is = FaceCollator(processor, make_augmentation(config, size, off=True))
+    augmented = FaceCollator(processor, make_augmentation(config, size))
 
-    if config.init_from:
-        processor = AutoImageProcessor.from_pretrained(resolve_path(config.data_dir, config.init_from))
-    else:
-        processor = make_processor(config)
+    held_out = None
     with accelerator.main_process_first():
         faces = load_training_faces(config)
-        dataset = AlignedFaces(faces, add_margin(processor, config.frame_margin), num_workers=config.num_workers)
-        validation = load_validation(config, processor)
-    people = faces.features["label"].names
-    accelerator.print(f"{len(dataset)} photos of {len(people)} people; batches of {config.batch_size}")
+        if config.held_out:
+            faces, rest = hold_out_photos(faces, config.held_out_share, config.train_photos, config.seed)
+            held_out = AlignedFaces(rest, processor, margin=config.frame_margin, num_workers=config.num_workers)
+        photos = AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers)
+    accelerator.print(
+        f"{len(photos)} photos of {len(photos.identities)} people; batches of {config.batch_size} "
+        f"on {accelerator.num_processes} rank(s), {accelerator.device.type}"
+    )
 
     set_seed(config.seed)
-    model = start_model(config, people)
-    if config.imprint:
-        imprint(model, dataset, FaceCollator(processor, make_augmentation(config, still=True)))
-    ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes, "seed": config.seed}
+    model = make_model(config, photos.identities).to(memory_format=torch.channels_last)
+    dataset, collate = photos, augmented
+    if config.imprint or config.features_once:
+        features = FrozenFeatures(photos, model.embedder.to(accelerator.device), as_it_is)
+        if config.imprint:
+            model.cpu().imprint(torch.nn.functional.normalize(features.features), torch.from_numpy(features.labels))
+        if config.features_once:
+            dataset, collate = features, None
+
     if config.photos_per_identity:
-        identities = round_size // config.photos_per_identity
-        sampler = IdentityBatchSampler(dataset.labels, identities, config.photos_per_identity, **ranks)
+        people = batch_size // config.photos_per_identity
+        sampler = IdentityBatchSampler(
+            dataset.labels, people, config.photos_per_identity,
+            seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes,
+        )  # fmt: skip
     else:
-        sampler = KeyedBatchSampler(len(dataset), round_size, **ranks)
+        sampler = KeyedBatchSampler(
+            len(dataset), batch_size,
+            seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes,
+        )  # fmt: skip
+
+    protocol = HeldOutIdentification(held_out, as_it_is) if config.held_out else load_validation(config)
+    record = TrainingRecord(config, photos, accelerator)
+
+    def evaluate(model: PreTrainedModel) -> dict[str, float]:
+        return protocol(model, processor)
 
     def save(model: PreTrainedModel, folder: Path) -> None:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        return validation(model, processor)
-
+    if config.imprint and protocol is not None and accelerator.is_main_process:
+        record.start = evaluate(model.to(accelerator.device).eval())
+        accelerator.print(f"imprinted: {protocol.primary_metric} {record.start[protocol.primary_metric]:.2f}")
     metrics = train(
         config,
         accelerator,
-        model.to(memory_format=torch.channels_last),
+        model,
         classification_loss if config.objective == "classification" else MetricLoss(model),
         dataset,
         sampler,
-        FaceCollator(processor, make_augmentation(config)),
+        collate,
         save,
-        evaluate if validation is not None else None,
-        primary_metric=validation.primary_metric if validation is not None else "loss",
+        None if protocol is None else evaluate,
+        primary_metric="" if protocol is None else protocol.primary_metric,
     )
     if accelerator.is_main_process:
-        write_card(config, faces, metrics)
-        accelerator.print(f"the model is in {config.output_dir}")
+        record.write(metrics)
+        card = write_card(config.output_dir)
+        accelerator.print(f"the model is in {config.output_dir}, its card is {card}")
 
 
 if __name__ == "__main__":

@@ -118,10 +118,10 @@ def prepare_corpus(
     Raises:
         InputError: A source that is not there, is not text, or has no word often enough.
     """
-    rules = vocabulary.rules if vocabulary is not None else _make_rules(lowercase, word_pattern, phrases)
+    rules = vocabulary.rules if vocabulary is not None else make_rules(lowercase, word_pattern, phrases)
     if sentence_length < 1 or min_count < 1 or (max_vocab_size is not None and max_vocab_size < 1):
         raise InputError("sentence_length, min_count and max_vocab_size are at least 1")
-    identity, blocks = _open_source(source, column, split, config_name)
+    identity, blocks = open_source(source, column, split, config_name)
     settings = {
         "format": _FORMAT,
         "source": identity,
@@ -137,9 +137,9 @@ def prepare_corpus(
     folder = Path(cache_dir) / fingerprint
     if not (folder / "corpus.json").is_file():
         with atomic_folder(folder) as unfinished, tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
-            encoded = _encode_blocks(blocks, rules, Path(scratch), num_threads)
+            encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)
             if vocabulary is None:
-                words, counts = _count_words(encoded, min_count)
+                words, counts = count_words(encoded, min_count)
                 vocabulary = _make_vocabulary(words, counts, max_vocab_size, rules)
                 if not len(vocabulary):
                     raise InputError(f"{_describe(source)} has no word {min_count} times or more: lower min_count")
@@ -150,7 +150,8 @@ def prepare_corpus(
     return EncodedCorpus(folder, fingerprint, num_raw_words)
 
 
-def _make_rules(lowercase: bool, word_pattern: str | None, phrases: object) -> TextRules:
+def make_rules(lowercase: bool, word_pattern: str | None, phrases: object) -> TextRules:
+    """`TextRules`, with an `InputError` where they make no sense."""
     try:
         return TextRules(lowercase, word_pattern, phrases or ())
     except ValueError as error:
@@ -164,7 +165,12 @@ def _describe(source: object) -> str:
 # --- sources: each becomes an identity (for the fingerprint) and an iterator of byte blocks that end between words ---
 
 
-def _open_source(source: object, column: str, split: str, config_name: str | None) -> tuple[object, Iterator[bytes]]:
+def open_source(source: object, column: str, split: str, config_name: str | None) -> tuple[object, Iterator[bytes]]:
+    """A source's identity, which changes when its text does, and its text as blocks that end between words.
+
+    Raises:
+        InputError: A source that is not there or is not text.
+    """
     import datasets
 
     if isinstance(source, list | tuple) and source and all(isinstance(part, str | Path) for part in source):
@@ -350,12 +356,12 @@ def _encode_block(block: bytes, rules: TextRules) -> _Block:
         ids = ids[real]
     line_ends = line_ends[:-1]  # the last line goes on in the next block
     for pairs in rules.phrases:
-        ids, dictionary, line_ends = _join_pairs(ids, dictionary, line_ends, pairs)
+        ids, dictionary, line_ends = join_pairs(ids, dictionary, line_ends, pairs)
     counts = np.bincount(ids, minlength=len(dictionary))
     return _Block(dictionary, counts, ids.astype(np.int32, copy=False), line_ends)
 
 
-def _join_pairs(
+def join_pairs(
     ids: np.ndarray, dictionary: pa.StringArray, line_ends: np.ndarray, pairs: tuple[tuple[str, str], ...]
 ) -> tuple[np.ndarray, pa.StringArray, np.ndarray]:
     """Join the listed neighbours, left to right without overlap and never across a line's end."""
@@ -400,7 +406,7 @@ def _join_pairs(
     return ids[kept], dictionary, line_ends
 
 
-class _EncodedBlocks:
+class EncodedBlocks:
     """The blocks on disk, to be read again and again: counted first, mapped to the vocabulary's ids then."""
 
     def __init__(self, scratch: Path):
@@ -412,15 +418,18 @@ class _EncodedBlocks:
         self._writer = pa.ipc.new_file(str(self._dictionaries), self._schema)
 
     def append(self, block: _Block) -> None:
+        """Write a block behind the others."""
         self._sizes.append((len(block.ids), len(block.line_ends)))
         self._ids.write(block.ids.tobytes())
         self._line_ends.write(block.line_ends.astype(np.int64).tobytes())
         self._writer.write_batch(pa.record_batch([block.words, pa.array(block.counts)], schema=self._schema))
 
     def finish(self) -> None:
+        """No more blocks come."""
         self._writer.close()
 
     def dictionaries(self) -> Iterator[pa.RecordBatch]:
+        """Each block's dictionary: columns `word` and `count`."""
         with pa.ipc.open_file(str(self._dictionaries)) as reader:
             for number in range(reader.num_record_batches):
                 yield reader.get_batch(number)
@@ -434,12 +443,14 @@ class _EncodedBlocks:
             yield _Block(batch["word"], batch["count"].to_numpy(), ids, line_ends)
 
     def close(self) -> None:
+        """Close the files."""
         self._ids.close()
         self._line_ends.close()
 
 
-def _encode_blocks(blocks: Iterator[bytes], rules: TextRules, scratch: Path, num_threads: int) -> _EncodedBlocks:
-    encoded = _EncodedBlocks(scratch)
+def encode_blocks(blocks: Iterator[bytes], rules: TextRules, scratch: Path, num_threads: int) -> EncodedBlocks:
+    """Encode all blocks, a few at once, in order."""
+    encoded = EncodedBlocks(scratch)
     waiting: deque[Future[_Block]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
         for block in blocks:
@@ -455,7 +466,7 @@ def _encode_blocks(blocks: Iterator[bytes], rules: TextRules, scratch: Path, num
 # --- counts -> vocabulary -> ids ---
 
 
-def _count_words(encoded: _EncodedBlocks, min_count: int) -> tuple[pa.Array, np.ndarray]:
+def count_words(encoded: EncodedBlocks, min_count: int) -> tuple[pa.Array, np.ndarray]:
     """Exact counts of all words seen `min_count` times; in shares of the words where they are too many at once."""
     shares = 1
     while True:
@@ -471,7 +482,7 @@ def _count_words(encoded: _EncodedBlocks, min_count: int) -> tuple[pa.Array, np.
         shares *= 4
 
 
-def _count_share(encoded: _EncodedBlocks, share: int, shares: int) -> pa.Table | None:
+def _count_share(encoded: EncodedBlocks, share: int, shares: int) -> pa.Table | None:
     """Counts of the words whose hash falls into this share; `None` where they are too many."""
     empty = pa.table({"word": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
     total, pending, num_pending = empty, [], 0
@@ -510,7 +521,7 @@ def _make_vocabulary(words: pa.Array, counts: np.ndarray, max_size: int | None, 
     return Vocabulary(table["word"].to_pylist(), table["count"].to_numpy(), rules)
 
 
-def _write_ids(encoded: _EncodedBlocks, vocabulary: Vocabulary, sentence_length: int, folder: Path) -> int:
+def _write_ids(encoded: EncodedBlocks, vocabulary: Vocabulary, sentence_length: int, folder: Path) -> int:
     """Write ids.npy and sentence_ends.npy; return the number of words before any was dropped."""
     words = pa.array(vocabulary.words, type=pa.string())
     num_raw, num_kept = 0, 0  # written so far

@@ -4,10 +4,6 @@ Huang, Ramesh, Berg, Learned-Miller: "Labeled Faces in the Wild", 2007; the regi
 "Labeled Faces in the Wild: Updates and New Reporting Procedures", 2014.
 """
 
-import json
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +13,7 @@ import torch
 from datasets import Dataset, Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfembed.data.lfw import LfwPairs, read_pairs
+from hfembed.data.lfw import LfwPairs, load_lfw, read_landmarks, read_pairs
 from hfembed.errors import InputError
 from hfembed.evaluation import verification
 from hfembed.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
@@ -85,10 +81,10 @@ class LfwVerification:
     is slightly optimistic and said so in the details.
 
     Images that are missing, undecodable or without a detected face make their pairs errors; they are named, never
-    skipped. Images are read, decoded and aligned at the first call and kept (uint8), so later calls only embed.
+    skipped. Images are decoded and aligned at the first call and kept (uint8), so later calls only embed.
 
     Args:
-        images: LFW's archive (.tgz, .tar.gz, .zip), its folder, or a dataset with columns `image` and `file`
+        images: What `load_lfw` takes (archive, folder, URL, Hub id), or a dataset with columns `image` and `file`
             ("Person/Person_0001.jpg") and optionally `landmarks`.
         pairs: LFW's pairs file, or pairs already read.
         landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
@@ -123,22 +119,22 @@ class LfwVerification:
     ) -> None:
         if undetected not in ("error", "centre-crop"):
             raise InputError(f"undetected='{undetected}': choose 'error' or 'centre-crop'")
-        self.images = images
         self.pairs = pairs if isinstance(pairs, LfwPairs) else read_pairs(pairs)
-        self.has_folds = len(set(self.pairs.fold)) > 1
-        if threshold_pairs is not None and self.has_folds:
-            raise InputError("threshold pairs belong to View 1: in View 2 the other nine folds choose the threshold")
         if threshold_pairs is not None and not isinstance(threshold_pairs, LfwPairs):
             threshold_pairs = read_pairs(threshold_pairs)
+        if threshold_pairs is not None and self.pairs.view == 2:
+            raise InputError("threshold pairs belong to View 1: in View 2 the other nine folds choose the threshold")
         self.threshold_pairs = threshold_pairs
-        if landmarks is None and isinstance(images, Dataset) and "landmarks" in images.column_names:
-            detected = dict(zip(images["file"], images["landmarks"], strict=True))
-            landmarks = (
-                detected if any(detected.values()) else None
-            )  # a set without any has not been through a detector
-        self.landmarks = _read_landmarks(landmarks)
+        self.files = sorted({*self.pairs.files, *(threshold_pairs.files if threshold_pairs is not None else [])})
+        self.landmarks = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
+        self.faces = images if isinstance(images, Dataset) else load_lfw(images)
+        self.source = "the dataset" if isinstance(images, Dataset) else str(images)
+        if self.landmarks is None and "landmarks" in self.faces.column_names:
+            found = dict(zip(self.faces["file"][:], self.faces["landmarks"][:], strict=True))
+            # without a single one, no detector has been at work
+            self.landmarks = found if any(points is not None for points in found.values()) else None
         self.undetected = undetected
-        self.name = name or ("lfw_view2" if self.has_folds else "lfw_view1")
+        self.name = name or f"lfw_view{self.pairs.view}"
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.progress = progress
@@ -178,12 +174,6 @@ class LfwVerification:
         crops = self.aligned(processor)
         return self.result(embed_aligned(model, processor, crops.pixels, self.batch_size, self.progress), crops)
 
-    @property
-    def files(self) -> list[str]:
-        """The images the pairs name, threshold pairs included, sorted."""
-        sets = [self.pairs] if self.threshold_pairs is None else [self.pairs, self.threshold_pairs]
-        return sorted({file for pairs in sets for file in [*pairs.file_a, *pairs.file_b]})
-
     def aligned(self, processor: BaseImageProcessor) -> AlignedCrops:
         """The crops of `files`, read and aligned once for each processor setting.
 
@@ -199,11 +189,11 @@ class LfwVerification:
         settings = processor.to_json_string()
         if self._aligned is None or self._aligned[0] != settings:
             wanted = set(self.files)
-            photos = _read_images(self.images, wanted.__contains__)
+            photos = _photos(self.faces, wanted.__contains__)
             if not photos:
                 raise InputError(
-                    f"{_describe(self.images)} holds none of the {len(wanted)} images that the pairs name "
-                    f"(such as {self.files[0]})"
+                    f"{self.source} holds none of the {len(wanted)} images that the pairs name (such as "
+                    f"{self.files[0]})"
                 )
             self._aligned = (settings, self._align(processor, self.files, photos))
         return self._aligned[1]
@@ -225,7 +215,7 @@ class LfwVerification:
         metrics: dict[str, float] = {}
         details: dict[str, Any] = {"regime": self.regime, "units": "percent; thresholds are cosine similarities"}
 
-        if self.has_folds:
+        if self.pairs.view == 2:
             k_fold = verification.k_fold_accuracy(scores, same, fold, failed)
             metrics["accuracy"] = 100 * k_fold.mean
             metrics["standard_error"] = 100 * k_fold.standard_error
@@ -233,7 +223,7 @@ class LfwVerification:
                 f"View 2: {len(k_fold.accuracies)} folds, each decided by the best threshold of the rest"
             )
             details["fold_accuracies"] = (100 * k_fold.accuracies).tolist()
-            details["fold_thresholds"] = k_fold.thresholds.tolist()
+            details["fold_thresholds"] = np.clip(k_fold.thresholds, -1, 1).tolist()
         elif self.threshold_pairs is not None:
             chosen_on = PairScorer(crops, self.threshold_pairs)
             threshold = verification.accuracy_threshold(
@@ -260,7 +250,6 @@ class LfwVerification:
                 "tar": 100 * point.tar,
                 "interval_95": [100 * point.low, 100 * point.high],
                 "far_reached": 100 * point.far,
-                "threshold": point.threshold,
             }
 
         details["pairs"] = {"genuine": curve.genuine, "impostor": curve.impostors, "failed": int(failed.sum())}
@@ -287,9 +276,9 @@ class LfwVerification:
             InputError: There are no such people.
         """
         tested = {_person(file) for file in self.files}
-        photos = _read_images(self.images, lambda file: _person(file) not in tested)
+        photos = _photos(self.faces, lambda file: _person(file) not in tested)
         if not photos:
-            raise InputError(f"{_describe(self.images)} has nobody outside the tested pairs to fit a floor on")
+            raise InputError(f"{self.source} has nobody outside the tested pairs to fit a floor on")
         return self._align(processor, sorted(photos), photos)
 
     def _align(self, processor: BaseImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
@@ -298,7 +287,7 @@ class LfwVerification:
         for file in files:
             points = None
             if file not in photos:
-                unusable[file] = f"not in {_describe(self.images)}"
+                unusable[file] = f"not in {self.source}"
             elif self.landmarks is not None:
                 points = self.landmarks.get(file)
                 if points is None and self.undetected == "error":
@@ -314,54 +303,12 @@ class LfwVerification:
         return AlignedCrops(files, pixels, unusable | usable.failures)
 
 
-def _read_landmarks(source: str | Path | Mapping[str, Points | None] | None) -> Mapping[str, Points | None] | None:
-    if source is None or isinstance(source, Mapping):
-        return source
-    try:
-        landmarks = json.loads(Path(source).read_text())
-    except FileNotFoundError:
-        raise InputError(f"landmarks file {source} does not exist") from None
-    except ValueError as error:
-        raise InputError(f"landmarks file {source} is not JSON: {error}") from None
-    if not isinstance(landmarks, dict):
-        raise InputError(f"landmarks file {source} must map file names to five points")
-    return landmarks
-
-
-def _read_images(source: str | Path | Dataset, wanted: Callable[[str], bool]) -> dict[str, bytes | Path]:
-    """The wanted photos by name ("Person/Person_0001.jpg"), in one pass over the source."""
-    if isinstance(source, Dataset):
-        rows = [row for row, file in enumerate(source["file"]) if wanted(file)]
-        photos = source.select_columns(["file", "image"]).cast_column("image", Image(decode=False)).select(rows)
-        return {row["file"]: row["image"]["bytes"] or Path(row["image"]["path"]) for row in photos}
-    source = Path(source)
-    if source.is_dir():
-        paths = (path for path in source.rglob("*") if path.is_file())
-        return {name: path for path in paths if wanted(name := _name(path.as_posix()))}
-    try:
-        if zipfile.is_zipfile(source):
-            with zipfile.ZipFile(source) as archive:
-                return {name: archive.read(member) for member in archive.namelist() if wanted(name := _name(member))}
-        with tarfile.open(source, "r|*") as archive:
-            return {
-                name: archive.extractfile(member).read()
-                for member in archive
-                if member.isfile() and wanted(name := _name(member.name))
-            }
-    except FileNotFoundError:
-        raise InputError(f"{source} does not exist: give LFW's archive or folder") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{source} is not a whole .tgz, .tar or .zip archive: {error}") from None
-
-
-def _name(path: str) -> str:
-    """Whatever folders lie above it, an LFW image is named "Person/Person_0001.jpg"."""
-    return "/".join(path.split("/")[-2:])
+def _photos(faces: Dataset, wanted: Callable[[str], bool]) -> dict[str, bytes | Path]:
+    """The wanted photos, encoded, by name; one pass over the data."""
+    rows = [row for row, file in enumerate(faces["file"][:]) if wanted(file)]
+    stored = faces.select_columns(["file", "image"]).cast_column("image", Image(decode=False)).select(rows)
+    return {row["file"]: row["image"]["bytes"] or Path(row["image"]["path"]) for row in stored}
 
 
 def _person(file: str) -> str:
     return file.split("/")[0]
-
-
-def _describe(source: str | Path | Dataset) -> str:
-    return "the dataset" if isinstance(source, Dataset) else Path(source).name

@@ -11,7 +11,7 @@ from hfembed.evaluation import verification
 from hfembed.evaluation.lfw import LfwResult, LfwVerification
 from hfembed.evaluation.pixel_floors import pixel_floor_embeddings
 from hfembed.evaluation.plots import Mistake, plot_mistakes, plot_roc
-from hfembed.evaluation.results import provenance, write_results
+from hfembed.evaluation.results import provenance, read_results, write_results
 
 
 def report_lfw(
@@ -41,13 +41,15 @@ def report_lfw(
         InputError: The images, pairs or landmarks are not what they should be.
         OSError: The folder cannot be written.
     """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    read_results(output)  # what cannot be written at the end should fail before the work
     start = time.perf_counter()
     crops = lfw.aligned(processor)
     aligned = time.perf_counter()
     result = lfw.evaluate(model, processor)
     done = time.perf_counter()
 
-    output = Path(output)
     same, failed = result.scorer.pairs.same, result.scorer.failed
     curves = {"this model": verification.roc(result.scores, same, failed)}
     details = {

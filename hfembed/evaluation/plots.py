@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hfembed.atomic import atomic_write
-from hfembed.evaluation.verification import Roc
+from hfembed.evaluation.verification import MINIMUM_EXPECTED_FALSE_ACCEPTS, Roc
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#b8341b", "#8a8a8a"
 
@@ -46,7 +46,8 @@ def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
     """
     figure = Figure(figsize=(11, 5), layout="constrained")
     whole, low = figure.subplots(1, 2)
-    lowest = min(3 / curve.impostors for curve in curves.values())
+    lowest = min(MINIMUM_EXPECTED_FALSE_ACCEPTS / curve.impostors for curve in curves.values())
+    floor = min(float(curve.tar[curve.far <= lowest].max()) for curve in curves.values())
     for number, (name, curve) in enumerate(curves.items()):
         style = (
             {"color": _BLUE, "linewidth": 2.2, "zorder": 3}
@@ -59,7 +60,9 @@ def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
     whole.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false accept rate", ylabel="true accept rate")
     whole.set_aspect("equal")
     low.set_xscale("log")
-    low.set(xlim=(lowest, 1), ylim=(None, 1.005), xlabel="false accept rate", ylabel="true accept rate")
+    low.set(
+        xlim=(lowest, 1), ylim=(max(0, floor - 0.05), 1.005), xlabel="false accept rate", ylabel="true accept rate"
+    )
     low.set_title(f"from FAR {lowest:.0e}, three false accepts, upwards".replace("e-0", "e-"), fontsize=10)
     whole.set_title("the whole curve", fontsize=10)
     for axes in (whole, low):
@@ -85,7 +88,7 @@ def plot_mistakes(
         OSError: The file cannot be written.
     """
     rows = max(len(false_accepts), len(false_rejects), 1)
-    figure = Figure(figsize=(9.5, 0.9 + 1.75 * rows), layout="constrained")
+    figure = Figure(figsize=(8.2, 0.9 + 1.75 * rows), layout="constrained")
     figure.suptitle(title, fontsize=12)
     halves = figure.subfigures(1, 2, wspace=0.06)
     for half, heading, mistakes, colour in (
@@ -93,25 +96,14 @@ def plot_mistakes(
         (halves[1], "false rejects: one person taken for two", false_rejects, _BLUE),
     ):
         half.suptitle(heading if mistakes else f"{heading}: none", fontsize=10.5, color=colour, fontweight="bold")
-        grid = half.subplots(rows, 2, squeeze=False)
+        grid = half.subplots(rows, 3, squeeze=False, width_ratios=(1, 0.3, 1))
         for axes in grid.flat:
             axes.set_axis_off()
-        for (left, right), mistake in zip(grid, mistakes, strict=False):
+        for (left, middle, right), mistake in zip(grid, mistakes, strict=False):
             _show(left, mistake.crop_a, mistake.name_a)
             _show(right, mistake.crop_b, mistake.name_b)
-            left.annotate(
-                f"{mistake.score:.2f}",
-                (1.0, 0.5),
-                xycoords="axes fraction",
-                xytext=(14, 0),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                fontsize=10,
-                color=colour,
-                fontweight="bold",
-                annotation_clip=False,
-            )
+            score = f"{mistake.score:.2f}".replace("-", "\N{MINUS SIGN}")
+            middle.text(0.5, 0.5, score, ha="center", va="center", fontsize=10, color=colour, fontweight="bold")
     _save(figure, path)
 
 

@@ -37,18 +37,34 @@ def write_results(folder: str | Path, name: str, metrics: dict[str, float], deta
         OSError: The file cannot be written; an earlier one is left as it was.
     """
     path = Path(folder) / RESULTS_FILE
-    earlier: dict[str, Any] = {}
-    if path.exists():
-        try:
-            earlier = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON ({error}): move it away to write new results") from None
-        if not isinstance(earlier, dict):
-            raise InputError(f"{path} is not a JSON object: move it away to write new results")
-    kept = {key: value for key, value in earlier.items() if not key.startswith(name)}
+    kept = {key: value for key, value in read_results(folder).items() if not key.startswith(name)}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({**kept, **metrics, name: details}, indent=2, allow_nan=False) + "\n")
     return path
+
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """What stands in the folder's results.json; empty where there is none.
+
+    Args:
+        folder: Where results.json may be.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InputError: It is not a JSON object.
+    """
+    path = Path(folder) / RESULTS_FILE
+    if not path.exists():
+        return {}
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): move it away to write new results") from None
+    if not isinstance(results, dict):
+        raise InputError(f"{path} is not a JSON object: move it away to write new results")
+    return results
 
 
 def provenance(files: dict[str, str | Path | None]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class TrainingConfig:
     optimizer: str = setting("sgd", "sgd (Nesterov momentum) or adamw")
     learning_rate: float = setting(0.1, "at its peak, per step")
     momentum: float = setting(0.9, "of sgd")
+    adam_beta2: float = setting(0.999, "of adamw: decay of the squared gradients' mean")
     weight_decay: float = setting(5e-4, "on weight matrices and kernels, not on biases, norms and PReLU slopes")
     schedule: str = setting("cosine", "a schedule of transformers.get_scheduler: cosine, linear ...")
     warmup_steps: int = setting(0, "steps in which the learning rate rises from 0 to its peak")
@@ -72,7 +73,7 @@ class TrainingConfig:
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("ema_decay", "momentum"):
+        for name in ("ema_decay", "momentum", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if self.learning_rate <= 0:

@@ -37,7 +37,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         gradient_accumulation_steps=config.accumulation_steps,
         mixed_precision=config.mixed_precision,
         step_scheduler_with_optimizer=False,
-        log_with=config.trackers,
+        log_with=config.trackers or None,
         project_dir=config.output_dir,
     )
 

@@ -81,7 +81,7 @@ def arcface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, ma
 def adaface_logits(
     cosines: torch.Tensor, labels: torch.Tensor, norm_scores: torch.Tensor, scale: float, margin: float
 ) -> torch.Tensor:
-    """AdaFace (Kim et al. 2022, equations 13 to 15): s (cos(theta_y + g_angle) - g_add) for the own class.
+    """AdaFace (Kim et al. 2022): s (cos(theta_y + g_angle) - g_add) for the own class.
 
     g_angle = -m q and g_add = m q + m with the score q of the embedding's length (`adaface_norm_scores`): images of
     high quality get a margin that presses on hard examples, those of low quality one that forgives them.
@@ -109,7 +109,7 @@ def adaface_logits(
 def adaface_norm_scores(
     norms: torch.Tensor, norm_mean: torch.Tensor, norm_std: torch.Tensor, concentration: float = 0.333
 ) -> torch.Tensor:
-    """Image quality q from embedding lengths: standardised, times h, clipped to [-1, 1] (AdaFace, equation 12).
+    """Image quality q from embedding lengths: standardised, times h, clipped to [-1, 1] (AdaFace).
 
     Args:
         norms: (B,) lengths of embeddings before normalisation; clipped to [0.001, 100].

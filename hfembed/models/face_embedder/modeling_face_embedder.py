@@ -338,18 +338,33 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         self.classifier = _classifier(config)
         self.post_init()
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> FaceClassificationOutput:
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+    ) -> FaceClassificationOutput:
         """Classify a batch of faces.
 
         Args:
             pixel_values: (batch_size, num_channels, height, width), from the image processor.
             labels: (batch_size,) integer people.
+            features: (batch_size, embedding_size), embeddings times norms computed before, instead of pixel_values:
+                training a classifier on a frozen trunk then costs the trunk once, not once an epoch.
 
         Returns:
             FaceClassificationOutput; the loss carries the margin and label smoothing, the logits neither.
+
+        Raises:
+            ValueError: Both or neither of pixel_values and features are given.
         """
-        outputs = self.embedder(pixel_values)
-        embeddings, norms = outputs.embeddings, outputs.norms
+        if (pixel_values is None) == (features is None):
+            raise ValueError("give either pixel_values or features")
+        if features is None:
+            outputs = self.embedder(pixel_values)
+            embeddings, norms = outputs.embeddings, outputs.norms
+        else:
+            embeddings, norms = F.normalize(features), torch.linalg.vector_norm(features, dim=1)
         if self.config.head == "softmax":
             features = embeddings * norms.unsqueeze(1)
             logits = training_logits = self.classifier(features.to(self.classifier.weight.dtype))

@@ -19,7 +19,7 @@ def triplet_loss(
     margin: float = 0.2,
     mining: Literal["semi-hard", "hard", "all", "all-violating"] = "semi-hard",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean of max(0, d2(a, p) - d2(a, n) + margin) over the mined triplets (equation 2), d2 the squared distance.
+    """Mean of max(0, d2(a, p) - d2(a, n) + margin) over the mined triplets (section 3.1), d2 the squared distance.
 
     What is mined, and what the mean and the share are taken over:
 

@@ -57,8 +57,9 @@ def semi_hard_triplets(
     first_farther = torch.searchsorted(by_distance, padded, right=True)[rows, columns]
     counts = negative.sum(1)[anchors]
     chosen = torch.minimum(first_farther, counts - 1).clamp(min=0)
-    hinge_is_open = by_distance[anchors, chosen] < distances[anchors, positives] + margin
-    kept = hinge_is_open & (counts > 0)
+    learnt = by_distance[anchors, chosen] >= distances[anchors, positives] + margin
+    # 'not learnt' rather than 'violating': a NaN must reach the loss and be seen there
+    kept = ~learnt & (counts > 0)
     return anchors[kept], positives[kept], negatives[anchors, chosen][kept]
 
 

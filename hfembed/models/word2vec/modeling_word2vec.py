@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,7 +15,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, cached_file
 
 from .configuration_word2vec import Word2VecConfig
+from .gensim_exchange import make_gensim_model, make_keyed_vectors, read_gensim_config, read_keyed_vectors
 from .vocabulary_word2vec import COUNTS_FILE, TOKENIZER_FILE, Vocabulary
+from .word2vec_format import read_word2vec_format
 from .word_vectors import WordVectorQueries
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -136,6 +139,83 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         """Replace the input rows."""
         self.embeddings = value
 
+    @classmethod
+    def from_vectors(cls, vocabulary: Vocabulary, vectors: np.ndarray, **config) -> "Word2VecModel":
+        """A model of given words and vectors, which it takes over without a copy.
+
+        Args:
+            vocabulary: The words.
+            vectors: float32 or float16 of shape (words, dimensions).
+            **config: Fields of `Word2VecConfig`, where more is known of the vectors.
+        """
+        with torch.device("meta"):
+            model = cls(Word2VecConfig(**config, vocab_size=len(vocabulary), embedding_size=vectors.shape[1]))
+        weight = torch.from_numpy(vectors)
+        model.embeddings.weight = nn.Parameter(weight)
+        model.config.dtype = weight.dtype
+        model.set_vocabulary(vocabulary)
+        return model.eval()
+
+    @classmethod
+    def from_word2vec_format(
+        cls,
+        path: str | Path,
+        binary: bool | None = None,
+        limit: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        counts_file: str | Path | None = None,
+        unicode_errors: str = "strict",
+    ) -> "Word2VecModel":
+        """Read word vectors in word2vec's text or binary format, or GloVe's text; memory is the matrix.
+
+        Args:
+            path: The file; .gz, .xz and .bz2 are unpacked on the way.
+            binary: Which format it is. Default: found out.
+            limit: Read only the first so many words.
+            dtype: torch.float32, or torch.float16 for half the memory.
+            counts_file: A word and its count a line (word2vec's `-save-vocab`, gensim's `fvocab`).
+            unicode_errors: "strict", or "replace" or "ignore" for words that are not UTF-8.
+
+        Raises:
+            ValueError: One line that says what is wrong with the file.
+            FileNotFoundError: There is no such file.
+        """
+        numpy_dtype = {torch.float32: np.float32, torch.float16: np.float16}.get(dtype)
+        if numpy_dtype is None:
+            raise ValueError(f"dtype is torch.float32 or torch.float16, not {dtype}")
+        words, vectors, counts = read_word2vec_format(path, binary, limit, numpy_dtype, counts_file, unicode_errors)
+        return cls.from_vectors(Vocabulary(words, counts), vectors)
+
+    @classmethod
+    def from_keyed_vectors(cls, keyed_vectors) -> "Word2VecModel":
+        """The words, counts and vectors of a gensim `KeyedVectors`."""
+        vocabulary, vectors = read_keyed_vectors(keyed_vectors)
+        return cls.from_vectors(vocabulary, vectors.copy())
+
+    @classmethod
+    def from_gensim(cls, model) -> "Word2VecModel":
+        """The input rows of a gensim `Word2Vec`; `Word2VecForPreTraining.from_gensim` takes the output rows too."""
+        return Word2VecForPreTraining.from_gensim(model).word2vec
+
+    def numpy_vectors(self) -> np.ndarray:
+        """The vectors in float32, of shape (words, embedding_size); shares memory where it can."""
+        return self.embeddings.weight.detach().float().cpu().numpy()
+
+    def to_keyed_vectors(self):
+        """A gensim `KeyedVectors` with a copy of words, counts and vectors."""
+        return make_keyed_vectors(self._words(), self.numpy_vectors())
+
+    def to_gensim(self):
+        """A gensim `Word2Vec` that goes on training from these input rows.
+
+        Output rows are not part of this class and start at 0; `Word2VecForPreTraining.to_gensim` carries them over.
+
+        Raises:
+            ValueError: A vocabulary without counts.
+        """
+        vectors = self.numpy_vectors()
+        return make_gensim_model(self.config, self._words(), vectors, np.zeros_like(vectors))
+
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -176,6 +256,30 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
         self.post_init()
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
+
+    @classmethod
+    def from_gensim(cls, model) -> "Word2VecForPreTraining":
+        """Words, counts, settings and both matrices of a gensim `Word2Vec`, to go on training here.
+
+        Raises:
+            ValueError: A model trained with hierarchical softmax alone.
+        """
+        vocabulary, vectors = read_keyed_vectors(model.wv)
+        with torch.device("meta"):
+            ours = cls(read_gensim_config(model))
+        ours.word2vec.embeddings.weight = nn.Parameter(torch.from_numpy(vectors.copy()))
+        ours.context_embeddings.weight = nn.Parameter(torch.from_numpy(model.syn1neg.copy()))
+        ours.set_vocabulary(vocabulary)
+        return ours.eval()
+
+    def to_gensim(self):
+        """A gensim `Word2Vec` with both matrices, that goes on training where this stopped.
+
+        Raises:
+            ValueError: A vocabulary without counts.
+        """
+        context = self.context_embeddings.weight.detach().float().cpu().numpy()
+        return make_gensim_model(self.config, self.word2vec._words(), self.word2vec.numpy_vectors(), context)
 
     def forward(
         self,

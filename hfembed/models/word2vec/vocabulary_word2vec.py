@@ -154,7 +154,12 @@ class Vocabulary:
         near = cases + difflib.get_close_matches(word, alike, n=number, cutoff=0.65)
         return list(dict.fromkeys(near))[:number]
 
-    def _known_counts(self) -> np.ndarray:
+    def known_counts(self) -> np.ndarray:
+        """The counts, int64 of shape (len(self),).
+
+        Raises:
+            ValueError: They are not known.
+        """
         if self.counts is None:
             raise ValueError("this vocabulary has no word counts; take it from a corpus, or a file that has them")
         return self.counts
@@ -168,7 +173,7 @@ class Vocabulary:
         Returns:
             float32 of shape (len(self),): min(1, sqrt(t / n) + t / n) with n the count and t = `sample` x all counts.
         """
-        counts = self._known_counts().astype(np.float64)
+        counts = self.known_counts().astype(np.float64)
         if sample <= 0:
             return np.ones(len(counts), dtype=np.float32)
         ratio = sample * counts.sum() / np.maximum(counts, 1)
@@ -176,7 +181,7 @@ class Vocabulary:
 
     def negative_sampling_weights(self, exponent: float = 0.75) -> np.ndarray:
         """Probability of each word as a noise word: count ** exponent, summing to 1; float64 of shape (len(self),)."""
-        weights = self._known_counts().astype(np.float64) ** exponent
+        weights = self.known_counts().astype(np.float64) ** exponent
         return weights / weights.sum()
 
     def to_tokenizer(self) -> PreTrainedTokenizerFast:
@@ -202,8 +207,8 @@ class Vocabulary:
         return token
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return self.to_tokenizer().backend_tokenizer
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        return self.to_tokenizer()
 
     def encode(self, documents: Iterable[str | Sequence[str]]) -> list[np.ndarray]:
         """Rows of the known words of each document.
@@ -216,7 +221,7 @@ class Vocabulary:
         """
         documents = list(documents)
         texts = [document for document in documents if isinstance(document, str)]
-        encoded = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        encoded = iter(self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         rows = []
         for document in documents:
             if isinstance(document, str):
@@ -231,7 +236,7 @@ class Vocabulary:
         """Write the tokenizer's files and `vocab_counts.safetensors` (counts, and the rules as metadata)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.to_tokenizer().save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
         tensors = {} if self.counts is None else {"counts": self.counts}
         rules = {
             "lowercase": json.dumps(self.rules.lowercase),

@@ -1,24 +1,27 @@
-"""What training a face embedder adds to the loop: its settings, its losses, and the start from another checkpoint."""
+"""A recipe for a face embedder: its settings, and the parts they stand for."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedModel
+from transformers import AutoImageProcessor, PreTrainedModel
 
 from hfembed.data.augmentation import FaceAugmentation
-from hfembed.distributed import gather_labels, gather_with_gradient
+from hfembed.data.faces import FaceSource, load_faces
+from hfembed.data.lfw import lfw_people_in_folds, read_pairs
+from hfembed.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
 from hfembed.errors import InputError
+from hfembed.evaluation.lfw import LfwVerification
+from hfembed.loading import load_face_embedder
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
     FaceEmbedderForTripletLearning,
-    FaceEmbedderModel,
 )
 from hfembed.training.config import TrainingConfig, build_config, setting
 
@@ -29,7 +32,9 @@ class FaceTrainingConfig(TrainingConfig):
     """A recipe for a face embedder: the loop's settings, and the data, crop, network and loss."""
 
     data_dir: str = setting("", "folder that the relative paths of data below start from; empty: where you are")
-    train_images: list[str] = setting(["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic")
+    train_images: list[str] = setting(
+        ["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic"
+    )
     train_landmarks: str = setting("", "JSON file: image -> five points; empty: none")
     aligned: str = setting("", "arcface_112: the training images are crops on the standard 112x112 template already")
     min_photos: int = setting(2, "leave out people with fewer photos")
@@ -39,9 +44,13 @@ class FaceTrainingConfig(TrainingConfig):
     lfw_images: str = setting("", "LFW archive or folder: also train on its people outside the tested folds")
     lfw_pairs: str = setting("", "View 2 pairs that say which people are in which fold")
     lfw_tested_folds: list[int] = setting([], "folds that will be tested, 0 to 9: none of their people is trained on")
+    lfw_max_photos: int = setting(0, "take at most so many photos of each of them; 0 = all")
     lfw_landmarks: str = setting("", "JSON file: LFW image -> five points")
     synthetic_people: int = setting(150, "people drawn for training when train_images is synthetic")
     synthetic_photos: int = setting(16, "photos of each")
+
+    held_out_share: float = setting(0.0, "hold out this share of each person's photos, to measure identification on")
+    train_photos: int = setting(0, "train on so many photos of each person, chosen by the seed; hold out the rest")
 
     validation_images: str = setting("", "LFW archive or folder for View 1; empty: no validation, or drawn faces")
     validation_pairs: str = setting("", "pairsDevTest.txt")
@@ -57,7 +66,9 @@ class FaceTrainingConfig(TrainingConfig):
     augmentation: dict[str, Any] = setting({}, "fields of FaceAugmentation; empty = none")
 
     init_from: str = setting("", "checkpoint folder or Hub id to start from; its network and crop replace those below")
-    trunk: str = setting("iresnet18", "network: iresnet18|34|50|100, iresnet, mobilefacenet, inception_resnet_v1, timm/NAME")
+    trunk: str = setting(
+        "iresnet18", "network: iresnet18|34|50|100, iresnet, mobilefacenet, inception_resnet_v1, timm/NAME"
+    )
     trunk_arguments: dict[str, Any] = setting({}, "more about the trunk; iresnet: depths, widths")
     embedding_size: int = setting(512, "numbers in an embedding")
     pooling: str = setting("", "flatten, average or depthwise; empty = the trunk's own")
@@ -74,7 +85,10 @@ class FaceTrainingConfig(TrainingConfig):
     triplet_mining: str = setting("semi-hard", "semi-hard, hard, all or all-violating")
     photos_per_identity: int = setting(0, "photos of a person in a batch; 0 = samples at random")
 
-    freeze_trunk: bool = setting(False, "train only the last layer, on a trunk in eval mode")
+    freeze_trunk: bool = setting(
+        False,
+        "train only the last layer, on a trunk in eval mode; without augmentation its features are computed once",
+    )
     unfreeze_last: int = setting(0, "with freeze_trunk: train this many of the trunk's last stages too")
     imprint: bool = setting(False, "start the classifier from the people's mean embeddings")
 
@@ -98,29 +112,50 @@ class FaceTrainingConfig(TrainingConfig):
             raise ValueError(f"face_zoom must be positive, not {self.face_zoom}")
         if self.frame_margin < 0 or self.min_photos < 1:
             raise ValueError("frame_margin must not be negative, min_photos at least 1")
+        if self.held_out_share and self.train_photos:
+            raise ValueError("choose held_out_share or train_photos, not both")
+        if not 0 <= self.held_out_share < 1 or self.train_photos < 0:
+            raise ValueError("held_out_share must be in [0, 1), train_photos not negative")
+        if self.held_out and self.objective != "classification":
+            raise ValueError("held-out photos are identified by a classifier; they need objective classification")
         if self.lfw_images and not (self.lfw_pairs and self.lfw_tested_folds):
             raise ValueError("lfw_images needs lfw_pairs and lfw_tested_folds: which people must not be trained on")
 
     def validate_parts(self) -> None:
         """Refuse what the network, the processor or the augmentation would refuse, before any data is loaded."""
-        make_augmentation(self)
+        make_augmentation(self, tuple(self.image_size))
         if not self.init_from:
             make_model_config(self, num_labels=2)
             make_processor(self)
 
-    def path(self, name: str) -> str:
-        """A data path of this config; relative ones start from `data_dir`, Hub ids and URLs stay as they are."""
-        return resolve_path(self.data_dir, getattr(self, name))
+    @property
+    def held_out(self) -> bool:
+        """Whether photos of the trained people are held out."""
+        return bool(self.held_out_share or self.train_photos)
 
+    @property
+    def features_once(self) -> bool:
+        """Whether the trunk sees the same pixels every epoch and learns nothing: once is then enough."""
+        return self.freeze_trunk and self.unfreeze_last == 0 and not self.augmentation
 
-def resolve_path(data_dir: str, source: str) -> str:
-    """`source` below `data_dir` where it exists there; else as it is (absolute, a URL, a Hub id, or empty)."""
-    below = Path(data_dir) / source
-    return str(below) if source and below.exists() else source
+    def path(self, source: str) -> str:
+        """Where a source of this recipe is: below `data_dir` if it exists there, else as it stands."""
+        below = Path(self.data_dir) / source
+        return str(below) if source and below.exists() else source
 
 
 def make_processor(config: FaceTrainingConfig) -> FaceImageProcessor:
-    """The image processor of a network trained by this recipe."""
+    """The image processor of this recipe: that of `init_from`, or one by the recipe's crop.
+
+    Raises:
+        InputError: `init_from` has no processor.
+    """
+    if config.init_from:
+        try:
+            return AutoImageProcessor.from_pretrained(config.path(config.init_from))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"init_from {config.init_from} has no image processor: {reason}") from error
     height, width = config.image_size
     centre = (np.array([width, height]) - 1) / 2
     template = (np.array(template_for_size(height, width)) - centre) * config.face_zoom + centre
@@ -133,25 +168,23 @@ def make_processor(config: FaceTrainingConfig) -> FaceImageProcessor:
     )
 
 
-def add_margin(processor: FaceImageProcessor, margin: int) -> FaceImageProcessor:
-    """The same crop with `margin` more pixels on each side: room for augmentation to move in."""
-    settings = processor.to_dict()
-    settings["size"] = {name: side + 2 * margin for name, side in processor.size.items()}
-    settings["template"] = (np.array(processor.template) + margin).tolist()
-    return FaceImageProcessor(**settings)
+def make_augmentation(config: FaceTrainingConfig, size: tuple[int, int], off: bool = False) -> FaceAugmentation:
+    """The augmentation of this recipe; it also cuts the network's input out of crops with a margin.
 
+    Args:
+        config: The recipe.
+        size: Height and width of the network's input.
+        off: Only cut, change nothing.
 
-def make_augmentation(config: FaceTrainingConfig) -> FaceAugmentation | None:
-    """The augmentation of this recipe, cutting the network's input out of crops with a margin."""
-    if not config.augmentation and not config.frame_margin:
-        return None
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in config.augmentation.items()}
-    # init_from's own input size is set by `for_size` once the checkpoint is read
-    return build_config(FaceAugmentation, {"seed": config.seed, "output_size": tuple(config.image_size), **settings})
+    Raises:
+        InputError: A field is unknown or has an impossible value.
+    """
+    ranges = {} if off else {k: tuple(v) if isinstance(v, list) else v for k, v in config.augmentation.items()}
+    return build_config(FaceAugmentation, {"seed": config.seed, "output_size": size, **ranges})
 
 
 def make_model_config(config: FaceTrainingConfig, num_labels: int) -> FaceEmbedderConfig:
-    """The network's config for a start from random weights."""
+    """The config of a network that starts from random weights."""
     return FaceEmbedderConfig(
         trunk=config.trunk,
         trunk_arguments=config.trunk_arguments,
@@ -160,14 +193,47 @@ def make_model_config(config: FaceTrainingConfig, num_labels: int) -> FaceEmbedd
         embedding_size=config.embedding_size,
         pooling=config.pooling or None,
         dropout=config.dropout,
-        mirror=config.mirror,
         num_labels=num_labels,
-        **_loss_settings(config),
+        **_use_and_loss(config),
     )
 
 
-def _loss_settings(config: FaceTrainingConfig) -> dict[str, Any]:
+def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel:
+    """The model to train: random weights, or those of `init_from` under the recipe's objective and a new last layer.
+
+    Args:
+        config: The recipe.
+        people: Names, in the order of the labels.
+
+    Raises:
+        InputError: `init_from` is no face embedder, or its trunk has fewer stages than `unfreeze_last`.
+    """
+    model_class = (
+        FaceEmbedderForClassification if config.objective == "classification" else FaceEmbedderForTripletLearning
+    )
+    embedder = load_face_embedder(config.path(config.init_from), "cpu")[0] if config.init_from else None
+    model_config = make_model_config(config, len(people)) if embedder is None else embedder.config
+    model_config.id2label = dict(enumerate(people))
+    model_config.label2id = {name: label for label, name in enumerate(people)}
+    if embedder is None:
+        return model_class(model_config)
+    for name, value in _use_and_loss(config).items():
+        setattr(model_config, name, value)
+    model_config.thresholds = None  # they belong to the old embeddings
+    model = model_class(model_config)
+    model.embedder.load_state_dict(embedder.state_dict())
+    if config.freeze_trunk:
+        try:
+            model.freeze_trunk(config.unfreeze_last)
+        except ValueError as error:
+            raise InputError(f"unfreeze_last {config.unfreeze_last}: {error}") from error
+    return model
+
+
+def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:
+    """What a recipe may say anew about a network that is trained already."""
     return {
+        "mirror": config.mirror,
         "head": config.head,
         "scale": config.scale,
         "margin": config.margin,
@@ -178,77 +244,58 @@ def _loss_settings(config: FaceTrainingConfig) -> dict[str, Any]:
     }
 
 
-def classification_loss(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """DeepFace's objective: which of the people is it? Each rank on its own samples."""
-    output = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
-    accuracy = (output.logits.argmax(dim=1) == batch["labels"]).float().mean()
-    return output.loss, {"accuracy": accuracy}
-
-
-class MetricLoss:
-    """FaceNet's objective, over the embeddings of all ranks: every sample can be another rank's negative.
-
-    Says in one line when the embeddings collapse onto a point, where the triplet loss stays at its margin.
-    """
-
-    collapsed_below = 1e-3  # mean squared distance of unit vectors; spread evenly they have 2
-
-    def __init__(self, model: FaceEmbedderForTripletLearning):
-        self.metric_loss = model.metric_loss
-        self.warned = False
-
-    def __call__(
-        self, model: torch.nn.Module, batch: dict[str, Any]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of the whole step's batch, the share of active triplets, and how far the embeddings spread."""
-        embeddings = gather_with_gradient(model(pixel_values=batch["pixel_values"]).embeddings)
-        loss, active_share = self.metric_loss(embeddings, gather_labels(batch["labels"]))
-        # the mean squared distance of all pairs of unit vectors
-        spread = 2 - 2 * embeddings.detach().float().mean(dim=0).square().sum()
-        if not self.warned and spread < self.collapsed_below:
-            self.warned = True
-            print(
-                f"the embeddings have collapsed onto one point (mean squared distance {spread:.1e}): start from a "
-                "softmax-trained checkpoint (init_from), use semi-hard mining, or lower learning_rate",
-                file=sys.stderr,
-            )
-        return loss, {"active_share": active_share, "spread": spread}
-
-
-def start_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel:
-    """The model to train: random weights, or those of `init_from` with the recipe's objective and a new last layer.
+def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
+    """The photos to train on, in the schema `image`, `label`, `file`, `landmarks`.
 
     Raises:
-        InputError: `init_from` is no face embedder's checkpoint.
+        InputError: A source is missing or damaged, or nobody is left.
     """
-    model_class = (
-        FaceEmbedderForClassification if config.objective == "classification" else FaceEmbedderForTripletLearning
-    )
-    labels = {"id2label": dict(enumerate(people)), "label2id": {name: number for number, name in enumerate(people)}}
-    if not config.init_from:
-        model_config = make_model_config(config, num_labels=len(people))
-        model_config.id2label, model_config.label2id = labels["id2label"], labels["label2id"]
-        return model_class(model_config)
-    # the embedder alone is read, so that an old last layer of another size is out of the way
-    embedder = load_embedder(resolve_path(config.data_dir, config.init_from))
-    model_config = embedder.config
-    for name, value in {**_loss_settings(config), **labels, "mirror": config.mirror, "thresholds": None}.items():
-        setattr(model_config, name, value)
-    model = model_class(model_config)
-    model.embedder.load_state_dict(embedder.state_dict())
-    if config.freeze_trunk:
-        model.freeze_trunk(unfreeze_last=config.unfreeze_last)
-    return model
+    if config.train_images == ["synthetic"]:
+        return make_synthetic_faces(
+            num_identities=config.synthetic_people, photos_per_identity=config.synthetic_photos, seed=config.seed
+        )
+    sources = [
+        FaceSource(
+            config.path(source),
+            landmarks=config.path(config.train_landmarks) or None,
+            aligned=config.aligned or None,
+            min_photos=config.min_photos,
+            exclude_files=config.path(config.exclude_files) or None,
+            exclude_identities=config.path(config.exclude_identities) or None,
+            max_overlap=config.max_overlap,
+        )
+        for source in config.train_images
+    ]
+    if config.lfw_images:
+        tested = lfw_people_in_folds(read_pairs(config.path(config.lfw_pairs)), config.lfw_tested_folds)
+        lfw = FaceSource(
+            config.path(config.lfw_images),
+            landmarks=config.path(config.lfw_landmarks) or None,
+            need_landmarks=bool(config.lfw_landmarks),
+            min_photos=config.min_photos,
+            max_photos=config.lfw_max_photos or None,
+            exclude_people=tested,
+        )
+        sources.append(lfw)
+    return load_faces(sources)
 
 
-def load_embedder(source: str) -> FaceEmbedderModel:
-    """Read a face embedder's checkpoint from a folder or the Hub, in float32.
+def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
+    """What chooses the best model: View 1 where the recipe names it, drawn faces of other people for drawn faces.
 
     Raises:
-        InputError: It is missing, damaged, or another kind of model.
+        InputError: A file is missing or not what it should be.
     """
-    try:
-        config = FaceEmbedderConfig.from_pretrained(source)
-        return FaceEmbedderModel.from_pretrained(source, config=config, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{source} is no face embedder that can be loaded: {str(error).splitlines()[0]}") from error
+    quiet = {"progress": False, "num_workers": config.num_workers, "batch_size": 128}
+    if config.validation_images:
+        return LfwVerification(
+            config.path(config.validation_images),
+            config.path(config.validation_pairs),
+            config.path(config.validation_landmarks) or None,
+            config.path(config.validation_threshold_pairs) or None,
+            **quiet,
+        )
+    if config.train_images == ["synthetic"]:
+        faces, pairs = make_synthetic_pairs(seed=config.seed + 1)
+        return LfwVerification(faces, pairs, name="synthetic", **quiet)
+    return None

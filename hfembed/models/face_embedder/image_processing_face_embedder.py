@@ -1,0 +1,368 @@
+"""Photos to network input: five-point alignment or centre crop, then normalisation."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+# Left eye, right eye, nose, left and right mouth corner (as seen in the image) in a 112 x 112 crop, [x, y] in pixels,
+# pixel centres at whole numbers: the template most published face embedders were trained with.
+STANDARD_TEMPLATE = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+STANDARD_SIZE = 112
+
+_EXIF_ORIENTATION = 0x0112
+# keys that transformers itself writes beside ours
+_FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
+
+FaceImage = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
+
+
+def template_for_size(height: int, width: int) -> list[list[float]]:
+    """The standard five points for another output size: scaled by the height, centred in the width.
+
+    Args:
+        height: Output height in pixels. 112 keeps the standard scale; 64 shrinks the face to 64 / 112.
+        width: Output width in pixels. A crop 112 high and 96 wide shows the standard crop's columns 8 to 104.
+
+    Returns:
+        Five [x, y] in output pixels.
+    """
+    scale = height / STANDARD_SIZE
+    margin = (width - STANDARD_SIZE * scale) / 2
+    # pixel centres lie at whole numbers: scaling happens about the picture's corner, half a pixel off
+    return [[(x + 0.5) * scale - 0.5 + margin, (y + 0.5) * scale - 0.5] for x, y in STANDARD_TEMPLATE]
+
+
+def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The least-squares rotation, scale and shift that take `source` to `target`.
+
+    In the plane the solution of Umeyama, "Least-squares estimation of transformation parameters between two point
+    patterns", 1991, eqs. 40-42, is a complex regression: with the points as centred complex numbers
+    a = <source, target> / <source, source>, rotation and scale are the angle and the modulus of a.
+
+    Args:
+        source: Points (n, 2), [x, y].
+        target: Points (n, 2), [x, y].
+
+    Returns:
+        Matrix (2, 3): target = matrix[:, :2] @ source + matrix[:, 2].
+
+    Raises:
+        ValueError: The source points, or their images, fall onto one point: no scale or rotation can be told.
+    """
+    z, w = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
+    z_mean, w_mean = z.mean(), w.mean()
+    z = z - z_mean
+    spread = np.vdot(z, z).real
+    a = np.vdot(z, w - w_mean) / spread if spread > 1e-9 else 0
+    if abs(a) < 1e-9:
+        raise ValueError("landmarks give no scale or rotation: the points coincide")
+    shift = w_mean - a * z_mean
+    return np.array([[a.real, -a.imag, shift.real], [a.imag, a.real, shift.imag]])
+
+
+class FaceImageProcessorKwargs(TypedDict, total=False):
+    """What a `FaceImageProcessor` stores, and `from_pretrained` lets one override."""
+
+    size: int | Sequence[int] | dict[str, int] | None
+    template: Sequence[Sequence[float]] | None
+    crop_fraction: float | int
+    color: str
+    image_mean: float | Sequence[float]
+    image_std: float | Sequence[float]
+
+
+class FaceImageProcessor(BaseImageProcessor):
+    """Makes face photos into network input the way the network was trained to see them.
+
+    With five landmarks, a photo is warped by the similarity transform that brings them closest to `template`
+    (bilinear, black outside the photo; a face larger than the template is averaged down first). Without, the centre
+    is cropped and resized. EXIF orientation is applied first, landmarks refer to the upright photo, pixel centres at
+    whole numbers. Grey, palette, CMYK and 16-bit photos are converted; transparent parts become black.
+
+    A photo is a PIL image, a uint8 array (height, width[, channels]), a uint8 tensor (channels, height, width), or an
+    encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image. Encoded JPEGs are decoded
+    at 1/2, 1/4 or 1/8 size where the face stays at least as large as needed, which is several times faster.
+
+    Args:
+        size (`int`, `[height, width]` or `dict`, *optional*, defaults to 112 x 112): Output size in pixels.
+        template (`list[list[float]]`, *optional*): Where the left eye, right eye, nose, left and right mouth corner
+            (as seen in the image) lie, [x, y] in output pixels. Defaults to `template_for_size(height, width)`.
+        crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the longer side of the centre crop as
+            a share of the photo's shorter side, in (0, 1].
+        color (`str`, *optional*, defaults to `"rgb"`): `"rgb"`, `"bgr"` or `"gray"` (one channel).
+        image_mean (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
+        image_std (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
+
+    Raises:
+        ValueError: A value is impossible, or a key is unknown.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = FaceImageProcessorKwargs
+
+    def __init__(
+        self,
+        size: int | Sequence[int] | dict[str, int] | None = None,
+        template: Sequence[Sequence[float]] | None = None,
+        crop_fraction: float = 1.0,
+        color: str = "rgb",
+        image_mean: float | Sequence[float] = 0.5,
+        image_std: float | Sequence[float] = 0.5,
+        **kwargs: Any,
+    ):
+        for key in _FOREIGN_KEYS:
+            kwargs.pop(key, None)
+        if kwargs:
+            known = ", ".join(FaceImageProcessorKwargs.__annotations__)
+            raise ValueError(f"FaceImageProcessor: unknown key {', '.join(map(repr, kwargs))}; known are {known}")
+        super().__init__()
+        if color not in ("rgb", "bgr", "gray"):
+            raise ValueError(f"FaceImageProcessor: color is 'rgb', 'bgr' or 'gray', not {color!r}")
+        if not 0 < crop_fraction <= 1:
+            raise ValueError(f"FaceImageProcessor: crop_fraction lies in (0, 1], not {crop_fraction!r}")
+        height, width = _height_width(size)
+        points = np.asarray(template_for_size(height, width) if template is None else template, dtype=np.float64)
+        if points.shape != (5, 2) or not np.isfinite(points).all():
+            raise ValueError("FaceImageProcessor: template is five [x, y] in output pixels")
+        self.size = {"height": height, "width": width}
+        self.template = points.tolist()
+        self.crop_fraction = crop_fraction
+        self.color = color
+        self.image_mean = self._per_channel("image_mean", image_mean)
+        self.image_std = self._per_channel("image_std", image_std)
+        if min(self.image_std) <= 0:
+            raise ValueError(f"FaceImageProcessor: image_std must be above 0, not {image_std!r}")
+
+    @property
+    def backend(self) -> str:
+        """The one backend, whatever else is installed: published numbers depend on the resampling."""
+        return "pil"
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the output: 1 for `color="gray"`, else 3."""
+        return 1 if self.color == "gray" else 3
+
+    def _per_channel(self, name: str, value: float | Sequence[float]) -> list[float]:
+        values = [value] * self.num_channels if isinstance(value, int | float) else list(value)
+        if len(values) != self.num_channels:
+            raise ValueError(
+                f"FaceImageProcessor: {name} has {len(values)} values, color {self.color!r} has {self.num_channels}"
+            )
+        return values
+
+    def align(self, image: FaceImage, landmarks: Sequence[Sequence[float]] | np.ndarray | None = None) -> np.ndarray:
+        """Decode one photo and warp it to the template, or crop its centre.
+
+        Args:
+            image: The photo, see the class.
+            landmarks: Five [x, y] in pixels of the upright photo, in the template's order; `None` for a centre crop.
+
+        Returns:
+            uint8 (height, width, channels), channels in the order of `color`.
+
+        Raises:
+            ValueError: The photo cannot be read, or the landmarks are unusable; names the photo where it has a name.
+        """
+        try:
+            return self._align(image, landmarks)
+        # what Pillow and its plugins raise for broken files of one format or another
+        except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{_name(image)}: cannot be made into a face crop: {error}") from error
+
+    def _align(self, image: FaceImage, landmarks: Sequence[Sequence[float]] | np.ndarray | None) -> np.ndarray:
+        height, width = self.size["height"], self.size["width"]
+        photo, is_ours = _open(image)
+        orientation = photo.getexif().get(_EXIF_ORIENTATION, 1)
+        if landmarks is None:
+            crop_side = self.crop_fraction * min(photo.size)
+            shrinkage = crop_side / max(height, width)
+        else:
+            points = np.asarray(landmarks, dtype=np.float64)
+            if points.shape != (5, 2) or not np.isfinite(points).all():
+                raise ValueError(f"landmarks are five finite [x, y], not an array of shape {points.shape}")
+            matrix = similarity_transform(points, np.asarray(self.template))
+            shrinkage = 1 / math.hypot(matrix[0, 0], matrix[1, 0])
+
+        # `draft` changes the image it is called on: never done to one that the caller holds
+        drafted = _draft(photo, shrinkage, orientation) if is_ours else 1
+        if orientation != 1:
+            photo = ImageOps.exif_transpose(photo)
+        photo = _to_eight_bit(photo, gray=self.color == "gray")
+        if landmarks is None:
+            crop = _centre_crop(photo, crop_side / drafted, height, width)
+        else:
+            crop = _warp(photo, matrix, drafted, shrinkage, height, width)
+
+        pixels = np.asarray(crop)
+        if pixels.ndim == 2:  # a grey photo stays grey through the warp: a third of the work
+            return np.repeat(pixels[:, :, None], self.num_channels, axis=2)
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels.copy()
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Scale pixels to [0, 1], subtract `image_mean`, divide by `image_std`.
+
+        Args:
+            pixels: (batch, channels, height, width), uint8 or float in [0, 255], channels in the order of `color`.
+
+        Returns:
+            float32 of the same shape, on the same device.
+        """
+        std = torch.tensor(self.image_std, dtype=torch.float64)
+        scale = (1 / (255 * std)).to(pixels.device, torch.float32).view(-1, 1, 1)
+        mean = (torch.tensor(self.image_mean, dtype=torch.float64) * 255).to(pixels.device, torch.float32)
+        return pixels.to(torch.float32).sub(mean.view(-1, 1, 1)).mul_(scale)
+
+    def preprocess(
+        self,
+        images: FaceImage | Sequence[FaceImage],
+        landmarks: Any = None,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Align and normalise one photo or a batch.
+
+        Args:
+            images: A photo or a list of photos, see the class.
+            landmarks: For one photo its (5, 2) landmarks; for a list one entry a photo, (5, 2) or `None` (then the
+                photo's centre is cropped). `None`: centre crops.
+            return_tensors: `"pt"` or `"np"`.
+
+        Returns:
+            `pixel_values` float32 (batch, channels, height, width).
+
+        Raises:
+            ValueError: A photo cannot be read (named by file, or by its place in the batch), or the number of
+                landmarks differs from the number of photos.
+        """
+        if isinstance(images, FaceImage) and not (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):
+            images, landmarks = [images], None if landmarks is None else [landmarks]
+        if landmarks is None:
+            landmarks = [None] * len(images)
+        if len(images) == 0 or len(landmarks) != len(images):
+            raise ValueError(f"got {len(images)} images and landmarks for {len(landmarks)}")
+        crops = []
+        for index, (image, points) in enumerate(zip(images, landmarks, strict=True)):
+            try:
+                crops.append(self.align(image, points))
+            except ValueError as error:
+                raise ValueError(f"image {index} of {len(images)}: {error}") from error
+        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        return BatchFeature({"pixel_values": self.normalize(pixels).contiguous()}, tensor_type=return_tensors)
+
+
+def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[int, int]:
+    if size is None:
+        size = STANDARD_SIZE
+    if isinstance(size, int):
+        size = (size, size)
+    elif isinstance(size, dict):
+        size = (size.get("height"), size.get("width")) if set(size) == {"height", "width"} else ()
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError('FaceImageProcessor: size is a number, [height, width] or {"height": ..., "width": ...}')
+    return tuple(size)
+
+
+def _name(image: FaceImage) -> str:
+    if isinstance(image, dict):
+        return str(image.get("path") or "image")
+    if isinstance(image, str | Path):
+        return str(image)
+    return (isinstance(image, Image.Image) and getattr(image, "filename", "")) or "image"
+
+
+def _open(image: FaceImage) -> tuple[Image.Image, bool]:
+    """The photo as a PIL image, and whether it was opened here (and is not decoded yet)."""
+    if isinstance(image, Image.Image):
+        return image, False
+    if isinstance(image, dict):
+        image = image["path"] if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, str | Path):
+        # read at once: a lazily opened path would leave its file open until collected
+        image = Path(image).read_bytes()
+    if isinstance(image, bytes):
+        return Image.open(io.BytesIO(image)), True
+    if isinstance(image, torch.Tensor):
+        image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"a photo is an image, an array, a path or bytes, not {type(image).__name__}")
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
+        raise ValueError(f"arrays are uint8 (height, width[, channels]), not {image.dtype} {image.shape}")
+    if image.ndim == 3 and image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(image)), False
+
+
+def _draft(photo: Image.Image, shrinkage: float, orientation: int) -> int:
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 size where the crop still shrinks; returns the divisor."""
+    width, height = photo.size
+    divisor = next(d for d in (8, 4, 2, 1) if d <= max(shrinkage, 1))
+    # a rotated photo has its origin at another corner, which stays in place only when nothing is padded
+    while orientation != 1 and (width % divisor or height % divisor):
+        divisor //= 2
+    if photo.format != "JPEG" or divisor == 1:
+        return 1
+    photo.draft(None, (max(width // divisor, 1), max(height // divisor, 1)))
+    return round(width / photo.width)
+
+
+def _to_eight_bit(photo: Image.Image, gray: bool) -> Image.Image:
+    """Decode to mode L or RGB: L when asked for or when the photo itself is grey."""
+    if photo.mode in ("L", "RGB"):
+        return photo.convert("L") if gray and photo.mode == "RGB" else photo
+    if photo.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
+        return Image.fromarray(np.clip(np.asarray(photo) // 256, 0, 255).astype(np.uint8))
+    if photo.mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert the photo to 8 bits")
+    if photo.has_transparency_data:
+        photo = photo.convert("RGBA")
+        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "black"), photo)
+    return photo.convert("L" if gray or photo.mode == "1" else "RGB")
+
+
+def _centre_crop(photo: Image.Image, side: float, height: int, width: int) -> Image.Image:
+    box_width, box_height = side * width / max(height, width), side * height / max(height, width)
+    left, top = (photo.width - box_width) / 2, (photo.height - box_height) / 2
+    box = (max(left, 0), max(top, 0), min(left + box_width, photo.width), min(top + box_height, photo.height))
+    return photo.resize((width, height), Image.Resampling.BILINEAR, box=box)
+
+
+def _warp(
+    photo: Image.Image, matrix: np.ndarray, drafted: int, shrinkage: float, height: int, width: int
+) -> Image.Image:
+    """Warp by `matrix` (upright photo to crop, pixel centres at whole numbers); black outside the photo."""
+    # Crop to photo, in Pillow's coordinates: pixel centres at halves, so that dividing a size divides coordinates.
+    inverse = np.linalg.inv(matrix[:, :2])
+    shift = (0.5 - inverse @ (matrix[:, 2] + 0.5)) / drafted
+    inverse = inverse / drafted
+    reduction = int(shrinkage / drafted)
+    if reduction > 1:
+        # bilinear sampling reads 2 x 2 pixels: a larger face is averaged down first, around the crop only
+        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ inverse.T + shift
+        margin = 2 * reduction
+        left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - margin, 0)
+        right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + margin, photo.size)
+        if left >= right or top >= bottom:
+            raise ValueError("the landmarks lie outside the photo")
+        photo = photo.reduce(reduction, (int(left), int(top), int(right), int(bottom)))
+        inverse, shift = inverse / reduction, (shift - (left, top)) / reduction
+    (a, b), (d, e) = inverse
+    coefficients = (a, b, shift[0], d, e, shift[1])
+    return photo.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+
+
+__all__ = ["FaceImageProcessor", "similarity_transform", "template_for_size"]

@@ -1,0 +1,98 @@
+"""training.json beside a checkpoint: what it was trained on, how, and for how long; the model card is made from it."""
+
+import dataclasses
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from hfembed.atomic import atomic_write
+from hfembed.data.aligned_faces import AlignedFaces
+from hfembed.hub.card import TRAINING_FILE
+from hfembed.training.face_recipe import FaceTrainingConfig
+
+
+class TrainingRecord:
+    """Notes about one run.
+
+    Args:
+        config: The recipe.
+        photos: What is trained on.
+        accelerator: The run's.
+
+    Attributes:
+        start: Figures before the first step, where they were measured.
+    """
+
+    def __init__(self, config: FaceTrainingConfig, photos: AlignedFaces, accelerator: Accelerator):
+        self.config = config
+        self.photos = photos
+        self.accelerator = accelerator
+        self.start: dict[str, float] = {}
+        self.began = time.time()
+
+    def write(self, metrics: dict[str, float]) -> None:
+        """Write the notes into the run's folder.
+
+        Args:
+            metrics: Figures of the model that was kept, on the validation data.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        # only what differs from the defaults: that is the recipe
+        recipe = {
+            field.name: getattr(self.config, field.name)
+            for field in dataclasses.fields(self.config)
+            if getattr(self.config, field.name) != _default(field) and field.name not in ("output_dir", "resume")
+        }
+        device = self.accelerator.device
+        if device.type == "cuda":
+            machine = f"{self.accelerator.num_processes} x {torch.cuda.get_device_name(device)}"
+        else:
+            machine = (
+                f"{self.accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, "
+                f"{platform.machine()} CPU"
+            )
+        notes: dict[str, Any] = {
+            "name": Path(self.config.output_dir).name,
+            "data": describe_data(self.config, self.photos),
+            "photos": len(self.photos),
+            "people": len(self.photos.identities),
+            "seconds": round(time.time() - self.began, 1),
+            "machine": machine,
+            "start": self.start,
+            "validation": metrics,
+            "recipe": recipe,
+        }
+        with atomic_write(Path(self.config.output_dir) / TRAINING_FILE) as temporary:
+            temporary.write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+
+
+def describe_data(config: FaceTrainingConfig, photos: AlignedFaces) -> str:
+    """What was trained on and what was left out, in a few sentences for the card."""
+    sources = [Path(source).name for source in config.train_images]
+    if config.lfw_images:
+        folds = ", ".join(str(fold + 1) for fold in config.lfw_tested_folds)
+        sources.append(f"the people of {Path(config.lfw_images).name} who are not in folds {folds} of View 2")
+    text = f"{len(photos):,} photos of {len(photos.identities):,} people from {' and '.join(sources)}."
+    if config.min_photos > 1:
+        text += f" People with fewer than {config.min_photos} photos are left out."
+    if config.exclude_files:
+        text += f" Left out: the photos listed in {Path(config.exclude_files).name} (wrong faces, label noise)."
+    if config.exclude_identities:
+        text += (
+            f" Left out: the people in {Path(config.exclude_identities).name} with a cosine above {config.max_overlap}, "
+            "who may also be in LFW."
+        )
+    if photos.failures:
+        text += f" {len(photos.failures)} photos could not be read."
+    return text
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
