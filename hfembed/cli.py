@@ -60,6 +60,27 @@ def evaluate_lfw(
     print(f"  written to {output}")
 
 
+@app.command("card")
+def card(folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")]) -> None:
+    """Write the model card (README.md) of a checkpoint folder again, from its results.json and training.json."""
+    from hfembed.hub.card import write_card
+
+    print(f"written: {write_card(folder)}")
+
+
+@convert_app.command("mobilefacenet")
+def convert_mobilefacenet(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The file, or <owner>/<name>:<file> on the Hub.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Checkpoint folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+) -> None:
+    """Convert a MobileFaceNet file of Xiaoccer/MobileFaceNet_Pytorch or foamliu/MobileFaceNet."""
+    from hfembed.convert.mobilefacenet import convert_mobilefacenet
+
+    layout = convert_mobilefacenet(source, destination, overwrite)
+    print(f"{source}: a MobileFaceNet in the layout of {layout.trainer}; written to {destination}")
+
+
 @exit_on_input_error
 @app.command("neighbours")
 def neighbours(

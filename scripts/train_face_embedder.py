@@ -62,7 +62,7 @@ def main() -> None:
     if config.imprint or config.features_once:
         features = FrozenFeatures(photos, model.embedder.to(accelerator.device), as_it_is)
         if config.imprint:
-            model.cpu().imprint(torch.nn.functional.normalize(features.features), torch.from_numpy(features.labels))
+            model.cpu().imprint(features.features, torch.from_numpy(features.labels))
         if config.features_once:
             dataset, collate = features, None
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor, PreTrainedModel
 
@@ -73,6 +72,7 @@ class FaceTrainingConfig(TrainingConfig):
     embedding_size: int = setting(512, "numbers in an embedding")
     pooling: str = setting("", "flatten, average or depthwise; empty = the trunk's own")
     dropout: float = setting(0.0, "before the embedding layer")
+    bn_neck: bool = setting(True, "BatchNorm after the embedding layer")
     mirror: str = setting("sum", "test-time mirror: none, sum or concatenate")
 
     objective: str = setting("classification", "classification (DeepFace's way) or triplet (FaceNet's way)")
@@ -193,6 +193,7 @@ def make_model_config(config: FaceTrainingConfig, num_labels: int) -> FaceEmbedd
         embedding_size=config.embedding_size,
         pooling=config.pooling or None,
         dropout=config.dropout,
+        bn_neck=config.bn_neck,
         num_labels=num_labels,
         **_use_and_loss(config),
     )

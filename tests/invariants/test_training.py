@@ -1,4 +1,4 @@
-"""What must hold of every training run, shown with real processes: the script, accelerate's launcher, a real kill -9."""
+"""What must hold of every training run, with real processes: the script, accelerate's launcher, a real kill -9."""
 
 import json
 import os
@@ -39,7 +39,7 @@ CLASSIFICATION = {
 SAME_ON_ANY_RANKS = CLASSIFICATION | {
     "trunk": "timm/test_vit",
     "trunk_arguments": {"img_size": 32},
-    "color": "rgb",
+    "bn_neck": False,
     "dropout": 0.0,
     "ema_decay": 0.0,
     "optimizer": "adamw",

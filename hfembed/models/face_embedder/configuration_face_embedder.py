@@ -60,6 +60,8 @@ class FaceEmbedderConfig(PreTrainedConfig):
             has its own pooling, which goes by `"average"`.
         dropout (`float`, *optional*, defaults to 0.0):
             Dropout before the last linear layer.
+        bn_neck (`bool`, *optional*, defaults to `True`):
+            BatchNorm after the last linear layer.
         mirror (`str`, *optional*, defaults to `"none"`):
             Use of the image's mirror by `embed`: `"none"`, `"sum"` (of the two embeddings), or `"concatenate"` (twice
             as long an embedding).
@@ -103,6 +105,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
     embedding_size: int = 512
     pooling: Literal["flatten", "average", "depthwise"] | None = None
     dropout: float | int = 0.0
+    bn_neck: bool = True
     mirror: Literal["none", "sum", "concatenate"] = "none"
     head: Literal["softmax", "cosface", "arcface", "adaface"] = "softmax"
     scale: float | int = 64.0

@@ -277,7 +277,7 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
 
 
 class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
-    """Trunk, pooling, dropout, linear layer, BatchNorm ('BN neck'), unit length.
+    """Trunk, pooling, dropout, linear layer, BatchNorm ('BN neck', unless turned off), unit length.
 
     Args:
         config: What to build.
@@ -287,9 +287,9 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         super().__init__(config)
         self.trunk, self.pooling, features = _trunk_and_pooling(config)
         self.dropout = nn.Dropout(config.dropout)
-        # no bias: BatchNorm takes every constant out again
-        self.projection = nn.Linear(features, config.embedding_size, bias=False)
-        self.norm = nn.BatchNorm1d(config.embedding_size)
+        # no bias under BatchNorm, which takes every constant out again
+        self.projection = nn.Linear(features, config.embedding_size, bias=not config.bn_neck)
+        self.norm = nn.BatchNorm1d(config.embedding_size) if config.bn_neck else nn.Identity()
         self.post_init()
 
     def forward(self, pixel_values: torch.Tensor) -> FaceEmbedderOutput:
@@ -378,32 +378,30 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         return FaceClassificationOutput(loss=loss, logits=logits, embeddings=embeddings, norms=norms)
 
     @torch.no_grad()
-    def imprint(self, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
+    def imprint(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Start the class weights from the class means of embeddings (weight imprinting, Qi et al. 2018).
 
-        A softmax head becomes the cosine to the class mean times `config.scale`, for embeddings of typical length.
+        A softmax head becomes the cosine to the class mean times `config.scale`, for features of average length.
 
         Args:
-            embeddings: (N, D) of unit length, without the mirror's half.
+            features: (N, D), embeddings times norms, without the mirror's half.
             labels: (N,) integer people; every person at least once.
 
         Raises:
-            ValueError: The embeddings have another size, or a person has no embedding.
+            ValueError: The features have another size, or a person has none.
         """
         classes, size = self.classifier.weight.shape
-        if embeddings.ndim != 2 or embeddings.shape[1] != size:
-            raise ValueError(f"imprint needs embeddings (N, {size}), got {tuple(embeddings.shape)}")
-        embeddings = F.normalize(embeddings.float())
+        if features.ndim != 2 or features.shape[1] != size:
+            raise ValueError(f"imprint needs features (N, {size}), got {tuple(features.shape)}")
+        features = features.float()
         counts = torch.bincount(labels, minlength=classes)
         missing = (counts == 0).nonzero().flatten().tolist()
         if len(counts) > classes or missing:
-            raise ValueError(f"imprint needs an embedding of each of the {classes} people; none for {missing[:5]}")
-        sums = torch.zeros(classes, size, device=embeddings.device).index_add_(0, labels, embeddings)
+            raise ValueError(f"imprint needs features of each of the {classes} people; none for {missing[:5]}")
+        sums = torch.zeros(classes, size, device=features.device).index_add_(0, labels, F.normalize(features))
         weights = F.normalize(sums)
         if self.config.head == "softmax":
-            # BatchNorm's output has variance weight^2 and mean bias in each dimension
-            typical_norm = self.embedder.norm.weight.square().add(self.embedder.norm.bias.square()).sum().sqrt()
-            weights = weights * (self.config.scale / typical_norm.float())
+            weights = weights * (self.config.scale / torch.linalg.vector_norm(features, dim=1).mean())
             self.classifier.bias.zero_()
         self.classifier.weight.copy_(weights)
 

@@ -1,0 +1,260 @@
+"""MobileFaceNet checkpoints of two public PyTorch trainers, as face embedder folders."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+
+from hfembed.atomic import atomic_folder
+from hfembed.errors import InputError
+from hfembed.hub.card import TRAINING_FILE, write_card
+from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+
+# blocks in each of our stages; the foreign files count all fifteen through
+_STAGE_DEPTHS = (5, 1, 6, 1, 2)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one trainer names the parts, and how it shows faces to the network.
+
+    Args:
+        trainer: Repository of the training code.
+        modules: Our module -> its module.
+        block_modules: The same within a bottleneck, after `trunk.stages.<stage>.<block>.` and `<blocks>.<index>.`.
+        blocks: Its name for the list of bottlenecks.
+        projection_bias: Its bias before the last BatchNorm, where it has one.
+        config: Fields of `FaceEmbedderConfig`.
+        processor: Arguments of `FaceImageProcessor`.
+        note: What is known of the training data.
+    """
+
+    trainer: str
+    modules: dict[str, str]
+    block_modules: dict[str, str]
+    blocks: str
+    projection_bias: str | None
+    config: dict[str, Any]
+    processor: dict[str, Any]
+    note: str
+
+    def foreign_keys(self, our_keys: list[str]) -> dict[str, str]:
+        """Our state dict's keys -> the foreign file's."""
+        modules = dict(self.modules)
+        index = 0
+        for stage, depth in enumerate(_STAGE_DEPTHS):
+            for block in range(depth):
+                for ours, theirs in self.block_modules.items():
+                    modules[f"trunk.stages.{stage}.{block}.{ours}"] = f"{self.blocks}.{index}.{theirs}"
+                index += 1
+        split = {key: key.rpartition(".") for key in our_keys}
+        return {key: f"{modules[module]}.{parameter}" for key, (module, _, parameter) in split.items()}
+
+
+XIAOCCER = Layout(
+    trainer="Xiaoccer/MobileFaceNet_Pytorch",
+    modules={
+        "trunk.stem.0.conv": "conv1.conv",
+        "trunk.stem.0.norm": "conv1.bn",
+        "trunk.stem.0.activation": "conv1.prelu",
+        "trunk.stem.1.conv": "dw_conv1.conv",
+        "trunk.stem.1.norm": "dw_conv1.bn",
+        "trunk.stem.1.activation": "dw_conv1.prelu",
+        "trunk.expand.conv": "conv2.conv",
+        "trunk.expand.norm": "conv2.bn",
+        "trunk.expand.activation": "conv2.prelu",
+        "pooling.conv": "linear7.conv",
+        "pooling.norm": "linear7.bn",
+        "projection": "linear1.conv",
+        "norm": "linear1.bn",
+    },
+    block_modules={
+        "expand.conv": "conv.0",
+        "expand.norm": "conv.1",
+        "expand.activation": "conv.2",
+        "depthwise.conv": "conv.3",
+        "depthwise.norm": "conv.4",
+        "depthwise.activation": "conv.5",
+        "project": "conv.6",
+        "norm": "conv.7",
+    },
+    blocks="blocks",
+    projection_bias=None,
+    config={"image_size": [112, 96], "mirror": "concatenate"},
+    processor={"size": [112, 96], "image_mean": 0.5, "image_std": 128 / 255},
+    note="That trainer's data is CASIA-WebFace; its repository states no licence for the weights.",
+)
+
+FOAMLIU = Layout(
+    trainer="foamliu/MobileFaceNet",
+    modules={
+        "trunk.stem.0.conv": "conv1.0",
+        "trunk.stem.0.norm": "conv1.1",
+        "trunk.stem.1.conv": "dw_conv.depthwise",
+        "trunk.stem.1.norm": "dw_conv.bn1",
+        "trunk.stem.2.conv": "dw_conv.pointwise",
+        "trunk.stem.2.norm": "dw_conv.bn2",
+        "trunk.expand.conv": "conv2.0",
+        "trunk.expand.norm": "conv2.1",
+        "pooling.conv": "gdconv.depthwise",
+        "pooling.norm": "gdconv.bn",
+        "projection": "conv3",
+        "norm": "bn",
+    },
+    block_modules={
+        "expand.conv": "conv.0.0",
+        "expand.norm": "conv.0.1",
+        "depthwise.conv": "conv.1.0",
+        "depthwise.norm": "conv.1.1",
+        "project": "conv.2",
+        "norm": "conv.3",
+    },
+    blocks="features",
+    projection_bias="conv3.bias",
+    config={
+        "trunk_arguments": {"activation": "relu6", "stem": "separable", "stem_activation": "relu"},
+        "image_size": [112, 112],
+        "mirror": "sum",
+    },
+    processor={
+        "size": [112, 112],
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    },
+    note="That trainer's data is a refined MS-Celeb-1M; its repository is under Apache-2.0.",
+)
+
+LAYOUTS = (XIAOCCER, FOAMLIU)
+
+
+def convert_mobilefacenet(source: str, destination: str | Path, overwrite: bool = False) -> Layout:
+    """Turn a foreign MobileFaceNet file into a folder that `from_pretrained` reads.
+
+    The folder holds config.json, model.safetensors, preprocessor_config.json, training.json (where the weights come
+    from) and README.md, and appears whole or not at all.
+
+    Args:
+        source: The file, or `<owner>/<name>:<file>` for one in a Hub repository.
+        destination: The folder to write.
+        overwrite: Replace what is there.
+
+    Returns:
+        The layout that the file has.
+
+    Raises:
+        InputError: The source is missing, damaged, holds more than tensors, or has another layout; the destination is
+            taken.
+        OSError: The folder cannot be written.
+    """
+    destination = Path(destination)
+    is_taken = destination.is_file() or (destination.is_dir() and any(destination.iterdir()))
+    if is_taken and not overwrite:
+        raise InputError(f"{destination} exists already: choose another folder, or replace it with --overwrite")
+    file = _find(source)
+    state_dict = _read(file, source)
+    layout, model = _build(state_dict, source)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    training = {
+        "name": destination.resolve().name,
+        "source": f"`{file.name}` (sha256 `{digest}`), a file in the layout of {layout.trainer}",
+        "note": layout.note,
+    }
+    with atomic_folder(destination) as folder:
+        model.save_pretrained(folder)
+        FaceImageProcessor(**layout.processor).save_pretrained(folder)
+        (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+        write_card(folder)
+    return layout
+
+
+def _find(source: str) -> Path:
+    if Path(source).is_file():
+        return Path(source)
+    on_the_hub = re.fullmatch(r"([\w.-]+/[\w.-]+):(.+)", source)
+    if not on_the_hub:
+        raise InputError(f"there is no file {source}; one on the Hub is written <owner>/<name>:<file>")
+    try:
+        return Path(hf_hub_download(*on_the_hub.groups()))
+    except (OSError, ValueError) as error:  # no such repository, no such file, no network
+        raise InputError(f"{source} could not be fetched from the Hub: {str(error).splitlines()[0]}") from error
+
+
+def _read(file: Path, source: str) -> dict[str, torch.Tensor]:
+    """The state dict in the file, under `net_state_dict` where a trainer put more beside it."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(
+            f"{source} holds more than tensors, and nothing from outside is unpickled: save the network's "
+            "state_dict() alone with torch.save"
+        ) from error
+    except MemoryError:
+        raise
+    # what a damaged file makes the reader stumble over is anybody's guess: KeyError, IndexError, RuntimeError ...
+    except Exception as error:
+        reason = (str(error).splitlines() or ["empty"])[0]
+        raise InputError(f"{source} is damaged, or no file of torch.save ({reason}): fetch it again") from error
+    if isinstance(content, dict) and isinstance(content.get("net_state_dict"), dict):
+        content = content["net_state_dict"]
+    if not isinstance(content, dict) or not content or not all(map(torch.is_tensor, content.values())):
+        raise InputError(f"{source} holds no state dict: tensors by name, alone or under 'net_state_dict'")
+    # torch.nn.DataParallel puts its own name before all others
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _build(state_dict: dict[str, torch.Tensor], source: str) -> tuple[Layout, FaceEmbedderModel]:
+    """The model in the layout that shares most keys with the file; refused when not all agree."""
+    candidates = []
+    for layout in LAYOUTS:
+        model = FaceEmbedderModel(FaceEmbedderConfig(trunk="mobilefacenet", embedding_size=128, **layout.config))
+        foreign_keys = layout.foreign_keys(list(model.state_dict()))
+        candidates.append((len(state_dict.keys() & foreign_keys.values()), layout, model, foreign_keys))
+    _, layout, model, foreign_keys = max(candidates, key=lambda candidate: candidate[0])
+
+    ours = model.state_dict()
+    shapes = {theirs: tuple(ours[key].shape) for key, theirs in foreign_keys.items()}
+    # the last layer is a 1x1 convolution there, a linear layer here
+    shapes[foreign_keys["projection.weight"]] += (1, 1)
+    if layout.projection_bias:
+        shapes[layout.projection_bias] = (model.config.embedding_size,)
+    faults = [
+        _fault("missing", [key for key in shapes if key not in state_dict]),
+        _fault("unexpected", [key for key in state_dict if key not in shapes]),
+        _fault(
+            "of another shape",
+            [
+                f"{key} {tuple(state_dict[key].shape)} instead of {shape}"
+                for key, shape in shapes.items()
+                if key in state_dict and tuple(state_dict[key].shape) != shape
+            ],
+        ),
+    ]
+    if any(faults):
+        raise InputError(
+            f"{source} is no MobileFaceNet of {' or '.join(layout.trainer for layout in LAYOUTS)}; compared with "
+            f"{layout.trainer}: {'; '.join(filter(None, faults))}"
+        )
+
+    weights = {key: state_dict[theirs].view_as(ours[key]) for key, theirs in foreign_keys.items()}
+    if layout.projection_bias:
+        # BatchNorm subtracts the mean: W x + b with mean m is W x with mean m - b
+        weights["norm.running_mean"] = weights["norm.running_mean"] - state_dict[layout.projection_bias]
+    model.load_state_dict(weights)
+    return layout, model
+
+
+def _fault(kind: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    return f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+__all__ = ["convert_mobilefacenet"]
