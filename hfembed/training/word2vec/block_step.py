@@ -182,6 +182,8 @@ class CbowStep(BlockStep):
     number of context words slows the input rows down several times over.
     """
 
+    row_cap = 4.0
+
     def __call__(self, words, sentences, windows, negatives, rate, with_loss=False):  # noqa: D102
         num_blocks, width = words.shape
         size = self.input_rows.shape[1]

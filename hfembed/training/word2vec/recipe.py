@@ -1,7 +1,7 @@
 """What scripts/train_word2vec.py is told, and the model and corpus that follow from it."""
 
 import dataclasses
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import strict
 
-from hfembed.atomic import atomic_write
 from hfembed.data.corpora import EncodedCorpus, prepare_corpus
 from hfembed.data.vocabulary import merge_vocabularies
 from hfembed.errors import InputError
+from hfembed.evaluation.word_tests import WordTests
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import setting
@@ -167,7 +167,26 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
     return model
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+class TrainingTests:
+    """The word tests a recipe names; none is fine.
+
+    Args:
+        analogies: File of analogies, asked among the `restrict_vocab` most frequent words; "" for none.
+        word_pairs: Files of word pairs, looked up in the whole vocabulary.
+        restrict_vocab: See `analogies`.
+
+    Raises:
+        InputError: A file is not such a test.
+        OSError: A file cannot be read.
+    """
+
+    def __init__(self, analogies: str, word_pairs: Sequence[str], restrict_vocab: int):
+        self.tests = []
+        if analogies:
+            self.tests.append(WordTests(analogies=[analogies], restrict_vocab=restrict_vocab))
+        if word_pairs:
+            self.tests.append(WordTests(word_pairs=word_pairs, restrict_vocab=None))
+
+    def __call__(self, words: Sequence[str], vectors: torch.Tensor) -> dict[str, float]:
+        """Figure -> value; analogies in percent, correlations x 100."""
+        return {name: value for test in self.tests for name, value in test(words, vectors).items()}
