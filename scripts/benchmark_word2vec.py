@@ -1,6 +1,6 @@
-"""Measure the engines against gensim: same corpus, cores, dimension and epochs, in turn, several rounds.
+r"""Measure the engines against gensim: same corpus, cores, dimension and epochs, in turn, several rounds.
 
-    python scripts/benchmark_word2vec.py --corpus FILE --architecture skip-gram --dimension 100 --threads 2 \\
+    python scripts/benchmark_word2vec.py --corpus FILE --architecture skip-gram --dimension 100 --threads 2 \
         --epochs 1 --rounds 3 --output FILE.json [--analogies FILE --word_pairs "[FILE]"]
 
 gensim reads the text from a file (`corpus_file=`, its fastest mode) at every learning rate asked for; its best one
