@@ -1,10 +1,18 @@
 """The one table that ties a model_type to its classes in the Auto classes."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+)
 
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
+from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
+from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 
 AutoConfig.register("hfembed_face_embedder", FaceEmbedderConfig)
 AutoModel.register(FaceEmbedderConfig, FaceEmbedderModel)
@@ -13,3 +21,7 @@ AutoModelForImageClassification.register(FaceEmbedderConfig, FaceEmbedderForClas
 AutoImageProcessor.register(
     FaceEmbedderConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
 )
+
+AutoConfig.register("hfembed_word2vec", Word2VecConfig)
+AutoModel.register(Word2VecConfig, Word2VecModel)
+AutoModelForPreTraining.register(Word2VecConfig, Word2VecForPreTraining)

@@ -2,7 +2,8 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
@@ -11,6 +12,15 @@ Result = TypeVar("Result")
 
 class InputError(ValueError):
     """Bad input from outside (a file, a config, a name). The message names the thing and the way out."""
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Turn a `ValueError` or `KeyError` of a model, whose folder knows nothing of hfembed, into an `InputError`."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        raise InputError(str(error)) from error
 
 
 def exit_on_input_error(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

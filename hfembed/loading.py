@@ -8,8 +8,10 @@ from transformers.utils import logging
 
 import hfembed  # noqa: F401  registers the models
 from hfembed.errors import InputError
+from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 FACE_EMBEDDER = "hfembed_face_embedder"
+WORD2VEC = "hfembed_word2vec"
 
 
 def load_face_embedder(checkpoint: str, device: str = "auto") -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -54,6 +56,37 @@ def load_face_embedder(checkpoint: str, device: str = "auto") -> tuple[PreTraine
         missing = sorted(report["missing_keys"])
         raise InputError(f"{checkpoint} lacks {len(missing)} weights, the first: {missing[0]}")
     return model.to(torch_device).eval(), processor
+
+
+def load_word2vec(checkpoint: str, device: str = "auto") -> Word2VecModel:
+    """Load word vectors with their words, ready to be asked.
+
+    Args:
+        checkpoint: Folder or Hub id. One with output rows too gives the input rows.
+        device: A torch device, or "auto" for the accelerator where there is one.
+
+    Returns:
+        The `Word2VecModel` in eval mode.
+
+    Raises:
+        InputError: There is no such checkpoint, it is of another kind, or weights or words are missing.
+    """
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+        if config.model_type != WORD2VEC:
+            raise InputError(f"{checkpoint} holds a model of type {config.model_type}, not word vectors")
+        model, report = Word2VecModel.from_pretrained(checkpoint, config=config, output_loading_info=True)
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"no word vectors could be read from {checkpoint}: {_first_line(error)}") from error
+    if report["missing_keys"]:
+        raise InputError(f"{checkpoint} lacks the weights {', '.join(sorted(report['missing_keys']))}")
+    if model.vocabulary is None:
+        raise InputError(
+            f"{checkpoint} lacks its words: tokenizer.json and vocab_counts.safetensors go with the weights"
+        )
+    return model.to(choose_device(device)).eval()
 
 
 def choose_device(device: str) -> torch.device:

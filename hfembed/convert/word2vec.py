@@ -1,0 +1,48 @@
+"""Foreign word vectors -> a checkpoint folder."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from hfembed.atomic import atomic_folder
+from hfembed.errors import InputError, input_errors
+from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
+
+
+def convert_word2vec_file(
+    source: str | Path,
+    folder: str | Path,
+    binary: bool | None = None,
+    limit: int | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    counts_file: str | Path | None = None,
+    unicode_errors: Literal["strict", "replace", "ignore"] = "strict",
+) -> Word2VecModel:
+    """Make a checkpoint folder from word2vec's text or binary format or GloVe's text.
+
+    Args:
+        source: The file; .gz, .xz and .bz2 are unpacked on the way.
+        folder: The folder to make; an earlier one is replaced once the new one is whole.
+        binary: Which format it is. Default: found out.
+        limit: Take only the first so many words.
+        dtype: How numbers are stored.
+        counts_file: A word and its count a line.
+        unicode_errors: What to do with words that are not UTF-8.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        InputError: The file is damaged, or is no such file.
+        OSError: It is not there, or the folder cannot be written.
+    """
+    if Path(source).suffix in (".kv", ".model", ".pkl"):
+        raise InputError(f"{source} is gensim's pickle, which is not opened here: write it with save_word2vec_format")
+    with input_errors():
+        model = Word2VecModel.from_word2vec_format(
+            source, binary, limit, getattr(torch, dtype), counts_file, unicode_errors
+        )
+    with atomic_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+    return model

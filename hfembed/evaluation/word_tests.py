@@ -1,0 +1,315 @@
+"""Tests of word vectors: analogies (questions-words and its like) and word pairs rated by people.
+
+Who is asked, who is skipped and what counts as right are gensim's rules, so that both count the same answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+
+from hfembed.errors import InputError
+from hfembed.models.word2vec.word_vectors import analogy_rows, unit_rows
+
+_CANDIDATES = 5  # as gensim: the best of these that is no other spelling of a word in the question
+
+
+@dataclass(frozen=True)
+class AnalogySection:
+    """Questions of one kind: four words each, a is to b as c is to d."""
+
+    name: str
+    questions: tuple[tuple[str, str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class AnalogyResult:
+    """What came out of one section.
+
+    Attributes:
+        correct: Questions answered right.
+        asked: Questions asked.
+        unknown: Questions with a word that is not in the vocabulary; they are among those asked only where they are
+            to count as wrong.
+    """
+
+    correct: int
+    asked: int
+    unknown: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers in percent; 0 where nothing was asked."""
+        return 100 * self.correct / self.asked if self.asked else 0.0
+
+
+def read_analogies(path: str | Path) -> list[AnalogySection]:
+    """Read questions: `: section` lines, and lines of four words.
+
+    Raises:
+        InputError: Not such a file.
+    """
+    names: list[str] = []
+    questions: list[list[tuple[str, str, str, str]]] = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        if line.startswith(": "):
+            names.append(line[2:].strip())
+            questions.append([])
+        elif not names:
+            raise InputError(f"{path} line {number}: questions come in sections, the first line is ': its name'")
+        elif len(words := line.split()) == 4:
+            questions[-1].append((words[0], words[1], words[2], words[3]))
+    if not any(questions):
+        raise InputError(f"{path} has no questions (lines of four words)")
+    return [AnalogySection(name, tuple(asked)) for name, asked in zip(names, questions, strict=True)]
+
+
+def read_word_pairs(path: str | Path) -> list[tuple[str, str, float]]:
+    """Read word, word, score lines, divided by tabs, commas or blanks; lines with # and headings are skipped.
+
+    Raises:
+        InputError: Not such a file.
+    """
+    pairs = []
+    for line in _read_lines(path):
+        fields = line.replace("\t", " ").replace(",", " ").replace(";", " ").split()
+        if line.startswith("#") or len(fields) < 3:
+            continue
+        try:
+            pairs.append((fields[0], fields[1], float(fields[2])))
+        except ValueError:
+            continue
+    if not pairs:
+        raise InputError(f"{path} has no lines of two words and a number")
+    return pairs
+
+
+def _read_lines(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
+
+
+def _list_tests(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix in (".txt", ".tsv", ".csv"))
+    return [path]
+
+
+def _known_rows(words: Sequence[str], restrict_vocab: int | None, fold_case: bool) -> dict[str, int]:
+    """Spelling -> row; of words that differ in case alone the first, the most frequent, is meant."""
+    rows: dict[str, int] = {}
+    for row, word in enumerate(words[:restrict_vocab]):
+        rows.setdefault(word.upper() if fold_case else word, row)
+    return rows
+
+
+@torch.no_grad()
+def score_analogies(
+    words: Sequence[str],
+    vectors: torch.Tensor,
+    sections: Sequence[AnalogySection],
+    restrict_vocab: int | None = 300_000,
+    fold_case: bool = True,
+    unknown_is_wrong: bool = False,
+    method: str = "3cosadd",
+    batch_size: int = 512,
+) -> dict[str, AnalogyResult]:
+    """Answer all questions, in batches on the device of the vectors.
+
+    Args:
+        words: The vocabulary, the most frequent word first.
+        vectors: Their vectors, of shape (words, dimensions).
+        sections: From `read_analogies`.
+        restrict_vocab: Ask and answer with the first so many words only.
+        fold_case: Take words that differ in case alone for the same.
+        unknown_is_wrong: Count questions with unknown words as wrong; else they are not asked.
+        method: "3cosadd" or "3cosmul".
+        batch_size: Questions a matrix product.
+
+    Returns:
+        Section -> what came out.
+    """
+    known = _known_rows(words, restrict_vocab, fold_case)
+    spellings = [word.upper() if fold_case else word for word in words[:restrict_vocab]]
+    table = unit_rows(vectors[:restrict_vocab])
+    results = {}
+    for section in sections:
+        questions = [tuple(word.upper() if fold_case else word for word in asked) for asked in section.questions]
+        rows = [[known[word] for word in asked] for asked in questions if all(word in known for word in asked)]
+        correct = 0
+        for start in range(0, len(rows), batch_size):
+            batch = torch.tensor(rows[start : start + batch_size], device=table.device)
+            _, answers = analogy_rows(table, batch[:, :3], _CANDIDATES, method)
+            for (*given, expected), candidates in zip(batch.tolist(), answers.tolist(), strict=True):
+                asked = {spellings[row] for row in given}
+                names = [spellings[row] for row in candidates]
+                answer = next((name for name in names if name not in asked), names[-1])
+                correct += answer == spellings[expected]
+        unknown = len(questions) - len(rows)
+        results[section.name] = AnalogyResult(correct, len(questions if unknown_is_wrong else rows), unknown)
+    return results
+
+
+def total_of(results: dict[str, AnalogyResult]) -> AnalogyResult:
+    """All sections together."""
+    parts = results.values()
+    return AnalogyResult(
+        sum(part.correct for part in parts), sum(part.asked for part in parts), sum(part.unknown for part in parts)
+    )
+
+
+@dataclass(frozen=True)
+class WordPairResult:
+    """How well cosines follow people's ratings.
+
+    Attributes:
+        spearman: Rank correlation, -1 to 1; NaN where fewer than two pairs are known.
+        pearson: Linear correlation, -1 to 1.
+        unknown_share: Share of pairs with an unknown word, in percent.
+        pairs: Pairs that were compared.
+    """
+
+    spearman: float
+    pearson: float
+    unknown_share: float
+    pairs: int
+
+
+@torch.no_grad()
+def score_word_pairs(
+    words: Sequence[str],
+    vectors: torch.Tensor,
+    pairs: Sequence[tuple[str, str, float]],
+    restrict_vocab: int | None = 300_000,
+    fold_case: bool = True,
+    unknown_is_zero: bool = False,
+) -> WordPairResult:
+    """Correlate cosines with ratings.
+
+    Args:
+        words: The vocabulary, the most frequent word first.
+        vectors: Their vectors, of shape (words, dimensions).
+        pairs: From `read_word_pairs`.
+        restrict_vocab: Use the first so many words only.
+        fold_case: Take words that differ in case alone for the same.
+        unknown_is_zero: Compare pairs with unknown words too, at cosine 0; else they are left out.
+    """
+    known = _known_rows(words, restrict_vocab, fold_case)
+    rows, ratings, num_unknown = [], [], 0
+    for first, second, rating in pairs:
+        both = tuple(known.get(word.upper() if fold_case else word) for word in (first, second))
+        if None in both:
+            num_unknown += 1
+            if not unknown_is_zero:
+                continue
+        rows.append(both)
+        ratings.append(rating)
+    cosines = np.zeros(len(rows))
+    at = [number for number, both in enumerate(rows) if None not in both]
+    if at:
+        index = torch.tensor([rows[number] for number in at], device=vectors.device)
+        one, other = (unit_rows(vectors[column]) for column in index.unbind(dim=1))
+        cosines[at] = (one * other).sum(dim=1).double().cpu().numpy()
+    spearman = pearson = float("nan")
+    if len(rows) > 1 and np.ptp(cosines) > 0 and np.ptp(ratings) > 0:
+        spearman = float(stats.spearmanr(ratings, cosines).statistic)
+        pearson = float(stats.pearsonr(ratings, cosines).statistic)
+    return WordPairResult(spearman, pearson, 100 * num_unknown / len(pairs), len(rows))
+
+
+class WordTests:
+    """Analogies and word pairs in one call, for training loops and `hfembed evaluate words`.
+
+    Args:
+        analogies: Files of questions; the file's name gives the figures' names.
+        word_pairs: Files of rated pairs, or folders of such.
+        restrict_vocab: Use the first so many words only (analogies are often restricted to 30,000).
+        fold_case: Take words that differ in case alone for the same.
+        unknown_is_wrong: Questions and pairs with unknown words count as wrong, or at cosine 0.
+        method: "3cosadd" or "3cosmul".
+
+    Raises:
+        InputError: A file that is not there or is not such a test.
+    """
+
+    greater_is_better = True
+
+    def __init__(
+        self,
+        analogies: Sequence[str | Path] = (),
+        word_pairs: Sequence[str | Path] = (),
+        restrict_vocab: int | None = 300_000,
+        fold_case: bool = True,
+        unknown_is_wrong: bool = False,
+        method: str = "3cosadd",
+    ):
+        self.files = {Path(file).stem: Path(file) for file in analogies}
+        self.analogies = {name: read_analogies(file) for name, file in self.files.items()}
+        pair_files = [file for path in map(Path, word_pairs) for file in _list_tests(path)]
+        self.word_pairs = {file.stem: read_word_pairs(file) for file in pair_files}
+        self.files |= {file.stem: file for file in pair_files}
+        if not self.files:
+            raise InputError("give analogies or word pairs to test with")
+        self.restrict_vocab = restrict_vocab
+        self.fold_case = fold_case
+        self.unknown_is_wrong = unknown_is_wrong
+        self.method = method
+
+    @property
+    def primary_metric(self) -> str:
+        """The figure by which models are compared."""
+        if self.analogies:
+            return f"words_{next(iter(self.analogies))}_accuracy"
+        return f"words_{next(iter(self.word_pairs))}_spearman"
+
+    def __call__(self, words: Sequence[str], vectors: torch.Tensor) -> dict[str, float]:
+        """Score word vectors.
+
+        Args:
+            words: The vocabulary, the most frequent word first.
+            vectors: Their vectors, of shape (words, dimensions).
+
+        Returns:
+            Figure -> value; accuracies, correlations (x 100) and unknown shares in percent. A correlation that does
+            not exist (no known pairs) is left out.
+        """
+        return self.details(words, vectors)[0]
+
+    def details(self, words: Sequence[str], vectors: torch.Tensor) -> tuple[dict[str, float], dict[str, object]]:
+        """The figures, and what stands behind them: sections, counts, settings."""
+        figures: dict[str, float] = {}
+        sections = {}
+        for name, questions in self.analogies.items():
+            results = score_analogies(
+                words, vectors, questions, self.restrict_vocab, self.fold_case, self.unknown_is_wrong, self.method
+            )
+            total = total_of(results)
+            count = sum(len(section.questions) for section in questions)
+            figures[f"words_{name}_accuracy"] = total.accuracy
+            figures[f"words_{name}_unknown"] = 100 * total.unknown / count
+            sections[name] = {
+                section: {"correct": result.correct, "asked": result.asked, "unknown": result.unknown}
+                for section, result in {**results, "total": total}.items()
+            }
+        pairs = {}
+        for name, rated in self.word_pairs.items():
+            result = score_word_pairs(
+                words, vectors, rated, self.restrict_vocab, self.fold_case, self.unknown_is_wrong
+            )
+            if result.spearman == result.spearman:
+                figures[f"words_{name}_spearman"] = 100 * result.spearman
+                figures[f"words_{name}_pearson"] = 100 * result.pearson
+            figures[f"words_{name}_unknown"] = result.unknown_share
+            pairs[name] = {"pairs": result.pairs, "of": len(rated)}
+        settings = {
+            "restrict_vocab": self.restrict_vocab,
+            "fold_case": self.fold_case,
+            "unknown_is_wrong": self.unknown_is_wrong,
+            "method": self.method,
+        }
+        return figures, {"analogies": sections, "word_pairs": pairs, "settings": settings}

@@ -1,0 +1,71 @@
+"""Word vectors -> the files of gensim and of word2vec."""
+
+import tempfile
+from pathlib import Path
+
+from hfembed.atomic import atomic_write
+from hfembed.errors import InputError, input_errors
+from hfembed.loading import load_word2vec
+from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
+from hfembed.models.word2vec.word2vec_format import write_word2vec_format
+
+
+def export_word2vec_format(
+    model: Word2VecModel,
+    path: str | Path,
+    binary: bool = False,
+    header: bool = True,
+    counts_file: str | Path | None = None,
+) -> None:
+    """Write word vectors in word2vec's format, as gensim's `save_word2vec_format` does.
+
+    Args:
+        model: The word vectors.
+        path: The file; .gz, .xz and .bz2 compress.
+        binary: Binary or text; both keep every bit.
+        header: Text without one is GloVe's format.
+        counts_file: Also write a word and its count a line.
+
+    Raises:
+        InputError: Words that the format cannot hold, or counts that are not known.
+        OSError: A file cannot be written; an earlier one is left as it was.
+    """
+    vocabulary = model.vocabulary
+    if counts_file is not None and vocabulary.counts is None:
+        raise InputError("the model has no word counts to write")
+    with input_errors(), atomic_write(path) as temporary:
+        write_word2vec_format(temporary, vocabulary.words, model.numpy_vectors(), binary=binary, header=header)
+    if counts_file is not None:
+        with atomic_write(counts_file) as temporary:
+            counted = zip(vocabulary.words, vocabulary.counts.tolist(), strict=True)
+            temporary.write_text("".join(f"{word} {count}\n" for word, count in counted), encoding="utf-8")
+
+
+def export_gensim_model(checkpoint: str, path: str | Path) -> str:
+    """Write what `gensim.models.Word2Vec.load` reads and trains on, or `KeyedVectors` for input rows alone.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        path: The file; gensim puts large matrices beside it, under names that start with this one's.
+
+    Returns:
+        Which of the two was written: "Word2Vec" or "KeyedVectors".
+
+    Raises:
+        InputError: No word vectors there.
+        OSError: A file cannot be written.
+    """
+    model = load_word2vec(checkpoint, "cpu")
+    whole, report = Word2VecForPreTraining.from_pretrained(checkpoint, output_loading_info=True)
+    if report["missing_keys"] or model.vocabulary.counts is None:
+        kind, saved = "KeyedVectors", model.to_keyed_vectors()
+    else:
+        kind, saved = "Word2Vec", whole.to_gensim()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        saved.save(str(Path(folder) / path.name))
+        # the file that names the others comes last
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            file.replace(path.parent / file.name)
+    return kind

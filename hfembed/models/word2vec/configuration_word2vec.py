@@ -1,0 +1,68 @@
+"""Configuration of the word2vec models."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class Word2VecConfig(PreTrainedConfig):
+    r"""What a word2vec model is and how it was trained (Mikolov et al. 2013).
+
+    Args:
+        architecture (`str`, *optional*, defaults to `"skip-gram"`):
+            `"skip-gram"` (each context word predicts the centre word) or `"cbow"` (their mean predicts it).
+        vocab_size (`int`, *optional*, defaults to 0):
+            Number of words = number of embedding rows. The tokenizer knows two more tokens, `[UNK]` and `[PAD]`; their
+            ids follow the words' and have no row.
+        embedding_size (`int`, *optional*, defaults to 100):
+            Number of dimensions of a word vector.
+        window (`int`, *optional*, defaults to 5):
+            Largest distance between centre and context word.
+        shrink_windows (`bool`, *optional*, defaults to `True`):
+            Whether each centre draws its window from 1 to `window`, so that near words count more.
+        negative (`int`, *optional*, defaults to 5):
+            Number of noise words a pair.
+        sample (`float`, *optional*, defaults to 1e-3):
+            Subsampling threshold: words with a larger share of the corpus are dropped at random; 0 keeps all.
+        ns_exponent (`float`, *optional*, defaults to 0.75):
+            Noise words are drawn in proportion to count ** `ns_exponent`.
+        cbow_mean (`bool`, *optional*, defaults to `True`):
+            CBOW's hidden vector is the mean (else the sum) of the context vectors.
+        min_count (`int`, *optional*, defaults to 5):
+            Words seen less often are not in the vocabulary.
+        initializer_scale (`float`, *optional*, defaults to 1.0):
+            Input rows start at U(-1, 1) * `initializer_scale` / `embedding_size` (gensim: 1, word2vec.c: 0.5).
+    """
+
+    model_type = "hfembed_word2vec"
+
+    architecture: str = "skip-gram"
+    vocab_size: int = 0
+    embedding_size: int = 100
+    window: int = 5
+    shrink_windows: bool = True
+    negative: int = 5
+    sample: float | int = 1e-3
+    ns_exponent: float | int = 0.75
+    cbow_mean: bool = True
+    min_count: int = 5
+    initializer_scale: float | int = 1.0
+
+    def validate_architecture(self) -> None:
+        """Refuse an architecture that does not exist and sizes that cannot be."""
+        if self.architecture not in ("skip-gram", "cbow"):
+            raise ValueError(f"architecture is 'skip-gram' or 'cbow', not {self.architecture!r}")
+        for name in ("embedding_size", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+        for name in ("vocab_size", "negative", "sample"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is not negative, but {getattr(self, name)} was given")
+
+    @property
+    def hidden_size(self) -> int:
+        """The vectors' dimension, under the name that other libraries ask for."""
+        return self.embedding_size
+
+
+__all__ = ["Word2VecConfig"]

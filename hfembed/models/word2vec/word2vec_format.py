@@ -1,0 +1,303 @@
+"""The file formats that word vectors are exchanged in: word2vec text and binary, GloVe text; plain or compressed.
+
+Read as a stream: memory is the matrix, and a damaged file is refused at its first wrong row, never read wrongly.
+"""
+
+import bz2
+import gzip
+import lzma
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+# deflate cannot shrink more; xz and bz2 shrink repetitions further, but vectors are none
+_MAX_COMPRESSION = 1032
+_BUFFER_BYTES = 8 << 20
+_LONGEST_WORD_BYTES = 10_000
+
+
+def read_word2vec_format(
+    path: str | Path,
+    binary: bool | None = None,
+    limit: int | None = None,
+    dtype: type = np.float32,
+    counts_file: str | Path | None = None,
+    unicode_errors: str = "strict",
+) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """Read word vectors in word2vec's text or binary format or in GloVe's (text without a header).
+
+    Args:
+        path: The file; .gz, .xz and .bz2 are unpacked on the way.
+        binary: Which format it is. Default: found out from the first row.
+        limit: Read only the first so many words.
+        dtype: Type of the matrix, np.float32 or np.float16.
+        counts_file: What word2vec's `-save-vocab` and gensim's `fvocab` write: a word and its count a line.
+        unicode_errors: What to do with a word that is not UTF-8, as in `bytes.decode`: word2vec.c cuts long words
+            within a character.
+
+    Returns:
+        The words; their vectors, of shape (words, dimensions); the counts, int64 of shape (words,), or `None`.
+
+    Raises:
+        ValueError: One line that says what is wrong with the file.
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(path)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is at least 1, not {limit}")
+    reader = _Reader(path, dtype, limit, unicode_errors)
+    try:
+        with _OPENERS.get(path.suffix, open)(path, "rb") as stream:
+            words, vectors = reader.read(stream, binary)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    counts = None if counts_file is None else _read_counts(Path(counts_file), words)
+    return words, vectors, counts
+
+
+def write_word2vec_format(
+    path: str | Path,
+    words: list[str],
+    vectors: np.ndarray,
+    counts: np.ndarray | None = None,
+    binary: bool = False,
+    header: bool = True,
+    counts_file: str | Path | None = None,
+) -> None:
+    """Write word vectors as gensim's `save_word2vec_format` does, row by row in the order given.
+
+    Args:
+        path: The file to write; a name ending in .gz, .xz or .bz2 is compressed.
+        words: The words.
+        vectors: float of shape (words, dimensions), written as float32.
+        counts: int64 of shape (words,); needed for `counts_file`.
+        binary: Binary or text. Text keeps every bit: each number is its shortest exact form.
+        header: Whether text starts with the numbers of words and dimensions; GloVe's does not.
+        counts_file: Also write a word and its count a line.
+
+    Raises:
+        ValueError: Words that the format cannot hold, or no counts where they are asked for.
+    """
+    path = Path(path)
+    if binary and not header:
+        raise ValueError("the binary format has a header always")
+    # a blank ends the word in the file, and a leading line break would be skipped by readers
+    broken = next((word for word in words if not word or re.search(r"[ \n\r]", word)), None)
+    if broken is not None:
+        raise ValueError(
+            f"the word {broken!r} cannot be written: in this format words are not empty and have no blanks"
+        )
+    with _OPENERS.get(path.suffix, open)(path, "wb") as file:
+        if header:
+            file.write(f"{len(words)} {vectors.shape[1]}\n".encode())
+        for start in range(0, len(words), 4096):
+            rows = np.ascontiguousarray(vectors[start : start + 4096], dtype="<f4")
+            parts = []
+            for word, row in zip(words[start : start + 4096], rows, strict=True):
+                values = row.tobytes() if binary else (" ".join(map(str, row)) + "\n").encode()
+                parts.append(word.encode() + b" " + values)
+            file.write(b"".join(parts))
+    if counts_file is not None:
+        if counts is None:
+            raise ValueError("counts cannot be written: they are not known")
+        with open(counts_file, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{word} {count}\n" for word, count in zip(words, counts.tolist(), strict=True))
+
+
+class _Reader:
+    """One file being read; keeps what the error messages need."""
+
+    def __init__(self, path: Path, dtype: type, limit: int | None, unicode_errors: str):
+        self.path = path
+        self.dtype = dtype
+        self.limit = limit
+        self.unicode_errors = unicode_errors
+        self.words: list[str] = []
+        self.seen: set[str] = set()
+
+    def fail(self, reason: str) -> ValueError:
+        return ValueError(f"{self.path} cannot be read as word vectors: {reason}")
+
+    def read(self, stream: BinaryIO, binary: bool | None) -> tuple[list[str], np.ndarray]:
+        first = stream.readline(_LONGEST_WORD_BYTES * 10)
+        if not first.strip():
+            raise self.fail("it is empty")
+        header = re.fullmatch(rb"\s*(\d+)\s+(\d+)\s*", first)
+        if header is None:
+            if binary:
+                raise self.fail("it does not start with the numbers of words and dimensions")
+            return self.read_text(stream, None, 0, first)
+        size, dimension = (int(number) for number in header.groups())
+        if size == 0 or dimension == 0:
+            raise self.fail(f"its header promises {size} words of {dimension} dimensions")
+        start = stream.read(_LONGEST_WORD_BYTES + 40 * min(dimension, 100_000))
+        if binary is None:
+            binary = not self.looks_like_text(start, dimension)
+        # the smallest row: a one-byte word, a blank, and four bytes a number or two characters
+        least = size * ((2 + 4 * dimension) if binary else (2 + 2 * dimension))
+        largest = self.path.stat().st_size * (_MAX_COMPRESSION if self.path.suffix in _OPENERS else 1)
+        if least > largest:
+            raise self.fail(f"its header promises {size} words of {dimension} dimensions, more than the file can hold")
+        if binary:
+            return self.read_binary(stream, size, dimension, start)
+        return self.read_text(stream, size, dimension, start)
+
+    def looks_like_text(self, start: bytes, dimension: int) -> bool:
+        fields = start.partition(b"\n")[0].split()
+        try:
+            return len(fields) > 1 and all(float(field) == float(field) or True for field in fields[1:])
+        except ValueError:
+            return False
+
+    def add_word(self, raw: bytes) -> None:
+        row = len(self.words) + 1
+        try:
+            word = raw.decode("utf-8", errors=self.unicode_errors)
+        except UnicodeDecodeError:
+            raise self.fail(
+                f"word {row} is not UTF-8 ({raw[:40]!r}): the header is wrong, or unicode_errors='replace' is needed"
+            ) from None
+        if not word:
+            raise self.fail(f"word {row} is empty")
+        if word in self.seen:
+            raise self.fail(f"the word {word!r} is in it twice (word {self.words.index(word) + 1} and {row})")
+        self.seen.add(word)
+        self.words.append(word)
+
+    def check_finite(self, vectors: np.ndarray, first_row: int) -> None:
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            row = first_row + int(np.argmin(finite))
+            raise self.fail(f"the vector of {self.words[row]!r} (word {row + 1}) has a number that is not finite")
+
+    def allocate(self, rows: int, dimension: int) -> np.ndarray:
+        try:
+            return np.empty((rows, dimension), dtype=self.dtype)
+        except (MemoryError, ValueError):
+            raise self.fail(f"{rows} words of {dimension} dimensions do not fit into memory; set a limit") from None
+
+    def read_binary(self, stream: BinaryIO, size: int, dimension: int, buffer: bytes) -> tuple[list[str], np.ndarray]:
+        wanted = size if self.limit is None else min(size, self.limit)
+        matrix = self.allocate(wanted, dimension)
+        row_bytes = 4 * dimension
+        position = checked = 0
+        while len(self.words) < wanted:
+            blank = buffer.find(b" ", position)
+            if blank < 0 or blank + 1 + row_bytes > len(buffer):
+                self.check_finite(matrix[checked : len(self.words)], checked)
+                checked = len(self.words)
+                if blank - position > _LONGEST_WORD_BYTES or (
+                    blank < 0 and len(buffer) - position > _LONGEST_WORD_BYTES
+                ):
+                    raise self.fail(
+                        f"word {len(self.words) + 1} does not end: the header is wrong, or it is not binary"
+                    )
+                more = stream.read(max(_BUFFER_BYTES, row_bytes))
+                if not more:
+                    raise self.fail(f"it ends after {len(self.words)} of the {size} words that its header promises")
+                buffer, position = buffer[position:] + more, 0
+                continue
+            matrix[len(self.words)] = np.frombuffer(buffer, "<f4", dimension, blank + 1)
+            self.add_word(buffer[position:blank].lstrip(b"\n"))
+            position = blank + 1 + row_bytes
+        self.check_finite(matrix[checked:], checked)
+        if wanted == size and (buffer[position:] + stream.read(16)).strip():
+            raise self.fail(f"it goes on after the {size} words that its header promises")
+        return self.words, matrix
+
+    def read_text(
+        self, stream: BinaryIO, size: int | None, dimension: int, start: bytes
+    ) -> tuple[list[str], np.ndarray]:
+        """`size` is None for GloVe's files, whose first row tells the dimensions and whose words may have blanks."""
+        lines = _lines(stream, start)
+        if size is None:
+            first = next(lines)
+            dimension = self.count_trailing_numbers(first)
+            lines = _lines(stream, first + b"\n")
+            matrix = self.allocate(min(self.limit or 4096, 4096), dimension)
+            wanted = self.limit
+        else:
+            wanted = size if self.limit is None else min(size, self.limit)
+            matrix = self.allocate(wanted, dimension)
+        checked = 0
+        for line in lines:
+            if len(self.words) == wanted:
+                if wanted == size and line.strip():
+                    raise self.fail(f"it goes on after the {size} words that its header promises")
+                if line.strip() or wanted != size:
+                    break
+                continue
+            row = len(self.words)
+            line = line.rstrip(b" \r\t")
+            if not line and size is None:
+                continue
+            if row == len(matrix):
+                self.check_finite(matrix[checked:], checked)
+                checked = row
+                # realloc: the system moves pages, so that two copies never lie side by side
+                matrix.resize((row * 2 if row < 100_000 else row + row // 4, dimension), refcheck=False)
+            word, values = self.split_line(line, dimension, glove=size is None)
+            try:
+                matrix[row] = np.array(values, dtype=np.float64).astype(np.float32)
+            except ValueError:
+                raise self.fail(f"line {row + 1 + (size is not None)} has a number that is none") from None
+            self.add_word(word)
+        if size is None:
+            matrix.resize((len(self.words), dimension), refcheck=False)
+        elif len(self.words) < wanted:
+            raise self.fail(f"it ends after {len(self.words)} of the {size} words that its header promises")
+        self.check_finite(matrix[checked:], checked)
+        return self.words, matrix
+
+    def split_line(self, line: bytes, dimension: int, glove: bool) -> tuple[bytes, list[bytes]]:
+        fields = line.split(b" ")
+        if len(fields) != dimension + 1 and not (glove and len(fields) > dimension + 1):
+            number = len(self.words) + (1 if glove else 2)
+            raise self.fail(f"line {number} has {len(fields) - 1} numbers in place of {dimension}")
+        return b" ".join(fields[:-dimension]), fields[-dimension:]
+
+    def count_trailing_numbers(self, line: bytes) -> int:
+        fields = line.rstrip().split(b" ")[1:]
+        number = 0
+        for field in reversed(fields):
+            try:
+                float(field)
+            except ValueError:
+                break
+            number += 1
+        if number < 2:
+            raise self.fail("its first line is neither a header (words, dimensions) nor a word with its vector")
+        return number
+
+
+def _lines(stream: BinaryIO, start: bytes) -> Iterator[bytes]:
+    """Lines without their breaks, from what was read already and the rest."""
+    rest = start
+    while True:
+        *lines, rest = rest.split(b"\n")
+        yield from lines
+        more = stream.read(_BUFFER_BYTES)
+        if not more:
+            break
+        rest += more
+    if rest:
+        yield rest
+
+
+def _read_counts(path: Path, words: list[str]) -> np.ndarray:
+    counts = {}
+    with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            word, _, count = line.rstrip().rpartition(b" ")
+            try:
+                counts[word.decode("utf-8")] = int(count)
+            except ValueError:
+                raise ValueError(f"{path} line {number} is not a word and its count") from None
+    missing = next((word for word in words if word not in counts), None)
+    if missing is not None:
+        raise ValueError(f"{path} has no count for the word {missing!r}")
+    return np.array([counts[word] for word in words], dtype=np.int64)
