@@ -92,7 +92,6 @@ def convert_mobilefacenet(
     print(f"{source}: a MobileFaceNet in the layout of {layout.trainer}; written to {destination}")
 
 
-@exit_on_input_error
 @app.command("neighbours")
 def neighbours(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of word vectors.")],
@@ -222,6 +221,7 @@ def export_gensim(
     print(f"a gensim {kind} written to {output}: load it with gensim.models.{kind}.load")
 
 
+@exit_on_input_error
 def main() -> None:
     """Run the command; an expected error is one line on stderr and exit code 1."""
     app()

@@ -84,7 +84,7 @@ def load_word2vec(checkpoint: str, device: str = "auto") -> Word2VecModel:
         raise InputError(f"{checkpoint} lacks the weights {', '.join(sorted(report['missing_keys']))}")
     if model.vocabulary is None:
         raise InputError(
-            f"{checkpoint} lacks its words: tokenizer.json and vocab_counts.safetensors go with the weights"
+            f"{checkpoint} lacks its words: tokenizer.json, vocab_counts.safetensors"
         )
     return model.to(choose_device(device)).eval()
 

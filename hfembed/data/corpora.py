@@ -36,6 +36,7 @@ BLOCK_BYTES = 16 << 20
 _LONGEST_WORD_BYTES = 4 << 20
 # distinct words that are counted at once; beyond it the dictionaries are read several times, a share of the words each
 _COUNTED_AT_ONCE = 10_000_000
+_PENDING_WORDS = 1_000_000
 _FORMAT = 1
 _COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 _TEXT_SUFFIXES = (".txt", ".text", ".parquet", *_COMPRESSED)
@@ -96,9 +97,10 @@ def prepare_corpus(
     """Count a corpus' words and write it as ids; an earlier result of the same source and settings is reused.
 
     Args:
-        source: A text file (also .gz, .xz, .zst, .bz2), a parquet file, a folder of such, a list of these, the id of a
-            dataset on the Hub, a `datasets.Dataset` or `IterableDataset`, or any iterable of texts. A line is a
-            sentence. Iterables and streams have no fingerprint: they are read anew each time.
+        source: A text file (also .gz, .xz, .zst, .bz2), a parquet file, a folder of such, a list of these (`Path`s, or
+            names with such an ending), the id of a dataset on the Hub, a `datasets.Dataset` or `IterableDataset`, or
+            any iterable of texts. A line is a sentence. Iterables and streams have no fingerprint: they are read
+            anew each time.
         cache_dir: Folder under which the files are kept.
         min_count: Words seen less often are dropped.
         max_vocab_size: Keep only so many words, the most frequent.
@@ -173,7 +175,7 @@ def open_source(source: object, column: str, split: str, config_name: str | None
     """
     import datasets
 
-    if isinstance(source, list | tuple) and source and all(isinstance(part, str | Path) for part in source):
+    if isinstance(source, list | tuple) and source and all(_is_file_name(part) for part in source):
         files = [file for part in source for file in _list_files(Path(part))]
         return _identify_files(files, column), _read_files(files, column)
     if isinstance(source, str | Path):
@@ -202,6 +204,11 @@ def open_source(source: object, column: str, split: str, config_name: str | None
     if isinstance(source, Iterable) and not isinstance(source, str | bytes):
         return str(uuid.uuid4()), _join_texts(source)
     raise InputError(f"a corpus is a file, a folder, a dataset or an iterable of texts, not a {type(source).__name__}")
+
+
+def _is_file_name(part: object) -> bool:
+    """Whether an item of a list is a file, not a text: a `Path`, or a name with an ending of ours."""
+    return isinstance(part, Path) or (isinstance(part, str) and part.endswith(_TEXT_SUFFIXES))
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -497,7 +504,7 @@ def _count_share(encoded: EncodedBlocks, share: int, shares: int) -> pa.Table | 
             batch = batch.filter(pa.array(_hash_words(batch["word"]) % shares == share))
         pending.append(pa.Table.from_batches([batch]))
         num_pending += len(batch)
-        if num_pending > max(1_000_000, len(total)):
+        if num_pending > max(_PENDING_WORDS, len(total)):
             total, pending, num_pending = merge(), [], 0
             if len(total) > _COUNTED_AT_ONCE:
                 return None

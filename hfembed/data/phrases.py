@@ -13,6 +13,7 @@ from hfembed.errors import InputError
 
 # distinct pairs kept at once (16 bytes each); beyond it the rarest go, as in word2phrase
 _MAX_PAIRS = 30_000_000
+_PENDING_PAIRS = 4_000_000
 
 
 def learn_phrases(
@@ -100,7 +101,7 @@ def _count_pairs(encoded: EncodedBlocks, words: pa.StringArray) -> tuple[np.ndar
         at = np.flatnonzero(pair)
         pending.append(np.unique(ids[at] << 32 | ids[at + 1], return_counts=True))
         num_pending += len(pending[-1][0])
-        if num_pending > max(4_000_000, len(keys)):
+        if num_pending > max(_PENDING_PAIRS, len(keys)):
             keys, counts = merge()
             pending, num_pending = [], 0
             while len(keys) > _MAX_PAIRS:

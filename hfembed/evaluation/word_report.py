@@ -58,8 +58,8 @@ def parse_composition(text: str, vocabulary: Vocabulary) -> tuple[list[str], lis
         return [text], []
     signs: dict[str, list[str]] = {"+": [], "-": []}
     parts = re.split(r"\s*([+-])\s*", text.strip().lstrip("+"))
-    if len(parts) > 1 and parts[0] and "+" not in parts and all(part not in vocabulary for part in parts[::2]):
-        parts = [text]  # a hyphenated word that is not known, not a difference
+    if len(parts) > 1 and parts[0] and "+" not in parts and any(part not in vocabulary for part in parts[::2]):
+        parts = [text]  # an unknown word with a hyphen, not a difference
     for sign, word in zip(["+", *parts[1::2]], parts[::2], strict=True):
         if word:
             signs[sign].append(word)
@@ -85,10 +85,8 @@ def draw_words(
         OSError: The picture cannot be written.
     """
     pairs = [tuple(text.split(":", 1)) for text in words if ":" in text and text not in model.vocabulary]
-    names = list(
-        dict.fromkeys(word for text in words for word in (text,) if text in model.vocabulary or ":" not in text)
-    )
-    names = list(dict.fromkeys([*names, *(word for pair in pairs for word in pair)]))
+    single = [text for text in words if ":" not in text or text in model.vocabulary]
+    names = list(dict.fromkeys([*single, *(word for pair in pairs for word in pair)]))
     try:
         vectors = model.vector(names).float().numpy()
     except UnknownWordError as error:

@@ -1,5 +1,9 @@
 """Configuration of the word2vec models."""
 
+import difflib
+from dataclasses import fields
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -48,11 +52,23 @@ class Word2VecConfig(PreTrainedConfig):
     min_count: int = 5
     initializer_scale: float | int = 1.0
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        # a misspelt field would be kept and mean nothing; a config.json may have fields of a later transformers
+        from_file = self.transformers_version is not None
+        own = {member.name for member in fields(self)} - {member.name for member in fields(PreTrainedConfig)}
+        for name in kwargs:
+            if name.startswith("_") or name in dir(PreTrainedConfig) or name in ("model_type", "auto_map"):
+                continue
+            near = difflib.get_close_matches(name, sorted(own), n=1, cutoff=0.8 if from_file else 0.0)
+            if near:
+                raise ValueError(f"Word2VecConfig has no field '{name}'; did you mean '{near[0]}'?")
+        super().__post_init__(**kwargs)
+
     def validate_architecture(self) -> None:
         """Refuse an architecture that does not exist and sizes that cannot be."""
         if self.architecture not in ("skip-gram", "cbow"):
             raise ValueError(f"architecture is 'skip-gram' or 'cbow', not {self.architecture!r}")
-        for name in ("embedding_size", "window"):
+        for name in ("embedding_size", "window", "min_count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
         for name in ("vocab_size", "negative", "sample"):

@@ -132,10 +132,11 @@ class WordVectorQueries:
         topn: int = 10,
         restrict_vocab: int | None = None,
     ) -> list[tuple[str, float]]:
-        """Words whose vectors have the largest cosine to the mean of the unit vectors given.
+        """Words whose vectors have the largest cosine to the sum of what is given.
 
         Args:
-            positive: Words, vectors or (word, weight) pairs that count for; `["czech", "currency"]` composes.
+            positive: Words (their unit vectors), vectors (as they are, like gensim) or (word or vector, weight) pairs
+                that count for; `["czech", "currency"]` composes.
             negative: Those that count against.
             topn: How many words.
             restrict_vocab: Search only the first so many rows, the most frequent words.
@@ -191,10 +192,10 @@ class WordVectorQueries:
                 item, weight = item if isinstance(item, tuple) else (item, sign)
                 if isinstance(item, str):
                     rows.append(self._words()[item])
-                    vector = self._matrix()[rows[-1]]
-                else:
+                    vector = unit_rows(self._matrix()[rows[-1]].unsqueeze(0))[0]
+                else:  # as it is: whoever has a vector has its length too
                     vector = torch.as_tensor(item, device=self.device)
-                total += weight * unit_rows(vector.unsqueeze(0))[0]
+                total += weight * vector
         return total, rows
 
     def _named(self, scores: torch.Tensor, rows: torch.Tensor) -> list[list[tuple[str, float]]]:

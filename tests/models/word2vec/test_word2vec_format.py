@@ -1,0 +1,115 @@
+"""Files of word vectors: bit for bit what gensim reads and writes; damaged ones refused in one line."""
+
+import gzip
+import time
+
+import numpy as np
+import pytest
+import torch
+from gensim.models import KeyedVectors
+
+from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
+from hfembed.models.word2vec.word2vec_format import read_word2vec_format, write_word2vec_format
+
+WORDS = ["the", "naïve", "猫", "d"]
+VECTORS = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+TEXT = "4 5\n" + "".join(f"{w} {' '.join(map(str, v))}\n" for w, v in zip(WORDS, VECTORS, strict=True))
+BINARY = b"4 5\n" + b"".join(w.encode() + b" " + v.tobytes() for w, v in zip(WORDS, VECTORS, strict=True))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_gensim_and_we_read_each_others_files(tmp_path, binary, suffix):
+    theirs = KeyedVectors(5)
+    theirs.add_vectors(WORDS, VECTORS)
+    for number, word in enumerate(WORDS):
+        theirs.set_vecattr(word, "count", 10 - number)
+    theirs.save_word2vec_format(str(tmp_path / f"a{suffix}"), binary=binary, fvocab=str(tmp_path / "counts"))
+    model = Word2VecModel.from_word2vec_format(tmp_path / f"a{suffix}", counts_file=tmp_path / "counts")
+    assert model.vocabulary.words == WORDS and model.vocabulary.counts.tolist() == [10, 9, 8, 7]
+    assert model.numpy_vectors().tobytes() == VECTORS.tobytes()
+    write_word2vec_format(
+        tmp_path / f"b{suffix}", WORDS, VECTORS, model.vocabulary.counts, binary, counts_file=tmp_path / "c"
+    )
+    back = KeyedVectors.load_word2vec_format(str(tmp_path / f"b{suffix}"), binary=binary, fvocab=str(tmp_path / "c"))
+    assert back.index_to_key == WORDS and back.vectors.tobytes() == VECTORS.tobytes()
+    assert back.get_vecattr("d", "count") == 7
+
+
+def test_limit_half_precision_and_word2vec_c(tmp_path):
+    path = tmp_path / "c.bin"  # word2vec.c ends rows with a line break
+    path.write_bytes(
+        BINARY.replace("猫".encode(), b"\n" + "猫".encode()).replace(
+            b"d " + VECTORS[3].tobytes(), b"\nd " + VECTORS[3].tobytes() + b"\n"
+        )
+    )
+    assert read_word2vec_format(path)[0] == WORDS
+    model = Word2VecModel.from_word2vec_format(path, limit=2, dtype=torch.float16)
+    assert model.vocabulary.words == WORDS[:2] and model.dtype == torch.float16
+    np.testing.assert_array_equal(model.embeddings.weight.detach().numpy(), VECTORS[:2].astype(np.float16))
+
+
+def test_glove(tmp_path):
+    path = tmp_path / "glove.txt"
+    rows = [("the", VECTORS[0]), (". . .", VECTORS[1]), ("3", VECTORS[2])] + [
+        (f"w{n}", VECTORS[3]) for n in range(9000)
+    ]
+    path.write_text("".join(f"{w} {' '.join(map(str, v))}\n" for w, v in rows))
+    words, vectors, counts = read_word2vec_format(path)
+    assert words == [word for word, _ in rows] and counts is None
+    assert vectors.tobytes() == np.array([v for _, v in rows]).tobytes()
+    assert read_word2vec_format(path, limit=2)[1].shape == (2, 5)
+
+
+DAMAGED = {
+    "empty": (b"", "empty"),
+    "truncated text": (TEXT.encode()[:-70], "ends after|numbers in place"),
+    "truncated binary": (BINARY[:-30], "ends after 2 of the 4|more than the file can hold"),
+    "fewer than promised, text": (b"9" + TEXT.encode()[1:], "ends after 4 of the 9"),
+    "more than promised, text": (b"3" + TEXT.encode()[1:], "goes on after the 3"),
+    "more than promised, binary": (b"3" + BINARY[1:], "goes on after the 3"),
+    "wrong dimension, text": (b"4 6" + TEXT.encode()[3:], "line 2 has 5 numbers in place of 6"),
+    "wrong dimension, binary": (b"4 4" + BINARY[3:], "not UTF-8|goes on|twice|not finite|does not end"),
+    "header larger than the file": (b"900000000000 300\n" + TEXT.encode()[4:], "more than the file can hold"),
+    "header larger than the file, binary": (b"900000000000 300\n" + BINARY[4:], "more than the file can hold"),
+    "a word twice": (TEXT.replace("naïve", "the").encode(), "'the' is in it twice"),
+    "a word twice, binary": (BINARY.replace("naïve".encode(), b"the"), "'the' is in it twice"),
+    "no number": (TEXT.replace(str(VECTORS[2, 2]), "x").encode(), "line 4 has a number that is none"),
+    "NaN": (TEXT.replace(str(VECTORS[2, 2]), "nan").encode(), "'猫'.*not finite"),
+    "infinite, binary": (BINARY.replace(VECTORS[2, 2].tobytes(), np.float32("inf").tobytes()), "'猫'.*not finite"),
+    "not UTF-8": (TEXT.encode().replace("naïve".encode(), b"na\xefve"), "word 2 is not UTF-8"),
+    "not UTF-8, binary": (BINARY.replace("naïve".encode(), b"na\xefve"), "word 2 is not UTF-8"),
+    "prose": (b"It was a dark and stormy night.\n" * 9, "first line"),
+    "zero words": (b"0 5\n", "promises 0"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("compress", [False, True])
+def test_damaged_files_are_refused_quickly(tmp_path, name, compress):
+    content, message = DAMAGED[name]
+    path = tmp_path / ("vectors.gz" if compress else "vectors")
+    path.write_bytes(gzip.compress(content) if compress else content)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=message) as caught:
+        read_word2vec_format(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert time.perf_counter() - start < 2
+
+
+def test_a_truncated_archive_is_refused(tmp_path):
+    path = tmp_path / "vectors.gz"
+    path.write_bytes(gzip.compress(BINARY)[:-20])
+    with pytest.raises(ValueError, match="damaged|ends after"):
+        read_word2vec_format(path)
+
+
+def test_bad_utf8_on_request(tmp_path):
+    path = tmp_path / "vectors"
+    path.write_bytes(BINARY.replace("naïve".encode(), b"na\xefve"))
+    assert read_word2vec_format(path, unicode_errors="ignore")[0][1] == "nave"
+
+
+def test_words_the_format_cannot_hold(tmp_path):
+    with pytest.raises(ValueError, match="'a b' cannot be written"):
+        write_word2vec_format(tmp_path / "v", ["a b"], VECTORS[:1])
