@@ -60,7 +60,8 @@ def main() -> None:
     model = make_model(config, photos.identities).to(memory_format=torch.channels_last)
     dataset, collate = photos, augmented
     if config.imprint or config.features_once:
-        features = FrozenFeatures(photos, model.embedder.to(accelerator.device), as_it_is)
+        embedder = model.embedder.to(accelerator.device)
+        features = FrozenFeatures(photos, embedder, as_it_is, noise=config.feature_noise, seed=config.seed)
         if config.imprint:
             model.cpu().imprint(features.features, torch.from_numpy(features.labels))
         if config.features_once:

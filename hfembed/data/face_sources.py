@@ -27,7 +27,7 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "photo", "images"
 IDENTITY_COLUMNS = ("label", "identity", "celeb_id", "cls", "person", "person_id", "name", "subject", "labels")
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "image_path", "__key__")
 
-LANDMARKS_FEATURE = datasets.List(datasets.List(datasets.Value("float32")))
+LANDMARKS_FEATURE = datasets.List(datasets.List(datasets.Value("float64")))
 
 
 @dataclass
@@ -162,7 +162,7 @@ def assemble(
     table = photos.table
     for name, (values, feature) in columns.items():
         # the fingerprint that `datasets` would work out itself takes seconds for lists this long
-        state = hashlib.sha256(f"{table._fingerprint}{name}{values}".encode()).hexdigest()[:16]
+        state = hashlib.sha256(f"{table._fingerprint}{name}{feature}{values}".encode()).hexdigest()[:16]
         table = table.add_column(name, values, new_fingerprint=state, feature=feature)
     state = hashlib.sha256(f"{table._fingerprint}{order}{list(names)}".encode()).hexdigest()[:16]
     return table.select(order, new_fingerprint=state)

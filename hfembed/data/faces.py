@@ -235,12 +235,12 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
 
     schema = datasets.Features(
         {
-            "image": datasets.Image(decode=False),  # the rows pass through undecoded
+            "image": datasets.Image(),
             "label": datasets.Value("int64") if names is None else feature,
             "file": datasets.Value("string"),
             "landmarks": LANDMARKS_FEATURE,
         }
     )
+    # undecoded on the way; told to `map`, the schema would count as applied and nothing would be decoded in the end
     stream = stream.cast_column(image, datasets.Image(decode=False))
-    stream = stream.map(to_schema, with_indices=True, remove_columns=columns, features=schema)
-    return stream.filter(wanted).cast_column("image", datasets.Image())
+    return stream.map(to_schema, with_indices=True, remove_columns=columns).filter(wanted).cast(schema)

@@ -22,6 +22,10 @@ class FrozenFeatures(torch.utils.data.Dataset):
         embedder: The frozen embedder, used in eval mode.
         collate: Samples of `faces` -> `pixel_values`, without augmentation.
         mirror: Add the mirror images.
+        noise: Move each feature by Gaussian noise with this multiple of the covariance that one person's photos have
+            (pooled over people), drawn anew each epoch: what else a person's photos might look like. Wang et al.,
+            "Implicit Semantic Data Augmentation for Deep Networks", 2019, sampled rather than in closed form.
+        seed: Of the noise; a sample's noise is a function of (seed, epoch, index).
         batch_size: Photos a forward pass.
 
     Attributes:
@@ -35,6 +39,8 @@ class FrozenFeatures(torch.utils.data.Dataset):
         embedder: FaceEmbedderModel,
         collate: Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]],
         mirror: bool = True,
+        noise: float = 0.0,
+        seed: int = 0,
         batch_size: int = 64,
     ):
         embedder.eval()
@@ -49,10 +55,33 @@ class FrozenFeatures(torch.utils.data.Dataset):
         # cloned: tensors made in inference mode cannot enter a training graph
         self.features = torch.cat([torch.cat(features) for features in views]).clone()
         self.labels = np.tile(faces.labels, len(views))
+        self.seed = seed
+        self.noise = noise * _within_person_deviation(self.features, torch.from_numpy(self.labels)) if noise else None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """One sample: "features" (D,) float32 and "labels" int."""
-        return {"features": self.features[key[1]], "labels": int(self.labels[key[1]])}
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """Several samples at once, as the loader asks for them."""
+        rows = [key[1] for key in keys]
+        features = self.features[rows]
+        if self.noise is not None:
+            draws = [np.random.default_rng([self.seed, *key]).standard_normal(features.shape[1]) for key in keys]
+            features = features + torch.from_numpy(np.stack(draws)).float() @ self.noise.T
+        return [
+            {"features": feature, "labels": int(self.labels[row])} for feature, row in zip(features, rows, strict=True)
+        ]
+
+
+def _within_person_deviation(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A factor A (D, D) with A A^T = the covariance of features around their person's mean."""
+    counts = torch.bincount(labels)[:, None]
+    means = torch.zeros(len(counts), features.shape[1]).index_add_(0, labels, features) / counts
+    around = features - means[labels]
+    covariance = around.T @ around / len(around)
+    # a thousandth of the mean variance keeps it positive definite with fewer photos than dimensions
+    return torch.linalg.cholesky(covariance + 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance)))

@@ -17,7 +17,7 @@ import PIL.Image
 from hfembed.data.face_sources import LANDMARKS_FEATURE
 from hfembed.data.lfw import LfwPairs, photo_name
 
-_VERSION = 1  # raise it when the drawing changes: it is part of the fingerprint
+_VERSION = 3  # raise it when the drawing changes: it is part of the fingerprint
 _CHUNK = 16  # photos drawn at a time: small enough for the processor's cache
 
 Params = dict[str, np.ndarray]
@@ -48,7 +48,7 @@ def make_synthetic_faces(
         "image": [{"bytes": _jpeg(photo), "path": None} for photo in pixels],
         "label": np.repeat(np.arange(num_identities), photos_per_identity).tolist(),
         "file": [photo_name(person, number + 1) for person in people for number in range(photos_per_identity)],
-        "landmarks": landmarks.tolist(),
+        "landmarks": landmarks.astype(np.float64).tolist(),
     }
     features = {
         "image": datasets.Image(),
@@ -86,7 +86,7 @@ def make_synthetic_pairs(
     if num_identities % num_folds or num_identities // num_folds < 2 or pairs_per_fold % 2:
         raise ValueError("every fold needs as many people as the others, two at least, and an even number of pairs")
     faces = make_synthetic_faces(num_identities, photos_per_identity, seed, image_size)
-    generator = np.random.default_rng([seed, num_folds, pairs_per_fold])
+    generator = np.random.default_rng([4, seed])
     photos = np.array(faces["file"][:]).reshape(num_folds, -1, photos_per_identity)
     pairs: list[tuple[str, str, bool, int]] = []
     for fold, people in enumerate(photos):
@@ -101,9 +101,10 @@ def make_synthetic_pairs(
 
 def _draw(people: int, photos: int, seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, size, size, 3) uint8 and (N, 5, 2): all photos of all people, person by person."""
-    persons = [_person(np.random.default_rng([seed, person])) for person in range(people)]
+    # numpy pads seeds with zeros: a number in front keeps the streams of people, photos and noise apart
+    persons = [_person(np.random.default_rng([1, seed, person])) for person in range(people)]
     shots = [
-        _shot(np.random.default_rng([seed, person, photo])) for person in range(people) for photo in range(photos)
+        _shot(np.random.default_rng([2, seed, person, photo])) for person in range(people) for photo in range(photos)
     ]
     pixels, landmarks = [], []
     for start in range(0, len(shots), _CHUNK):
@@ -112,7 +113,7 @@ def _draw(people: int, photos: int, seed: int, size: int) -> tuple[np.ndarray, n
         params = {name: np.array([each[name] for each in both], dtype=np.float32) for name in both[0]}
         chunk, points = _render(params, size)
         noise = np.stack(
-            [np.random.default_rng([seed, *divmod(row, photos), 1]).standard_normal((size, size, 3), np.float32)
+            [np.random.default_rng([3, seed, *divmod(row, photos)]).standard_normal((size, size, 3), np.float32)
              for row in rows]
         )  # fmt: skip
         pixels.append(np.clip(np.rint(255 * (chunk + params["noise"][:, None, None, None] * noise)), 0, 255))

@@ -89,6 +89,9 @@ class FaceTrainingConfig(TrainingConfig):
         False,
         "train only the last layer, on a trunk in eval mode; without augmentation its features are computed once",
     )
+    feature_noise: float = setting(
+        0.0, "with features computed once: noise with this multiple of the covariance that a person's photos have"
+    )
     unfreeze_last: int = setting(0, "with freeze_trunk: train this many of the trunk's last stages too")
     imprint: bool = setting(False, "start the classifier from the people's mean embeddings")
 
@@ -112,6 +115,8 @@ class FaceTrainingConfig(TrainingConfig):
             raise ValueError(f"face_zoom must be positive, not {self.face_zoom}")
         if self.frame_margin < 0 or self.min_photos < 1:
             raise ValueError("frame_margin must not be negative, min_photos at least 1")
+        if self.feature_noise and not self.features_once:
+            raise ValueError("feature_noise needs freeze_trunk without unfreeze_last and without augmentation")
         if self.held_out_share and self.train_photos:
             raise ValueError("choose held_out_share or train_photos, not both")
         if not 0 <= self.held_out_share < 1 or self.train_photos < 0:

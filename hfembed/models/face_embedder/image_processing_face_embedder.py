@@ -23,6 +23,7 @@ STANDARD_TEMPLATE = (
 STANDARD_SIZE = 112
 
 _EXIF_ORIENTATION = 0x0112
+_ON_ITS_SIDE = (5, 6, 7, 8)
 # keys that transformers itself writes beside ours
 _FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
 
@@ -100,8 +101,8 @@ class FaceImageProcessor(BaseImageProcessor):
         size (`int`, `[height, width]` or `dict`, *optional*, defaults to 112 x 112): Output size in pixels.
         template (`list[list[float]]`, *optional*): Where the left eye, right eye, nose, left and right mouth corner
             (as seen in the image) lie, [x, y] in output pixels. Defaults to `template_for_size(height, width)`.
-        crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the longer side of the centre crop as
-            a share of the photo's shorter side, in (0, 1].
+        crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the sides of the centre crop as a
+            share of the largest rectangle of the output's shape that fits into the photo, in (0, 1].
         color (`str`, *optional*, defaults to `"rgb"`): `"rgb"`, `"bgr"` or `"gray"` (one channel).
         image_mean (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
         image_std (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
@@ -187,15 +188,15 @@ class FaceImageProcessor(BaseImageProcessor):
         height, width = self.size["height"], self.size["width"]
         photo, is_ours = _open(image)
         orientation = photo.getexif().get(_EXIF_ORIENTATION, 1)
+        upright_size = photo.size[::-1] if orientation in _ON_ITS_SIDE else photo.size
         if landmarks is None:
-            crop_side = self.crop_fraction * min(photo.size)
-            shrinkage = crop_side / max(height, width)
+            shrinkage = self.crop_fraction * min(upright_size[0] / width, upright_size[1] / height)
         else:
             points = np.asarray(landmarks, dtype=np.float64)
             if points.shape != (5, 2) or not np.isfinite(points).all():
                 raise ValueError(f"landmarks are five finite [x, y], not an array of shape {points.shape}")
             matrix = similarity_transform(points, np.asarray(self.template))
-            shrinkage = 1 / math.hypot(matrix[0, 0], matrix[1, 0])
+            shrinkage = 1 / math.hypot(*matrix[:, 0])
 
         # `draft` changes the image it is called on: never done to one that the caller holds
         drafted = _draft(photo, shrinkage, orientation) if is_ours else 1
@@ -203,14 +204,15 @@ class FaceImageProcessor(BaseImageProcessor):
             photo = ImageOps.exif_transpose(photo)
         photo = _to_eight_bit(photo, gray=self.color == "gray")
         if landmarks is None:
-            crop = _centre_crop(photo, crop_side / drafted, height, width)
+            centre = upright_size[0] / drafted / 2, upright_size[1] / drafted / 2
+            crop = _crop(photo, centre, shrinkage / drafted, height, width)
         else:
             crop = _warp(photo, matrix, drafted, shrinkage, height, width)
 
-        pixels = np.asarray(crop)
+        pixels = np.array(crop)
         if pixels.ndim == 2:  # a grey photo stays grey through the warp: a third of the work
             return np.repeat(pixels[:, :, None], self.num_channels, axis=2)
-        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels.copy()
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scale pixels to [0, 1], subtract `image_mean`, divide by `image_std`.
@@ -334,10 +336,14 @@ def _to_eight_bit(photo: Image.Image, gray: bool) -> Image.Image:
     return photo.convert("L" if gray or photo.mode == "1" else "RGB")
 
 
-def _centre_crop(photo: Image.Image, side: float, height: int, width: int) -> Image.Image:
-    box_width, box_height = side * width / max(height, width), side * height / max(height, width)
-    left, top = (photo.width - box_width) / 2, (photo.height - box_height) / 2
-    box = (max(left, 0), max(top, 0), min(left + box_width, photo.width), min(top + box_height, photo.height))
+def _crop(photo: Image.Image, centre: tuple[float, float], shrinkage: float, height: int, width: int) -> Image.Image:
+    half_width, half_height = shrinkage * width / 2, shrinkage * height / 2
+    box = (
+        max(centre[0] - half_width, 0),
+        max(centre[1] - half_height, 0),
+        min(centre[0] + half_width, photo.width),
+        min(centre[1] + half_height, photo.height),
+    )
     return photo.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
@@ -346,22 +352,26 @@ def _warp(
 ) -> Image.Image:
     """Warp by `matrix` (upright photo to crop, pixel centres at whole numbers); black outside the photo."""
     # Crop to photo, in Pillow's coordinates: pixel centres at halves, so that dividing a size divides coordinates.
-    inverse = np.linalg.inv(matrix[:, :2])
-    shift = (0.5 - inverse @ (matrix[:, 2] + 0.5)) / drafted
-    inverse = inverse / drafted
+    # A similarity's inverse in plain numbers: for a small photo, arrays would cost a tenth of the time of the warp.
+    (a, _, x), (b, _, y) = matrix.tolist()
+    divisor = (a * a + b * b) * drafted
+    a, b = a / divisor, b / divisor
+    left, top = 0.5 / drafted - a * (x + 0.5) - b * (y + 0.5), 0.5 / drafted + b * (x + 0.5) - a * (y + 0.5)
     reduction = int(shrinkage / drafted)
     if reduction > 1:
         # bilinear sampling reads 2 x 2 pixels: a larger face is averaged down first, around the crop only
-        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ inverse.T + shift
+        corners_x = [left + a * u + b * v for u in (0, width) for v in (0, height)]
+        corners_y = [top - b * u + a * v for u in (0, width) for v in (0, height)]
         margin = 2 * reduction
-        left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int) - margin, 0)
-        right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + margin, photo.size)
-        if left >= right or top >= bottom:
+        box_left, box_top = max(math.floor(min(corners_x)) - margin, 0), max(math.floor(min(corners_y)) - margin, 0)
+        box_right = min(math.ceil(max(corners_x)) + margin, photo.width)
+        box_bottom = min(math.ceil(max(corners_y)) + margin, photo.height)
+        if box_left >= box_right or box_top >= box_bottom:
             raise ValueError("the landmarks lie outside the photo")
-        photo = photo.reduce(reduction, (int(left), int(top), int(right), int(bottom)))
-        inverse, shift = inverse / reduction, (shift - (left, top)) / reduction
-    (a, b), (d, e) = inverse
-    coefficients = (a, b, shift[0], d, e, shift[1])
+        photo = photo.reduce(reduction, (box_left, box_top, box_right, box_bottom))
+        a, b = a / reduction, b / reduction
+        left, top = (left - box_left) / reduction, (top - box_top) / reduction
+    coefficients = (a, b, left, -b, a, top)
     return photo.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
 
 

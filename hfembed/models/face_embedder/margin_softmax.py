@@ -127,6 +127,8 @@ def adaface_norm_scores(
 class MarginSoftmax(nn.Module):
     """Class weights and the margin on the own class's cosine.
 
+    With several ranks, each takes AdaFace's length statistics from its own samples.
+
     Args:
         embedding_size: D.
         num_labels: Number of classes N.

@@ -1,5 +1,6 @@
 """Face embedder: a trunk, a vector of unit length; DeepFace's and FaceNet's ways of training it."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .batch_norm_folding import fold_batch_norm
 from .configuration_face_embedder import FaceEmbedderConfig
 from .contrastive_loss import contrastive_loss
 from .inception_resnet_v1 import InceptionResNetV1
@@ -17,6 +19,8 @@ from .iresnet import IRESNET_DEPTHS, IResNet
 from .margin_softmax import MarginSoftmax
 from .mobilefacenet import MobileFaceNet
 from .triplet_loss import triplet_loss
+
+_IMAGES_IN_CACHE = 4
 
 
 @dataclass
@@ -217,17 +221,44 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         """
         modes = {module: module.training for module in self.modules()}
         self.eval()
+        # On a CPU the maps of a few images stay in the cache, those of a batch do not: MobileFaceNet is twice as fast.
+        parts = pixel_values.split(_IMAGES_IN_CACHE) if pixel_values.device.type == "cpu" else [pixel_values]
         try:
-            outputs = self.base_model(pixel_values)
-            if self.config.mirror == "none":
-                return outputs.embeddings
-            mirrored = self.base_model(pixel_values.flip(3))
+            embeddings = [self._embed(part.contiguous(memory_format=torch.channels_last)) for part in parts]
         finally:
             for module, mode in modes.items():
                 module.training = mode
+        return torch.cat(embeddings)
+
+    def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        outputs = self.base_model(pixel_values)
+        if self.config.mirror == "none":
+            return outputs.embeddings
+        mirrored = self.base_model(pixel_values.flip(3))
         # before normalisation, so that the better of the two views counts more
         views = [view.embeddings * view.norms.unsqueeze(1) for view in (outputs, mirrored)]
         return F.normalize(sum(views) if self.config.mirror == "sum" else torch.cat(views, 1))
+
+    @torch.no_grad()
+    def optimize_for_inference(self) -> "FaceEmbedderPreTrainedModel":
+        """A copy that embeds faster and can do nothing else: every BatchNorm that follows a layer is folded into it.
+
+        Outputs are the same within 1e-5. Train and save the original.
+
+        Returns:
+            The copy, in eval mode, its weights channels-last.
+
+        Raises:
+            ValueError: The trunk is of a kind whose outputs would change.
+        """
+        copied = copy.deepcopy(self).eval()
+        fold_batch_norm(copied.base_model)
+        probe = torch.rand(2, self.config.num_channels, *self.config.image_size, device=self.device)
+        if not torch.allclose(
+            copied.embed(probe), self.embed(probe), atol=1e-5 if self.dtype == torch.float32 else 0.1
+        ):
+            raise ValueError(f"trunk '{self.config.trunk}' cannot be folded: its outputs would change")
+        return copied.to(memory_format=torch.channels_last)
 
     def similarity(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
         """Cosine similarity, row by row.

@@ -1,12 +1,15 @@
 """The face embedder as its users meet it: trunks, heads, fine-tuning, comparing faces."""
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel, AutoModelForImageClassification
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
     FaceEmbedderForTripletLearning,
@@ -71,7 +74,7 @@ class TestTimmFaceEmbedder(ModelContract):
     impossible = {"trunk": "timm/"}
 
     def config(self):
-        return tiny_config(trunk="timm/test_resnet", trunk_arguments={}, image_size=[32, 32])
+        return tiny_config(trunk="timm/test_resnet", trunk_arguments={}, image_size=[32, 32], bn_neck=False)
 
     def inputs(self, config, batch_size=3):
         return {"pixel_values": images(config, batch_size)}
@@ -396,17 +399,48 @@ def test_imprinting_classifies_by_class_means(head):
     labels = torch.arange(5).repeat_interleave(3)
     means = F.normalize(torch.randn(5, 12))
     embeddings = F.normalize(means[labels] + 0.3 * torch.randn(15, 12))
-    model.imprint(embeddings, labels)
+    features = 7 * embeddings
+    model.imprint(features, labels)
     expected = F.normalize(torch.stack([embeddings[labels == person].mean(0) for person in range(5)]))
     torch.testing.assert_close(F.normalize(model.classifier.weight), expected)
-    # embeddings of BatchNorm's typical length get the config's scale
-    typical = embeddings * 12**0.5
-    logits = model.classifier(typical) if head == "softmax" else 20 * model.classifier(embeddings)
-    torch.testing.assert_close(logits, 20 * embeddings @ expected.T)
+    torch.testing.assert_close(model(features=features).logits, 20 * embeddings @ expected.T)
     with pytest.raises(ValueError, match=r"none for \[4\]"):
-        model.imprint(embeddings[:12], labels[:12])
+        model.imprint(features[:12], labels[:12])
     with pytest.raises(ValueError, match=r"\(N, 12\), got \(15, 24\)"):
-        model.imprint(torch.cat([embeddings, embeddings], 1), labels)
+        model.imprint(torch.cat([features, features], 1), labels)
+
+
+@pytest.mark.parametrize("head", ["softmax", "adaface"])
+def test_features_computed_before_give_the_same(head):
+    config = tiny_config(head=head)
+    model = FaceEmbedderForClassification(config).eval()
+    pixel_values, labels = images(config, 5), torch.arange(5)
+    outputs = model(pixel_values, labels)
+    again = model(features=outputs.embeddings * outputs.norms[:, None], labels=labels)
+    torch.testing.assert_close(again.loss, outputs.loss)
+    torch.testing.assert_close(again.logits, outputs.logits)
+    with pytest.raises(ValueError, match="either pixel_values or features"):
+        model()
+
+
+def test_pipelines_take_photos(tmp_path):
+    names = dict(enumerate("ABCDE"))
+    config = tiny_config(num_channels=3, id2label=names, label2id={name: index for index, name in names.items()})
+    model = FaceEmbedderForClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    FaceImageProcessor(size=[20, 16]).save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(processor) is FaceImageProcessor
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+    photos = [Image.fromarray(photo) for photo in pixels]
+    pixel_values = processor(photos, return_tensors="pt").pixel_values
+    extract = pipeline("image-feature-extraction", model=str(tmp_path), device="cpu")
+    for batch_size in (1, 3):
+        extracted = torch.tensor(extract(photos, pool=True, batch_size=batch_size)).squeeze(1)
+        torch.testing.assert_close(extracted, model.embed(pixel_values), rtol=1e-5, atol=1e-5)
+    classify = pipeline("image-classification", model=str(tmp_path), device="cpu")
+    best = [answers[0]["label"] for answers in classify(photos)]
+    assert best == [names[index] for index in model(pixel_values).logits.argmax(1).tolist()]
 
 
 def test_replacing_the_head(tmp_path):
@@ -435,3 +469,18 @@ def test_another_number_of_people_renews_only_the_head(tmp_path):
     assert model.classifier.weight.shape == (8, 12) and 0.005 < model.classifier.weight.std() < 0.02
     pixel_values = images(base.config)
     assert torch.equal(model.embed(pixel_values), base.embed(pixel_values))
+
+
+@pytest.mark.parametrize("trunk", ["iresnet18", "mobilefacenet", "timm/test_resnet"])
+@torch.no_grad()
+def test_optimized_for_inference_embeds_the_same(trunk):
+    config = FaceEmbedderConfig(trunk=trunk, image_size=[48, 48], embedding_size=16, mirror="concatenate")
+    model = FaceEmbedderModel(config)
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 2)
+    pixels = torch.randn(6, 3, 48, 48)
+    optimized = model.optimize_for_inference()
+    torch.testing.assert_close(optimized.embed(pixels), model.embed(pixels), atol=1e-5, rtol=0)
+    folded = sum(isinstance(module, torch.nn.BatchNorm2d) for module in optimized.modules())
+    assert folded < sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())

@@ -1,0 +1,396 @@
+"""Training word2vec: segments handed to threads, the learning rate, ranks, checkpoints and the progress bar.
+
+The engine knows two ways to learn a segment (`TorchWorker`, `NumbaWorker`) and nothing of what is in them. It reads
+the corpus in the order of a `SegmentPlan`, so that all there is to know about where a run stands is a number of
+segments and the two matrices.
+"""
+
+import json
+import logging
+import os
+import queue
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from hfembed.atomic import atomic_folder
+from hfembed.data.corpora import EncodedCorpus
+from hfembed.errors import InputError
+from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
+from hfembed.training.word2vec.block_step import TorchWorker
+from hfembed.training.word2vec.segments import Objective, SegmentPlan
+from hfembed.training.word2vec.synchronisation import DeltaSynchronizer
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("torch", "numba")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How to train; what to learn is in the model's config.
+
+    Args:
+        engine: "torch" (CPU threads or a GPU) or "numba" (CPU threads, needs `hfembed[fast]`).
+        epochs: Passes over the corpus.
+        learning_rate: At the first word.
+        final_learning_rate: At the last word; it falls linearly with the words seen.
+        num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
+        centres_per_step: Centre words a step of the torch engine; 0 = 1,024 on a CPU, 8,192 on a GPU, fewer for small
+            corpora.
+        sync_words: Corpus words of each rank between two meetings of several ranks.
+        checkpoint_every: Corpus words between checkpoints; 0 = none.
+        keep_checkpoints: How many of them to keep.
+        evaluate_every: Corpus words between evaluations; 0 = none.
+        seed: With epoch and segment, the key of every random number.
+    """
+
+    engine: str = "torch"
+    epochs: int = 5
+    learning_rate: float = 0.05
+    final_learning_rate: float = 1e-4
+    num_threads: int = 0
+    centres_per_step: int = 0
+    sync_words: int = 1_000_000
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    evaluate_every: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can have.
+
+        Raises:
+            InputError: One line that names the setting.
+        """
+        if self.engine not in ENGINES:
+            raise InputError(f"engine must be one of {', '.join(ENGINES)}, not '{self.engine}'")
+        for name in ("epochs", "sync_words", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("num_threads", "centres_per_step", "checkpoint_every", "evaluate_every", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if not 0 < self.learning_rate <= 1:
+            raise InputError(f"learning_rate must be in (0, 1], not {self.learning_rate}")
+        if not 0 <= self.final_learning_rate <= self.learning_rate:
+            raise InputError(
+                f"final_learning_rate must be between 0 and learning_rate, but is {self.final_learning_rate}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run did, for results.json.
+
+    Attributes:
+        engine: One line: which engine, on what, with how many threads and ranks.
+        words: Corpus words learnt from, over all epochs and ranks.
+        seconds: Time spent learning, by this process, without preparation, evaluation and checkpoints.
+        words_per_second: Corpus words a second over all ranks, of this process's share of the run.
+        loss: Mean loss per predicted word over the last part of the run.
+    """
+
+    engine: str
+    words: int
+    seconds: float
+    words_per_second: float
+    loss: float | None
+
+
+def train_word2vec(
+    model: Word2VecForPreTraining,
+    corpus: EncodedCorpus,
+    settings: EngineSettings,
+    accelerator: Accelerator | None = None,
+    checkpoint_folder: str | Path | None = None,
+    resume: bool = False,
+    evaluate: Callable[[int], None] | None = None,
+    show_progress: bool = True,
+) -> TrainingReport:
+    """Train a model's two matrices in place.
+
+    On one thread of one rank a run depends on its settings and the seed alone, and a resumed one is equal to the bit
+    to one that was never interrupted; threads write to the same rows without locks, so that with several of them it is
+    equal in distribution.
+
+    Args:
+        model: Its config says what is learnt; its rows are trained where they are, or on the accelerator's GPU.
+        corpus: Ids and vocabulary; the words are the model's.
+        settings: How to train.
+        accelerator: Device and ranks; by default one rank on the model's device.
+        checkpoint_folder: Where checkpoints go, when `settings.checkpoint_every` asks for them, or come from.
+        resume: Go on from the newest checkpoint, if there is one.
+        evaluate: Called on the main rank with the number of words seen, with the model up to date.
+        show_progress: Whether the main rank shows a progress bar.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: The engine is not installed or cannot compute there, the model does not fit the corpus, or the
+            checkpoint belongs to another run.
+        FloatingPointError: Training diverged.
+    """
+    return _Run(model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress).train(resume)
+
+
+class _Run:
+    """One run: the arguments are those of `train_word2vec`."""
+
+    def __init__(self, model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress):
+        self.model, self.corpus, self.settings, self.evaluate = model, corpus, settings, evaluate
+        self.accelerator = accelerator
+        self.rank, self.num_ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+        self.checkpoints = Path(checkpoint_folder) if checkpoint_folder is not None else None
+        self.show_progress = show_progress and self.rank == 0
+        config = model.config
+        if config.negative < 1:
+            raise InputError("the engines learn by negative sampling: negative must be at least 1")
+        if len(corpus.vocabulary) != config.vocab_size:
+            raise InputError(f"a corpus of {len(corpus.vocabulary)} words does not fit a model of {config.vocab_size}")
+        if corpus.num_words < 1:
+            raise InputError("the corpus has no word of the vocabulary")
+
+        # trained where they are: on the CPU these are the model's own parameters
+        device = accelerator.device if accelerator else model.device
+        self.parameters = [model.word2vec.embeddings.weight, model.context_embeddings.weight]
+        self.rows = [p.detach().to(device, torch.float32).contiguous() for p in self.parameters]
+        self.num_threads = 1
+        if device.type == "cpu":
+            self.num_threads = settings.num_threads or max(len(os.sched_getaffinity(0)) // self.num_ranks, 1)
+        vocabulary = corpus.vocabulary
+        self.objective = Objective(
+            architecture=config.architecture,
+            window=config.window,
+            shrink_windows=config.shrink_windows,
+            negative=config.negative,
+            cbow_mean=config.cbow_mean,
+            keep_probabilities=vocabulary.keep_probabilities(config.sample),
+            noise_weights=vocabulary.negative_sampling_weights(config.ns_exponent),
+            seed=settings.seed,
+        )
+        self.make_worker, self.engine = self._choose_engine(device)
+        self.plan = SegmentPlan.for_corpus(corpus.num_words, self.num_ranks * self.num_threads, settings.seed)
+        self.synchronizer = None
+
+    def _choose_engine(self, device: torch.device) -> tuple[Callable, str]:
+        """The worker's constructor and one line about it."""
+        settings = self.settings
+        place = f"{device.type}, {self.num_threads} thread{'s' * (self.num_threads > 1)} a rank, {self.num_ranks} rank"
+        place += "s" * (self.num_ranks > 1)
+        if settings.engine == "numba":
+            if device.type != "cpu":
+                raise InputError(f"engine 'numba' computes on the CPU, not on {device.type}: take engine 'torch'")
+            try:
+                from hfembed.training.word2vec.hogwild import NumbaWorker
+            except ImportError as error:
+                raise InputError(
+                    f"engine 'numba' cannot be used ({error}): install hfembed[fast], or take engine 'torch'"
+                ) from None
+            return lambda: NumbaWorker(*self.rows, self.objective), f"numba (Hogwild, {place})"
+        centres = settings.centres_per_step
+        if not centres:
+            centres = 1024 if device.type == "cpu" else 8192
+            centres = max(min(centres, self.corpus.num_words // 1024), 32)
+        return (
+            lambda: TorchWorker(*self.rows, self.objective, centres),
+            f"torch (block-banded, {centres} centre words a step, {place})",
+        )
+
+    def train(self, resume: bool) -> TrainingReport:
+        """Run from the start, or from the newest checkpoint."""
+        done = self._load_checkpoint() if resume else 0
+        if self.num_ranks > 1:
+            for matrix in self.rows:
+                torch.distributed.broadcast(matrix, src=0)
+            self.synchronizer = DeltaSynchronizer(self.rows, self._pairs_per_word(), self.num_ranks)
+        logger.info("engine: %s", self.engine)
+        started = done
+        total = self.plan.num_segments * self.settings.epochs
+        seconds, loss = 0.0, None
+        idle = queue.SimpleQueue()
+        for _ in range(self.num_threads):
+            idle.put(self.make_worker())
+
+        def learn(segment: int) -> float | None:
+            epoch, place = divmod(segment, self.plan.num_segments)
+            words, sentences = self.plan.read(self.corpus.ids, self.corpus.sentence_ends, epoch, place)
+            rates = self._rate(self._words_before(segment)), self._rate(self._words_before(segment + 1))
+            worker = idle.get()
+            try:
+                return worker.learn(words, sentences, self.objective.key(epoch, place), *rates)
+            finally:
+                idle.put(worker)
+
+        threads_before = torch.get_num_threads()
+        bar = tqdm(
+            total=self._words_before(total),
+            initial=self._words_before(done),
+            unit="words",
+            unit_scale=True,
+            desc=self.settings.engine,
+            disable=not self.show_progress,
+        )
+        with bar, ThreadPoolExecutor(self.num_threads, thread_name_prefix="word2vec") as pool:
+            while done < total:
+                stop = self._next_stop(done, total)
+                begun = time.perf_counter()
+                mine = [segment for segment in range(done, stop) if segment % self.num_ranks == self.rank]
+                futures = {pool.submit(learn, segment): segment for segment in mine}
+                losses = []
+                try:
+                    for future in as_completed(futures):
+                        segment = futures[future]
+                        if future.result() is not None:
+                            losses.append(future.result())
+                            bar.set_postfix(
+                                loss=f"{losses[-1]:.3f}", rate=f"{self._rate(self._words_before(segment)):.4f}"
+                            )
+                        bar.update((self._words_before(segment + 1) - self._words_before(segment)) * self.num_ranks)
+                finally:
+                    for future in futures:
+                        future.cancel()
+                if self.synchronizer is not None:
+                    words = self._words_before(stop) - self._words_before(done)
+                    self.synchronizer.synchronize(words, self._rate(self._words_before(done)))
+                seconds += time.perf_counter() - begun
+                loss = float(np.mean(losses)) if losses else loss
+                if not all(bool(torch.isfinite(matrix).all()) for matrix in self.rows):
+                    raise FloatingPointError(
+                        f"training diverged after {self._words_before(stop)} words: lower learning_rate"
+                    )
+                self._pause(done, stop, total)
+                done = stop
+        torch.set_num_threads(threads_before)
+        self._update_model()
+        learnt = self._words_before(total) - self._words_before(started)
+        return TrainingReport(
+            engine=self.engine,
+            words=self._words_before(total),
+            seconds=seconds,
+            words_per_second=learnt / seconds if seconds else 0.0,
+            loss=loss,
+        )
+
+    def _words_before(self, segment: int) -> int:
+        """Words seen when the run's segment number `segment` begins."""
+        epoch, place = divmod(segment, self.plan.num_segments)
+        return epoch * self.plan.num_words + self.plan.words_before(place)
+
+    def _rate(self, words: int) -> float:
+        first, last = self.settings.learning_rate, self.settings.final_learning_rate
+        return first + (last - first) * words / (self.settings.epochs * self.plan.num_words)
+
+    def _next_stop(self, done: int, total: int) -> int:
+        """The segment before which all threads wait for one another the next time."""
+        stops = [total]
+        if self.synchronizer is not None:
+            # all ranks learn the same number of segments between two meetings
+            segment_words = self.plan.num_words / self.plan.num_segments
+            step = max(round(self.settings.sync_words / segment_words / self.num_threads), 1)
+            stops.append(done + step * self.num_threads * self.num_ranks)
+        for words in (self.settings.checkpoint_every, self.settings.evaluate_every):
+            if words:
+                due = (self._words_before(done) // words + 1) * words
+                stop = int(np.ceil(due / self.plan.num_words * self.plan.num_segments))
+                # whole rounds, so that nobody waits
+                workers = self.num_threads * self.num_ranks
+                stops.append(max(-(-stop // workers) * workers, done + 1))
+        return min(stops)
+
+    def _pause(self, done: int, stop: int, total: int) -> None:
+        """Evaluate and write a checkpoint where they are due."""
+
+        def due(words: int) -> bool:
+            return words > 0 and self._words_before(stop) // words > self._words_before(done) // words
+
+        if self.rank == 0 and self.evaluate is not None and due(self.settings.evaluate_every) and stop < total:
+            self._update_model()
+            self.evaluate(self._words_before(stop))
+        if self.rank == 0 and self.checkpoints is not None and (due(self.settings.checkpoint_every) and stop < total):
+            self._save_checkpoint(stop)
+        if self.accelerator is not None and self.num_ranks > 1:
+            self.accelerator.wait_for_everyone()
+
+    def _update_model(self) -> None:
+        """Copy the rows into the model where it does not share their memory."""
+        with torch.no_grad():
+            for parameter, matrix in zip(self.parameters, self.rows, strict=True):
+                if parameter.data_ptr() != matrix.data_ptr():
+                    parameter.copy_(matrix)
+
+    def _pairs_per_word(self) -> list[np.ndarray]:
+        """Expected pair weight on each input and output row per corpus word."""
+        counts = self.corpus.vocabulary.counts
+        kept = counts / counts.sum() * self.objective.keep_probabilities
+        window, negative = self.objective.window, self.objective.negative
+        context = window + 1 if self.objective.shrink_windows else 2 * window
+        noise = self.objective.noise_weights / self.objective.noise_weights.sum()
+        predictions = context if self.objective.architecture == "skip-gram" else 1
+        return [
+            np.maximum(kept * context * (1 + negative), 1e-30),
+            np.maximum((kept + noise * kept.sum() * negative) * predictions, 1e-30),
+        ]
+
+    def _identity(self) -> dict:
+        """What a run and its checkpoints must have in common."""
+        settings = {
+            name: value
+            for name, value in asdict(self.settings).items()
+            if name in ("engine", "epochs", "learning_rate", "final_learning_rate", "seed")
+        }
+        model = {
+            name: getattr(self.model.config, name)
+            for name in ("architecture", "embedding_size", "window", "shrink_windows", "negative", "sample")
+        }
+        return {"corpus": self.corpus.fingerprint, "vocab_size": self.model.config.vocab_size} | settings | model
+
+    def _save_checkpoint(self, segments: int) -> None:
+        with atomic_folder(self.checkpoints / f"segments_{segments:08d}") as folder:
+            save_file({"input_rows": self.rows[0], "output_rows": self.rows[1]}, folder / "rows.safetensors")
+            progress = {"segments": segments, "plan": asdict(self.plan), "run": self._identity()}
+            (folder / "progress.json").write_text(json.dumps(progress, indent=2))
+        for old in self._list_checkpoints()[: -self.settings.keep_checkpoints]:
+            shutil.rmtree(old)
+
+    def _list_checkpoints(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("segments_*[0-9]"))
+
+    def _load_checkpoint(self) -> int:
+        """Take rows and plan from the newest checkpoint; return the number of segments done."""
+        if self.checkpoints is None:
+            raise InputError("resume needs the folder of the checkpoints")
+        checkpoints = self._list_checkpoints()
+        if not checkpoints:
+            logger.info("no checkpoint in %s: starting from the beginning", self.checkpoints)
+            return 0
+        newest = checkpoints[-1]
+        try:
+            progress = json.loads((newest / "progress.json").read_text())
+            rows = load_file(newest / "rows.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"checkpoint {newest} cannot be read ({error}); delete it to go on from an older one"
+            ) from None
+        for name, value in self._identity().items():
+            if progress["run"].get(name) != value:
+                raise InputError(
+                    f"checkpoint {newest} was written with {name} {progress['run'].get(name)}, not {value}; "
+                    "resume with the settings and the corpus that wrote it"
+                )
+        for matrix, name in zip(self.rows, ("input_rows", "output_rows"), strict=True):
+            matrix.copy_(rows[name])
+        self.plan = SegmentPlan(**progress["plan"])
+        logger.info("resuming after %s words from %s", f"{self._words_before(progress['segments']):,}", newest)
+        return progress["segments"]

@@ -1,0 +1,112 @@
+"""The order in which a corpus is read: short chunks from everywhere, gathered into segments of work.
+
+Topics are bursty, and a large step over one article pushes the same rows again and again. So the corpus is cut into
+chunks of a few thousand words, shuffled anew every epoch, and a *segment* gathers some hundred of them: a thread works
+off one segment after the other, and each of its steps takes blocks from across the segment. Which words a segment
+holds and every random number drawn inside it are a pure function of (seed, epoch, segment): that is what makes
+resuming exact.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learnt: the model's settings and the two distributions over its words, the same for every engine.
+
+    Args:
+        architecture: "skip-gram" or "cbow".
+        window: Largest distance between a centre and a context word.
+        shrink_windows: Whether each centre draws its window from 1 to `window`.
+        negative: Noise words a pair.
+        cbow_mean: CBOW averages the context (True) or adds it up.
+        keep_probabilities: Subsampling, float (vocab_size,).
+        noise_weights: What noise words are drawn in proportion to, float64 (vocab_size,).
+        seed: With epoch and segment, the key of every random number.
+    """
+
+    architecture: str
+    window: int
+    shrink_windows: bool
+    negative: int
+    cbow_mean: bool
+    keep_probabilities: np.ndarray
+    noise_weights: np.ndarray
+    seed: int
+
+    def key(self, epoch: int, segment: int) -> int:
+        """A number below 2 ** 63 and not 0 that seeds all that is drawn in a segment."""
+        state = np.random.SeedSequence([self.seed, epoch, segment]).generate_state(1, np.uint64)
+        return int(state[0] >> np.uint64(1)) | 1
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """How many segments an epoch has and which words each of them holds.
+
+    Args:
+        num_words: Words of the encoded corpus (words outside the vocabulary are already gone).
+        num_segments: Segments per epoch.
+        chunk_words: Words per chunk; the last chunk of the corpus is shorter.
+        seed: Shuffles the chunks, together with the epoch.
+    """
+
+    num_words: int
+    num_segments: int
+    chunk_words: int
+    seed: int
+
+    @classmethod
+    def for_corpus(
+        cls, num_words: int, num_workers: int, seed: int, chunk_words: int = 2048, segment_words: int = 524_288
+    ) -> "SegmentPlan":
+        """Cut a corpus so that every worker (a thread of a rank) gets the same number of segments an epoch.
+
+        Small corpora get shorter segments, so that workers stand at about the same learning rate at any time.
+        """
+        num_segments = max(-(-num_words // segment_words), min(8 * num_workers, num_words // 16_384))
+        num_segments = -(-num_segments // num_workers) * num_workers
+        shortest = max(num_words // (num_segments * 8), 1)
+        return cls(num_words, num_segments, min(chunk_words, shortest), seed)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks in the corpus."""
+        return -(-self.num_words // self.chunk_words)
+
+    def chunks(self, epoch: int, segment: int) -> np.ndarray:
+        """First words of a segment's chunks, in reading order; int64 (chunks of the segment,)."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_chunks)
+        return order[segment :: self.num_segments] * self.chunk_words
+
+    def words_before(self, segment: int) -> int:
+        """Words counted as seen when this segment of an epoch begins (segments count alike)."""
+        return self.num_words * segment // self.num_segments
+
+    def read(self, ids: np.ndarray, sentence_ends: np.ndarray, epoch: int, segment: int) -> tuple:
+        """Gather a segment's words.
+
+        Args:
+            ids: Corpus, int32 (num_words,); a memory map stays on disk but for the chunks read here.
+            sentence_ends: int64, ascending, exclusive ends of the sentences as offsets into `ids`.
+            epoch: Counts from 0.
+            segment: Counts from 0 to `num_segments` - 1.
+
+        Returns:
+            words int32 (n,) and sentence int32 (n,): a number that changes at every sentence and chunk border.
+        """
+        starts = self.chunks(epoch, segment)
+        stops = np.minimum(starts + self.chunk_words, self.num_words)
+        lengths = stops - starts
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        words = np.empty(offsets[-1], dtype=np.int32)
+        begins = np.zeros(offsets[-1] + 1, dtype=np.int32)
+        first = np.searchsorted(sentence_ends, starts, side="right")
+        last = np.searchsorted(sentence_ends, stops, side="left")
+        for chunk, (start, stop, offset) in enumerate(zip(starts, stops, offsets[:-1], strict=True)):
+            words[offset : offset + stop - start] = ids[start:stop]
+            begins[offset] = 1
+            begins[sentence_ends[first[chunk] : last[chunk]] - start + offset] = 1
+        return words, np.cumsum(begins[:-1], dtype=np.int32)

@@ -1,0 +1,210 @@
+r"""Measure the engines against gensim: same corpus, cores, dimension and epochs, in turn, several rounds.
+
+    python scripts/benchmark_word2vec.py --corpus FILE --architecture skip-gram --dimension 100 --threads 2 \
+        --epochs 1 --rounds 3 --output FILE.json [--analogies FILE --word_pairs "[FILE]"]
+
+gensim reads the text from a file (`corpus_file=`, its fastest mode) at every learning rate asked for; its best one
+counts, for speed and for quality each. Only training is timed, not counting words or encoding. A ratio is the median
+over the rounds of engine / gensim within the round, so that a busy machine slows both.
+"""
+
+import json
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from gensim.models import Word2Vec
+from huggingface_hub.dataclasses import strict
+
+from hfembed.atomic import atomic_write
+from hfembed.data.corpora import EncodedCorpus, prepare_corpus
+from hfembed.errors import InputError, exit_on_input_error
+from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
+from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
+from hfembed.training.config import read_config, setting
+from hfembed.training.word2vec.engine import ENGINES, EngineSettings, train_word2vec
+from hfembed.training.word2vec.recipe import TrainingTests
+
+SENTENCE_LENGTH = 10_000  # gensim cuts there
+WINDOW, NEGATIVE, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
+
+
+@strict
+@dataclass(kw_only=True)
+class BenchmarkConfig:
+    """What to measure."""
+
+    corpus: str = setting("", "text file; one endless line is cut at 10,000 words for gensim as for us")
+    architecture: str = setting("skip-gram", "skip-gram or cbow")
+    dimension: int = setting(100, "dimensions of a word vector")
+    threads: int = setting(2, "threads of every engine and of gensim")
+    epochs: int = setting(1, "passes over the corpus")
+    rounds: int = setting(3, "how often everything is measured")
+    output: str = setting("", "JSON file for the figures")
+    engines: list[str] = setting(list(ENGINES), "our engines to measure")
+    learning_rate: float = setting(0.0, "of our engines; 0 = the recipes': 0.05 for skip-gram, 0.1 for cbow")
+    gensim_learning_rates: list[float] = setting([0.025, 0.05], "of gensim, one after the other")
+    cache_dir: str = setting("", "folder for the encoded corpus; by default a temporary one")
+    analogies: str = setting("", "file of analogies, asked among the 30,000 most frequent words")
+    word_pairs: list[str] = setting([], "files of word pairs with similarities")
+
+    def validate_settings(self) -> None:
+        """Refuse what cannot be measured."""
+        if not self.corpus or not self.output:
+            raise ValueError("corpus and output must name files")
+        if self.architecture not in ("skip-gram", "cbow"):
+            raise ValueError(f"architecture must be skip-gram or cbow, not '{self.architecture}'")
+        for name in ("dimension", "threads", "epochs", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for engine in self.engines:
+            if engine not in ENGINES:
+                raise ValueError(f"engines must be among {', '.join(ENGINES)}, not '{engine}'")
+
+
+def cut_lines(source: str, target: Path) -> None:
+    """Write the text with at most SENTENCE_LENGTH words a line, as gensim's threads need it to share it out."""
+    waiting: list[str] = []
+    try:
+        with open(source, encoding="utf-8") as text, target.open("w", encoding="utf-8") as lines:
+            rest = ""
+            while piece := text.read(1 << 20):
+                *complete, rest = (rest + piece).split("\n")
+                for line in complete:
+                    waiting += line.split()
+                    _write_words(lines, waiting, flush=True)
+                *words, rest = rest.split(" ")
+                waiting += filter(None, words)
+                _write_words(lines, waiting, flush=False)
+            waiting += rest.split()
+            _write_words(lines, waiting, flush=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source} cannot be read as text: {error}") from None
+
+
+def _write_words(lines, waiting: list[str], flush: bool) -> None:
+    while len(waiting) >= SENTENCE_LENGTH or (flush and waiting):
+        lines.write(" ".join(waiting[:SENTENCE_LENGTH]) + "\n")
+        del waiting[:SENTENCE_LENGTH]
+
+
+def run_gensim(
+    config: BenchmarkConfig, text: Path, learning_rate: float, seed: int
+) -> tuple[float, list, torch.Tensor]:
+    """Words a second, words and vectors."""
+    model = Word2Vec(
+        vector_size=config.dimension,
+        sg=int(config.architecture == "skip-gram"),
+        window=WINDOW,
+        negative=NEGATIVE,
+        sample=SAMPLE,
+        min_count=MIN_COUNT,
+        workers=config.threads,
+        alpha=learning_rate,
+        seed=seed + 1,
+    )
+    model.build_vocab(corpus_file=str(text))
+    begun = time.perf_counter()
+    model.train(
+        corpus_file=str(text),
+        total_words=model.corpus_total_words,
+        total_examples=model.corpus_count,
+        epochs=config.epochs,
+    )
+    # the words within the vocabulary count, for gensim as for us
+    counted = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key) * config.epochs
+    speed = counted / (time.perf_counter() - begun)
+    return speed, model.wv.index_to_key, torch.from_numpy(model.wv.vectors)
+
+
+def run_engine(
+    config: BenchmarkConfig, corpus: EncodedCorpus, engine: str, seed: int
+) -> tuple[float, list, torch.Tensor]:
+    """Words a second, words and vectors."""
+    torch.manual_seed(seed)
+    model = Word2VecForPreTraining(
+        Word2VecConfig(
+            architecture=config.architecture,
+            vocab_size=len(corpus.vocabulary),
+            embedding_size=config.dimension,
+            window=WINDOW,
+            negative=NEGATIVE,
+            sample=SAMPLE,
+            min_count=MIN_COUNT,
+            initializer_scale=2,
+        ),
+        corpus.vocabulary,
+    )
+    settings = EngineSettings(
+        engine=engine,
+        epochs=config.epochs,
+        num_threads=config.threads,
+        learning_rate=config.learning_rate or {"skip-gram": 0.05, "cbow": 0.1}[config.architecture],
+        seed=seed,
+    )
+    report = train_word2vec(model, corpus, settings)
+    return report.words_per_second, corpus.vocabulary.words, model.word2vec.embeddings.weight.detach()
+
+
+@exit_on_input_error
+def main() -> None:
+    """Everything in turn, round after round; then the table and the JSON file."""
+    config = read_config(BenchmarkConfig, description=__doc__)
+    tests = TrainingTests(config.analogies, config.word_pairs, restrict_vocab=30_000)
+    speeds: dict[str, list[float]] = {}
+    quality: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        text = Path(scratch) / "lines.txt"
+        cut_lines(config.corpus, text)
+        corpus = prepare_corpus(
+            config.corpus, config.cache_dir or scratch, min_count=MIN_COUNT, sentence_length=SENTENCE_LENGTH
+        )
+        for number in range(config.rounds):
+            runs = {f"gensim {rate:g}": (run_gensim, text, rate) for rate in config.gensim_learning_rates}
+            runs |= {engine: (run_engine, corpus, engine) for engine in config.engines}
+            for name, (run, *arguments) in runs.items():
+                speed, words, vectors = run(config, *arguments, number)
+                speeds.setdefault(name, []).append(speed)
+                quality.setdefault(name, []).append(tests(words, vectors))
+                figures = ", ".join(f"{key} {value:.2f}" for key, value in quality[name][-1].items())
+                print(f"round {number + 1}: {name}: {speed:,.0f} words/s  {figures}", flush=True)
+
+    gensims = [name for name in speeds if name.startswith("gensim")]
+    fastest = [max(speeds[name][number] for name in gensims) for number in range(config.rounds)]
+    ratios = {
+        engine: statistics.median(speed / base for speed, base in zip(speeds[engine], fastest, strict=True))
+        for engine in config.engines
+    }
+    mean_quality = {
+        name: {key: statistics.fmean(one[key] for one in rounds) for key in rounds[0]}
+        for name, rounds in quality.items()
+    }
+    result = {
+        "ratio_to_gensim": ratios,
+        "quality": mean_quality,
+        "words_per_second": {name: statistics.median(values) for name, values in speeds.items()},
+        "rounds": {"words_per_second": speeds, "quality": quality},
+        "corpus_words": corpus.num_words,
+        "vocabulary": len(corpus.vocabulary),
+        "settings": {name: value for name, value in vars(config).items() if name not in ("output", "cache_dir")},
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
+        "versions": {name: version(name) for name in ("torch", "gensim", "numpy")},
+    }
+    with atomic_write(config.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{'':14}{'words/s':>12}{'x gensim':>10}  quality")
+    for name, values in result["words_per_second"].items():
+        ratio = f"{ratios[name]:.2f}" if name in ratios else ""
+        figures = ", ".join(f"{key} {value:.2f}" for key, value in mean_quality[name].items())
+        print(f"{name:14}{values:>12,.0f}{ratio:>10}  {figures}")
+
+
+if __name__ == "__main__":
+    main()
