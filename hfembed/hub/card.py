@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.evaluation.results import RESULTS_FILE
+from hfembed.hub.word_card import render_word_card
 
 TEMPLATES = Path(__file__).parent / "templates"
 TRAINING_FILE = "training.json"
@@ -32,7 +33,7 @@ _PICTURES = {
 
 
 def write_card(folder: str | Path) -> Path:
-    """Write the README.md of a face embedder's folder from its config.json, training.json and results.json.
+    """Write the README.md of a checkpoint's folder from its config.json, training.json and results.json.
 
     Args:
         folder: The checkpoint's folder. Without results.json the card claims no results.
@@ -41,7 +42,7 @@ def write_card(folder: str | Path) -> Path:
         The path of the card.
 
     Raises:
-        InputError: The folder holds no face embedder, or one of its JSON files is damaged.
+        InputError: The folder holds no model of ours, or one of its JSON files is damaged.
         OSError: The card cannot be written.
     """
     folder = Path(folder)
@@ -54,6 +55,8 @@ def write_card(folder: str | Path) -> Path:
         raise InputError(f"there is no card template for models of type {config.model_type}")
     training = _read_json(folder / TRAINING_FILE)
     results = _read_json(folder / RESULTS_FILE)
+    if config.model_type == "hfembed_word2vec":
+        return _write(folder, render_word_card(folder, template, config, training, results))
     name = training.get("name", folder.resolve().name)
     card = ModelCard.from_template(
         ModelCardData(
@@ -74,6 +77,10 @@ def write_card(folder: str | Path) -> Path:
         protocols=_protocols(results),
         pictures={file: text for file, text in _PICTURES.items() if (folder / file).exists()},
     )
+    return _write(folder, card)
+
+
+def _write(folder: Path, card: ModelCard) -> Path:
     path = folder / "README.md"
     with atomic_write(path) as temporary:
         temporary.write_text(str(card).rstrip() + "\n", encoding="utf-8")

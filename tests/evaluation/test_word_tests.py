@@ -19,6 +19,7 @@ from hfembed.evaluation.word_tests import (
     score_word_pairs,
     total_of,
 )
+from hfembed.hub.card import write_card
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
 
@@ -106,6 +107,10 @@ def test_report(tmp_path):
     assert "words_foreign_spearman" not in results and "foreign: no correlation, 0 of 2" in summary
     assert results["words"]["analogies"]["questions"]["total"]["unknown"] == 1
     assert set(results["words"]["files"]) == {"questions", "pairs", "foreign"}
+    Word2VecModel.from_vectors(Vocabulary(WORDS), vectors.numpy()).save_pretrained(tmp_path)
+    card = write_card(tmp_path).read_text()
+    assert f"| questions | accuracy | {results['words_questions_accuracy']:.2f} |" in card
+    assert f"| pairs | Spearman | {results['words_pairs_spearman']:.2f} | 4 of 5 pairs known |" in card
 
 
 def test_files_that_are_no_tests(tmp_path):
