@@ -1,6 +1,6 @@
 """Questions one asks of word vectors: neighbours, analogies, odd ones out, vectors of documents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ _COSMUL_EPSILON = 1e-6
 
 Item = str | np.ndarray | torch.Tensor
 WeightedItem = Item | tuple[Item, float]
+Cosines = Callable[[torch.Tensor], torch.Tensor]
 
 
 def unit_rows(matrix: torch.Tensor) -> torch.Tensor:
@@ -20,12 +21,14 @@ def unit_rows(matrix: torch.Tensor) -> torch.Tensor:
     return matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
 
 
-def _top_rows(matrix: torch.Tensor, score, topn: int, exclude: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best rows by `score(unit rows of a chunk) -> (batch, chunk)`; memory is bounded by the chunk.
+def _top_rows(
+    matrix: torch.Tensor, score: Callable[[Cosines], torch.Tensor], topn: int, exclude: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best rows by `score(cosines)`, where `cosines(queries)` is (batch, chunk); memory is bounded by the chunk.
 
     Args:
         matrix: Vectors of shape (rows, dimensions), any float type.
-        score: The scores of a chunk of rows for every query.
+        score: The scores of a chunk of rows for every query, from the cosines of unit queries to it.
         topn: How many a query.
         exclude: Rows that are no answer, int64 of shape (batch, n); -1 excludes nothing.
 
@@ -37,7 +40,11 @@ def _top_rows(matrix: torch.Tensor, score, topn: int, exclude: torch.Tensor) -> 
     best_rows = torch.empty(batch, 0, dtype=torch.int64, device=matrix.device)
     wanted = min(topn + num_excluded, len(matrix))
     for start in range(0, len(matrix), _CHUNK_ROWS):
-        scores = score(unit_rows(matrix[start : start + _CHUNK_ROWS]))
+        chunk = matrix[start : start + _CHUNK_ROWS]
+        chunk = chunk if chunk.dtype in (torch.float32, torch.float64) else chunk.float()
+        # dividing the products, not the rows, spares a copy of the matrix
+        norms = torch.linalg.vector_norm(chunk, dim=1).clamp(min=torch.finfo(chunk.dtype).tiny)
+        scores = score(lambda queries, chunk=chunk, norms=norms: (queries @ chunk.T) / norms)
         scores, rows = scores.topk(min(wanted, scores.shape[1]), dim=1)
         best_scores = torch.cat([best_scores.to(scores.dtype), scores], dim=1)
         best_rows = torch.cat([best_rows, rows + start], dim=1)
@@ -67,7 +74,7 @@ def nearest_rows(
     if exclude is None:
         exclude = torch.empty(len(queries), 0, dtype=torch.int64, device=matrix.device)
     queries = unit_rows(queries)
-    return _top_rows(matrix, lambda rows: queries @ rows.T, topn, exclude)
+    return _top_rows(matrix, lambda cosines: cosines(queries), topn, exclude)
 
 
 def analogy_rows(
@@ -93,8 +100,8 @@ def analogy_rows(
     if method != "3cosmul":
         raise ValueError(f"method is '3cosadd' or '3cosmul', not {method!r}")
 
-    def score(rows: torch.Tensor) -> torch.Tensor:
-        to_a, to_b, to_c = ((1 + vectors @ rows.T) / 2 for vectors in (a, b, c))
+    def score(cosines: Cosines) -> torch.Tensor:
+        to_a, to_b, to_c = ((1 + cosines(vectors)) / 2 for vectors in (a, b, c))
         return to_b * to_c / (to_a + _COSMUL_EPSILON)
 
     return _top_rows(matrix, score, topn, exclude=questions)
