@@ -20,10 +20,10 @@ quickstart: install  ## train, evaluate, save, reload and show a small face embe
 	$(BIN)/python scripts/show_face_embedder.py outputs/quickstart/faces
 
 test: install  ## the default tests: offline, no research data needed, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: install  ## the long tests too
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
 check: install  ## what CI checks before the tests
 	$(BIN)/ruff check .

@@ -83,9 +83,7 @@ def load_word2vec(checkpoint: str, device: str = "auto") -> Word2VecModel:
     if report["missing_keys"]:
         raise InputError(f"{checkpoint} lacks the weights {', '.join(sorted(report['missing_keys']))}")
     if model.vocabulary is None:
-        raise InputError(
-            f"{checkpoint} lacks its words: tokenizer.json, vocab_counts.safetensors"
-        )
+        raise InputError(f"{checkpoint} lacks its words: tokenizer.json, vocab_counts.safetensors")
     return model.to(choose_device(device)).eval()
 
 
