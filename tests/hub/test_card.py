@@ -10,7 +10,9 @@ from hfembed.hub.card import write_card
 MODEL_CARDS = Path(__file__).resolve().parents[2] / "model_cards"
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in MODEL_CARDS.glob("*/README.md")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in MODEL_CARDS.glob("*/README.md")), ids=lambda p: p.name
+)
 def test_every_published_card_is_what_its_results_say(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / folder.name)
     published = (copy / "README.md").read_text()
