@@ -117,7 +117,7 @@ def _protocols(results: dict[str, Any]) -> list[dict[str, Any]]:
             (floor.replace("_", " "), f"{figures[f'{name}_accuracy']:.2f} %")
             for floor, figures in details.get("floors", {}).get("rows", {}).items()
         ]
-        protocols.append({"name": name, "rows": rows, "floors": floors, **details})
+        protocols.append({**details, "name": name, "rows": rows, "floors": floors})
     return protocols
 
 
