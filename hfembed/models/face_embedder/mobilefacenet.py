@@ -76,6 +76,24 @@ class Bottleneck(nn.Module):
         return hidden + branch if self.has_shortcut else branch
 
 
+class InParts(nn.Module):
+    """Layers that see a batch a few images at a time.
+
+    Args:
+        layers: What is run.
+        size: Images at a time.
+    """
+
+    def __init__(self, layers: nn.Module, size: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.size = size
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, h, w) -> what the layers make of it."""
+        return torch.cat([self.layers(part) for part in hidden.split(self.size)])
+
+
 class MobileFaceNet(nn.Module):
     """Two stem layers, fifteen bottlenecks in five stages, 1x1 expansion to 512 channels; 1/16 of the image's size.
 
@@ -129,6 +147,16 @@ class MobileFaceNet(nn.Module):
         stages = [list(module.parameters()) for module in (self.stem, *self.stages)]
         stages[-1] += self.expand.parameters()
         return stages
+
+    def run_in_parts(self) -> None:
+        """Let each part of the network see as many images at a time as suit the size of its maps; for inference.
+
+        The first maps are large: 4 images of them fill a CPU's cache. Later ones are small, and there more images make
+        larger, faster matrix products. Modules and names change; the map that comes out does not.
+        """
+        first, second, third, *others = self.stages
+        self.stem = InParts(nn.Sequential(self.stem, first), 4)
+        self.stages = nn.ModuleList([InParts(nn.Sequential(second, third), 16), *others])
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (B, num_channels, H, W) -> map (B, 512, ceil(H / 16), ceil(W / 16))."""

@@ -20,8 +20,6 @@ from .margin_softmax import MarginSoftmax
 from .mobilefacenet import MobileFaceNet
 from .triplet_loss import triplet_loss
 
-_IMAGES_IN_CACHE = 4
-
 
 @dataclass
 class FaceEmbedderOutput(ModelOutput):
@@ -221,8 +219,10 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         """
         modes = {module: module.training for module in self.modules()}
         self.eval()
+        self.base_model.check_pixel_values(pixel_values)
         # On a CPU the maps of a few images stay in the cache, those of a batch do not: MobileFaceNet is twice as fast.
-        parts = pixel_values.split(_IMAGES_IN_CACHE) if pixel_values.device.type == "cpu" else [pixel_values]
+        at_a_time = self.base_model.images_at_a_time
+        parts = pixel_values.split(at_a_time) if pixel_values.device.type == "cpu" else [pixel_values]
         try:
             embeddings = [self._embed(part.contiguous(memory_format=torch.channels_last)) for part in parts]
         finally:
@@ -243,6 +243,7 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
     def optimize_for_inference(self) -> "FaceEmbedderPreTrainedModel":
         """A copy that embeds faster and can do nothing else: every BatchNorm that follows a layer is folded into it.
 
+        MobileFaceNet's copy also takes more images through its later layers at a time than through its first.
         Outputs are the same within 1e-5. Train and save the original.
 
         Returns:
@@ -258,6 +259,9 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
             copied.embed(probe), self.embed(probe), atol=1e-5 if self.dtype == torch.float32 else 0.1
         ):
             raise ValueError(f"trunk '{self.config.trunk}' cannot be folded: its outputs would change")
+        if self.config.trunk == "mobilefacenet" and self.device.type == "cpu":
+            copied.base_model.trunk.run_in_parts()
+            copied.base_model.images_at_a_time = 32
         return copied.to(memory_format=torch.channels_last)
 
     def similarity(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
@@ -312,7 +316,12 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
 
     Args:
         config: What to build.
+
+    Attributes:
+        images_at_a_time: Images that `embed` takes through the network at a time on a CPU.
     """
+
+    images_at_a_time = 4
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
         super().__init__(config)
@@ -335,12 +344,7 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         Raises:
             ValueError: The images do not have the config's size.
         """
-        expected = (self.config.num_channels, *self.config.image_size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
-                f"{tuple(pixel_values.shape)}; its image processor makes them so"
-            )
+        self.check_pixel_values(pixel_values)
         last_hidden_state = self.trunk(pixel_values.to(self.dtype))
         features = self.trunk.pool(last_hidden_state) if self.pooling is None else self.pooling(last_hidden_state)
         features = self.dropout(features)
@@ -351,6 +355,19 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         return FaceEmbedderOutput(
             embeddings=embeddings, norms=norms, last_hidden_state=last_hidden_state, pooler_output=embeddings
         )
+
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        """Refuse images of another shape than (batch, num_channels, height, width) of the config.
+
+        Raises:
+            ValueError: The images do not have the config's size.
+        """
+        expected = (self.config.num_channels, *self.config.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
+                f"{tuple(pixel_values.shape)}; its image processor makes them so"
+            )
 
 
 class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
