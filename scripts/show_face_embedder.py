@@ -47,11 +47,11 @@ def main() -> None:
     ).permute(0, 3, 1, 2)
     floors = pixel_floor_embeddings(fitted_on, crops.pixels)
     floors["untrained network"] = embed_aligned(untrained, processor, crops.pixels, progress=False)
-    print(f"\n{'accuracy on drawn faces, same person or not':48}%")
+    print(f"\n{'accuracy on drawn faces, same person or not':64}%")
     for name, embeddings in floors.items():
         accuracy = protocol.result(embeddings, crops).metrics["synthetic_accuracy"]
-        print(f"  {name.replace('_', ' '):46}{accuracy:.1f}")
-    print(f"  {'this model, reloaded from ' + str(folder):46}{report['synthetic_accuracy']:.1f}")
+        print(f"  {name.replace('_', ' '):62}{accuracy:.1f}")
+    print(f"  {'this model, reloaded from ' + str(folder):62}{report['synthetic_accuracy']:.1f}")
 
     embeddings = torch.from_numpy(embed_aligned(embedder, processor, crops.pixels, progress=False))
     people = np.array([file.split("/")[0] for file in crops.files])
