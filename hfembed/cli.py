@@ -50,7 +50,7 @@ def evaluate_lfw(
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and align.")] = 2,
     num_threads: Annotated[
         int,
-        typer.Option(min=1, help="Torch's threads on a CPU: parts small enough for the cache gain nothing by more."),
+        typer.Option(min=1, help="Threads of torch on a CPU: small parts gain nothing by more."),
     ] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
 ) -> None:
