@@ -27,6 +27,26 @@ def load_face_embedder(checkpoint: str, device: str = "auto") -> tuple[PreTraine
     Raises:
         InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
     """
+    return load_image_model(checkpoint, FACE_EMBEDDER, "a face embedder", device)
+
+
+def load_image_model(
+    checkpoint: str, model_type: str, kind: str, device: str = "auto"
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Load a model of one family and its image processor, ready to use.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        model_type: The family it must be of.
+        kind: What a person calls the family, with its article: "a face embedder".
+        device: A torch device, or "auto" for the accelerator where there is one.
+
+    Returns:
+        The family's base model in eval mode, float32, and its processor.
+
+    Raises:
+        InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
+    """
     torch_device = choose_device(device)
     try:
         config = AutoConfig.from_pretrained(checkpoint)
@@ -34,8 +54,8 @@ def load_face_embedder(checkpoint: str, device: str = "auto") -> tuple[PreTraine
         if not Path(checkpoint).exists():
             raise InputError(f"{checkpoint}: no such folder, and no model on the Hub that could be read") from error
         raise InputError(f"no model could be read from {checkpoint}: {_first_line(error)}") from error
-    if config.model_type != FACE_EMBEDDER:
-        raise InputError(f"{checkpoint} holds a model of type {config.model_type}, not a face embedder")
+    if config.model_type != model_type:
+        raise InputError(f"{checkpoint} holds a model of type {config.model_type}, not {kind}")
 
     # the report on unused head weights and the bar would bury the answer; missing weights are looked for here
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -47,7 +67,7 @@ def load_face_embedder(checkpoint: str, device: str = "auto") -> tuple[PreTraine
         )
         processor = AutoImageProcessor.from_pretrained(checkpoint)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{checkpoint} is not a whole face embedder checkpoint: {_first_line(error)}") from error
+        raise InputError(f"{checkpoint} is not a whole checkpoint of {kind}: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bar:

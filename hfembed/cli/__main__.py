@@ -1,0 +1,5 @@
+"""`python -m hfembed.cli` is `hfembed`."""
+
+from hfembed.cli import main
+
+main()

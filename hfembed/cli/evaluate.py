@@ -1,0 +1,91 @@
+"""`hfembed evaluate`: measure a model by a published protocol."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure a model by a published protocol.")
+
+
+@app.command("lfw")
+def evaluate_lfw(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder.")],
+    images: Annotated[str, typer.Option(help="LFW's archive (.tgz, .zip), folder, URL or Hub id.")],
+    pairs: Annotated[str, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json, roc.png and mistakes.png.")],
+    landmarks: Annotated[
+        Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")
+    ] = None,
+    threshold_pairs: Annotated[
+        str | None, typer.Option(help="View 1: pairsDevTrain.txt, to choose the threshold on.")
+    ] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(help="Only this fold, from 0; repeat it for more. Default: all of them.")
+    ] = None,
+    undetected: Annotated[
+        Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")
+    ] = "error",
+    mirror: Annotated[
+        Literal["none", "sum", "concatenate"] | None, typer.Option(help="Test-time mirror; default: the checkpoint's.")
+    ] = None,
+    floor: Annotated[bool, typer.Option("--floor", help="Also score raw pixels and eigenfaces.")] = False,
+    store_thresholds: Annotated[
+        bool, typer.Option("--store-thresholds", help="Put the thresholds into MODEL's config, for model.verify().")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and align.")] = 2,
+    num_threads: Annotated[
+        int,
+        typer.Option(min=1, help="Threads of torch on a CPU: small parts gain nothing by more."),
+    ] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure a face embedder on Labeled Faces in the Wild."""
+    import torch
+
+    from hfembed.data.lfw import read_pairs
+    from hfembed.evaluation import lfw_report
+    from hfembed.evaluation.lfw import LfwVerification
+    from hfembed.loading import load_face_embedder
+
+    torch.set_num_threads(num_threads)
+    embedder, processor = load_face_embedder(model, device)
+    if mirror is not None:
+        embedder.config.mirror = mirror
+    chosen = read_pairs(pairs).in_folds(fold) if fold else pairs
+    lfw = LfwVerification(
+        images, chosen, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
+    )
+    files = {"images": images, "pairs": pairs, "landmarks": landmarks, "threshold_pairs": threshold_pairs}
+    report = lfw_report.report_lfw(lfw, embedder, processor, output, floor, files=files)
+    print(lfw_report.summary(lfw.name, report))
+    print(f"  written to {output}")
+    if store_thresholds:
+        lfw_report.store_thresholds(model, report[lfw.name]["thresholds"], embedder.config.mirror)
+
+
+@app.command("words")
+def evaluate_words(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of word vectors.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json.")],
+    analogies: Annotated[list[Path] | None, typer.Option(help="A file like questions-words.txt; may repeat.")] = None,
+    word_pairs: Annotated[
+        list[Path] | None, typer.Option(help="A file of word, word, score lines, or a folder of such; may repeat.")
+    ] = None,
+    restrict_vocab: Annotated[int, typer.Option(min=1, help="Use the most frequent words only.")] = 300_000,
+    fold_case: Annotated[bool, typer.Option(help="Words that differ in case alone are the same.")] = True,
+    unknown_is_wrong: Annotated[
+        bool, typer.Option("--unknown-is-wrong", help="Unknown words count as wrong answers; else they are not asked.")
+    ] = False,
+    method: Annotated[Literal["3cosadd", "3cosmul"], typer.Option(help="How candidates are scored.")] = "3cosadd",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure word vectors by analogies and by word pairs rated by people."""
+    from hfembed.evaluation.word_report import report_words
+    from hfembed.evaluation.word_tests import WordTests
+    from hfembed.loading import load_word2vec
+
+    tests = WordTests(analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method)
+    print(report_words(tests, load_word2vec(model, device), output))
+    print(f"  written to {output}")
