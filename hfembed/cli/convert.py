@@ -21,6 +21,19 @@ def convert_mobilefacenet(
     print(f"{source}: a MobileFaceNet in the layout of {layout.trainer}; written to {destination}")
 
 
+@app.command("mtcnn")
+def convert_mtcnn(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with pnet.pt, rnet.pt and onet.pt.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Checkpoint folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+) -> None:
+    """Convert the MTCNN face detector of timesler/facenet-pytorch."""
+    from hfembed.convert.mtcnn import convert_mtcnn
+
+    convert_mtcnn(source, destination, overwrite)
+    print(f"{source}: an MTCNN face detector; written to {destination}")
+
+
 @app.command("word2vec")
 def convert_word2vec(
     source: Annotated[Path, typer.Argument(help="word2vec's text or binary format or GloVe's text; .gz, .xz, .bz2.")],
