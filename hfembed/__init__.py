@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 # public name -> module, resolved on first use so that `import hfembed` stays light
 _PUBLIC_NAMES = {
+    "EmbeddingIndex": "hfembed.search.embedding_index",
     "FaceEmbedderConfig": "hfembed.models.face_embedder.configuration_face_embedder",
     "FaceEmbedderModel": "hfembed.models.face_embedder.modeling_face_embedder",
     "FaceEmbedderForClassification": "hfembed.models.face_embedder.modeling_face_embedder",
