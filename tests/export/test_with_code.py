@@ -75,14 +75,13 @@ def here(folder):
     else:
         inputs = AutoTokenizer.from_pretrained(folder)("king queen and king", return_tensors="pt").input_ids
     for auto_class in (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining):
-        if auto_class.__name__ in json.loads((folder / "config.json").read_text())["auto_map"]:
+        name = auto_class.__name__
+        if name in json.loads((folder / "config.json").read_text())["auto_map"]:
             model = auto_class.from_pretrained(folder).eval()
             assert type(model).__module__.startswith("hfembed.models.")
             with torch.no_grad():
-                outputs = model(inputs)
-            results |= {
-                f"{auto_class.__name__}.{key}": value for key, value in outputs.items() if torch.is_tensor(value)
-            }
+                outputs = model.state_dict() if auto_class is AutoModelForPreTraining else model(inputs)
+            results |= {f"{name}.{key}": value for key, value in outputs.items() if torch.is_tensor(value)}
     return results
 
 
