@@ -1,0 +1,104 @@
+"""What every model card is made of: the notes beside a checkpoint, and a template filled with nothing left open."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from hfembed.errors import InputError
+
+# undefined names are errors: a card must not have holes
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701  Markdown, not HTML
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What lies beside the weights.
+
+    Attributes:
+        folder: The checkpoint's folder.
+        config: Contents of config.json.
+        training: Contents of training.json, empty where there is none.
+        results: Contents of results.json, empty where there is none: the card then claims nothing.
+        repo_id: Where it is on the Hub, `None` for a folder.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    training: dict[str, Any]
+    results: dict[str, Any]
+    repo_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call the model."""
+        return self.training.get("name", self.folder.resolve().name)
+
+    @property
+    def recipe(self) -> str:
+        """The settings it was trained with, as YAML; empty where none are recorded."""
+        recipe = self.training.get("recipe")
+        return yaml.safe_dump(recipe, sort_keys=False).strip() if recipe else ""
+
+    @property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """Name of an evaluation in results.json -> its details, and under `figures` its figures."""
+        return {
+            name: {
+                **details,
+                "figures": {
+                    key.removeprefix(f"{name}_"): value
+                    for key, value in self.results.items()
+                    if key.startswith(f"{name}_") and isinstance(value, int | float)
+                },
+            }
+            for name, details in self.results.items()
+            if isinstance(details, dict)
+        }
+
+    def pictures(self, captions: dict[str, str]) -> dict[str, str]:
+        """Those of the pictures (file -> caption) that lie in the folder."""
+        return {file: caption for file, caption in captions.items() if (self.folder / file).exists()}
+
+
+def fill(template: str, checkpoint: Checkpoint, data: ModelCardData, **fields: Any) -> ModelCard:
+    """Fill a template of `templates/`.
+
+    Args:
+        template: Its file's name.
+        checkpoint: Whose card it is; the template sees its attributes.
+        data: The YAML block.
+        **fields: What else the template needs.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: The notes beside the checkpoint lack something that the template names.
+    """
+    try:
+        body = _TEMPLATES.get_template(template).render(
+            name=checkpoint.name,
+            model_id=checkpoint.repo_id or checkpoint.name,
+            config=checkpoint.config,
+            training=checkpoint.training,
+            recipe=checkpoint.recipe,
+            evaluations=checkpoint.evaluations,
+            **fields,
+        )
+    except jinja2.UndefinedError as error:
+        raise InputError(
+            f"the notes in {checkpoint.folder} are not complete ({error}): train, convert or evaluate it again"
+        ) from error
+    # parts that are left out leave blank lines behind
+    body = re.sub(r"\n{3,}", "\n\n", body.strip())
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
