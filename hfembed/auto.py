@@ -8,6 +8,9 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
+from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
@@ -25,3 +28,10 @@ AutoImageProcessor.register(
 AutoConfig.register("hfembed_word2vec", Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)
 AutoModelForPreTraining.register(Word2VecConfig, Word2VecForPreTraining)
+
+AutoConfig.register("hfembed_conv_autoencoder", ConvAutoencoderConfig)
+AutoModel.register(ConvAutoencoderConfig, ConvAutoencoderModel)
+AutoImageProcessor.register(
+    ConvAutoencoderConfig,
+    image_processor_classes={"pil": ConvAutoencoderImageProcessor, "torchvision": ConvAutoencoderImageProcessor},
+)
