@@ -121,6 +121,8 @@ class FaceSwapConfig(PreTrainedConfig):
                 f"image_size must be a multiple of {stride} for {len(self.encoder_widths)} stages, got "
                 f"{self.image_size}"
             )
+        if self.image_size < 11 and self.dssim_weight:
+            raise ValueError(f"image_size must be at least 11, SSIM's window, got {self.image_size}")
         if self.latent_size < 1:
             raise ValueError(f"latent_size must be positive, got {self.latent_size}")
         if self.residual_blocks < 0:

@@ -1,4 +1,4 @@
-"""Face swap: one encoder sees anybody's pose, expression and light; each person's decoder draws that person with them."""
+"""Face swap: one encoder sees pose, expression and light of anybody; a decoder a person draws them on that person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -230,8 +230,8 @@ class FaceSwapModel(PreTrainedModel):
     ) -> FaceSwapOutput:
         """Encode faces, and draw each with the decoder of its label.
 
-        Every decoder runs in every call with labels, on no faces if need be: under distributed training each of their
-        weights then has a gradient on each rank.
+        With targets, everybody must be among the labels: one call then gives every decoder its gradient, as
+        distributed training wants it on each rank and in each step.
 
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
@@ -243,10 +243,14 @@ class FaceSwapModel(PreTrainedModel):
             FaceSwapOutput.
 
         Raises:
-            ValueError: The images do not have the config's size, or targets come without labels.
+            ValueError: The images do not have the config's size, targets come without labels, or with labels that
+                leave somebody out.
         """
-        if target_pixel_values is not None and labels is None:
-            raise ValueError("target_pixel_values need labels: whose decoder should draw them")
+        if target_pixel_values is not None:
+            present = set() if labels is None else set(labels.tolist())
+            absent = [name for label, name in enumerate(self.config.people) if label not in present]
+            if absent:
+                raise ValueError(f"a training step needs faces of everybody, and labels name none of '{absent[0]}'")
         latents = self.encode(pixel_values)
         reconstruction = mask = loss = None
         if labels is not None:
@@ -296,8 +300,9 @@ class FaceSwapModel(PreTrainedModel):
             (batch_size, num_channels, height, width) in [0, 1], and the masks (batch_size, 1, height, width) in [0, 1]
             or None.
         """
-        rows = [(labels == person).nonzero().flatten() for person in range(len(self.decoders))]
-        drawn = torch.cat([decoder(latents[row]) for decoder, row in zip(self.decoders, rows, strict=True)])
+        people = labels.unique().tolist()
+        rows = [(labels == person).nonzero().flatten() for person in people]
+        drawn = torch.cat([self.decoders[person](latents[row]) for person, row in zip(people, rows, strict=True)])
         drawn = drawn[torch.cat(rows).argsort()]
         channels = self.config.num_channels
         return drawn[:, :channels], drawn[:, channels:] if self.config.predict_mask else None
