@@ -14,7 +14,7 @@ def smooth(count=4, size=32, channels=3):
     """Crops whose values rise evenly, so that a place can be read off a value."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     step = 192 // size
-    values = torch.stack([step * x, step * y, step * (x + y) // 2][:channels]) + 40
+    values = torch.stack([step * x, step * y, step * (size - y)][:channels]) + 40
     return values.to(torch.uint8).expand(count, channels, size, size).clone()
 
 
