@@ -13,6 +13,7 @@ from hfembed.hub.pull import find_checkpoint
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 FACE_EMBEDDER = "hfembed_face_embedder"
+CONV_AUTOENCODER = "hfembed_conv_autoencoder"
 WORD2VEC = "hfembed_word2vec"
 
 
@@ -34,6 +35,22 @@ def load_face_embedder(
         InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
     """
     return load_image_model(checkpoint, FACE_EMBEDDER, "a face embedder", device, **hub)
+
+
+def load_autoencoder(checkpoint: str, device: str = "auto") -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Load an autoencoder and its processor, ready to encode and decode.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        device: A torch device, or "auto" for the accelerator where there is one.
+
+    Returns:
+        The `ConvAutoencoderModel` in eval mode, float32, and its `ConvAutoencoderImageProcessor`.
+
+    Raises:
+        InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
+    """
+    return load_image_model(checkpoint, CONV_AUTOENCODER, "an autoencoder", device)
 
 
 def load_image_model(
