@@ -16,6 +16,8 @@ _PUBLIC_NAMES = {
     "FaceEmbedderForClassification": "hfembed.models.face_embedder.modeling_face_embedder",
     "FaceEmbedderForTripletLearning": "hfembed.models.face_embedder.modeling_face_embedder",
     "FaceImageProcessor": "hfembed.models.face_embedder.image_processing_face_embedder",
+    "FaceSwapConfig": "hfembed.models.face_swap.configuration_face_swap",
+    "FaceSwapModel": "hfembed.models.face_swap.modeling_face_swap",
     "Word2VecConfig": "hfembed.models.word2vec.configuration_word2vec",
     "Word2VecModel": "hfembed.models.word2vec.modeling_word2vec",
     "Word2VecForPreTraining": "hfembed.models.word2vec.modeling_word2vec",

@@ -14,6 +14,8 @@ from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoen
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
+from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
+from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 
@@ -34,4 +36,11 @@ AutoModel.register(ConvAutoencoderConfig, ConvAutoencoderModel)
 AutoImageProcessor.register(
     ConvAutoencoderConfig,
     image_processor_classes={"pil": ConvAutoencoderImageProcessor, "torchvision": ConvAutoencoderImageProcessor},
+)
+
+# the crop is the face embedder's: with five landmarks a face lies where the template says
+AutoConfig.register("hfembed_face_swap", FaceSwapConfig)
+AutoModel.register(FaceSwapConfig, FaceSwapModel)
+AutoImageProcessor.register(
+    FaceSwapConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
 )
