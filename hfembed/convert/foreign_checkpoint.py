@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import hf_hub_download, list_repo_files
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -39,7 +40,8 @@ def find_file(source: str, preferred: Iterable[str] = ()) -> Path:
     if Path(source).is_file():
         return Path(source)
     if Path(source).is_dir():
-        names = sorted(path.name for path in Path(source).iterdir() if path.is_file())
+        names = [name for name in preferred if (Path(source) / name).is_file()]
+        names += sorted(path.name for path in Path(source).iterdir() if path.is_file())
         return Path(source) / _choose(source, names, preferred, f"{source}/<file>")
     on_the_hub = _ON_THE_HUB.fullmatch(source)
     if not on_the_hub:
@@ -51,8 +53,39 @@ def find_file(source: str, preferred: Iterable[str] = ()) -> Path:
     except InputError:
         raise
     except (OSError, ValueError) as error:  # no such repository, no such file, no network
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{source} is no file here and could not be fetched from the Hub: {reason}") from error
+        raise InputError(
+            f"{source} is no file here and could not be fetched from the Hub: {_first_line(error)}"
+        ) from error
+
+
+def find_beside(source: str, file: Path, name: str) -> Path | None:
+    """A file of settings that belongs to the weights.
+
+    Args:
+        source: As given to `find_file`.
+        file: What `find_file` found.
+        name: Name of the wanted file, from the repository's root or from the folder of the weights.
+
+    Returns:
+        Its path, or None where there is none.
+
+    Raises:
+        InputError: The Hub could not be asked.
+    """
+    if Path(source).exists():
+        folder = Path(source) if Path(source).is_dir() else file.parent
+        return folder / name if (folder / name).is_file() else None
+    repo = _ON_THE_HUB.fullmatch(source)["repo"]
+    try:
+        return Path(hf_hub_download(repo, name))
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} of {repo} could not be fetched from the Hub: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _choose(source: str, names: list[str], preferred: Iterable[str], way_out: str) -> str:
@@ -102,8 +135,9 @@ def read_state_dict(
         raise
     # what a damaged file makes the reader stumble over is anybody's guess: KeyError, IndexError, RuntimeError ...
     except Exception as error:
-        reason = (str(error).splitlines() or ["empty"])[0]
-        raise InputError(f"{source} is damaged, or no file of torch.save ({reason}): fetch it again") from error
+        raise InputError(
+            f"{source} is damaged, or no file of torch.save ({_first_line(error)}): fetch it again"
+        ) from error
     under = tuple(under)
     for name in under:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
