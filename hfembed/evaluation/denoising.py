@@ -165,7 +165,7 @@ class InpaintingTest:
         return Denoising(metrics, {"clean": self.clean, "corrupted": self.masked, **filled})
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def reconstruct(model: PreTrainedModel, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """What the model makes of images.
 

@@ -179,6 +179,25 @@ class LatentStatistics:
         return torch.from_numpy(flat.astype(np.float32)).view(-1, *self.shape.tolist())
 
 
+def sample_prior(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Tensor:
+    """Draw latents from the prior of a variational autoencoder, the standard normal.
+
+    Args:
+        model: The autoencoder.
+        count: How many.
+        seed: Another seed, other latents.
+
+    Returns:
+        (count, C, h, w) float32.
+
+    Raises:
+        InputError: The model is not variational: its latents have no prior.
+    """
+    if not model.config.variational:
+        raise InputError("this autoencoder is not variational: sample from a mixture fitted to its latents instead")
+    return torch.randn(count, *model.config.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
 def attribute_direction(latents: torch.Tensor, has_attribute: torch.Tensor) -> torch.Tensor:
     """From the mean latent of images without an attribute to that of images with it.
 
@@ -199,7 +218,7 @@ def attribute_direction(latents: torch.Tensor, has_attribute: torch.Tensor) -> t
     return latents[has_attribute].mean(0) - latents[~has_attribute].mean(0)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Latents of images.
 
@@ -220,7 +239,7 @@ def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int 
         raise InputError(str(error)) from error
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode_latents(model: PreTrainedModel, latents: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Images of latents.
 
