@@ -90,8 +90,8 @@ def train(
         evaluate: Model in eval mode -> metrics. Called on the main process.
         primary_metric: The metric of `evaluate` that decides which model is best.
         greater_is_better: Its direction.
-        draw: Model in eval mode, path of a PNG -> draws what the model does, into `pictures/`, as often as `evaluate` is
-            called. Called on the main process.
+        draw: (model in eval mode, path of a PNG): draws what the model does. As often as `evaluate`, on the main
+            process.
 
     Returns:
         The last evaluation's metrics (of the model that was kept), empty when there is none.
@@ -185,9 +185,10 @@ def train(
                         config, accelerator, model_to_keep, evaluate, save, progress, primary_metric, greater_is_better
                     )
                     log.record({"step": progress.step, **metrics})
+                    model.train()
                 if draw is not None and (last or _due(progress.step, config.evaluate_every)):
                     _draw(accelerator, model_to_keep, draw, output_dir / "pictures" / f"step_{progress.step:08d}.png")
-                model.train()
+                    model.train()
                 if last or _due(progress.step, config.checkpoint_every):
                     log.suspend(progress)
                     checkpoints.save(progress.step)
