@@ -1,6 +1,7 @@
 """One index for faces, pictures and words: who, or what, lies nearest, and is it near enough to be known at all?"""
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from itertools import islice
@@ -11,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hfembed.atomic import atomic_folder
 from hfembed.errors import InputError
 from hfembed.evaluation.verification import far_is_carried
+from hfembed.hub.commit import Pushed, commit_files, full_name
+from hfembed.hub.failure import hub_errors
 from hfembed.search.index_card import render_index_card
 from hfembed.search.vector_store import PRECISIONS, Precision, VectorStore
 
@@ -369,10 +371,15 @@ class EmbeddingIndex:
 
         Raises:
             InputError: There is no index, or its files do not fit together.
+            HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         """
         folder = Path(folder_or_repo)
         if not folder.exists():
-            try:
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder_or_repo)):
+                raise InputError(
+                    f"{folder_or_repo}: no such folder, and no name on the Hub, which is written owner/name"
+                )
+            with hub_errors(str(folder_or_repo), revision):
                 folder = Path(
                     snapshot_download(
                         str(folder_or_repo),
@@ -381,10 +388,6 @@ class EmbeddingIndex:
                         allow_patterns=[VECTORS_FILE, LABELS_FILE, INDEX_FILE],
                     )
                 )
-            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-                raise InputError(
-                    f"{folder_or_repo}: no such folder, and no data set on the Hub that could be read"
-                ) from error
         for name in (INDEX_FILE, LABELS_FILE, VECTORS_FILE):
             if not (folder / name).is_file():
                 raise InputError(f"{folder_or_repo} holds no index: {name} is missing")
@@ -404,32 +407,47 @@ class EmbeddingIndex:
         index._names = list(index._number)
         return index
 
-    def push_to_hub(self, repo_id: str, private: bool = True, commit_message: str = "Upload an index") -> str:
-        """Upload the index as a data set repository with a card, in one commit.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = True,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload index",
+    ) -> Pushed:
+        """Put the index on the Hub as a data set with a card, in one commit.
 
         Args:
-            repo_id: "<owner>/<name>"; made where it does not exist.
-            private: Whether a new repository is private; embeddings of faces are personal data.
-            commit_message: What the commit is called.
+            repo_id: "owner/name", or "name" for one of the token's owner. Made where it does not exist.
+            private: Make a new repository private, as embeddings of faces have to be. An existing public one is then
+                refused; None takes it as it is.
+            revision: The branch, made where it does not exist; None means main.
+            token: Instead of this machine's.
+            commit_message: The commit's title.
 
         Returns:
-            The commit's URL.
+            Where the index is now.
 
         Raises:
-            InputError: The index is empty, or the Hub refuses the upload.
+            InputError: The index is empty, or the Hub refuses: token, rights, name.
+            HubUnavailableError: The Hub cannot be reached, or fails again and again; push later.
         """
-        api = HfApi()
+        self._store()
+        repo_id = full_name(repo_id, token)
         with tempfile.TemporaryDirectory() as folder:
             self._write(Path(folder))
-            (Path(folder) / "README.md").write_text(render_index_card(self, repo_id), encoding="utf-8")
-            try:
-                api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-                commit = api.upload_folder(
-                    repo_id=repo_id, repo_type="dataset", folder_path=folder, commit_message=commit_message
-                )
-            except (HfHubHTTPError, HFValidationError) as error:
-                raise InputError(f"{repo_id}: the Hub refused the upload: {str(error).splitlines()[0]}") from error
-        return str(commit)
+            files: dict[str, Path | bytes] = {path.name: path for path in sorted(Path(folder).iterdir())}
+            files["README.md"] = render_index_card(self, repo_id).encode()
+            return commit_files(
+                files,
+                repo_id,
+                message=commit_message,
+                repo_type="dataset",
+                private=private,
+                revision=revision,
+                token=token,
+            )
 
     def _write(self, folder: Path) -> None:
         store = self._store()

@@ -158,16 +158,15 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: timm has no such architecture, or the config is wrong.
         """
-        import timm
-
-        from .timm_trunk import timm_arguments
+        from .timm_trunk import pretrained_state_dict
 
         model = cls(FaceEmbedderConfig(trunk=f"timm/{architecture}", **fields))
         config = model.config
-        arguments = timm_arguments(architecture, config.num_channels, config.image_size, config.trunk_arguments)
-        source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
-        pretrained = timm.create_model(architecture, pretrained=True, **source, **arguments)
-        model.base_model.trunk.backbone.load_state_dict(pretrained.state_dict())
+        model.base_model.trunk.backbone.load_state_dict(
+            pretrained_state_dict(
+                architecture, config.num_channels, config.image_size, config.trunk_arguments, weights
+            )
+        )
         return model
 
     def freeze_trunk(self, unfreeze_last: int = 0) -> None:
