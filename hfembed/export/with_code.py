@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -19,6 +17,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import hfembed  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.errors import InputError
+from hfembed.hub.completeness import read_config
+from hfembed.hub.pull import find_checkpoint
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
 _PROCESSOR_FILE = "preprocessor_config.json"
@@ -55,12 +55,8 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     """
     destination = Path(destination)
     check_destination(destination, overwrite)
-    try:
-        source = Path(checkpoint) if Path(checkpoint).is_dir() else Path(snapshot_download(checkpoint))
-        config_class = type(AutoConfig.from_pretrained(source))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"no model of ours could be read from {checkpoint}: {reason}") from error
+    source = find_checkpoint(checkpoint)
+    config_class = type(read_config(source, checkpoint))
     if not config_class.__module__.startswith("hfembed.models."):
         raise InputError(f"{checkpoint} holds a model of type {config_class.model_type}, which needs no code of ours")
 
