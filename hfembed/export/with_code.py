@@ -16,8 +16,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 import hfembed  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
-from hfembed.errors import InputError
-from hfembed.hub.completeness import read_config
+from hfembed.hub.completeness import check_weights, read_config
 from hfembed.hub.pull import find_checkpoint
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
@@ -50,16 +49,15 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
         The Auto classes that load it.
 
     Raises:
-        InputError: There is no such checkpoint, or its model is none of ours; the destination is taken.
+        InputError: There is no such checkpoint, its model is none of ours, or its weights are damaged; the destination
+            is taken.
         OSError: The folder cannot be written.
     """
     destination = Path(destination)
     check_destination(destination, overwrite)
     source = find_checkpoint(checkpoint)
     config_class = type(read_config(source, checkpoint))
-    if not config_class.__module__.startswith("hfembed.models."):
-        raise InputError(f"{checkpoint} holds a model of type {config_class.model_type}, which needs no code of ours")
-
+    check_weights(source, checkpoint)
     classes = {"AutoConfig": config_class}
     for auto_model in _AUTO_MODELS:
         if config_class in auto_model._model_mapping:
