@@ -22,6 +22,7 @@ from hfembed.hub.card import write_card
 from hfembed.training.config import read_config
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
+from hfembed.training.sharing import HubSharing
 from hfembed.training.swap_recipe import (
     SwapTrainingConfig,
     describe_people,
@@ -79,6 +80,7 @@ def main() -> None:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
+    sharing = HubSharing(config, config.output_dir, accelerator.print)
     metrics = train(
         config,
         accelerator,
@@ -92,11 +94,13 @@ def main() -> None:
         primary_metric="held_out_error",
         greater_is_better=False,
         draw=draw,
+        sharing=sharing,
     )
     if accelerator.is_main_process:
         record.write(metrics)
         card = write_card(config.output_dir)
         accelerator.print(f"the model is in {config.output_dir}, its card is {card}")
+        sharing.push_result()
 
 
 def as_pixel_values(photos: AlignedFaces, rows: np.ndarray) -> torch.Tensor:
