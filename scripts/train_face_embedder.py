@@ -23,6 +23,7 @@ from hfembed.training.config import read_config
 from hfembed.training.face_losses import MetricLoss, classification_loss
 from hfembed.training.face_recipe import (
     FaceTrainingConfig,
+    describe_faces,
     load_training_faces,
     load_validation,
     make_augmentation,
@@ -80,7 +81,7 @@ def main() -> None:
         )  # fmt: skip
 
     protocol = HeldOutIdentification(held_out, as_it_is) if config.held_out else load_validation(config)
-    record = TrainingRecord(config, photos, accelerator)
+    record = TrainingRecord(config, photos, describe_faces(config, photos), accelerator)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         return protocol(model, processor)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from hfembed.atomic import atomic_write
 from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.hub.card import TRAINING_FILE
-from hfembed.training.face_recipe import FaceTrainingConfig
+from hfembed.training.config import TrainingConfig
 
 
 class TrainingRecord:
@@ -22,15 +22,21 @@ class TrainingRecord:
     Args:
         config: The recipe.
         photos: What is trained on.
+        data: The same in a few sentences for the card.
         accelerator: The run's.
+        **notes: What else to note.
 
     Attributes:
         start: Figures before the first step, where they were measured.
     """
 
-    def __init__(self, config: FaceTrainingConfig, photos: AlignedFaces, accelerator: Accelerator):
+    def __init__(
+        self, config: TrainingConfig, photos: AlignedFaces, data: str, accelerator: Accelerator, **notes: Any
+    ):
         self.config = config
         self.photos = photos
+        self.data = data
+        self.notes = notes
         self.accelerator = accelerator
         self.start: dict[str, float] = {}
         self.began = time.time()
@@ -60,7 +66,7 @@ class TrainingRecord:
             )
         notes: dict[str, Any] = {
             "name": Path(self.config.output_dir).name,
-            "data": describe_data(self.config, self.photos),
+            "data": self.data,
             "photos": len(self.photos),
             "people": len(self.photos.identities),
             "seconds": round(time.time() - self.began, 1),
@@ -68,30 +74,10 @@ class TrainingRecord:
             "start": self.start,
             "validation": metrics,
             "recipe": recipe,
+            **self.notes,
         }
         with atomic_write(Path(self.config.output_dir) / TRAINING_FILE) as temporary:
             temporary.write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
-
-
-def describe_data(config: FaceTrainingConfig, photos: AlignedFaces) -> str:
-    """What was trained on and what was left out, in a few sentences for the card."""
-    sources = [Path(source).name for source in config.train_images]
-    if config.lfw_images:
-        folds = ", ".join(str(fold + 1) for fold in config.lfw_tested_folds)
-        sources.append(f"the people of {Path(config.lfw_images).name} who are not in folds {folds} of View 2")
-    text = f"{len(photos):,} photos of {len(photos.identities):,} people from {' and '.join(sources)}."
-    if config.min_photos > 1:
-        text += f" People with fewer than {config.min_photos} photos are left out."
-    if config.exclude_files:
-        text += f" Left out: the photos listed in {Path(config.exclude_files).name} (wrong faces, label noise)."
-    if config.exclude_identities:
-        text += (
-            f" Left out: the people in {Path(config.exclude_identities).name} with a cosine above "
-            f"{config.max_overlap}, who may also be in LFW."
-        )
-    if photos.failures:
-        text += f" {len(photos.failures)} photos could not be read."
-    return text
 
 
 def _default(field: dataclasses.Field) -> Any:
