@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 import yaml
 
+from hfembed.atomic import check_destination
 from hfembed.convert.foreign_checkpoint import (
-    check_destination,
     check_layout,
     fill,
     find_beside,

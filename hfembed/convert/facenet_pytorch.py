@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from hfembed.atomic import check_destination
 from hfembed.convert.foreign_checkpoint import (
-    check_destination,
     check_layout,
     fill,
     find_file,

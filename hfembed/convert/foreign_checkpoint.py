@@ -201,22 +201,6 @@ def fill(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
     model.load_state_dict({key: torch.tensor(0) for key in counters} | dict(weights))
 
 
-def check_destination(destination: str | Path, overwrite: bool) -> None:
-    """Refuse a folder that is taken; to be called before any work is done.
-
-    Args:
-        destination: The folder to write.
-        overwrite: It may be replaced.
-
-    Raises:
-        InputError: It holds something, and may not be replaced.
-    """
-    destination = Path(destination)
-    is_taken = destination.is_file() or (destination.is_dir() and any(destination.iterdir()))
-    if is_taken and not overwrite:
-        raise InputError(f"{destination} exists already: choose another folder, or replace it with --overwrite")
-
-
 def write_checkpoint(
     destination: str | Path,
     model: PreTrainedModel,

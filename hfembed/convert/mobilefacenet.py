@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from hfembed.atomic import check_destination
 from hfembed.convert.foreign_checkpoint import (
-    check_destination,
     check_layout,
     fill,
     find_file,

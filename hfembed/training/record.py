@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import platform
+import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+import hfembed
 from hfembed.atomic import atomic_write
 from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.hub.card import TRAINING_FILE
-from hfembed.training.config import TrainingConfig
+from hfembed.training.config import SharingConfig, TrainingConfig
+
+# where a run is and where its model goes say nothing of how it was trained
+_NOT_THE_RECIPE = {"output_dir", "resume", *(field.name for field in dataclasses.fields(SharingConfig))}
 
 
 class TrainingRecord:
@@ -54,7 +61,7 @@ class TrainingRecord:
         recipe = {
             field.name: getattr(self.config, field.name)
             for field in dataclasses.fields(self.config)
-            if getattr(self.config, field.name) != _default(field) and field.name not in ("output_dir", "resume")
+            if getattr(self.config, field.name) != _default(field) and field.name not in _NOT_THE_RECIPE
         }
         device = self.accelerator.device
         if device.type == "cuda":
@@ -74,10 +81,21 @@ class TrainingRecord:
             "start": self.start,
             "validation": metrics,
             "recipe": recipe,
+            "command": shlex.join(["accelerate", "launch", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+            "version": describe_version(),
             **self.notes,
         }
         with atomic_write(Path(self.config.output_dir) / TRAINING_FILE) as temporary:
             temporary.write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+
+
+def describe_version() -> str:
+    """The version of hfembed, and the commit where it runs from a clone."""
+    here = Path(hfembed.__file__).parent
+    if not (here.parent / ".git").exists():
+        return f"hfembed {hfembed.__version__}"
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return f"hfembed {hfembed.__version__}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
 
 
 def _default(field: dataclasses.Field) -> Any:

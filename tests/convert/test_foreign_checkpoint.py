@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModel
 
+from hfembed.atomic import check_destination
 from hfembed.convert.foreign_checkpoint import (
-    check_destination,
     check_layout,
     fill,
     find_file,

@@ -158,16 +158,15 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: timm has no such architecture, or the config is wrong.
         """
-        import timm
-
-        from .timm_trunk import timm_arguments
+        from .timm_trunk import pretrained_state_dict
 
         model = cls(FaceEmbedderConfig(trunk=f"timm/{architecture}", **fields))
         config = model.config
-        arguments = timm_arguments(architecture, config.num_channels, config.image_size, config.trunk_arguments)
-        source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
-        pretrained = timm.create_model(architecture, pretrained=True, **source, **arguments)
-        model.base_model.trunk.backbone.load_state_dict(pretrained.state_dict())
+        model.base_model.trunk.backbone.load_state_dict(
+            pretrained_state_dict(
+                architecture, config.num_channels, config.image_size, config.trunk_arguments, weights
+            )
+        )
         return model
 
     def freeze_trunk(self, unfreeze_last: int = 0) -> None:
@@ -225,13 +224,21 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         at_a_time = self.base_model.images_at_a_time
         parts = pixel_values.split(at_a_time) if pixel_values.device.type == "cpu" else [pixel_values]
         try:
-            embeddings = [self._embed(part.contiguous(memory_format=torch.channels_last)) for part in parts]
+            embeddings = [self.embed_with_mirror(part.contiguous(memory_format=torch.channels_last)) for part in parts]
         finally:
             for module, mode in modes.items():
                 module.training = mode
         return torch.cat(embeddings)
 
-    def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def embed_with_mirror(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What `embed` computes for each part of a batch, in whatever mode the model is in; can be traced.
+
+        Args:
+            pixel_values: (B, C, H, W), from the image processor.
+
+        Returns:
+            (B, D), or (B, 2 D) where `config.mirror` is `"concatenate"`; unit length, float32.
+        """
         outputs = self.base_model(pixel_values)
         if self.config.mirror == "none":
             return outputs.embeddings
