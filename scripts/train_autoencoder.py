@@ -32,6 +32,7 @@ from hfembed.training.autoencoder_recipe import (
 from hfembed.training.config import read_config
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
+from hfembed.training.sharing import HubSharing
 
 
 @exit_on_input_error
@@ -72,6 +73,7 @@ def main() -> None:
         config, photos, describe_images(config, photos), accelerator,
         split={"held_out_share": config.held_out_share, "seed": config.split_seed},
     )  # fmt: skip
+    sharing = HubSharing(config, config.output_dir, accelerator.print)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         if config.pictures:
@@ -95,11 +97,13 @@ def main() -> None:
         save,
         evaluate if protocols else None,
         primary_metric="psnr",
+        sharing=sharing,
     )
     if accelerator.is_main_process:
         record.write(metrics)
         card = write_card(config.output_dir)
         accelerator.print(f"the model is in {config.output_dir}, its card is {card}")
+        sharing.push_result()
 
 
 if __name__ == "__main__":
