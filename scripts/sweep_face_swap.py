@@ -1,6 +1,6 @@
-"""Compare ways to train a face swap model over seeds and groups of people, and print a table of differences.
+r"""Compare ways to train a face swap model over seeds and groups of people, and print a table of differences.
 
-python scripts/sweep_face_swap.py --config scripts/recipes/face_swap.yaml --root PEOPLE --groups 07206+07209 07222+07228 \
+python scripts/sweep_face_swap.py --config scripts/recipes/face_swap.yaml --root PEOPLE --groups Ann+Bob Cy+Dora \
     --ways "warped: {}" "unwarped: {warping: {warp: 0}}" --seeds 3 --embedder FACE_EMBEDDER --output_dir OUT
 
 Every way is trained on every group with every seed by scripts/train_face_swap.py, and measured on held-out photos.
