@@ -7,7 +7,6 @@ import typer
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BaseImageProcessor
 
 app = typer.Typer()
 
@@ -21,11 +20,13 @@ def fit_latents(
     model: Annotated[str, typer.Argument(help="Checkpoint folder of an autoencoder.")],
     images: Annotated[str, typer.Option(help="What it was trained on: a folder per person, its archive, a Hub id.")],
     mixture_components: Annotated[int, typer.Option(min=1, help="Gaussians of the mixture to sample from.")] = 8,
-    held_out: Annotated[float, typer.Option(help="Leave out this share of the people, as training did.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the split by person and of the mixture.")] = 0,
+    held_out_share: Annotated[float, typer.Option(help="Leave out this share of the people, as training did.")] = 0.1,
+    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the mixture.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Measure how latents are spread over images, for sample, walk and compress; written into the checkpoint."""
+    from hfembed.data.aligned_faces import AlignedFaces
     from hfembed.data.faces import load_faces
     from hfembed.data.splits import split_people
     from hfembed.generation.latent_statistics import LatentStatistics, encode_images
@@ -33,9 +34,9 @@ def fit_latents(
 
     autoencoder, processor = load_autoencoder(model, device)
     faces = load_faces(images)
-    if held_out:
-        faces, _ = split_people(faces, held_out, seed)
-    latents = encode_images(autoencoder, processor.normalize(_cropped(faces, processor)))
+    if held_out_share:
+        faces, _ = split_people(faces, held_out_share, split_seed)
+    latents = encode_images(autoencoder, processor.normalize(AlignedFaces(faces, processor).pixels()))
     statistics = LatentStatistics.fit(autoencoder, latents, mixture_components, seed)
     print(f"{len(latents)} images, {latents[0].numel()} numbers each: {statistics.save(model)}")
 
@@ -215,16 +216,6 @@ def inpaint(
     autoencoder, _ = load_autoencoder(model, device)
     hole = _read_photo(mask).mean(0) > 0.5
     _write_photo(restoration.inpaint(autoencoder, _read_photo(photo), hole, overlap=overlap), output)
-
-
-def _cropped(faces: object, processor: "BaseImageProcessor") -> "torch.Tensor":
-    """All photos of a data set as the processor crops them, (N, C, H, W) uint8."""
-    import torch
-
-    from hfembed.data.aligned_faces import AlignedFaces
-
-    photos = AlignedFaces(faces, processor)
-    return torch.stack([photos[0, index]["pixels"] for index in range(len(photos))])
 
 
 def _photos_in(folder: Path) -> list[Path]:

@@ -1,6 +1,8 @@
 """How well a denoiser removes noise and fills holes, on images it has not seen, beside the classic methods."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +12,8 @@ from transformers import PreTrainedModel
 from hfembed.data.corruptions import Corruption
 from hfembed.errors import InputError
 from hfembed.evaluation import classic_denoisers
+from hfembed.evaluation.results import provenance, write_results
+from hfembed.generation.films import picture_grid, to_pictures, write_picture
 
 _TUNING_IMAGES = 48  # of the training images, to choose the strengths of the classic methods on
 
@@ -135,6 +139,7 @@ class InpaintingTest:
         # the same draws on a white and on a black image show where the hole is
         white, black = (_corrupt(torch.full_like(clean[:, :1], value), hole)[1] for value in (255, 0))
         self.masks = (white == black)[:, 0]
+        self.seed = seed
         self.batch_size = batch_size
 
     def __call__(self, model: PreTrainedModel, processor: object = None) -> dict[str, float]:
@@ -163,6 +168,42 @@ class InpaintingTest:
             f"{self.name}_gain": psnr["model"] - psnr["biharmonic"],
         }
         return Denoising(metrics, {"clean": self.clean, "corrupted": self.masked, **filled})
+
+
+def report_denoising(
+    tests: Sequence[DenoisingTest | InpaintingTest],
+    model: PreTrainedModel,
+    output: str | Path,
+    files: dict[str, str | Path | None],
+    columns: int = 10,
+) -> dict[str, float]:
+    """Run tests; write results.json, and a picture of each: a row of clean images, of corrupted ones, of each method.
+
+    Args:
+        tests: What to run.
+        model: The denoiser, in eval mode.
+        output: Folder for results.json and <test>.png.
+        files: Role -> file or folder, for the provenance.
+        columns: Images in a row.
+
+    Returns:
+        The metrics of all tests.
+
+    Raises:
+        InputError: The model takes images of other channels or sizes.
+        OSError: Something cannot be written.
+    """
+    metrics: dict[str, float] = {}
+    details: dict[str, object] = {"images": len(tests[0].clean)}
+    for test in tests:
+        result = test.run(model)
+        metrics |= result.metrics
+        chosen = np.linspace(0, len(test.clean) - 1, min(columns, len(test.clean))).astype(int)
+        rows = [to_pictures(torch.from_numpy(images[chosen])) for images in result.images.values()]
+        write_picture(picture_grid(rows), Path(output) / f"{test.name}.png", scale=2)
+        details[test.name] = {"seed": test.seed, "strengths": result.strengths, "rows": list(result.images)}
+    write_results(output, "denoising", metrics, details | provenance(files))
+    return metrics
 
 
 @torch.no_grad()
