@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 # public name -> module, resolved on first use so that `import hfembed` stays light
 _PUBLIC_NAMES = {
+    "EmbeddingIndex": "hfembed.search.embedding_index",
     "ConvAutoencoderConfig": "hfembed.models.conv_autoencoder.configuration_conv_autoencoder",
     "ConvAutoencoderModel": "hfembed.models.conv_autoencoder.modeling_conv_autoencoder",
     "ConvAutoencoderImageProcessor": "hfembed.models.conv_autoencoder.image_processing_conv_autoencoder",

@@ -13,6 +13,7 @@ from hfembed.hub.pull import find_checkpoint
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 FACE_EMBEDDER = "hfembed_face_embedder"
+FACE_SWAP = "hfembed_face_swap"
 CONV_AUTOENCODER = "hfembed_conv_autoencoder"
 WORD2VEC = "hfembed_word2vec"
 
@@ -51,6 +52,23 @@ def load_autoencoder(checkpoint: str, device: str = "auto") -> tuple[PreTrainedM
         InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
     """
     return load_image_model(checkpoint, CONV_AUTOENCODER, "an autoencoder", device)
+
+
+def load_face_swap(checkpoint: str, device: str = "auto", **hub: Any) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Load a face swap model and its processor, ready to swap.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        device: A torch device, or "auto" for the accelerator where there is one.
+        **hub: revision, subfolder, token, cache_dir, local_files_only, as of `find_checkpoint`.
+
+    Returns:
+        The `FaceSwapModel` in eval mode, float32, and its `FaceImageProcessor`.
+
+    Raises:
+        InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
+    """
+    return load_image_model(checkpoint, FACE_SWAP, "a face swap model", device, **hub)
 
 
 def load_image_model(

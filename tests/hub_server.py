@@ -18,7 +18,7 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Literal
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
 
@@ -682,6 +682,8 @@ class _Handler(BaseHTTPRequestHandler):
             message = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
             raise Answer(404, {"error": "Entry not found"}, headers | message)
         blob = commit.files[path]
+        name = quote(path.split("/")[-1])
+        headers["Content-Disposition"] = f"inline; filename*=UTF-8''{name}; filename=\"{name}\";"
         headers |= {
             "ETag": f'"{blob.etag}"',
             "Content-Type": "application/octet-stream",

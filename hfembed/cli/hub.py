@@ -23,9 +23,10 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; default: main.")] = None,
     tag: Annotated[str | None, typer.Option(help="Also give this version a tag, such as v1.0.")] = None,
+    message: Annotated[str, typer.Option(help="Title of the commit.")] = "Upload model",
 ) -> None:
     """Share a checkpoint folder on the Hub, in one commit; the same folder again makes none."""
     from hfembed.hub.push import push_folder
 
-    pushed = push_folder(folder, repo_id, private=private or None, revision=revision, tag=tag)
+    pushed = push_folder(folder, repo_id, private=private or None, revision=revision, tag=tag, commit_message=message)
     print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")

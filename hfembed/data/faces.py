@@ -167,7 +167,20 @@ def _kept(
     return kept
 
 
-def _read_names(path: str | Path | None, key: str, max_overlap: float) -> set[str]:
+def read_names(path: str | Path | None, key: str, max_overlap: float = 0.55) -> set[str]:
+    """The names in a JSON list of names, or of objects that hold them.
+
+    Args:
+        path: The file; None: no names.
+        key: Where an object holds its name.
+        max_overlap: Of objects with a "cosine", only those above it count.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: The file is missing or something else.
+    """
     if path is None:
         return set()
     try:
@@ -180,7 +193,7 @@ def _read_names(path: str | Path | None, key: str, max_overlap: float) -> set[st
 
 def _names_to_exclude(path: str | Path | None, key: str, names: list[str], source: FaceSource) -> set[str]:
     """The names to leave out; a list that has nothing to do with the source is refused."""
-    found = _read_names(path, key, source.max_overlap)
+    found = read_names(path, key, source.max_overlap)
     if found and not found & set(names):
         raise InputError(f'{path}: none of its {len(found)} names is in "{source.source}": is it the right list?')
     return found
@@ -218,8 +231,8 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
     feature = (stream.features or {}).get(label)
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     points = _landmarks(source)
-    no_files = _read_names(source.exclude_files, "file", source.max_overlap)
-    no_people = _read_names(source.exclude_identities, "identity", source.max_overlap) | set(source.exclude_people)
+    no_files = read_names(source.exclude_files, "file", source.max_overlap)
+    no_people = read_names(source.exclude_identities, "identity", source.max_overlap) | set(source.exclude_people)
 
     def to_schema(row: dict[str, Any], number: int) -> dict[str, Any]:
         person = str(row[label]) if names is None else names[row[label]]

@@ -88,7 +88,7 @@ def commit_files(
             head = info.sha
             present = {sibling.rfilename: sibling for sibling in info.siblings}
             todo: list[CommitOperationAdd | CommitOperationDelete] = [
-                operation for path, operation in operations.items() if not _is_same(files[path], present.get(path))
+                operation for path, operation in operations.items() if not is_same(files[path], present.get(path))
             ]
             todo += [CommitOperationDelete(path) for path in present if path not in files and is_stale(path)]
             _check_tag(api, repo_id, repo_type, tag, None if todo else head)
@@ -152,8 +152,19 @@ def _check_tag(api: HfApi, repo_id: str, repo_type: str, tag: str | None, commit
             raise InputError(f"{repo_id} has a tag {tag} already, of another version: choose another tag")
 
 
-def _is_same(content: Path | bytes, present: RepoSibling | None) -> bool:
-    """Whether a file on the Hub has this content: by sha256 for large files, by git's hash for the others."""
+def is_same(content: Path | bytes, present: RepoSibling | None) -> bool:
+    """Whether a file on the Hub has this content: by sha256 for large files, by git's hash for the others.
+
+    Args:
+        content: The content, or the file that has it.
+        present: What `HfApi.repo_info(..., files_metadata=True)` says of the file there; None where there is none.
+
+    Returns:
+        Whether they are equal.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     if present is None:
         return False
     size = len(content) if isinstance(content, bytes) else content.stat().st_size

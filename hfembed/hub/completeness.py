@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# keys of config.json that are no fields of a config class
-_WRITTEN_BY_TRANSFORMERS = {"model_type", "transformers_version", "auto_map", "torch_dtype", "custom_pipelines"}
+# what transformers writes into a config.json besides the fields of the class
+_WRITTEN_BY_TRANSFORMERS = {
+    "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "per_layer_config",
+    "quantization_config", "tie_word_embeddings", "torch_dtype", "transformers_version",
+}  # fmt: skip
 
 _IMAGE_FILES = {"preprocessor_config.json": "the image processor"}
 _WORD_FILES = {"tokenizer.json": "the words", "vocab_counts.safetensors": "the words' counts"}
@@ -75,12 +79,7 @@ def check_weights(folder: Path, name: str | None = None) -> dict[str, tuple[int,
     if (folder / INDEX_FILE).exists():
         files = set(_read_json(folder / INDEX_FILE, name).get("weight_map", {}).values())
     elif not (folder / WEIGHTS_FILE).exists():
-        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
-        if pickled:
-            raise InputError(
-                f"{name} has its weights in {pickled[0]}, and nothing from outside is unpickled: "
-                "`hfembed convert` knows some such files"
-            )
+        refuse_pickles([file.name for file in folder.iterdir()], name)
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(files):
         if not (folder / file).is_file():
@@ -91,6 +90,25 @@ def check_weights(folder: Path, name: str | None = None) -> dict[str, tuple[int,
         except (SafetensorError, OSError) as error:
             raise InputError(f"{name}: {file} is truncated or damaged ({error}); write or fetch it again") from error
     return shapes
+
+
+def refuse_pickles(files: Iterable[str], name: str) -> None:
+    """Refuse a checkpoint whose weights are pickled, and not in safetensors too.
+
+    Args:
+        files: Names of the checkpoint's files.
+        name: What to call the checkpoint.
+
+    Raises:
+        InputError: That is so.
+    """
+    files = sorted(files)
+    pickled = [file for file in files if file.endswith(PICKLES)]
+    if pickled and not any(file.endswith(".safetensors") for file in files):
+        raise InputError(
+            f"{name} has its weights in {pickled[0]}, and nothing from outside is unpickled: `hfembed convert` knows "
+            "some such files"
+        )
 
 
 def check_checkpoint(folder: str | Path) -> PreTrainedConfig:

@@ -15,7 +15,6 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
-    RevisionResolutionError,
 )
 
 from hfembed.errors import InputError
@@ -97,7 +96,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
             if token:
                 return f"{repo_id}: there is no such repository on the Hub, or your token may not see it"
             return f"{repo_id}: there is no such repository on the Hub; if it is private, {log_in}"
-        case LocalEntryNotFoundError() | RevisionResolutionError() if error.__cause__ is None:
+        case LocalEntryNotFoundError() if isinstance(error.__cause__, OfflineModeIsEnabled | None):
             return f"{repo_id} is not in the cache of this machine, or not all of it: load it once with a network"
         case EntryNotFoundError() if not isinstance(error, LocalEntryNotFoundError):
             return f"{repo_id}: a file is missing there ({_first(error)})"
@@ -107,8 +106,10 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
             )
         case OfflineModeIsEnabled():
             return f"{repo_id} was not looked up: HF_HUB_OFFLINE is set"
-        case OSError(errno=errno.ENOSPC):
+        case _ if _is_disk_full(error):
             return f"the disk is full; free some space and fetch {repo_id} again (HF_HOME says where it goes)"
+        case OSError() if str(error).startswith("Consistency check failed"):
+            return f"{repo_id}: a file did not arrive whole ({_first(error)}); load it again"
         case HfHubHTTPError() if _status(error) == 401:
             return f"{repo_id}: the Hub does not know your token; {log_in}"
         case HfHubHTTPError() if _status(error) == 403:
@@ -122,6 +123,15 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case httpx2.TransportError():
             return f"the Hub cannot be reached ({_first(error) or type(error).__name__}); {repo_id} was left as it is"
     return None
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # hf_xet is Rust: its errors carry the number in their text
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(
+        (isinstance(error, OSError) and error.errno == number) or f"(os error {number})" in str(error)
+        for number in numbers
+    )
 
 
 def _status(error: HfHubHTTPError) -> int:

@@ -7,6 +7,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download
 
 from hfembed.errors import InputError
+from hfembed.hub.commit import is_same
+from hfembed.hub.completeness import refuse_pickles
 from hfembed.hub.failure import hub_errors, is_passing
 
 logger = logging.getLogger(__name__)
@@ -53,34 +55,42 @@ def find_checkpoint(
         raise InputError(f"{checkpoint}: no such folder, and no name on the Hub, which is written owner/name")
     revision = revision or named or None
     wanted = [f"{subfolder}/{pattern}" for pattern in _WANTED] if subfolder else list(_WANTED)
-    cache = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
     api = HfApi(token=token)
     with hub_errors(repo_id, revision, token):
-        commit = api.resolve_revision(repo_id, revision=revision, **cache)
-        folder = Path(snapshot_download(repo_id, revision=commit, allow_patterns=wanted, **cache))
+        folder = Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=wanted,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        )
         if not local_files_only:
-            _verify(api, repo_id, commit.resolved, cache_dir)
+            _verify(api, repo_id, folder)
     return _inside(folder, subfolder, repo_id)
 
 
-def _verify(api: HfApi, repo_id: str, commit: str, cache_dir: str | Path | None) -> None:
+def _verify(api: HfApi, repo_id: str, snapshot: Path) -> None:
     """Compare the fetched files with the Hub's hashes; one that differs leaves the cache, to be fetched again."""
     try:
-        report = api.verify_repo_checksums(repo_id, revision=commit, cache_dir=cache_dir)
+        info = api.model_info(repo_id, revision=snapshot.name, files_metadata=True)
     except Exception as error:
         if not is_passing(error):
             raise
         if not constants.is_offline_mode():
             logger.warning("the Hub cannot be reached: %s is taken as it was fetched last", repo_id)
         return
-    if not report.mismatches:
-        return
-    for mismatch in report.mismatches:
-        _remove(report.verified_path / mismatch.path)
-    raise InputError(
-        f"{repo_id}: {report.mismatches[0].path} is not what was pushed (truncated or altered on its way); it was "
-        "removed from the cache, so load it again"
-    )
+    refuse_pickles([sibling.rfilename for sibling in info.siblings], repo_id)
+    for sibling in info.siblings:
+        file = snapshot / sibling.rfilename
+        if file.exists() and not is_same(file, sibling):
+            _remove(file)
+            raise InputError(
+                f"{repo_id}: {sibling.rfilename} is not what was pushed (truncated or altered on its way); it was "
+                "removed from the cache, so load it again"
+            )
 
 
 def _remove(link: Path) -> None:
@@ -93,6 +103,6 @@ def _remove(link: Path) -> None:
 
 
 def _inside(folder: Path, subfolder: str, name: str) -> Path:
-    if subfolder and not (folder / subfolder).is_dir():
-        raise InputError(f"{name} has no folder {subfolder}")
+    if not (folder / subfolder).is_dir():
+        raise InputError(f"{name} has no folder {subfolder}" if subfolder else f"{name} holds no model")
     return folder / subfolder

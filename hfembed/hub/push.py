@@ -70,11 +70,6 @@ def push_folder(
     )
 
 
-def push_command(folder: str | Path, repo_id: str, revision: str | None = None) -> str:
-    """The command that pushes a folder, to tell people who must do it later."""
-    return f"hfembed push {folder} {repo_id}" + (f" --revision {revision}" if revision else "")
-
-
 def _is_shared(path: Path, folder: Path) -> bool:
     parts = path.relative_to(folder).parts
     if not path.is_file() or any(part.startswith(".") for part in parts):

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hfembed.errors import InputError
 from hfembed.training.checkpoint import Checkpoints, Progress
 from hfembed.training.config import TrainingConfig
 from hfembed.training.optim import make_optimizer, make_schedule
+from hfembed.training.sharing import HubSharing
 
 ComputeLoss = Callable[[torch.nn.Module, dict[str, Any]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
@@ -70,6 +72,7 @@ def train(
     primary_metric: str = "loss",
     greater_is_better: bool = True,
     draw: Callable[[PreTrainedModel, Path], None] | None = None,
+    sharing: HubSharing | None = None,
 ) -> dict[str, float]:
     """Train `model`, resume exactly where a killed run stood, and leave the result in `config.output_dir`.
 
@@ -92,6 +95,8 @@ def train(
         greater_is_better: Its direction.
         draw: (model in eval mode, path of a PNG): draws what the model does. As often as `evaluate`, on the main
             process.
+        sharing: Pushes the model every `hub_every` steps, from the main process. The result, which gets its card
+            later, is the caller's to push.
 
     Returns:
         The last evaluation's metrics (of the model that was kept), empty when there is none.
@@ -189,6 +194,9 @@ def train(
                 if draw is not None and (last or _due(progress.step, config.evaluate_every)):
                     _draw(accelerator, model_to_keep, draw, output_dir / "pictures" / f"step_{progress.step:08d}.png")
                     model.train()
+                if sharing is not None and accelerator.is_main_process and not last:
+                    if _due(progress.step, config.hub_every):
+                        sharing.push_step(progress.step, partial(save, model_to_keep))
                 if last or _due(progress.step, config.checkpoint_every):
                     log.suspend(progress)
                     checkpoints.save(progress.step)
