@@ -53,7 +53,8 @@ def fitted(tmp_path_factory, people):
     folder = tmp_path_factory.mktemp("fitted")
     save_tiny_autoencoder(folder)
     sys_argv = sys.argv
-    sys.argv = ["hfembed", "fit-latents", str(folder), "--images", str(people), "--mixture-components", "2"]
+    sys.argv = ["hfembed", "fit-latents", str(folder), "--images", str(people)]
+    sys.argv += ["--mixture-components", "2", "--held-out-share", "0.2"]
     try:
         with pytest.raises(SystemExit) as end:
             main()
