@@ -8,11 +8,20 @@ __version__ = "0.1.0"
 
 # public name -> module, resolved on first use so that `import hfembed` stays light
 _PUBLIC_NAMES = {
+    "EmbeddingIndex": "hfembed.search.embedding_index",
+    "ConvAutoencoderConfig": "hfembed.models.conv_autoencoder.configuration_conv_autoencoder",
+    "ConvAutoencoderModel": "hfembed.models.conv_autoencoder.modeling_conv_autoencoder",
+    "ConvAutoencoderImageProcessor": "hfembed.models.conv_autoencoder.image_processing_conv_autoencoder",
+    "FaceDetectorConfig": "hfembed.models.face_detector.configuration_face_detector",
+    "FaceDetectorModel": "hfembed.models.face_detector.modeling_face_detector",
+    "FaceDetectorImageProcessor": "hfembed.models.face_detector.image_processing_face_detector",
     "FaceEmbedderConfig": "hfembed.models.face_embedder.configuration_face_embedder",
     "FaceEmbedderModel": "hfembed.models.face_embedder.modeling_face_embedder",
     "FaceEmbedderForClassification": "hfembed.models.face_embedder.modeling_face_embedder",
     "FaceEmbedderForTripletLearning": "hfembed.models.face_embedder.modeling_face_embedder",
     "FaceImageProcessor": "hfembed.models.face_embedder.image_processing_face_embedder",
+    "FaceSwapConfig": "hfembed.models.face_swap.configuration_face_swap",
+    "FaceSwapModel": "hfembed.models.face_swap.modeling_face_swap",
     "Word2VecConfig": "hfembed.models.word2vec.configuration_word2vec",
     "Word2VecModel": "hfembed.models.word2vec.modeling_word2vec",
     "Word2VecForPreTraining": "hfembed.models.word2vec.modeling_word2vec",

@@ -7,6 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hfembed.errors import InputError
+
+
+def check_destination(path: str | Path, overwrite: bool) -> None:
+    """Refuse a folder to write that is taken; to be called before any work is done.
+
+    Args:
+        path: The folder.
+        overwrite: It may be replaced.
+
+    Raises:
+        InputError: It holds something, and may not be replaced.
+    """
+    path = Path(path)
+    is_taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if is_taken and not overwrite:
+        raise InputError(f"{path} exists already: choose another folder, or replace it with --overwrite")
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:

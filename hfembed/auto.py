@@ -8,9 +8,17 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
+from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.face_detector.configuration_face_detector import FaceDetectorConfig
+from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
+from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
+from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 
@@ -22,6 +30,27 @@ AutoImageProcessor.register(
     FaceEmbedderConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
 )
 
+AutoConfig.register("hfembed_face_detector", FaceDetectorConfig)
+AutoModel.register(FaceDetectorConfig, FaceDetectorModel)
+AutoImageProcessor.register(
+    FaceDetectorConfig,
+    image_processor_classes={"pil": FaceDetectorImageProcessor, "torchvision": FaceDetectorImageProcessor},
+)
+
 AutoConfig.register("hfembed_word2vec", Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)
 AutoModelForPreTraining.register(Word2VecConfig, Word2VecForPreTraining)
+
+AutoConfig.register("hfembed_conv_autoencoder", ConvAutoencoderConfig)
+AutoModel.register(ConvAutoencoderConfig, ConvAutoencoderModel)
+AutoImageProcessor.register(
+    ConvAutoencoderConfig,
+    image_processor_classes={"pil": ConvAutoencoderImageProcessor, "torchvision": ConvAutoencoderImageProcessor},
+)
+
+# the crop is the face embedder's: with five landmarks a face lies where the template says
+AutoConfig.register("hfembed_face_swap", FaceSwapConfig)
+AutoModel.register(FaceSwapConfig, FaceSwapModel)
+AutoImageProcessor.register(
+    FaceSwapConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
+)

@@ -23,6 +23,7 @@ from hfembed.training.config import read_config
 from hfembed.training.face_losses import MetricLoss, classification_loss
 from hfembed.training.face_recipe import (
     FaceTrainingConfig,
+    describe_faces,
     load_training_faces,
     load_validation,
     make_augmentation,
@@ -31,6 +32,7 @@ from hfembed.training.face_recipe import (
 )
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
+from hfembed.training.sharing import HubSharing
 
 
 @exit_on_input_error
@@ -80,7 +82,8 @@ def main() -> None:
         )  # fmt: skip
 
     protocol = HeldOutIdentification(held_out, as_it_is) if config.held_out else load_validation(config)
-    record = TrainingRecord(config, photos, accelerator)
+    record = TrainingRecord(config, photos, describe_faces(config, photos), accelerator)
+    sharing = HubSharing(config, config.output_dir, accelerator.print)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         return protocol(model, processor)
@@ -103,11 +106,13 @@ def main() -> None:
         save,
         None if protocol is None else evaluate,
         primary_metric="" if protocol is None else protocol.primary_metric,
+        sharing=sharing,
     )
     if accelerator.is_main_process:
         record.write(metrics)
         card = write_card(config.output_dir)
         accelerator.print(f"the model is in {config.output_dir}, its card is {card}")
+        sharing.push_result()
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from accelerate import Accelerator
 
 from hfembed.errors import exit_on_input_error
 from hfembed.evaluation.results import write_results
+from hfembed.hub.card import write_card
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import read_config
+from hfembed.training.sharing import HubSharing
 from hfembed.training.word2vec.engine import train_word2vec
 from hfembed.training.word2vec.recipe import TrainingTests, Word2VecTrainingConfig, load_corpus, start_model
 
@@ -42,6 +44,7 @@ def main() -> None:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             accelerator.print(f"after {words:,} words: {shown}")
 
+    sharing = HubSharing(config, output_dir, accelerator.print)
     report = train_word2vec(
         model,
         corpus,
@@ -50,6 +53,7 @@ def main() -> None:
         checkpoint_folder=output_dir / "checkpoints",
         resume=config.resume,
         evaluate=evaluate,
+        share=lambda words: sharing.push_step(words, model.save_pretrained),
     )
     if accelerator.is_main_process:
         model.save_pretrained(output_dir)
@@ -60,7 +64,9 @@ def main() -> None:
         }
         write_results(output_dir, "word2vec_training", {}, details)
         write_results(output_dir, "words", measure(model), {"restrict_vocab_of_analogies": config.restrict_vocab})
+        write_card(output_dir)
         print(f"{report.words_per_second:,.0f} words/s ({report.engine}); the model is in {output_dir}")
+        sharing.push_result()
     accelerator.end_training()
 
 

@@ -1,24 +1,96 @@
 """`hfembed convert`: make a checkpoint folder from a foreign file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 app = typer.Typer(no_args_is_help=True, help="Make a checkpoint folder from a foreign file.")
 
 
+Source = Annotated[
+    str, typer.Argument(metavar="SRC", help="File or folder; <owner>/<name> or <owner>/<name>:<file> on the Hub.")
+]
+Destination = Annotated[Path, typer.Argument(metavar="DST", help="Checkpoint folder to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")]
+
+
 @app.command("mobilefacenet")
-def convert_mobilefacenet(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="The file, or <owner>/<name>:<file> on the Hub.")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Checkpoint folder to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
-) -> None:
+def convert_mobilefacenet(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
     """Convert a MobileFaceNet file of Xiaoccer/MobileFaceNet_Pytorch or foamliu/MobileFaceNet."""
     from hfembed.convert.mobilefacenet import convert_mobilefacenet
 
     layout = convert_mobilefacenet(source, destination, overwrite)
     print(f"{source}: a MobileFaceNet in the layout of {layout.trainer}; written to {destination}")
+
+
+@app.command("facenet-pytorch")
+def convert_facenet_pytorch(
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
+    classifier: Annotated[
+        bool, typer.Option("--classifier", help="Keep the classifier over the people it was trained on.")
+    ] = False,
+) -> None:
+    """Convert an InceptionResnetV1 of facenet-pytorch."""
+    from hfembed.convert.facenet_pytorch import convert_facenet_pytorch
+
+    model = convert_facenet_pytorch(source, destination, overwrite, classifier)
+    print(f"{source}: {_network(model)}; written to {destination}")
+
+
+@app.command("insightface")
+def convert_insightface(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+    """Convert an IResNet of insightface: .pth of arcface_torch, or .onnx."""
+    from hfembed.convert.insightface import convert_insightface
+
+    print(f"{source}: {_network(convert_insightface(source, destination, overwrite))}; written to {destination}")
+
+
+@app.command("adaface")
+def convert_adaface(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+    """Convert an IResNet of AdaFace."""
+    from hfembed.convert.adaface import convert_adaface
+
+    print(f"{source}: {_network(convert_adaface(source, destination, overwrite))}; written to {destination}")
+
+
+@app.command("cvlface")
+def convert_cvlface(
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
+    color: Annotated[
+        Literal["rgb", "bgr"] | None,
+        typer.Option(help="Colours as the network itself sees them. Default: from model.yaml beside the weights."),
+    ] = None,
+) -> None:
+    """Convert an IResNet of CVLFace."""
+    from hfembed.convert.adaface import convert_cvlface
+
+    model = convert_cvlface(source, destination, overwrite, color)
+    print(f"{source}: {_network(model)}; written to {destination}")
+
+
+@app.command("timm-face")
+def convert_timm_face(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+    """Convert a timm-face network, whose head is the embedding."""
+    from hfembed.convert.timm_face import convert_timm_face
+
+    print(f"{source}: {_network(convert_timm_face(source, destination, overwrite))}; written to {destination}")
+
+
+@app.command("mtcnn")
+def convert_mtcnn(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+    """Convert the MTCNN face detector of facenet-pytorch: pnet.pt, rnet.pt and onet.pt in a folder."""
+    from hfembed.convert.mtcnn import convert_mtcnn
+
+    convert_mtcnn(source, destination, overwrite)
+    print(f"{source}: an MTCNN face detector; written to {destination}")
 
 
 @app.command("word2vec")
@@ -38,3 +110,7 @@ def convert_word2vec(
 
     model = convert_word2vec_file(source, folder, binary, limit, dtype, counts, unicode_errors)
     print(f"{model.config.vocab_size} words of {model.config.embedding_size} dimensions written to {folder}")
+
+
+def _network(model: "PreTrainedModel") -> str:
+    return f"{model.config.trunk}, embeddings of {model.config.embedding_size} numbers"

@@ -65,6 +65,43 @@ def evaluate_lfw(
         lfw_report.store_thresholds(model, report[lfw.name]["thresholds"], embedder.config.mirror)
 
 
+@app.command("denoising")
+def evaluate_denoising(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a denoising autoencoder.")],
+    images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")],
+    sigma: Annotated[list[float] | None, typer.Option(help="Gaussian noise, pixels in [0, 1]; may repeat.")] = None,
+    hole: Annotated[list[int] | None, typer.Option(help="Side of a square hole, in pixels; may repeat.")] = None,
+    held_out_share: Annotated[float, typer.Option(help="Share of the people that training held out.")] = 0.1,
+    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise and the places of holes.")] = 0,
+    max_images: Annotated[int, typer.Option(min=0, help="At most so many held-out images; 0 = all.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure a denoiser on held-out people, beside non-local means, total variation, a Wiener filter, biharmonic."""
+    from hfembed.data.aligned_faces import AlignedFaces
+    from hfembed.data.faces import load_faces
+    from hfembed.data.splits import split_people
+    from hfembed.errors import InputError, input_errors
+    from hfembed.evaluation.denoising import DenoisingTest, InpaintingTest, report_denoising
+    from hfembed.loading import load_autoencoder
+
+    if not sigma and not hole:
+        raise InputError("say what to test: --sigma 0.1, --hole 16, or both")
+    autoencoder, processor = load_autoencoder(model, device)
+    known, held_out = (
+        AlignedFaces(side, processor).pixels() for side in split_people(load_faces(images), held_out_share, split_seed)
+    )
+    held_out = held_out[:max_images] if max_images else held_out
+    with input_errors():
+        tests = [DenoisingTest(held_out, known, value, seed) for value in sigma or []]
+        tests += [InpaintingTest(held_out, size, seed) for size in hole or []]
+        metrics = report_denoising(tests, autoencoder, output, {"images": images})
+    for name, value in metrics.items():
+        print(f"{name:48}{value:8.3f}")
+    print(f"  written to {output}")
+
+
 @app.command("words")
 def evaluate_words(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of word vectors.")],
@@ -88,4 +125,40 @@ def evaluate_words(
 
     tests = WordTests(analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method)
     print(report_words(tests, load_word2vec(model, device), output))
+    print(f"  written to {output}")
+
+
+@app.command("swap", context_settings={"allow_extra_args": True})
+def evaluate_swap(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face swap model.")],
+    people: Annotated[list[str], typer.Option(help="The folders of people it was trained with: --people DIR DIR.")],
+    embedder: Annotated[str, typer.Option(help="Face embedder that measures; not the one that judged in training.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json, swaps.png and pose_distance.png.")],
+    detector: Annotated[
+        str | None, typer.Option(help="Face detector: also measure poses, which needs landmarks in the swaps.")
+    ] = None,
+    num_threads: Annotated[int, typer.Option(min=1, help="Threads of torch on a CPU.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure a face swap model on the photos of its people that it was not trained on."""
+    import torch
+
+    from hfembed.evaluation.swap import SwapEvaluation
+    from hfembed.evaluation.swap_report import read_sides, report_swap, summary
+    from hfembed.hub.card import TRAINING_FILE
+    from hfembed.hub.pull import find_checkpoint
+    from hfembed.loading import load_face_embedder, load_face_swap, load_image_model
+
+    torch.set_num_threads(num_threads)
+    swapper, processor = load_face_swap(model, device)
+    judge, judge_processor = load_face_embedder(embedder, device)
+    finder = None
+    if detector is not None:
+        finder, _ = load_image_model(detector, "hfembed_face_detector", "a face detector", device)
+    notes = find_checkpoint(model) / TRAINING_FILE
+    # click takes one value an option: the other folders after --people arrive as extra arguments
+    trained, tested = read_sides(notes, [*people, *context.args], swapper, processor)
+    evaluation = SwapEvaluation(trained, tested, judge, judge_processor, finder)
+    print(summary(report_swap(evaluation, swapper, processor, output, {"model": model, "embedder": embedder})))
     print(f"  written to {output}")

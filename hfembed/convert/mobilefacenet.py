@@ -1,19 +1,20 @@
 """MobileFaceNet checkpoints of two public PyTorch trainers, as face embedder folders."""
 
-import hashlib
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 
-from hfembed.atomic import atomic_folder
-from hfembed.errors import InputError
-from hfembed.hub.card import TRAINING_FILE, write_card
+from hfembed.atomic import check_destination
+from hfembed.convert.foreign_checkpoint import (
+    check_layout,
+    fill,
+    find_file,
+    read_state_dict,
+    weights_of,
+    write_checkpoint,
+)
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -142,7 +143,7 @@ def convert_mobilefacenet(source: str, destination: str | Path, overwrite: bool 
     from) and README.md, and appears whole or not at all.
 
     Args:
-        source: The file, or `<owner>/<name>:<file>` for one in a Hub repository.
+        source: The file; a folder or `<owner>/<name>` that holds no other; `<owner>/<name>:<file>` on the Hub.
         destination: The folder to write.
         overwrite: Replace what is there.
 
@@ -154,60 +155,11 @@ def convert_mobilefacenet(source: str, destination: str | Path, overwrite: bool 
             taken.
         OSError: The folder cannot be written.
     """
-    destination = Path(destination)
-    is_taken = destination.is_file() or (destination.is_dir() and any(destination.iterdir()))
-    if is_taken and not overwrite:
-        raise InputError(f"{destination} exists already: choose another folder, or replace it with --overwrite")
-    file = _find(source)
-    state_dict = _read(file, source)
-    layout, model = _build(state_dict, source)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    training = {
-        "name": destination.resolve().name,
-        "source": f"`{file.name}` (sha256 `{digest}`), a file in the layout of {layout.trainer}",
-        "note": layout.note,
-    }
-    with atomic_folder(destination) as folder:
-        model.save_pretrained(folder)
-        FaceImageProcessor(**layout.processor).save_pretrained(folder)
-        (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
-        write_card(folder)
+    check_destination(destination, overwrite)
+    file = find_file(source)
+    layout, model = _build(read_state_dict(file, source), source)
+    write_checkpoint(destination, model, FaceImageProcessor(**layout.processor), [file], layout.trainer, layout.note)
     return layout
-
-
-def _find(source: str) -> Path:
-    if Path(source).is_file():
-        return Path(source)
-    on_the_hub = re.fullmatch(r"([\w.-]+/[\w.-]+):(.+)", source)
-    if not on_the_hub:
-        raise InputError(f"there is no file {source}; one on the Hub is written <owner>/<name>:<file>")
-    try:
-        return Path(hf_hub_download(*on_the_hub.groups()))
-    except (OSError, ValueError) as error:  # no such repository, no such file, no network
-        raise InputError(f"{source} could not be fetched from the Hub: {str(error).splitlines()[0]}") from error
-
-
-def _read(file: Path, source: str) -> dict[str, torch.Tensor]:
-    """The state dict in the file, under `net_state_dict` where a trainer put more beside it."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise InputError(
-            f"{source} holds more than tensors, and nothing from outside is unpickled: save the network's "
-            "state_dict() alone with torch.save"
-        ) from error
-    except MemoryError:
-        raise
-    # what a damaged file makes the reader stumble over is anybody's guess: KeyError, IndexError, RuntimeError ...
-    except Exception as error:
-        reason = (str(error).splitlines() or ["empty"])[0]
-        raise InputError(f"{source} is damaged, or no file of torch.save ({reason}): fetch it again") from error
-    if isinstance(content, dict) and isinstance(content.get("net_state_dict"), dict):
-        content = content["net_state_dict"]
-    if not isinstance(content, dict) or not content or not all(map(torch.is_tensor, content.values())):
-        raise InputError(f"{source} holds no state dict: tensors by name, alone or under 'net_state_dict'")
-    # torch.nn.DataParallel puts its own name before all others
-    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def _build(state_dict: dict[str, torch.Tensor], source: str) -> tuple[Layout, FaceEmbedderModel]:
@@ -215,46 +167,25 @@ def _build(state_dict: dict[str, torch.Tensor], source: str) -> tuple[Layout, Fa
     candidates = []
     for layout in LAYOUTS:
         model = FaceEmbedderModel(FaceEmbedderConfig(trunk="mobilefacenet", embedding_size=128, **layout.config))
-        foreign_keys = layout.foreign_keys(list(model.state_dict()))
+        foreign_keys = layout.foreign_keys(list(weights_of(model)))
         candidates.append((len(state_dict.keys() & foreign_keys.values()), layout, model, foreign_keys))
     _, layout, model, foreign_keys = max(candidates, key=lambda candidate: candidate[0])
 
-    ours = model.state_dict()
+    ours = weights_of(model)
     shapes = {theirs: tuple(ours[key].shape) for key, theirs in foreign_keys.items()}
     # the last layer is a 1x1 convolution there, a linear layer here
     shapes[foreign_keys["projection.weight"]] += (1, 1)
     if layout.projection_bias:
         shapes[layout.projection_bias] = (model.config.embedding_size,)
-    faults = [
-        _fault("missing", [key for key in shapes if key not in state_dict]),
-        _fault("unexpected", [key for key in state_dict if key not in shapes]),
-        _fault(
-            "of another shape",
-            [
-                f"{key} {tuple(state_dict[key].shape)} instead of {shape}"
-                for key, shape in shapes.items()
-                if key in state_dict and tuple(state_dict[key].shape) != shape
-            ],
-        ),
-    ]
-    if any(faults):
-        raise InputError(
-            f"{source} is no MobileFaceNet of {' or '.join(layout.trainer for layout in LAYOUTS)}; compared with "
-            f"{layout.trainer}: {'; '.join(filter(None, faults))}"
-        )
+    trainers = " or ".join(layout.trainer for layout in LAYOUTS)
+    check_layout(state_dict, shapes, source, f"a MobileFaceNet of {trainers} (compared with {layout.trainer})")
 
     weights = {key: state_dict[theirs].view_as(ours[key]) for key, theirs in foreign_keys.items()}
     if layout.projection_bias:
         # BatchNorm subtracts the mean: W x + b with mean m is W x with mean m - b
         weights["norm.running_mean"] = weights["norm.running_mean"] - state_dict[layout.projection_bias]
-    model.load_state_dict(weights)
+    fill(model, weights)
     return layout, model
-
-
-def _fault(kind: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    return f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 __all__ = ["convert_mobilefacenet"]

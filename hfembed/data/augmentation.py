@@ -104,7 +104,7 @@ class FaceAugmentation:
         Returns:
             (batch, channels, *output_size) uint8; `pixels` itself is left as it was.
         """
-        generators = [_keyed_generator(self.seed, key) for key in keys]
+        generators = [keyed_generator(self.seed, key) for key in keys]
         drawn = np.stack([generator.random(len(_DRAWS)) for generator in generators])
         uniform = {name: drawn[:, column] for column, name in enumerate(_DRAWS)}
         pixels = self._move(pixels, uniform).numpy()
@@ -182,11 +182,11 @@ class FaceAugmentation:
             # both are linear and separable: rows @ crop @ columns.T
             rows, columns = np.eye(height, dtype=np.float32), np.eye(width, dtype=np.float32)
             if shrunk[sample]:
-                rows = _resampling_matrix(height, max(1, round(height * share[sample])))
-                columns = _resampling_matrix(width, max(1, round(width * share[sample])))
+                rows = resampling_matrix(height, max(1, round(height * share[sample])))
+                columns = resampling_matrix(width, max(1, round(width * share[sample])))
             if blurred[sample]:
-                rows = _blur_matrix(height, sigma[sample]) @ rows
-                columns = _blur_matrix(width, sigma[sample]) @ columns
+                rows = blur_matrix(height, sigma[sample]) @ rows
+                columns = blur_matrix(width, sigma[sample]) @ columns
             pixels[sample] = _to_uint8(rows @ pixels[sample].astype(np.float32) @ columns.T)
         return pixels
 
@@ -245,10 +245,19 @@ class FaceAugmentation:
         return {item.name: item.metadata["help"] for item in fields(cls)}
 
 
-def _keyed_generator(seed: int, key: Sequence[int]) -> np.random.Generator:
-    """A generator of its own for every (seed, epoch, index, repetition): Philox turns numbered blocks into noise."""
+def keyed_generator(seed: int, key: Sequence[int], stream: int = 0) -> np.random.Generator:
+    """A generator of its own for every (seed, epoch, index, repetition): Philox turns numbered blocks into noise.
+
+    Args:
+        seed: Of the run.
+        key: (epoch, index) or (epoch, index, repetition).
+        stream: Uses that must not share their draws have different numbers: 0 augmentation, 1 corruption.
+
+    Returns:
+        The generator; the same arguments always give the same draws.
+    """
     epoch, index, repetition = (*key, 0)[:3]
-    return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, repetition, index, epoch]))
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, repetition, index, epoch]))
 
 
 def _signed(uniform: np.ndarray) -> np.ndarray:
@@ -284,14 +293,14 @@ def _homographies(height: int, width: int, offsets: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def _resampling_matrix(size: int, between: int) -> np.ndarray:
+def resampling_matrix(size: int, between: int) -> np.ndarray:
     """(size, size): shrink a column of pixels to `between` with antialiasing, then enlarge it again."""
     identity = torch.eye(size)[None, None]
     small = interpolate(identity, size=(between, size), mode="bilinear", antialias=True)
     return interpolate(small, size=(size, size), mode="bilinear").numpy()[0, 0]
 
 
-def _blur_matrix(size: int, sigma: float) -> np.ndarray:
+def blur_matrix(size: int, sigma: float) -> np.ndarray:
     """(size, size): a Gaussian whose weights sum to one at the borders too."""
     places = np.arange(size)
     weights = np.exp(-((places[:, None] - places[None]) ** 2) / (2 * sigma**2))

@@ -113,6 +113,8 @@ def load_faces(
         if photos.files is None:
             photos.files = _numbered(photos.people)
         points = _landmarks(source)
+        if points is None and photos.landmarks is not None:
+            points = dict(zip(photos.files, map(_as_array, photos.landmarks), strict=True))
         parts.append((photos, _kept(source, photos.files, photos.people, points), points))
     people_of_parts = [
         {person for person, kept in zip(photos.people, kept, strict=True) if kept} for photos, kept, _ in parts
@@ -135,6 +137,10 @@ def _landmarks(source: FaceSource) -> dict[str, np.ndarray | None] | np.ndarray 
     if source.aligned:
         return np.array(template_for_size(112, 112))
     return None if source.landmarks is None else read_landmarks(source.landmarks)
+
+
+def _as_array(points: list[list[float]] | None) -> np.ndarray | None:
+    return None if points is None else np.asarray(points)
 
 
 def _kept(
@@ -167,7 +173,20 @@ def _kept(
     return kept
 
 
-def _read_names(path: str | Path | None, key: str, max_overlap: float) -> set[str]:
+def read_names(path: str | Path | None, key: str, max_overlap: float = 0.55) -> set[str]:
+    """The names in a JSON list of names, or of objects that hold them.
+
+    Args:
+        path: The file; None: no names.
+        key: Where an object holds its name.
+        max_overlap: Of objects with a "cosine", only those above it count.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: The file is missing or something else.
+    """
     if path is None:
         return set()
     try:
@@ -180,7 +199,7 @@ def _read_names(path: str | Path | None, key: str, max_overlap: float) -> set[st
 
 def _names_to_exclude(path: str | Path | None, key: str, names: list[str], source: FaceSource) -> set[str]:
     """The names to leave out; a list that has nothing to do with the source is refused."""
-    found = _read_names(path, key, source.max_overlap)
+    found = read_names(path, key, source.max_overlap)
     if found and not found & set(names):
         raise InputError(f'{path}: none of its {len(found)} names is in "{source.source}": is it the right list?')
     return found
@@ -218,14 +237,15 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
     feature = (stream.features or {}).get(label)
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     points = _landmarks(source)
-    no_files = _read_names(source.exclude_files, "file", source.max_overlap)
-    no_people = _read_names(source.exclude_identities, "identity", source.max_overlap) | set(source.exclude_people)
+    own_points = points is None and (stream.features or {}).get("landmarks") == LANDMARKS_FEATURE
+    no_files = read_names(source.exclude_files, "file", source.max_overlap)
+    no_people = read_names(source.exclude_identities, "identity", source.max_overlap) | set(source.exclude_people)
 
     def to_schema(row: dict[str, Any], number: int) -> dict[str, Any]:
         person = str(row[label]) if names is None else names[row[label]]
         name = f"{person}/{number:08d}.jpg" if file is None else f"{person}/{PurePosixPath(row[file]).name}"
         known = points if isinstance(points, np.ndarray) or points is None else points.get(name)
-        landmarks = None if known is None else known.tolist()
+        landmarks = row["landmarks"] if own_points else None if known is None else known.tolist()
         return {"image": row[image], "label": row[label], "file": name, "landmarks": landmarks}
 
     def wanted(row: dict[str, Any]) -> bool:

@@ -196,3 +196,61 @@ class IdentityBatchSampler(_ShardedBatchSampler):
         while True:
             # Efraimidis and Spirakis: the smallest exponential waiting times are a weighted draw without repetition
             yield np.argsort(generator.exponential(size=len(weights)) / weights, kind="stable")[:count].tolist()
+
+
+class PersonBatchSampler(_ShardedBatchSampler):
+    """Batches with equally many photos of everybody, on every rank, as models with a decoder a person need them.
+
+    The photos of a person come in a shuffled circle: all of them are seen before one comes again. With few photos a
+    pass over them is a step or two, so an epoch has a length of its own.
+
+    Args:
+        labels: Person of each photo, (num_photos,) integers.
+        batch_size: Samples a step of this rank; a multiple of the number of people.
+        num_batches: Steps of an epoch.
+        seed: Seed of the order.
+        rank: This process.
+        world_size: Number of processes.
+
+    Yields:
+        Lists of (epoch, index, repetition) keys, one of everybody, then the next of everybody. `repetition` counts the
+        turns of the photo in this epoch: a photo that comes again is augmented anew.
+
+    Raises:
+        InputError: The batch cannot have equally many photos of everybody.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | np.ndarray,
+        batch_size: int,
+        num_batches: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        super().__init__(batch_size, True, seed, rank, world_size)
+        labels = np.asarray(labels)
+        self.photos = [np.flatnonzero(labels == person) for person in np.unique(labels)]
+        if not self.photos or batch_size % len(self.photos):
+            raise InputError(
+                f"a rank's part of a batch, {batch_size} photos, cannot have equally many of {len(self.photos)} "
+                "people: choose a batch_size that divides"
+            )
+        self.num_batches = num_batches
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def _batches_of_all_ranks(self) -> Iterator[list[Key]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        circles = [generator.permutation(group).tolist() for group in self.photos]
+        turns = self.batch_size * self.world_size // len(self.photos)
+        for step in range(self.num_batches):
+            batch = []
+            for turn in range(step * turns, (step + 1) * turns):
+                for circle in circles:
+                    repetition, place = divmod(turn, len(circle))
+                    batch.append((self.epoch, circle[place], repetition))
+            yield batch

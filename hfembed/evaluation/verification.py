@@ -21,11 +21,12 @@ All rates are fractions in [0, 1].
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from hfembed.errors import InputError
 
-FAR_TARGETS = (0.1, 0.01, 0.001)
+FAR_TARGETS = (0.1, 0.01, 0.001, 0.0001)
 
 # The rule of three: n trials without an error only show (at 95 %) that the rate is below 3 / n.
 MINIMUM_EXPECTED_FALSE_ACCEPTS = 3
@@ -103,6 +104,18 @@ class EqualError(NamedTuple):
 
     rate: float
     threshold: float
+
+
+class Calibration(NamedTuple):
+    """From a score to the probability that a pair is genuine: 1 / (1 + exp(-(slope * score + intercept))).
+
+    Attributes:
+        slope: Per unit of the score.
+        intercept: The log odds at score 0, when genuine and impostor pairs are equally frequent.
+    """
+
+    slope: float
+    intercept: float
 
 
 def roc(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> Roc:
@@ -303,6 +316,35 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
+def logistic_calibration(scores: np.ndarray, same: np.ndarray, counts: np.ndarray | None = None) -> Calibration:
+    """Fit the probability that a pair is genuine, given its score, for a prior of one half.
+
+    Logistic regression on the score (Platt 1999, "Probabilistic outputs for support vector machines"), genuine and
+    impostor pairs weighted to be equally many. Without a penalty; Platt's targets, (n + 1) / (n + 2) and 1 / (n + 2)
+    instead of 1 and 0, keep it finite where a threshold tells all pairs apart.
+
+    Args:
+        scores: (N,) float.
+        same: (N,) bool.
+        counts: (N,) int, how many pairs each row stands for; one by default.
+
+    Returns:
+        Slope and intercept.
+
+    Raises:
+        InputError: Shapes differ, a score is not finite, or genuine or impostor pairs are missing.
+    """
+    scores, same, _ = _checked(scores, same, None)
+    counts = np.ones(len(scores)) if counts is None else np.asarray(counts, dtype=np.float64)
+    number = np.where(same, counts[same].sum(), counts[~same].sum())  # of the pairs of a row's own kind
+    weights, right = counts / number, (number + 1) / (number + 2)
+    # a soft target is a row of each class, sharing the weight; the mean weight is 1, as the solver's tolerance expects
+    labels, weights = np.concatenate([same, ~same]), np.concatenate([weights * right, weights * (1 - right)])
+    regression = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
+    regression.fit(np.tile(scores, 2)[:, None], labels, sample_weight=weights / weights.mean())
+    return Calibration(float(regression.coef_[0, 0]), float(regression.intercept_[0]))
+
+
 def decision_thresholds(
     scores: np.ndarray,
     same: np.ndarray,
@@ -311,7 +353,7 @@ def decision_thresholds(
     data: str,
     far_targets: tuple[float, ...] = FAR_TARGETS,
 ) -> dict:
-    """Thresholds to store with a checkpoint, in the shape of `FaceEmbedderConfig.thresholds`.
+    """Thresholds and calibration to store with a checkpoint, in the shape of `FaceEmbedderConfig.thresholds`.
 
     Args:
         scores: (N,) float, cosines.
@@ -321,20 +363,49 @@ def decision_thresholds(
         far_targets: FARs wanted; those the impostor pairs cannot carry are left out.
 
     Returns:
-        `{"data": str, "impostors": int, "accuracy": cosine, "eer": cosine, "far": {"0.1": cosine, ...}}`.
+        `{"data": str, "impostors": int, "genuine": int, "accuracy": cosine, "eer": cosine, "far": {"0.1": cosine,
+        ...}, "calibration": {"slope": float, "intercept": float}}`; no calibration where the score has nothing to
+        do with who is on the photos (a slope of 0 or less).
 
     Raises:
         InputError: As for `roc`.
     """
     curve = roc(scores, same, failed)
+    scores, same, failed = _checked(scores, same, failed)
+    best = accuracy_threshold(scores, same, failed)
+    both_kinds = same[~failed].any() and not same[~failed].all()
+    calibration = logistic_calibration(scores[~failed], same[~failed]) if both_kinds else None
+    return stored_thresholds(curve, best, calibration, data, far_targets)
+
+
+def stored_thresholds(
+    curve: Roc,
+    accuracy_threshold: float,
+    calibration: Calibration | None,
+    data: str,
+    far_targets: tuple[float, ...] = FAR_TARGETS,
+) -> dict:
+    """`decision_thresholds` from what has been worked out already.
+
+    Args:
+        curve: From `roc`, or of a `ScoreHistogram`.
+        accuracy_threshold: The threshold with the most right decisions.
+        calibration: The score's calibration, where there is one.
+        data: What the pairs are, in words.
+        far_targets: FARs wanted; those the impostor pairs cannot carry are left out.
+
+    Returns:
+        As `decision_thresholds`.
+    """
 
     def stored(threshold: float) -> float:
         return float(np.clip(threshold, -1, 1))  # +-inf, accept none and accept all, would not survive JSON
 
-    return {
+    thresholds = {
         "data": data,
         "impostors": curve.impostors,
-        "accuracy": stored(accuracy_threshold(scores, same, failed)),
+        "genuine": curve.genuine,
+        "accuracy": stored(accuracy_threshold),
         "eer": stored(equal_error(curve).threshold),
         "far": {
             f"{far:g}": stored(tar_at_far(curve, far).threshold)
@@ -342,6 +413,9 @@ def decision_thresholds(
             if far_is_carried(far, curve.impostors)
         },
     }
+    if calibration is not None and calibration.slope > 0:
+        thresholds["calibration"] = calibration._asdict()
+    return thresholds
 
 
 def _checked(

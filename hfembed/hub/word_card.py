@@ -1,70 +1,63 @@
-"""The model card of word vectors; every number in it is read from the results.json beside the checkpoint."""
+"""The model card of word vectors."""
 
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedConfig
+from huggingface_hub import EvalResult, ModelCard
 
-_PICTURE = "map.png"
+from hfembed.hub.page import Checkpoint, Table, fill
+
+_PICTURES = {"map.png": "Words on a map"}
 
 
-def render_word_card(
-    folder: Path, template: Path, config: PreTrainedConfig, training: dict[str, Any], results: dict[str, Any]
-) -> ModelCard:
+def render_word_card(checkpoint: Checkpoint) -> ModelCard:
     """Fill the template.
 
-    Args:
-        folder: The checkpoint's folder.
-        template: The card's template.
-        config: The checkpoint's configuration.
-        training: Contents of training.json, empty where there is none.
-        results: Contents of results.json, empty where there is none: the card then claims nothing.
-
-    Returns:
-        The card.
+    Raises:
+        InputError: The notes beside the checkpoint lack something the card needs.
     """
-    name = training.get("name", folder.resolve().name)
-    details = results.get("words", {})
-    rows = [
-        (test, _rounded(results, test, "accuracy"), "accuracy", f"{sections['total']['asked']} questions asked")
-        for test, sections in details.get("analogies", {}).items()
-    ] + [
-        (test, _rounded(results, test, "spearman"), "Spearman", f"{pairs['pairs']} of {pairs['of']} pairs known")
-        for test, pairs in details.get("word_pairs", {}).items()
-        if f"words_{test}_spearman" in results
-    ]
-    evaluated = [
+    details = checkpoint.evaluations.get("words", {})
+    measured = _measured(details)
+    results = [
         EvalResult(
             task_type="feature-extraction",
             task_name="word analogies" if metric == "accuracy" else "word similarity",
             dataset_type=test,
             dataset_name=test,
-            metric_type=metric.lower(),
-            metric_value=value,
+            dataset_split="test",
+            metric_type=metric,
+            metric_value=round(value, 2),
         )
-        for test, value, metric, _ in rows
+        for test, metric, value, _ in measured
     ]
-    return ModelCard.from_template(
-        ModelCardData(
-            library_name="hfembed",
-            pipeline_tag="feature-extraction",
-            license="other",
-            license_name="as-the-training-data",
-            license_link="#training-data",
-            tags=["hfembed", "word2vec", "word-embeddings", "sentence-transformers"],
-            model_name=name,
-            eval_results=evaluated or None,
-        ),
-        template_path=str(template),
-        name=name,
-        config=config,
-        training=training,
-        rows=rows,
-        details=details,
-        picture=_PICTURE if (folder / _PICTURE).exists() else None,
+    rows = [
+        (f"{test}, {'accuracy' if metric == 'accuracy' else 'Spearman'}", f"{value:.2f}{note}")
+        for test, metric, value, note in measured
+    ]
+    tables = {"words": Table(_about(details), rows, details)} if rows else {}
+    data = checkpoint.card_data(
+        "feature-extraction", ["word2vec", "word-embeddings", "sentence-transformers"], results
+    )
+    return fill("word2vec.md.jinja", checkpoint, data, tables=tables, pictures=checkpoint.pictures(_PICTURES))
+
+
+def _about(details: dict[str, Any]) -> str:
+    settings = details["settings"]
+    return (
+        f"Accuracies in percent, correlations x 100, over the {settings['restrict_vocab']} most frequent words "
+        f"({settings['method']})."
     )
 
 
-def _rounded(results: dict[str, Any], test: str, figure: str) -> float:
-    return round(results[f"words_{test}_{figure}"], 2)
+def _measured(details: dict[str, Any]) -> list[tuple[str, str, float, str]]:
+    """(test, metric, value, what it is of)."""
+    figures = details.get("figures", {})
+    analogies = [
+        (test, "accuracy", figures[f"{test}_accuracy"], f" % of {sections['total']['asked']} questions asked")
+        for test, sections in details.get("analogies", {}).items()
+    ]
+    pairs = [
+        (test, "spearman", figures[f"{test}_spearman"], f" over {known['pairs']} of {known['of']} pairs")
+        for test, known in details.get("word_pairs", {}).items()
+        if f"{test}_spearman" in figures
+    ]
+    return analogies + pairs

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from hfembed.errors import InputError
 
 Config = TypeVar("Config")
+CHECKPOINT_BRANCH = "checkpoints"
 
 
 def setting(default: Any, help: str) -> Any:
@@ -28,7 +30,28 @@ def setting(default: Any, help: str) -> Any:
 
 @strict
 @dataclass(kw_only=True)
-class TrainingConfig:
+class SharingConfig:
+    """Where a run's models go besides their folder."""
+
+    push_to_hub: str = setting("", "repository on the Hub for the final model: owner/name; made where it is new")
+    hub_every: int = setting(
+        0, f"also push as often to its branch '{CHECKPOINT_BRANCH}', counted as checkpoints; 0 = never"
+    )
+    hub_private: bool = setting(False, "make a new repository private")
+
+    def validate_sharing(self) -> None:
+        """Refuse what no push can have, before the training."""
+        if self.push_to_hub and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.push_to_hub):
+            raise ValueError(f"push_to_hub must be a name on the Hub, owner/name, not '{self.push_to_hub}'")
+        if self.hub_every < 0:
+            raise ValueError(f"hub_every must not be negative, but is {self.hub_every}")
+        if self.hub_every and not self.push_to_hub:
+            raise ValueError("hub_every needs push_to_hub: the repository's name")
+
+
+@strict
+@dataclass(kw_only=True)
+class TrainingConfig(SharingConfig):
     """Settings of the training loop, the same for faces and images.
 
     A step is one update of the weights; learning rate, schedule, evaluation and checkpoints count in steps. The batch
@@ -100,7 +123,9 @@ class TrainingConfig:
 def read_config(config_class: type[Config], arguments: Sequence[str] | None = None, description: str = "") -> Config:
     """Read a recipe named by `--config FILE` and the `--field value` pairs that override it.
 
-    Values on the command line are written as in YAML: `--depths "[1, 1, 1, 1]"`, `--resume` alone means true.
+    Values on the command line are written as in YAML: `--learning_rate 1e-3`, `--depths "[1, 1, 1, 1]"`, and lists as
+    several values too: `--depths 1 1 1 1`. `--resume` alone means true. `--weight-decay` is
+    `--weight_decay`.
 
     Args:
         config_class: A strict dataclass whose fields were made with `setting`.
@@ -118,21 +143,27 @@ def read_config(config_class: type[Config], arguments: Sequence[str] | None = No
     )
     parser.add_argument("--config", metavar="FILE", help="recipe: a YAML file of the fields below")
     for config_field in dataclasses.fields(config_class):
-        # a switch may stand alone; everything else takes one value
-        switch = {"nargs": "?", "const": "true"} if config_field.type is bool else {}
+        # a switch may stand alone, a list takes any number of values, everything else takes one
+        count = {"nargs": "?", "const": "true"} if config_field.type is bool else {}
+        if typing.get_origin(config_field.type) is list:
+            count = {"nargs": "+"}
         parser.add_argument(
-            f"--{config_field.name}",
+            *dict.fromkeys((f"--{config_field.name}", f"--{config_field.name.replace('_', '-')}")),
+            dest=config_field.name,
             default=argparse.SUPPRESS,
             metavar="VALUE",
             help=f"{config_field.metadata['help']} (default: {_default(config_field)})".replace("%", "%%"),
-            **switch,
+            **count,
         )
     known, unknown = parser.parse_known_args(arguments)
     names = [config_field.name for config_field in dataclasses.fields(config_class)]
     if unknown:
-        raise InputError(_unknown_field(unknown[0].split("=")[0].lstrip("-"), names, "the command line"))
+        raise InputError(
+            _unknown_field(unknown[0].split("=")[0].lstrip("-").replace("-", "_"), names, "the command line")
+        )
     values = _read_recipe(known.config, names) if known.config else {}
-    values |= {name: _parse(value) for name, value in vars(known).items() if name != "config"}
+    declared = {config_field.name: config_field.type for config_field in dataclasses.fields(config_class)}
+    values |= {name: _parse(value, declared[name]) for name, value in vars(known).items() if name != "config"}
     return build_config(config_class, values)
 
 
@@ -182,7 +213,13 @@ def _read_recipe(file: str, names: list[str]) -> dict[str, Any]:
     return values
 
 
-def _parse(value: str) -> Any:
+def _parse(value: str | list[str], declared: Any) -> Any:
+    """A value from the command line; a list is written as one YAML list or as several values."""
+    if isinstance(value, list):
+        if len(value) == 1 and value[0].lstrip().startswith("["):
+            return _parse(value[0], declared)
+        # text stays as it is: YAML would take the folder 07256 for a number
+        return value if declared == list[str] else [_parse(item, None) for item in value]
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:

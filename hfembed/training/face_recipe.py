@@ -9,6 +9,7 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor, PreTrainedModel
 
+from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.data.augmentation import FaceAugmentation
 from hfembed.data.faces import FaceSource, load_faces
 from hfembed.data.lfw import lfw_people_in_folds, read_pairs
@@ -305,3 +306,24 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
         faces, pairs = make_synthetic_pairs(seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
+
+
+def describe_faces(config: FaceTrainingConfig, photos: AlignedFaces) -> str:
+    """What was trained on and what was left out, in a few sentences for the card."""
+    sources = [Path(source).name for source in config.train_images]
+    if config.lfw_images:
+        folds = ", ".join(str(fold + 1) for fold in config.lfw_tested_folds)
+        sources.append(f"the people of {Path(config.lfw_images).name} who are not in folds {folds} of View 2")
+    text = f"{len(photos):,} photos of {len(photos.identities):,} people from {' and '.join(sources)}."
+    if config.min_photos > 1:
+        text += f" People with fewer than {config.min_photos} photos are left out."
+    if config.exclude_files:
+        text += f" Left out: the photos listed in {Path(config.exclude_files).name} (wrong faces, label noise)."
+    if config.exclude_identities:
+        text += (
+            f" Left out: the people in {Path(config.exclude_identities).name} with a cosine above "
+            f"{config.max_overlap}, who may also be in LFW."
+        )
+    if photos.failures:
+        text += f" {len(photos.failures)} photos could not be read."
+    return text

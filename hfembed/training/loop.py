@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hfembed.errors import InputError
 from hfembed.training.checkpoint import Checkpoints, Progress
 from hfembed.training.config import TrainingConfig
 from hfembed.training.optim import make_optimizer, make_schedule
+from hfembed.training.sharing import HubSharing
 
 ComputeLoss = Callable[[torch.nn.Module, dict[str, Any]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
@@ -69,6 +71,8 @@ def train(
     evaluate: Callable[[PreTrainedModel], dict[str, float]] | None = None,
     primary_metric: str = "loss",
     greater_is_better: bool = True,
+    draw: Callable[[PreTrainedModel, Path], None] | None = None,
+    sharing: HubSharing | None = None,
 ) -> dict[str, float]:
     """Train `model`, resume exactly where a killed run stood, and leave the result in `config.output_dir`.
 
@@ -89,6 +93,10 @@ def train(
         evaluate: Model in eval mode -> metrics. Called on the main process.
         primary_metric: The metric of `evaluate` that decides which model is best.
         greater_is_better: Its direction.
+        draw: (model in eval mode, path of a PNG): draws what the model does. As often as `evaluate`, on the main
+            process.
+        sharing: Pushes the model every `hub_every` steps, from the main process. The result, which gets its card
+            later, is the caller's to push.
 
     Returns:
         The last evaluation's metrics (of the model that was kept), empty when there is none.
@@ -183,6 +191,12 @@ def train(
                     )
                     log.record({"step": progress.step, **metrics})
                     model.train()
+                if draw is not None and (last or _due(progress.step, config.evaluate_every)):
+                    _draw(accelerator, model_to_keep, draw, output_dir / "pictures" / f"step_{progress.step:08d}.png")
+                    model.train()
+                if sharing is not None and accelerator.is_main_process and not last:
+                    if _due(progress.step, config.hub_every):
+                        sharing.push_step(progress.step, partial(save, model_to_keep))
                 if last or _due(progress.step, config.checkpoint_every):
                     log.suspend(progress)
                     checkpoints.save(progress.step)
@@ -251,6 +265,18 @@ def _evaluate(
                 (folder / "validation.json").write_text(json.dumps(numbers, indent=2) + "\n")
     accelerator.wait_for_everyone()
     return metrics
+
+
+def _draw(
+    accelerator: Accelerator, model: PreTrainedModel, draw: Callable[[PreTrainedModel, Path], None], path: Path
+) -> None:
+    """Draw on the main process, without touching the random generators of the run."""
+    if accelerator.is_main_process:
+        model.eval()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(), torch.no_grad():
+            draw(model, path)
+    accelerator.wait_for_everyone()
 
 
 def _finish(output_dir: Path, model: PreTrainedModel, save: Callable[[PreTrainedModel, Path], None]) -> dict | None:

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import platform
+import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+import hfembed
 from hfembed.atomic import atomic_write
 from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.hub.card import TRAINING_FILE
-from hfembed.training.face_recipe import FaceTrainingConfig
+from hfembed.training.config import SharingConfig, TrainingConfig
+
+# where a run is and where its model goes say nothing of how it was trained
+_NOT_THE_RECIPE = {"output_dir", "resume", *(field.name for field in dataclasses.fields(SharingConfig))}
 
 
 class TrainingRecord:
@@ -22,15 +29,21 @@ class TrainingRecord:
     Args:
         config: The recipe.
         photos: What is trained on.
+        data: The same in a few sentences for the card.
         accelerator: The run's.
+        **notes: What else to note.
 
     Attributes:
         start: Figures before the first step, where they were measured.
     """
 
-    def __init__(self, config: FaceTrainingConfig, photos: AlignedFaces, accelerator: Accelerator):
+    def __init__(
+        self, config: TrainingConfig, photos: AlignedFaces, data: str, accelerator: Accelerator, **notes: Any
+    ):
         self.config = config
         self.photos = photos
+        self.data = data
+        self.notes = notes
         self.accelerator = accelerator
         self.start: dict[str, float] = {}
         self.began = time.time()
@@ -48,7 +61,7 @@ class TrainingRecord:
         recipe = {
             field.name: getattr(self.config, field.name)
             for field in dataclasses.fields(self.config)
-            if getattr(self.config, field.name) != _default(field) and field.name not in ("output_dir", "resume")
+            if getattr(self.config, field.name) != _default(field) and field.name not in _NOT_THE_RECIPE
         }
         device = self.accelerator.device
         if device.type == "cuda":
@@ -60,7 +73,7 @@ class TrainingRecord:
             )
         notes: dict[str, Any] = {
             "name": Path(self.config.output_dir).name,
-            "data": describe_data(self.config, self.photos),
+            "data": self.data,
             "photos": len(self.photos),
             "people": len(self.photos.identities),
             "seconds": round(time.time() - self.began, 1),
@@ -68,30 +81,21 @@ class TrainingRecord:
             "start": self.start,
             "validation": metrics,
             "recipe": recipe,
+            "command": shlex.join(["accelerate", "launch", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+            "version": describe_version(),
+            **self.notes,
         }
         with atomic_write(Path(self.config.output_dir) / TRAINING_FILE) as temporary:
             temporary.write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
 
-def describe_data(config: FaceTrainingConfig, photos: AlignedFaces) -> str:
-    """What was trained on and what was left out, in a few sentences for the card."""
-    sources = [Path(source).name for source in config.train_images]
-    if config.lfw_images:
-        folds = ", ".join(str(fold + 1) for fold in config.lfw_tested_folds)
-        sources.append(f"the people of {Path(config.lfw_images).name} who are not in folds {folds} of View 2")
-    text = f"{len(photos):,} photos of {len(photos.identities):,} people from {' and '.join(sources)}."
-    if config.min_photos > 1:
-        text += f" People with fewer than {config.min_photos} photos are left out."
-    if config.exclude_files:
-        text += f" Left out: the photos listed in {Path(config.exclude_files).name} (wrong faces, label noise)."
-    if config.exclude_identities:
-        text += (
-            f" Left out: the people in {Path(config.exclude_identities).name} with a cosine above "
-            f"{config.max_overlap}, who may also be in LFW."
-        )
-    if photos.failures:
-        text += f" {len(photos.failures)} photos could not be read."
-    return text
+def describe_version() -> str:
+    """The version of hfembed, and the commit where it runs from a clone."""
+    here = Path(hfembed.__file__).parent
+    if not (here.parent / ".git").exists():
+        return f"hfembed {hfembed.__version__}"
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return f"hfembed {hfembed.__version__}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
 
 
 def _default(field: dataclasses.Field) -> Any:

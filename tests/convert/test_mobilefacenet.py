@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from hfembed.cli import app
 from hfembed.convert.mobilefacenet import convert_mobilefacenet
 from hfembed.errors import InputError
+from tests.convert.foreign_networks import Reference, StateDict
 
 # expansion, channels, blocks, stride: Table 1 of the paper (Chen et al. 2018)
 BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
@@ -24,24 +25,6 @@ def blocks():
         for block in range(depth):
             yield index, channels, channels * expansion, out, stride if block == 0 else 1
             index, channels = index + 1, out
-
-
-class StateDict(OrderedDict):
-    """Random parameters under the names of a trainer."""
-
-    def conv(self, key, out_channels, in_channels, *kernel):
-        fan_in = in_channels * kernel[0] * kernel[1]
-        self[f"{key}.weight"] = torch.randn(out_channels, in_channels, *kernel) * (2 / fan_in) ** 0.5
-
-    def norm(self, key, channels):
-        self[f"{key}.weight"] = 1 + 0.1 * torch.randn(channels)
-        self[f"{key}.bias"] = 0.1 * torch.randn(channels)
-        self[f"{key}.running_mean"] = 0.1 * torch.randn(channels)
-        self[f"{key}.running_var"] = 0.5 + torch.rand(channels)
-        self[f"{key}.num_batches_tracked"] = torch.tensor(7)
-
-    def prelu(self, key, channels):
-        self[f"{key}.weight"] = 0.5 * torch.rand(channels)
 
 
 def xiaoccer_state_dict():
@@ -96,26 +79,8 @@ def foamliu_state_dict():
     return state
 
 
-class Reference:
-    """The network as a function of a state dict, written from the paper: nothing shared with hfembed."""
-
-    def __init__(self, state):
-        self.state = state
-
-    def conv(self, x, key, stride=1, padding=None):
-        weight = self.state[f"{key}.weight"]
-        padding = weight.shape[-1] // 2 if padding is None else padding
-        groups = 1 if weight.shape[1] == x.shape[1] else x.shape[1]
-        return F.conv2d(x, weight, self.state.get(f"{key}.bias"), stride, padding, groups=groups)
-
-    def norm(self, x, key):
-        mean, var, weight, bias = (
-            self.state[f"{key}.{name}"].view(-1, 1, 1) for name in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / torch.sqrt(var + 1e-5) * weight + bias
-
-    def prelu(self, x, key):
-        return torch.where(x > 0, x, x * self.state[f"{key}.weight"].view(-1, 1, 1))
+class MobileFaceNets(Reference):
+    """Written from the paper: nothing shared with hfembed."""
 
     def xiaoccer(self, x):
         def unit(x, key, stride=1):
@@ -188,7 +153,7 @@ def check_equal(trainer, state, folder, pixels):
     expected = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(inputs, expected, atol=2e-6, rtol=0)
     with torch.no_grad():
-        features, mirrored = (getattr(Reference(state), trainer)(view) for view in (expected, expected.flip(3)))
+        features, mirrored = (getattr(MobileFaceNets(state), trainer)(view) for view in (expected, expected.flip(3)))
         outputs = model(inputs)
     assert F.cosine_similarity(features, outputs.embeddings).min() > 0.9999
     torch.testing.assert_close(outputs.embeddings, F.normalize(features), atol=1e-5, rtol=0)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hfembed.data.samplers import IdentityBatchSampler, KeyedBatchSampler
+from hfembed.data.samplers import IdentityBatchSampler, KeyedBatchSampler, PersonBatchSampler
 from hfembed.errors import InputError
 
 LABELS = np.repeat(np.arange(12), [1, 2, 3, 4, 5, 6, 7, 8, 2, 2, 30, 1])
@@ -88,3 +88,23 @@ def test_too_small_a_set_is_refused_in_one_line():
         IdentityBatchSampler(LABELS, 6, 2, world_size=2)
     with pytest.raises(ValueError, match="drop_last"):
         KeyedBatchSampler(8, 4, world_size=2, drop_last=False)
+
+
+def test_everybody_has_equally_many_photos_in_every_batch_of_every_rank():
+    labels = np.repeat([0, 1, 2], [5, 2, 9])
+    whole = steps(PersonBatchSampler(labels, 12, 7, seed=3), epoch=2)
+    ranks = [steps(PersonBatchSampler(labels, 6, 7, seed=3, rank=rank, world_size=2), epoch=2) for rank in range(2)]
+    assert [a + b for a, b in zip(*ranks, strict=True)] == whole and len(whole) == 7
+    for batch in [*ranks[0], *ranks[1]]:
+        assert [labels[index] for _, index, _ in batch] == [0, 1, 2] * 2
+    drawn = [key for batch in whole for key in batch]
+    assert len(set(drawn)) == len(drawn) == 84, "a photo that comes again has another key"
+    first_round = [index for _, index, _ in drawn if labels[index] == 2][:9]
+    assert sorted(first_round) == list(range(7, 16)), "all are seen before one comes again"
+    assert steps(PersonBatchSampler(labels, 12, 7, seed=3), epoch=2, start_batch=4) == whole[4:]
+    assert steps(PersonBatchSampler(labels, 12, 7, seed=3), epoch=3) != whole
+
+
+def test_a_batch_that_cannot_hold_everybody_equally_is_refused():
+    with pytest.raises(InputError, match="8 photos.*3 people"):
+        PersonBatchSampler([0, 1, 2], 8, 1)

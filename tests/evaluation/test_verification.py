@@ -16,6 +16,7 @@ from hfembed.evaluation.verification import (
     equal_error,
     far_is_carried,
     k_fold_accuracy,
+    logistic_calibration,
     roc,
     tar_at_far,
     wilson_interval,
@@ -110,6 +111,28 @@ def test_equal_error_rate_against_a_fine_interpolation():
     far, frr = np.interp(position, index, curve.far), np.interp(position, index, 1 - curve.tar)
     nearest = np.argmin(np.abs(far - frr))
     assert equal_error(curve).rate == pytest.approx((far[nearest] + frr[nearest]) / 2, abs=1e-4)
+
+
+def test_calibration_finds_the_log_likelihood_ratio_of_two_gaussians():
+    generator = np.random.default_rng(0)
+    same = np.arange(40_000) % 4 == 0  # an impostor is three times as frequent, and that must not matter
+    scores = np.where(same, 0.5, 0.1) + 0.2 * generator.standard_normal(len(same))
+    slope, intercept = logistic_calibration(scores, same)
+    assert slope == pytest.approx(0.4 / 0.2**2, rel=0.05)  # (difference of means) / variance
+    assert intercept == pytest.approx(-(0.5**2 - 0.1**2) / (2 * 0.2**2), rel=0.05)
+
+    counts = generator.integers(1, 4, len(same))
+    repeated = logistic_calibration(np.repeat(scores, counts), np.repeat(same, counts))
+    assert logistic_calibration(scores, same, counts) == pytest.approx(repeated, rel=1e-3)
+
+
+def test_calibration_of_pairs_that_a_threshold_tells_apart_is_finite():
+    same = np.array([True, True, False, False])
+    slope, intercept = logistic_calibration(np.array([0.9, 0.8, 0.2, 0.1]), same)
+    # the lines through Platt's targets, 3/4 and 1/4
+    assert 0 < slope < 10
+    assert 1 / (1 + math.exp(-(slope * 0.5 + intercept))) == pytest.approx(0.5, abs=1e-3)
+    assert "calibration" not in decision_thresholds(np.ones(4), same, data="a collapsed model's pairs")
 
 
 def test_perfect_and_hopeless_models():

@@ -1,8 +1,11 @@
+from dataclasses import dataclass
+
 import pytest
 import yaml
+from huggingface_hub.dataclasses import strict
 
 from hfembed.errors import InputError
-from hfembed.training.config import TrainingConfig, read_config
+from hfembed.training.config import TrainingConfig, read_config, setting
 
 
 def read(*arguments):
@@ -15,6 +18,32 @@ def test_command_line_overrides_recipe(tmp_path):
     config = read("--config", str(recipe), "--epochs", "7", "--weight_decay", "1e-2", "--resume")
     assert (config.epochs, config.learning_rate, config.optimizer) == (7, 1.0, "adamw")
     assert (config.weight_decay, config.resume) == (0.01, True)
+
+
+@strict
+@dataclass(kw_only=True)
+class ListConfig(TrainingConfig):
+    folders: list[str] = setting([], "text")
+    widths: list[int] = setting([], "numbers")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folders", "widths"),
+    [
+        (["--folders", "a/07256", "010", "--widths", "8", "16"], ["a/07256", "010"], [8, 16]),
+        (["--folders", "a", "--widths", "8"], ["a"], [8]),
+        (["--folders", "[a, b]", "--widths", "[8, 16]"], ["a", "b"], [8, 16]),
+        (["--folders", "[]"], [], []),
+    ],
+)
+def test_lists_are_several_values_or_one_yaml_list(arguments, folders, widths):
+    config = read_config(ListConfig, arguments)
+    assert (config.folders, config.widths) == (folders, widths)
+
+
+def test_a_list_of_the_wrong_kind_is_refused():
+    with pytest.raises(InputError, match="widths"):
+        read_config(ListConfig, ["--widths", "8", "many"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Everything a face embedder is built from and used with, in one config.json."""
 
 import difflib
+import math
 from dataclasses import field, fields
 from typing import Any, ClassVar, Literal
 
@@ -83,7 +84,10 @@ class FaceEmbedderConfig(PreTrainedConfig):
             Distance up to which the contrastive loss pushes different people apart.
         thresholds (`dict`, *optional*):
             Cosine similarities above which two embeddings are taken for one person, and where they come from:
-            `{"data": "LFW View 2", "impostors": 3000, "accuracy": 0.31, "eer": 0.29, "far": {"0.01": 0.27}}`.
+            `{"data": "LFW View 2", "impostors": 3000, "genuine": 3000, "accuracy": 0.31, "eer": 0.29, "far": {"0.01":
+            0.27}, "calibration": {"slope": 24.5, "intercept": -7.6}}`. The calibration turns a cosine into the
+            probability that both faces are one person's, `sigmoid(slope * cosine + intercept)`, when that is as
+            likely as not beforehand.
 
     Raises:
         ValueError: A field that does not exist, named together with the nearest one that does. Fields of a
@@ -176,11 +180,10 @@ class FaceEmbedderConfig(PreTrainedConfig):
         """Refuse thresholds without their source, outside [-1, 1], or finer than the impostors carry."""
         if self.thresholds is None:
             return
-        unknown = sorted(set(self.thresholds) - {"data", "impostors", "accuracy", "eer", "far"})
+        known = ("data", "impostors", "genuine", "accuracy", "eer", "far", "calibration")
+        unknown = sorted(set(self.thresholds) - set(known))
         if unknown:
-            raise ValueError(
-                f"thresholds has an unknown key '{unknown[0]}'; known: data, impostors, accuracy, eer, far"
-            )
+            raise ValueError(f"thresholds has an unknown key '{unknown[0]}'; known: {', '.join(known)}")
         if not isinstance(self.thresholds.get("data"), str):
             raise ValueError("thresholds must name the data they were set on: {'data': 'LFW View 2', ...}")
         impostors = self.thresholds.get("impostors")
@@ -198,6 +201,17 @@ class FaceEmbedderConfig(PreTrainedConfig):
         in_order = [by_far[far] for far in sorted(by_far, key=float)]
         if in_order != sorted(in_order, reverse=True):
             raise ValueError("a lower false accept rate needs a higher threshold; thresholds['far'] is out of order")
+        if "calibration" in self.thresholds:
+            self._validate_calibration(self.thresholds["calibration"])
+
+    def _validate_calibration(self, calibration: Any) -> None:
+        if not isinstance(calibration, dict) or set(calibration) != {"slope", "intercept"}:
+            raise ValueError(f"thresholds['calibration'] must have a slope and an intercept, got {calibration!r}")
+        for name, value in calibration.items():
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"the {name} of thresholds['calibration'] must be a number, got {value!r}")
+        if calibration["slope"] <= 0:
+            raise ValueError(f"a higher cosine must mean a higher probability; slope is {calibration['slope']}")
 
 
 __all__ = ["FaceEmbedderConfig"]

@@ -1,6 +1,7 @@
 """Face embedder: a trunk, a vector of unit length; DeepFace's and FaceNet's ways of training it."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,16 +158,15 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: timm has no such architecture, or the config is wrong.
         """
-        import timm
-
-        from .timm_trunk import timm_arguments
+        from .timm_trunk import pretrained_state_dict
 
         model = cls(FaceEmbedderConfig(trunk=f"timm/{architecture}", **fields))
         config = model.config
-        arguments = timm_arguments(architecture, config.num_channels, config.image_size, config.trunk_arguments)
-        source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
-        pretrained = timm.create_model(architecture, pretrained=True, **source, **arguments)
-        model.base_model.trunk.backbone.load_state_dict(pretrained.state_dict())
+        model.base_model.trunk.backbone.load_state_dict(
+            pretrained_state_dict(
+                architecture, config.num_channels, config.image_size, config.trunk_arguments, weights
+            )
+        )
         return model
 
     def freeze_trunk(self, unfreeze_last: int = 0) -> None:
@@ -224,13 +224,21 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         at_a_time = self.base_model.images_at_a_time
         parts = pixel_values.split(at_a_time) if pixel_values.device.type == "cpu" else [pixel_values]
         try:
-            embeddings = [self._embed(part.contiguous(memory_format=torch.channels_last)) for part in parts]
+            embeddings = [self.embed_with_mirror(part.contiguous(memory_format=torch.channels_last)) for part in parts]
         finally:
             for module, mode in modes.items():
                 module.training = mode
         return torch.cat(embeddings)
 
-    def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def embed_with_mirror(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What `embed` computes for each part of a batch, in whatever mode the model is in; can be traced.
+
+        Args:
+            pixel_values: (B, C, H, W), from the image processor.
+
+        Returns:
+            (B, D), or (B, 2 D) where `config.mirror` is `"concatenate"`; unit length, float32.
+        """
         outputs = self.base_model(pixel_values)
         if self.config.mirror == "none":
             return outputs.embeddings
@@ -296,11 +304,7 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The config has no thresholds, or none for this rate.
         """
-        thresholds = self.config.thresholds
-        if thresholds is None:
-            raise ValueError(
-                "this checkpoint has no thresholds; measure it (hfembed evaluate) or set config.thresholds"
-            )
+        thresholds = self._thresholds()
         by_far = {float(rate): cosine for rate, cosine in thresholds.get("far", {}).items()}
         if far is None and "accuracy" not in thresholds:
             raise ValueError("this checkpoint has no threshold for the highest accuracy; give far=")
@@ -309,6 +313,35 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
             raise ValueError(f"this checkpoint has no threshold for a false accept rate of {far}; it has: {known}")
         threshold = thresholds["accuracy"] if far is None else by_far[float(far)]
         return self.similarity(embeddings_a, embeddings_b) >= threshold
+
+    def probability(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor, prior: float = 0.5) -> torch.Tensor:
+        """Probability for each row that both faces are one person's, by the calibration stored in the config.
+
+        Args:
+            embeddings_a: (B, D), from `embed`.
+            embeddings_b: (B, D), from `embed`.
+            prior: How likely that was before looking, in (0, 1).
+
+        Returns:
+            (B,) in [0, 1].
+
+        Raises:
+            ValueError: The config has no calibration, or the prior is none.
+        """
+        if not 0 < prior < 1:
+            raise ValueError(f"a prior lies between 0 and 1, got {prior}")
+        calibration = self._thresholds().get("calibration")
+        if calibration is None:
+            raise ValueError("this checkpoint's thresholds have no calibration; measure it again (hfembed evaluate)")
+        log_odds = calibration["slope"] * self.similarity(embeddings_a, embeddings_b) + calibration["intercept"]
+        return torch.sigmoid(log_odds + math.log(prior / (1 - prior)))
+
+    def _thresholds(self) -> dict[str, Any]:
+        if self.config.thresholds is None:
+            raise ValueError(
+                "this checkpoint has no thresholds; measure it (hfembed evaluate) or set config.thresholds"
+            )
+        return self.config.thresholds
 
 
 class FaceEmbedderModel(FaceEmbedderPreTrainedModel):

@@ -3,10 +3,15 @@
 import difflib
 from typing import Any
 
-import timm
 import torch
-from timm.models import group_parameters
 from torch import nn
+
+# where this file travels as remote code, what is imported in a `try` is asked for only when a timm trunk is built
+try:
+    import timm
+    from timm.models import group_parameters
+except ImportError as error:
+    raise ImportError("a trunk 'timm/...' needs timm: pip install timm") from error
 
 
 class TimmTrunk(nn.Module):
@@ -79,3 +84,27 @@ def timm_arguments(
     if timm.get_pretrained_cfg(architecture).fixed_input_size:
         created["img_size"] = tuple(image_size)
     return created | (arguments or {})
+
+
+def pretrained_state_dict(
+    architecture: str,
+    num_channels: int,
+    image_size: list[int],
+    arguments: dict[str, Any] | None = None,
+    weights: str | None = None,
+) -> dict[str, torch.Tensor]:
+    """Timm's pretrained weights for this trunk, for `TimmTrunk.backbone`.
+
+    Args:
+        architecture: Name in timm, with a tag where one of several weights is meant.
+        num_channels: Colour channels of the input.
+        image_size: Height and width in pixels.
+        arguments: More for `timm.create_model`.
+        weights: File to take the weights from instead of the Hub (safetensors, or a state dict of torch).
+
+    Raises:
+        ValueError: timm has no such architecture.
+    """
+    created = timm_arguments(architecture, num_channels, image_size, arguments)
+    source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
+    return timm.create_model(architecture, pretrained=True, **source, **created).state_dict()

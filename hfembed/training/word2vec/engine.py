@@ -53,6 +53,7 @@ class EngineSettings:
         checkpoint_every: Corpus words between checkpoints; 0 = none.
         keep_checkpoints: How many of them to keep.
         evaluate_every: Corpus words between evaluations; 0 = none.
+        hub_every: Corpus words between calls of `share`; 0 = none.
         seed: With epoch and segment, the key of every random number.
     """
 
@@ -66,6 +67,7 @@ class EngineSettings:
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     evaluate_every: int = 0
+    hub_every: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class EngineSettings:
         for name in ("epochs", "sync_words", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("num_threads", "centres_per_step", "checkpoint_every", "evaluate_every", "seed"):
+        for name in ("num_threads", "centres_per_step", "checkpoint_every", "evaluate_every", "hub_every", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not 0 < self.learning_rate <= 1:
@@ -118,6 +120,7 @@ def train_word2vec(
     resume: bool = False,
     evaluate: Callable[[int], None] | None = None,
     show_progress: bool = True,
+    share: Callable[[int], None] | None = None,
 ) -> TrainingReport:
     """Train a model's two matrices in place.
 
@@ -134,6 +137,7 @@ def train_word2vec(
         resume: Go on from the newest checkpoint, if there is one.
         evaluate: Called on the main rank with the number of words seen, with the model up to date.
         show_progress: Whether the main rank shows a progress bar.
+        share: Called as `evaluate`, every `settings.hub_every` words.
 
     Returns:
         What was done.
@@ -143,7 +147,7 @@ def train_word2vec(
             checkpoint belongs to another run.
         FloatingPointError: Training diverged.
     """
-    return _Run(model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress).train(resume)
+    return _Run(model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress, share).train(resume)
 
 
 def _use_huge_pages(parameter: torch.nn.Parameter) -> None:
@@ -159,8 +163,9 @@ def _use_huge_pages(parameter: torch.nn.Parameter) -> None:
 class _Run:
     """One run: the arguments are those of `train_word2vec`."""
 
-    def __init__(self, model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress):
-        self.model, self.corpus, self.settings, self.evaluate = model, corpus, settings, evaluate
+    def __init__(self, model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress, share):
+        self.model, self.corpus, self.settings = model, corpus, settings
+        self.evaluate, self.share = evaluate, share
         self.accelerator = accelerator
         self.rank, self.num_ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
         self.checkpoints = Path(checkpoint_folder) if checkpoint_folder is not None else None
@@ -316,7 +321,7 @@ class _Run:
             segment_words = self.plan.num_words / self.plan.num_segments
             step = max(round(self.settings.sync_words / segment_words / self.num_threads), 1)
             stops.append(done + step * self.num_threads * self.num_ranks)
-        for words in (self.settings.checkpoint_every, self.settings.evaluate_every):
+        for words in (self.settings.checkpoint_every, self.settings.evaluate_every, self.settings.hub_every):
             if words:
                 due = (self._words_before(done) // words + 1) * words
                 stop = int(np.ceil(due / self.plan.num_words * self.plan.num_segments))
@@ -326,14 +331,15 @@ class _Run:
         return min(stops)
 
     def _pause(self, done: int, stop: int, total: int) -> None:
-        """Evaluate and write a checkpoint where they are due."""
+        """Evaluate, share and write a checkpoint where they are due."""
 
         def due(words: int) -> bool:
             return words > 0 and self._words_before(stop) // words > self._words_before(done) // words
 
-        if self.rank == 0 and self.evaluate is not None and due(self.settings.evaluate_every) and stop < total:
-            self._update_model()
-            self.evaluate(self._words_before(stop))
+        for act, words in ((self.evaluate, self.settings.evaluate_every), (self.share, self.settings.hub_every)):
+            if self.rank == 0 and act is not None and due(words) and stop < total:
+                self._update_model()
+                act(self._words_before(stop))
         if self.rank == 0 and self.checkpoints is not None and (due(self.settings.checkpoint_every) and stop < total):
             self._save_checkpoint(stop)
         if self.accelerator is not None and self.num_ranks > 1:

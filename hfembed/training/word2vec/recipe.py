@@ -16,13 +16,13 @@ from hfembed.errors import InputError
 from hfembed.evaluation.word_tests import WordTests
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
-from hfembed.training.config import setting
+from hfembed.training.config import SharingConfig, setting
 from hfembed.training.word2vec.engine import EngineSettings
 
 
 @strict
 @dataclass(kw_only=True)
-class Word2VecTrainingConfig:
+class Word2VecTrainingConfig(SharingConfig):
     """Settings of a word2vec run: the text, the model, the engine, the evaluation."""
 
     corpus: str = setting(

@@ -1,5 +1,7 @@
 """The face embedder as its users meet it: trunks, heads, fine-tuning, comparing faces."""
 
+import math
+
 import numpy as np
 import pytest
 import timm
@@ -318,6 +320,20 @@ def test_verify_decides_by_the_stored_thresholds():
         model.similarity(images(model.config), images(model.config))
 
 
+def test_probability_follows_the_stored_calibration(tmp_path):
+    calibration = {"slope": 20.0, "intercept": -6}
+    FaceEmbedderModel(tiny_config(thresholds=THRESHOLDS | {"calibration": calibration})).save_pretrained(tmp_path)
+    model = FaceEmbedderModel.from_pretrained(tmp_path)
+    first, second = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0.3, 0.91**0.5], [1.0, 0.0]])
+    torch.testing.assert_close(model.probability(first, second), torch.tensor([0.5, 1 / (1 + math.exp(-14))]))
+    # Bayes: even odds times 1 : 3
+    torch.testing.assert_close(model.probability(first, second, prior=0.25)[0], torch.tensor(0.25))
+    with pytest.raises(ValueError, match="a prior lies between 0 and 1, got 0"):
+        model.probability(first, second, prior=0)
+    with pytest.raises(ValueError, match="no calibration"):
+        FaceEmbedderModel(tiny_config(thresholds=THRESHOLDS)).probability(first, second)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -327,6 +343,9 @@ def test_verify_decides_by_the_stored_thresholds():
         ({"far": {"0.0001": 0.6}}, "0.0001 cannot be told from 3000"),
         ({"far": {"0.1": 0.4, "0.01": 0.1}}, "out of order"),
         ({"frr": 0.1}, "unknown key 'frr'"),
+        ({"calibration": {"slope": 3.0}}, "must have a slope and an intercept"),
+        ({"calibration": {"slope": -3.0, "intercept": 0.0}}, "a higher cosine must mean a higher probability"),
+        ({"calibration": {"slope": 3.0, "intercept": float("nan")}}, "intercept .* must be a number"),
     ],
 )
 def test_thresholds_that_mean_nothing_are_refused(change, words):

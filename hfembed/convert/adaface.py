@@ -1,0 +1,184 @@
+"""IResNets of AdaFace and of CVLFace, which share the names of their layers, as face embedder folders."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+
+from hfembed.atomic import check_destination
+from hfembed.convert.foreign_checkpoint import (
+    check_layout,
+    fill,
+    find_beside,
+    find_file,
+    read_state_dict,
+    weights_of,
+    write_checkpoint,
+)
+from hfembed.convert.insightface import arcface_iresnet
+from hfembed.convert.iresnet import iresnet_config, unscaled_norm
+from hfembed.errors import InputError
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+
+ADAFACE = "mk-minchul/AdaFace"
+CVLFACE = "mk-minchul/CVLface"
+NOTE = "The data is what the file's name says (CASIA-WebFace, MS1MV2, WebFace ...); the code is under the MIT licence."
+
+# our module -> its module
+_MODULES = {
+    "trunk.stem.0": "input_layer.0",
+    "trunk.stem.1": "input_layer.1",
+    "trunk.stem.2": "input_layer.2",
+    "trunk.norm": "output_layer.0",
+    "projection": "output_layer.3",
+    "norm": "output_layer.4",
+}
+# the same within a block, after `trunk.stages.<stage>.<block>.` and `body.<index>.`
+_BLOCK_MODULES = {
+    "norm1": "res_layer.0",
+    "conv1": "res_layer.1",
+    "norm2": "res_layer.2",
+    "activation": "res_layer.3",
+    "conv2": "res_layer.4",
+    "norm3": "res_layer.5",
+    "se.squeeze": "res_layer.se_block.fc1",
+    "se.excite": "res_layer.se_block.fc2",
+    "shortcut.0": "shortcut_layer.0",
+    "shortcut.1": "shortcut_layer.1",
+}
+
+
+def convert_adaface(source: str, destination: str | Path, overwrite: bool = False) -> FaceEmbedderModel:
+    """Turn an IResNet of AdaFace into a folder that `from_pretrained` reads; its processor makes the colours BGR.
+
+    Args:
+        source: The file (IR-18, -34, -50, -101 and IR-SE-50); a folder or `<owner>/<name>` that holds no other;
+            `<owner>/<name>:<file>` on the Hub.
+        destination: The folder to write.
+        overwrite: Replace what is there.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        InputError: The source is missing, damaged, holds more than tensors, or has another layout; the destination is
+            taken.
+        OSError: The folder cannot be written.
+    """
+    check_destination(destination, overwrite)
+    file = find_file(source)
+    tensors = _below(read_state_dict(file, source), "model.")
+    model = _adaface_iresnet(tensors, source, f"an IResNet of {ADAFACE}")
+    processor = FaceImageProcessor(size=model.config.image_size, color="bgr", image_mean=0.5, image_std=0.5)
+    write_checkpoint(destination, model, processor, [file], ADAFACE, NOTE)
+    return model
+
+
+def convert_cvlface(
+    source: str, destination: str | Path, overwrite: bool = False, color: Literal["rgb", "bgr"] | None = None
+) -> FaceEmbedderModel:
+    """Turn an IResNet of CVLFace into a folder that `from_pretrained` reads.
+
+    Args:
+        source: The file; a folder or `<owner>/<name>` laid out as on its Hub; `<owner>/<name>:<file>` on the Hub.
+        destination: The folder to write.
+        overwrite: Replace what is there.
+        color: Order of the colours that the network itself sees. Default: what model.yaml beside the weights says.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        InputError: The source is missing, damaged, holds more than tensors, or has another layout; the order of the
+            colours is neither given nor written beside it; the destination is taken.
+        OSError: The folder cannot be written.
+    """
+    check_destination(destination, overwrite)
+    file = find_file(source, ("pretrained_model/model.pt", "model.pt", "model.safetensors"))
+    tensors = _below(_below(read_state_dict(file, source), "model."), "net.")
+    color = color or _color_beside(source, file)
+    if "conv1.weight" in tensors:
+        model = arcface_iresnet(tensors, source)
+    else:
+        model = _adaface_iresnet(tensors, source, f"an IResNet of {CVLFACE}")
+    processor = FaceImageProcessor(size=model.config.image_size, color=color, image_mean=0.5, image_std=0.5)
+    write_checkpoint(destination, model, processor, [file], CVLFACE, NOTE)
+    return model
+
+
+def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Those under a prefix, without it; all where it is not used. A training head beside the network is left out."""
+    below = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return below or tensors
+
+
+def _color_beside(source: str, file: Path) -> str:
+    for name in ("pretrained_model/model.yaml", "model.yaml"):
+        settings = find_beside(source, file, name)
+        if settings is None:
+            continue
+        # its networks turn the colours around themselves where the file says BGR
+        written = yaml.safe_load(settings.read_text(encoding="utf-8"))
+        if isinstance(written, dict) and str(written.get("color_space")).lower() in ("rgb", "bgr"):
+            return written["color_space"].lower()
+    raise InputError(f"{source} has no model.yaml with a color_space beside it: say --color rgb or --color bgr")
+
+
+def _adaface_iresnet(tensors: Mapping[str, torch.Tensor], source: str, layout: str) -> FaceEmbedderModel:
+    blocks = sorted({int(index) for key in tensors for index in re.findall(r"^body\.(\d+)\.", key)})
+    needed = [f"body.{index}.res_layer.{layer}.weight" for index in range(max(len(blocks), 1)) for layer in (0, 1)]
+    missing = [key for key in ("input_layer.0.weight", *needed, "output_layer.3.weight") if key not in tensors]
+    if missing:
+        raise InputError(f"{source} is not {layout}: {len(missing)} missing ({', '.join(missing[:3])})")
+    if tensors["body.0.res_layer.1.weight"].shape[2:] == (1, 1):
+        raise InputError(f"{source} has bottleneck blocks (IR-152, IR-200), which our iresnet has not")
+    # a stage begins where the channels change; the first one does not change them
+    depths, widths = [], []
+    for index in blocks:
+        after, before = tensors[f"body.{index}.res_layer.1.weight"].shape[:2]
+        if index == 0 or after != before:
+            depths.append(0)
+            widths.append(after)
+        depths[-1] += 1
+    embedding_size, features = tensors["output_layer.3.weight"].shape
+    use_se = "body.0.res_layer.se_block.fc1.weight" in tensors
+    model = FaceEmbedderModel(iresnet_config(depths, widths, features // widths[-1], embedding_size, use_se))
+
+    ours = weights_of(model)
+    given = _what_the_file_lacks(model)
+    first_of_stage = [sum(depths[:stage]) for stage in range(len(depths))]
+    keys = {key: _foreign_key(key, first_of_stage) for key in ours if key not in given}
+    shapes = {theirs: ours[key].shape for key, theirs in keys.items()} | {"output_layer.3.bias": (embedding_size,)}
+    check_layout(tensors, shapes, source, layout)
+    weights = given | {key: tensors[theirs] for key, theirs in keys.items()}
+    # BatchNorm subtracts the mean: W x + b with mean m is W x with mean m - b
+    weights["norm.running_mean"] = weights["norm.running_mean"] - tensors["output_layer.3.bias"]
+    fill(model, weights)
+    return model
+
+
+def _what_the_file_lacks(model: FaceEmbedderModel) -> dict[str, torch.Tensor]:
+    """Layers that are here and not there, set so that they change nothing."""
+    given = {"norm.weight": torch.ones_like(model.norm.weight), "norm.bias": torch.zeros_like(model.norm.bias)}
+    # the first block takes every second pixel where ours convolves
+    first = "trunk.stages.0.0.shortcut"
+    channels = len(model.trunk.stages[0][0].shortcut[0].weight)
+    given[f"{first}.0.weight"] = torch.eye(channels)[:, :, None, None]
+    given |= {f"{first}.1.{name}": value for name, value in unscaled_norm(channels).items()}
+    # its gates have no bias, and ReLU: PReLU of slope 0
+    for key, value in weights_of(model).items():
+        if key.endswith((".se.squeeze.bias", ".se.excite.bias", ".se.activation.weight")):
+            given[key] = torch.zeros_like(value)
+    return given
+
+
+def _foreign_key(key: str, first_of_stage: list[int]) -> str:
+    module, _, parameter = key.rpartition(".")
+    if module in _MODULES:
+        return f"{_MODULES[module]}.{parameter}"
+    _, _, stage, block, inside = module.split(".", 4)
+    return f"body.{first_of_stage[int(stage)] + int(block)}.{_BLOCK_MODULES[inside]}.{parameter}"

@@ -1,0 +1,93 @@
+"""A checkpoint that brings its code: it loads where hfembed is not installed, by `trust_remote_code=True`."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+)
+from transformers.dynamic_module_utils import get_relative_import_files
+
+import hfembed  # noqa: F401  registers the models
+from hfembed.atomic import atomic_folder, check_destination
+from hfembed.hub.completeness import check_weights, read_config
+from hfembed.hub.pull import find_checkpoint
+
+_AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
+_PROCESSOR_FILE = "preprocessor_config.json"
+_HOW_TO_LOAD = """
+## Without hfembed
+
+This folder brings its code. Look it through, then:
+
+```python
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+```
+"""
+
+
+def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool = False) -> list[str]:
+    """Copy a checkpoint and put beside it the code that its Auto classes need.
+
+    Weights are copied as they are, so that what is computed from them is the same to the bit. config.json and
+    preprocessor_config.json get an `auto_map` with every Auto class that the model has.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        destination: The folder to write.
+        overwrite: Replace what is there.
+
+    Returns:
+        The Auto classes that load it.
+
+    Raises:
+        InputError: There is no such checkpoint, its model is none of ours, or its weights are damaged; the destination
+            is taken.
+        OSError: The folder cannot be written.
+    """
+    destination = Path(destination)
+    check_destination(destination, overwrite)
+    source = find_checkpoint(checkpoint)
+    config_class = type(read_config(source, checkpoint))
+    check_weights(source, checkpoint)
+    classes = {"AutoConfig": config_class}
+    for auto_model in _AUTO_MODELS:
+        if config_class in auto_model._model_mapping:
+            classes[auto_model.__name__] = auto_model._model_mapping[config_class]
+    with atomic_folder(destination) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True, symlinks=False, ignore=shutil.ignore_patterns(".*"))
+        _add_auto_map(folder / "config.json", classes)
+        if (folder / _PROCESSOR_FILE).is_file():
+            classes["AutoImageProcessor"] = type(AutoImageProcessor.from_pretrained(source))
+            _add_auto_map(folder / _PROCESSOR_FILE, {"AutoImageProcessor": classes["AutoImageProcessor"]})
+        for file in _code_files(classes.values()):
+            shutil.copyfile(file, folder / file.name)
+        card = folder / "README.md"
+        if card.is_file():
+            text = card.read_text(encoding="utf-8") + _HOW_TO_LOAD.format(name=destination.resolve().name)
+            card.write_text(text, encoding="utf-8")
+    return list(classes)
+
+
+def _add_auto_map(file: Path, classes: dict[str, type]) -> None:
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    settings["auto_map"] = {
+        name: f"{found.__module__.rpartition('.')[2]}.{found.__name__}" for name, found in classes.items()
+    }
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _code_files(classes) -> set[Path]:
+    """The files that define the classes, and those that these import; all of one folder, so no names collide."""
+    files = {sys.modules[found.__module__].__file__ for found in classes}
+    return {Path(file) for file in files} | {
+        Path(file) for start in files for file in get_relative_import_files(start)
+    }

@@ -1,0 +1,117 @@
+"""Pictures side by side, and pictures one after the other: grids, GIF and MP4."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hfembed.atomic import atomic_write
+from hfembed.errors import InputError
+
+FILM_SUFFIXES = (".gif", ".mp4")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def to_pictures(images: torch.Tensor) -> np.ndarray:
+    """Network output to pictures.
+
+    Args:
+        images: (B, 1 or 3, H, W) float in [0, 1]; values outside are clipped.
+
+    Returns:
+        (B, H, W, 3) uint8, grey repeated.
+    """
+    pixels = images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def picture_grid(rows: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Lay out pictures of one size.
+
+    Args:
+        rows: Each (columns, H, W, 3) uint8; shorter rows end in white.
+        gap: White pixels between pictures.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    height, width = rows[0].shape[1:3]
+    columns = max(len(row) for row in rows)
+    grid = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            top, left = r * (height + gap), c * (width + gap)
+            grid[top : top + height, left : left + width] = picture
+    return grid
+
+
+def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None:
+    """Write one picture.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        path: Its suffix chooses the format: .png, .jpg, .webp.
+        scale: Repeat every pixel so many times, across and down: what networks make is small.
+
+    Raises:
+        InputError: The suffix is another.
+        OSError: The file cannot be written.
+    """
+    if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
+        raise InputError(f"{path}: a picture's name ends in {', '.join(PICTURE_SUFFIXES)}")
+    with atomic_write(path) as temporary:
+        Image.fromarray(_enlarged(picture, scale)).save(temporary)
+
+
+def write_film(
+    pictures: np.ndarray, path: str | Path, frames_per_second: int = 15, scale: int = 1, there_and_back: bool = True
+) -> None:
+    """Write a film.
+
+    Args:
+        pictures: (frames, H, W, 3) uint8.
+        path: .gif, which plays without end, or .mp4 (H.264; needs `pip install "hfembed[film]"`).
+        frames_per_second: Speed.
+        scale: Repeat every pixel so many times.
+        there_and_back: Play it backwards after the end.
+
+    Raises:
+        InputError: The suffix is another, or PyAV is not installed.
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FILM_SUFFIXES:
+        raise InputError(f"{path}: a film's name ends in {' or '.join(FILM_SUFFIXES)}")
+    frames = [_enlarged(picture, scale) for picture in pictures]
+    if there_and_back:
+        frames += frames[-2:0:-1]
+    with atomic_write(path) as temporary:
+        if suffix == ".gif":
+            first, *rest = [Image.fromarray(frame) for frame in frames]
+            duration = round(1000 / frames_per_second)
+            first.save(temporary, save_all=True, append_images=rest, duration=duration, loop=0)
+        else:
+            _write_mp4(frames, temporary, frames_per_second)
+
+
+def _write_mp4(frames: list[np.ndarray], path: Path, frames_per_second: int) -> None:
+    try:
+        import av
+    except ImportError:
+        raise InputError('MP4 needs PyAV: pip install "hfembed[film]", or choose a .gif') from None
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("libx264", rate=frames_per_second, options={"crf": "18"})
+        # H.264 halves the colours' resolution: sides must be even
+        height, width = (side + side % 2 for side in frames[0].shape[:2])
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for frame in frames:
+            padding = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(frame, padding, mode="edge"), format="rgb24")))
+        film.mux(stream.encode())
+
+
+def _enlarged(picture: np.ndarray, scale: int) -> np.ndarray:
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else picture

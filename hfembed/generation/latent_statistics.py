@@ -1,0 +1,301 @@
+"""How an autoencoder's latents are spread over images: what sampling, walking and compressing need to know."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sklearn.mixture import GaussianMixture
+from transformers import PreTrainedModel
+
+from hfembed.atomic import atomic_write
+from hfembed.errors import InputError
+
+STATISTICS_FILE = "latent_statistics.safetensors"
+_MOST_DIRECTIONS = 256  # principal directions the mixture lives in; the covariances grow with the square
+_PROBED_IMAGES = 16  # latents around which the decoder's sensitivity is measured
+
+
+@dataclass
+class LatentStatistics:
+    """Moments, principal directions and a Gaussian mixture of latents, each latent flattened to D numbers.
+
+    Attributes:
+        mean: (D,).
+        std: (D,).
+        sensitivity: (D,), root mean square change of the pixels, in units of their range, for a change by 1.
+        directions: (K, D), unit length, largest variance first.
+        deviations: (K,), standard deviation along each direction.
+        mixture_weights: (M,), sum to one.
+        mixture_means: (M, K), in units of the deviations.
+        mixture_factors: (M, K, K), Cholesky factors of the covariances, lower triangular, in the same units.
+        shape: (3,) int64: channels, height and width of the latents.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    sensitivity: np.ndarray
+    directions: np.ndarray
+    deviations: np.ndarray
+    mixture_weights: np.ndarray
+    mixture_means: np.ndarray
+    mixture_factors: np.ndarray
+    shape: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, model: PreTrainedModel, latents: torch.Tensor, mixture_components: int = 8, seed: int = 0
+    ) -> "LatentStatistics":
+        """Measure.
+
+        Args:
+            model: The autoencoder, to measure its decoder's sensitivity.
+            latents: (N, C, h, w), of the images it was trained on.
+            mixture_components: Gaussians in the mixture.
+            seed: Of the mixture's start.
+
+        Returns:
+            The statistics.
+
+        Raises:
+            InputError: There are fewer latents than Gaussians, or fewer than two.
+        """
+        if len(latents) < max(2, mixture_components):
+            raise InputError(f"{len(latents)} images are too few for {mixture_components} Gaussians: give more images")
+        flat = latents.flatten(1).double().cpu().numpy()
+        mean = flat.mean(0)
+        _, singular, directions = np.linalg.svd(flat - mean, full_matrices=False)
+        deviations = singular / np.sqrt(len(flat) - 1)
+        used = min(_MOST_DIRECTIONS, int((deviations > 1e-6 * deviations[0]).sum()))
+        directions, deviations = directions[:used], deviations[:used]
+        whitened = (flat - mean) @ directions.T / deviations
+        mixture = GaussianMixture(mixture_components, reg_covar=1e-3, random_state=seed, max_iter=200).fit(whitened)
+        std = flat.std(0)
+        return cls(
+            mean=mean,
+            std=std,
+            sensitivity=_sensitivity(model, latents, std),
+            directions=directions,
+            deviations=deviations,
+            mixture_weights=mixture.weights_,
+            mixture_means=mixture.means_,
+            mixture_factors=np.linalg.cholesky(mixture.covariances_),
+            shape=np.array(latents.shape[1:]),
+        )
+
+    def sample_mixture(self, count: int, seed: int = 0) -> torch.Tensor:
+        """Draw latents from the mixture.
+
+        Args:
+            count: How many.
+            seed: Another seed, other latents.
+
+        Returns:
+            (count, C, h, w) float32.
+        """
+        generator = np.random.default_rng(seed)
+        chosen = generator.choice(len(self.mixture_weights), size=count, p=self.mixture_weights)
+        noise = generator.standard_normal((count, len(self.deviations), 1))
+        whitened = self.mixture_means[chosen] + (self.mixture_factors[chosen] @ noise)[:, :, 0]
+        return self._shaped(self.mean + (whitened * self.deviations) @ self.directions)
+
+    def sample_gaussian(self, count: int, seed: int = 0) -> torch.Tensor:
+        """Draw latents from one Gaussian of the latents' mean and covariance.
+
+        Args:
+            count: How many.
+            seed: Another seed, other latents.
+
+        Returns:
+            (count, C, h, w) float32.
+        """
+        noise = np.random.default_rng(seed).standard_normal((count, len(self.deviations)))
+        return self._shaped(self.mean + (noise * self.deviations) @ self.directions)
+
+    def direction(self, number: int) -> torch.Tensor:
+        """One standard deviation along a principal direction.
+
+        Args:
+            number: From 0, the direction of largest variance.
+
+        Returns:
+            (C, h, w) float32.
+
+        Raises:
+            InputError: There are fewer directions.
+        """
+        if not 0 <= number < len(self.deviations):
+            raise InputError(f"direction {number}: the latents have the directions 0 to {len(self.deviations) - 1}")
+        return self._shaped((self.deviations[number] * self.directions[number])[None])[0]
+
+    def whiten(self, latents: torch.Tensor, power: float = 1.0) -> torch.Tensor:
+        """Latents in the basis of the principal directions, each divided by its deviation.
+
+        Args:
+            latents: (N, C, h, w).
+            power: Of the deviations; 0 only turns, 1 makes all directions vary alike.
+
+        Returns:
+            (N, K) float32, the directions of largest variance first.
+        """
+        centred = latents.flatten(1).double().cpu().numpy() - self.mean
+        return torch.from_numpy((centred @ self.directions.T / self.deviations**power).astype(np.float32))
+
+    def mean_latent(self) -> torch.Tensor:
+        """The mean latent, (C, h, w) float32."""
+        return self._shaped(self.mean[None])[0]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the statistics beside a checkpoint.
+
+        Args:
+            folder: The checkpoint's.
+
+        Returns:
+            The file.
+
+        Raises:
+            OSError: It cannot be written; an earlier one is left as it was.
+        """
+        path = Path(folder) / STATISTICS_FILE
+        with atomic_write(path) as temporary:
+            save_file({item.name: np.ascontiguousarray(getattr(self, item.name)) for item in fields(self)}, temporary)
+        return path
+
+    @classmethod
+    def load(cls, checkpoint: str | Path) -> "LatentStatistics":
+        """Read the statistics beside a checkpoint.
+
+        Args:
+            checkpoint: Folder or Hub id.
+
+        Returns:
+            The statistics.
+
+        Raises:
+            InputError: There are none, or the file is damaged.
+        """
+        path = Path(checkpoint) / STATISTICS_FILE
+        if not path.is_file():
+            path = _from_hub(str(checkpoint))
+        try:
+            tensors = load_file(path)
+            return cls(**{item.name: tensors[item.name] for item in fields(cls)})
+        except (SafetensorError, KeyError, OSError) as error:
+            raise InputError(f"{path} is damaged ({error!r}): measure the latents again") from error
+
+    def _shaped(self, flat: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(flat.astype(np.float32)).view(-1, *self.shape.tolist())
+
+
+def sample_prior(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Tensor:
+    """Draw latents from the prior of a variational autoencoder, the standard normal.
+
+    Args:
+        model: The autoencoder.
+        count: How many.
+        seed: Another seed, other latents.
+
+    Returns:
+        (count, C, h, w) float32.
+
+    Raises:
+        InputError: The model is not variational: its latents have no prior.
+    """
+    if not model.config.variational:
+        raise InputError("this autoencoder is not variational: sample from a mixture fitted to its latents instead")
+    return torch.randn(count, *model.config.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def attribute_direction(latents: torch.Tensor, has_attribute: torch.Tensor) -> torch.Tensor:
+    """From the mean latent of images without an attribute to that of images with it.
+
+    Larsen et al., "Autoencoding beyond pixels using a learned similarity metric", 2016, section 4.2.
+
+    Args:
+        latents: (N, C, h, w).
+        has_attribute: (N,) bool.
+
+    Returns:
+        (C, h, w): added to a latent, it adds the attribute; subtracted, it removes it.
+
+    Raises:
+        InputError: All images have the attribute, or none.
+    """
+    if has_attribute.all() or not has_attribute.any():
+        raise InputError("an attribute's direction needs images with it and images without it")
+    return latents[has_attribute].mean(0) - latents[~has_attribute].mean(0)
+
+
+@torch.no_grad()
+def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Latents of images.
+
+    Args:
+        model: The autoencoder, in eval mode.
+        images: (N, C, H, W) float in [0, 1].
+        batch_size: Images at once.
+
+    Returns:
+        (N, channels, h, w) float32 on the CPU.
+
+    Raises:
+        InputError: The model takes images of other channels or sizes.
+    """
+    try:
+        return torch.cat([model.encode(part.to(model.device)).float().cpu() for part in images.split(batch_size)])
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+@torch.no_grad()
+def decode_latents(model: PreTrainedModel, latents: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Images of latents.
+
+    Args:
+        model: The autoencoder, in eval mode.
+        latents: (N, channels, h, w).
+        batch_size: Latents at once.
+
+    Returns:
+        (N, C, H, W) float32 on the CPU, clipped to [0, 1].
+
+    Raises:
+        InputError: The model has latents of another shape, or cannot decode latents.
+    """
+    try:
+        parts = [model.decode(part.to(model.device)).float().cpu() for part in latents.split(batch_size)]
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return torch.cat(parts).clamp_(0, 1)
+
+
+def _sensitivity(model: PreTrainedModel, latents: torch.Tensor, std: np.ndarray) -> np.ndarray:
+    """Central differences of half a standard deviation to either side, around latents spread over the set."""
+    spread = torch.linspace(0, len(latents) - 1, min(_PROBED_IMAGES, len(latents))).long()
+    probed = latents[spread].cpu()
+    result = np.zeros(len(std))
+    for number in np.flatnonzero(std > 0):
+        step = torch.zeros(len(std))
+        step[number] = 0.5 * std[number]
+        step = step.view(probed.shape[1:])
+        difference = decode_latents(model, probed + step) - decode_latents(model, probed - step)
+        result[number] = float(difference.square().mean().sqrt()) / std[number]
+    return result
+
+
+def _from_hub(checkpoint: str) -> Path:
+    missing = InputError(
+        f"{checkpoint} has no {STATISTICS_FILE}: measure its latents first, "
+        f"hfembed fit-latents {checkpoint} --images ..."
+    )
+    if Path(checkpoint).exists():
+        raise missing
+    try:
+        return Path(hf_hub_download(checkpoint, STATISTICS_FILE))
+    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
+        raise missing from error

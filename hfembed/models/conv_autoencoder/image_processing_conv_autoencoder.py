@@ -1,0 +1,258 @@
+"""Photos to the autoencoder's input in [0, 1], and its output back to photos."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+# keys that transformers itself writes beside ours
+_FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
+
+Photo = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
+
+
+class ConvAutoencoderImageProcessorKwargs(TypedDict, total=False):
+    """What a `ConvAutoencoderImageProcessor` stores, and `from_pretrained` lets one override."""
+
+    size: int | Sequence[int] | dict[str, int] | None
+    crop_fraction: float | int
+    color: str
+    do_resize: bool
+    size_divisor: int
+
+
+class ConvAutoencoderImageProcessor(BaseImageProcessor):
+    """Makes photos into the input of a `ConvAutoencoderModel`, and its output into photos.
+
+    The centre of the photo is cropped to the output's shape and resized (bilinear, antialiased). With
+    `do_resize=False` the photo keeps its own size, less what `size_divisor` does not divide: for models that are
+    convolutional throughout. EXIF orientation is applied first; palette, CMYK and 16-bit photos are converted,
+    transparent parts become black.
+
+    A photo is a PIL image, a uint8 array (height, width[, channels]), a uint8 tensor (channels, height, width), or an
+    encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image.
+
+    Args:
+        size (`int`, `[height, width]` or `dict`, *optional*, defaults to 64 x 64): Output size in pixels.
+        crop_fraction (`float`, *optional*, defaults to 1.0): The sides of the crop as a share of the largest rectangle
+            of the output's shape that fits into the photo, in (0, 1]: LFW's faces fill the middle 0.6 of their photos.
+        color (`str`, *optional*, defaults to `"rgb"`): `"rgb"` or `"gray"` (one channel).
+        do_resize (`bool`, *optional*, defaults to `True`): Crop and resize to `size`.
+        size_divisor (`int`, *optional*, defaults to 1): With `do_resize=False`: height and width are cut down to
+            multiples of it, evenly at both sides.
+
+    Raises:
+        ValueError: A value is impossible, or a key is unknown.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = ConvAutoencoderImageProcessorKwargs
+
+    def __init__(
+        self,
+        size: int | Sequence[int] | dict[str, int] | None = None,
+        crop_fraction: float = 1.0,
+        color: str = "rgb",
+        do_resize: bool = True,
+        size_divisor: int = 1,
+        **kwargs: Any,
+    ):
+        for key in _FOREIGN_KEYS:
+            kwargs.pop(key, None)
+        if kwargs:
+            known = ", ".join(ConvAutoencoderImageProcessorKwargs.__annotations__)
+            unknown = ", ".join(map(repr, kwargs))
+            raise ValueError(f"ConvAutoencoderImageProcessor: unknown key {unknown}; known are {known}")
+        super().__init__()
+        if color not in ("rgb", "gray"):
+            raise ValueError(f"ConvAutoencoderImageProcessor: color is 'rgb' or 'gray', not {color!r}")
+        if not 0 < crop_fraction <= 1:
+            raise ValueError(f"ConvAutoencoderImageProcessor: crop_fraction lies in (0, 1], not {crop_fraction!r}")
+        if not isinstance(size_divisor, int) or size_divisor < 1:
+            raise ValueError(f"ConvAutoencoderImageProcessor: size_divisor is 1 or more, not {size_divisor!r}")
+        height, width = _height_width(size)
+        self.size = {"height": height, "width": width}
+        self.crop_fraction = crop_fraction
+        self.color = color
+        self.do_resize = do_resize
+        self.size_divisor = size_divisor
+
+    @property
+    def backend(self) -> str:
+        """The one backend, whatever else is installed: published numbers depend on the resampling."""
+        return "pil"
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the output: 1 for `color="gray"`, else 3."""
+        return 1 if self.color == "gray" else 3
+
+    def crop_box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of an upright photo that becomes the output, as left, top, right, bottom in its pixels.
+
+        Args:
+            height: Of the photo.
+            width: Of the photo.
+        """
+        if self.do_resize:
+            scale = self.crop_fraction * min(height / self.size["height"], width / self.size["width"])
+            half_height, half_width = scale * self.size["height"] / 2, scale * self.size["width"] / 2
+            return width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height
+        rest_y, rest_x = height % self.size_divisor, width % self.size_divisor
+        left, top = rest_x // 2, rest_y // 2
+        return left, top, left + width - rest_x, top + height - rest_y
+
+    def align(self, image: Photo) -> np.ndarray:
+        """Decode one photo and make it the output's size: the name that the face processor's crops go by.
+
+        Args:
+            image: The photo, see the class.
+
+        Returns:
+            uint8 (height, width, channels).
+
+        Raises:
+            ValueError: The photo cannot be read, or is smaller than `size_divisor`; names it where it has a name.
+        """
+        try:
+            photo = ImageOps.exif_transpose(_open(image))
+            photo = _to_eight_bit(photo, gray=self.color == "gray")
+            box = self.crop_box(photo.height, photo.width)
+            if self.do_resize:
+                size = (self.size["width"], self.size["height"])
+                box = (max(box[0], 0), max(box[1], 0), min(box[2], photo.width), min(box[3], photo.height))
+                photo = photo.resize(size, Image.Resampling.BILINEAR, box=box)
+            elif min(photo.size) < self.size_divisor:
+                raise ValueError(f"{photo.width} x {photo.height} pixels are fewer than {self.size_divisor} at a side")
+            else:
+                photo = photo.crop(box)
+        # what Pillow and its plugins raise for broken files of one format or another
+        except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{_name(image)}: cannot be made into an image: {error}") from error
+        pixels = np.array(photo)
+        return np.repeat(pixels[:, :, None], self.num_channels, axis=2) if pixels.ndim == 2 else pixels
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Scale pixels to [0, 1].
+
+        Args:
+            pixels: (batch, channels, height, width), uint8 or float in [0, 255].
+
+        Returns:
+            float32 of the same shape, on the same device.
+        """
+        return pixels.to(torch.float32).mul(1 / 255)
+
+    def preprocess(self, images: Photo | Sequence[Photo], return_tensors: str = "pt") -> BatchFeature:
+        """Crop and scale one photo or a batch.
+
+        Args:
+            images: A photo or a list of photos, see the class. With `do_resize=False` all of one size.
+            return_tensors: `"pt"` or `"np"`.
+
+        Returns:
+            `pixel_values` float32 (batch, channels, height, width) in [0, 1].
+
+        Raises:
+            ValueError: There are none, one cannot be read (named by file, or by its place in the batch), or their
+                sizes differ.
+        """
+        if isinstance(images, Photo) and not (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):
+            images = [images]
+        if len(images) == 0:
+            raise ValueError("got no images")
+        crops = []
+        for index, image in enumerate(images):
+            try:
+                crops.append(self.align(image))
+            except ValueError as error:
+                raise ValueError(f"image {index} of {len(images)}: {error}") from error
+        sizes = sorted({crop.shape[:2] for crop in crops})
+        if len(sizes) > 1:
+            raise ValueError(f"images of different sizes, {sizes[0]} and {sizes[1]}, make no batch: one at a time")
+        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        return BatchFeature({"pixel_values": self.normalize(pixels).contiguous()}, tensor_type=return_tensors)
+
+    def postprocess(self, pixel_values: torch.Tensor) -> list[Image.Image]:
+        """Make the model's output into photos.
+
+        Args:
+            pixel_values: (batch, channels, height, width); below 0 is black, above 1 white.
+
+        Returns:
+            Pillow images of mode L or RGB.
+        """
+        pixels = self.to_uint8(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image) for image in pixels]
+
+    @staticmethod
+    def to_uint8(pixel_values: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, height, width) in [0, 1] -> the nearest uint8, clipped."""
+        return pixel_values.detach().float().clamp(0, 1).mul(255).round_().to(torch.uint8)
+
+
+def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[int, int]:
+    if size is None:
+        size = 64
+    if isinstance(size, int):
+        size = (size, size)
+    elif isinstance(size, dict):
+        size = (size.get("height"), size.get("width")) if set(size) == {"height", "width"} else ()
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(
+            'ConvAutoencoderImageProcessor: size is a number, [height, width] or {"height": ..., "width": ...}'
+        )
+    return tuple(size)
+
+
+def _name(image: Photo) -> str:
+    if isinstance(image, dict):
+        return str(image.get("path") or "image")
+    if isinstance(image, str | Path):
+        return str(image)
+    return (isinstance(image, Image.Image) and getattr(image, "filename", "")) or "image"
+
+
+def _open(image: Photo) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, dict):
+        image = image["path"] if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, str | Path):
+        # read at once: a lazily opened path would leave its file open until collected
+        image = Path(image).read_bytes()
+    if isinstance(image, bytes):
+        return Image.open(io.BytesIO(image))
+    if isinstance(image, torch.Tensor):
+        image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"a photo is an image, an array, a path or bytes, not {type(image).__name__}")
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
+        raise ValueError(f"arrays are uint8 (height, width[, channels]), not {image.dtype} {image.shape}")
+    if image.ndim == 3 and image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(image))
+
+
+def _to_eight_bit(photo: Image.Image, gray: bool) -> Image.Image:
+    """Decode to mode L or RGB: L when asked for or when the photo itself is grey."""
+    if photo.mode in ("L", "RGB"):
+        return photo.convert("L") if gray and photo.mode == "RGB" else photo
+    if photo.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
+        return Image.fromarray(np.clip(np.asarray(photo) // 256, 0, 255).astype(np.uint8))
+    if photo.mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert the photo to 8 bits")
+    if photo.has_transparency_data:
+        photo = photo.convert("RGBA")
+        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "black"), photo)
+    return photo.convert("L" if gray or photo.mode == "1" else "RGB")
+
+
+__all__ = ["ConvAutoencoderImageProcessor"]

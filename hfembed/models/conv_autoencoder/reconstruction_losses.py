@@ -1,0 +1,117 @@
+"""How far a reconstruction is from its target: squared, absolute, by structure. Tensors in, scalar out."""
+
+import torch
+import torch.nn.functional as F
+
+# constants and window of Wang et al. 2004; scale weights of Wang et al. 2003, table in section 3.2
+_K1, _K2, _SIGMA, _WINDOW = 0.01, 0.03, 1.5, 11
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def mean_squared_error(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over images, channels and pixels of the squared difference.
+
+    Args:
+        reconstruction: (B, C, H, W).
+        target: (B, C, H, W).
+
+    Returns:
+        Scalar.
+    """
+    return F.mse_loss(reconstruction, target)
+
+
+def mean_absolute_error(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over images, channels and pixels of the absolute difference; its gradient at equality is zero.
+
+    Args:
+        reconstruction: (B, C, H, W).
+        target: (B, C, H, W).
+
+    Returns:
+        Scalar.
+    """
+    return F.l1_loss(reconstruction, target)
+
+
+def structural_similarity(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """SSIM of each image: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity",
+    2004, eq. 13, in a Gaussian window of sigma 1.5 and 11 pixels, over the places where the window lies in the image.
+
+    No root is taken, and every quotient has a constant in it: the gradient is finite everywhere, flat images included.
+
+    Args:
+        reconstruction: (B, C, H, W) in [0, 1], at least 11 pixels high and wide.
+        target: (B, C, H, W) in [0, 1].
+
+    Returns:
+        (B,) in [-1, 1], the mean over channels and places.
+
+    Raises:
+        ValueError: The images are smaller than the window.
+    """
+    luminance, contrast = _luminance_and_contrast(reconstruction, target)
+    return (luminance * contrast).mean((1, 2, 3))
+
+
+def multiscale_structural_similarity(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """MS-SSIM of each image: Wang et al., "Multi-scale Structural Similarity for Image Quality Assessment", 2003,
+    eq. 7.
+
+    Of the paper's five scales, each half as large as the one before, as many as leave room for the window are used;
+    their weights are scaled to sum to one. Negative contrast terms count as zero (as 1e-6, to keep the gradient of the
+    power finite).
+
+    Args:
+        reconstruction: (B, C, H, W) in [0, 1], at least 11 pixels high and wide.
+        target: (B, C, H, W) in [0, 1].
+
+    Returns:
+        (B,) in [0, 1].
+
+    Raises:
+        ValueError: The images are smaller than the window.
+    """
+    scales = 1
+    while scales < len(_SCALE_WEIGHTS) and min(target.shape[2:]) // 2**scales >= _WINDOW:
+        scales += 1
+    total = sum(_SCALE_WEIGHTS[:scales])
+    similarity = torch.ones((), device=target.device)
+    for scale, weight in enumerate(_SCALE_WEIGHTS[:scales]):
+        luminance, contrast = _luminance_and_contrast(reconstruction, target)
+        last = scale == scales - 1
+        term = (luminance * contrast if last else contrast).mean((2, 3)).clamp(min=1e-6)
+        similarity = similarity * term ** (weight / total)
+        if not last:
+            reconstruction, target = F.avg_pool2d(reconstruction, 2), F.avg_pool2d(target, 2)
+    return similarity.mean(1)
+
+
+def _luminance_and_contrast(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two factors of SSIM (luminance; contrast and structure), each (B, C, H - 10, W - 10)."""
+    if min(x.shape[2:]) < _WINDOW:
+        raise ValueError(f"SSIM needs images of at least {_WINDOW} x {_WINDOW} pixels, got {tuple(x.shape[2:])}")
+    # windows of small variances are differences of large numbers: not for half precision
+    x, y = x.float(), y.float()
+    batch, channels, height, width = x.shape
+    places = torch.arange(_WINDOW, device=x.device, dtype=torch.float32) - _WINDOW // 2
+    window = torch.exp(-(places**2) / (2 * _SIGMA**2))
+    window = window / window.sum()
+    maps = torch.cat([x, y, x * x, y * y, x * y]).reshape(-1, 1, height, width)
+    with torch.autocast(x.device.type, enabled=False):
+        maps = F.conv2d(maps, window.view(1, 1, 1, -1))
+        maps = F.conv2d(maps, window.view(1, 1, -1, 1))
+    mean_x, mean_y, square_x, square_y, product = maps.view(5, batch, channels, *maps.shape[2:])
+    variance_x, variance_y = square_x - mean_x**2, square_y - mean_y**2
+    covariance = product - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + _K1**2) / (mean_x**2 + mean_y**2 + _K1**2)
+    contrast = (2 * covariance + _K2**2) / (variance_x + variance_y + _K2**2)
+    return luminance, contrast
+
+
+__all__ = [
+    "mean_absolute_error",
+    "mean_squared_error",
+    "multiscale_structural_similarity",
+    "structural_similarity",
+]

@@ -1,0 +1,139 @@
+"""What a face swap model is built from, and whose faces it can draw."""
+
+import difflib
+from dataclasses import field, fields
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# keys that transformers and the Hub write into a config.json, or pass to a config, besides its declared fields
+_FOREIGN_KEYS = {
+    "auto_map",
+    "attn_implementation",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "per_layer_config",
+    "quantization_config",
+    "tie_word_embeddings",
+}
+
+
+@strict
+class FaceSwapConfig(PreTrainedConfig):
+    r"""Configuration of `FaceSwapModel`: one encoder, a decoder for each person.
+
+    Args:
+        people (`list[str]`, *optional*, defaults to `["a", "b"]`):
+            Names of the people, in the order of their decoders. One name alone makes a decoder for everybody, to
+            start others from.
+        image_size (`int`, *optional*, defaults to 64):
+            Side of the square input and output in pixels; a multiple of 2 to the number of `encoder_widths`.
+        num_channels (`int`, *optional*, defaults to 3):
+            Colour channels: 3, or 1 for grey.
+        encoder_widths (`list[int]`, *optional*, defaults to `[32, 64, 128, 256]`):
+            Channels after each stage of the encoder; each halves height and width.
+        bottleneck (`str`, *optional*, defaults to `"dense"`):
+            `"dense"`: two linear layers with `latent_size` numbers in between. `"convolution"`: `latent_size` channels
+            at each place of the encoder's last map.
+        latent_size (`int`, *optional*, defaults to 256):
+            Numbers (dense) or channels (convolution) of the latent code.
+        decoder_widths (`list[int]`, *optional*, defaults to `[128, 64, 32, 32]`):
+            Channels after each stage of a decoder; each doubles height and width. As many as `encoder_widths`.
+        residual_blocks (`int`, *optional*, defaults to 1):
+            Residual blocks after each stage of a decoder but the last.
+        predict_mask (`bool`, *optional*, defaults to `False`):
+            Decoders also draw where the face is.
+        dssim_weight (`float`, *optional*, defaults to 0.5):
+            Share of structural dissimilarity in the training loss, in [0, 1]; the rest is the mean absolute error.
+        mask_weight (`float`, *optional*, defaults to 0.2):
+            Weight of the mask's mean absolute error in the training loss.
+
+    Raises:
+        ValueError: A field that does not exist, named together with the nearest one that does. Fields of a
+            config.json written by another version of transformers are let through, unless they look like a typo.
+        StrictDataclassError: A value of the wrong type, or an impossible one.
+
+    Example:
+        ```python
+        config = FaceSwapConfig(people=["anna", "bert"], image_size=64, latent_size=128)
+        ```
+    """
+
+    model_type: ClassVar[str] = "hfembed_face_swap"
+
+    people: list[str] | tuple[str, ...] = field(default_factory=lambda: ["a", "b"])
+    image_size: int = 64
+    num_channels: int = 3
+    encoder_widths: list[int] | tuple[int, ...] = field(default_factory=lambda: [32, 64, 128, 256])
+    bottleneck: Literal["dense", "convolution"] = "dense"
+    latent_size: int = 256
+    decoder_widths: list[int] | tuple[int, ...] = field(default_factory=lambda: [128, 64, 32, 32])
+    residual_blocks: int = 1
+    predict_mask: bool = False
+    dssim_weight: float | int = 0.5
+    mask_weight: float | int = 0.2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # every config.json names the transformers that wrote it, a config built in code does not
+        from_file = self.transformers_version is not None
+        names = {member.name for member in fields(self)}
+        names = names - {member.name for member in fields(PreTrainedConfig)} if from_file else names
+        for name in kwargs:
+            if name.startswith("_") or name in _FOREIGN_KEYS or name in dir(PreTrainedConfig):
+                continue
+            nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8 if from_file else 0.0)
+            if nearest:
+                raise ValueError(f"FaceSwapConfig has no field '{name}'; did you mean '{nearest[0]}'?")
+        for name in ("people", "encoder_widths", "decoder_widths"):
+            setattr(self, name, list(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    @property
+    def map_size(self) -> int:
+        """Height and width of the encoder's last map."""
+        return self.image_size // 2 ** len(self.encoder_widths)
+
+    def validate_people(self) -> None:
+        """Refuse nobody, and two decoders of one name."""
+        if not self.people or not all(self.people):
+            raise ValueError(f"people must be names, one a decoder, got {self.people}")
+        twice = sorted({name for name in self.people if self.people.count(name) > 1})
+        if twice:
+            raise ValueError(f"people must have different names, '{twice[0]}' stands there twice")
+
+    def validate_shapes(self) -> None:
+        """Refuse sizes that no network can have."""
+        if self.num_channels not in (1, 3):
+            raise ValueError(f"num_channels must be 3 (colour) or 1 (grey), got {self.num_channels}")
+        for name in ("encoder_widths", "decoder_widths"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be channels, a number a stage, got {getattr(self, name)}")
+        if len(self.encoder_widths) != len(self.decoder_widths):
+            raise ValueError(
+                f"decoder_widths must be as many as encoder_widths: {len(self.decoder_widths)} stages cannot undo "
+                f"{len(self.encoder_widths)}"
+            )
+        stride = 2 ** len(self.encoder_widths)
+        if self.image_size < stride or self.image_size % stride:
+            raise ValueError(
+                f"image_size must be a multiple of {stride} for {len(self.encoder_widths)} stages, got "
+                f"{self.image_size}"
+            )
+        if self.image_size < 11 and self.dssim_weight:
+            raise ValueError(f"image_size must be at least 11, SSIM's window, got {self.image_size}")
+        if self.latent_size < 1:
+            raise ValueError(f"latent_size must be positive, got {self.latent_size}")
+        if self.residual_blocks < 0:
+            raise ValueError(f"residual_blocks must not be negative, got {self.residual_blocks}")
+
+    def validate_weights(self) -> None:
+        """Refuse weights of the loss outside their range."""
+        if not 0 <= self.dssim_weight <= 1:
+            raise ValueError(f"dssim_weight must lie in [0, 1], got {self.dssim_weight}")
+        if self.mask_weight < 0:
+            raise ValueError(f"mask_weight must not be negative, got {self.mask_weight}")
+
+
+__all__ = ["FaceSwapConfig"]

@@ -1,0 +1,193 @@
+"""Unit vectors in memory, and the exact search among them.
+
+What an exact search costs is, for few queries, the reading of N x D numbers of 4, 2 or 1 bytes, and for many the
+Q x N x D products. So a part of the rows is multiplied with all queries of a batch while it is in the cache, and of
+its scores only those go on that are better than what was found before. No (Q, N) matrix is made unless all N are
+asked for.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+
+Precision = Literal["float32", "float16", "int8"]
+
+PRECISIONS = ("float32", "float16", "int8")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+
+_BLOCK_ROWS = 65_536  # what is allocated at a time, at most
+_PART_ROWS = 2048  # what is multiplied at a time: as float32 it stays in the cache, and so do its scores
+_QUERIES = 256  # how many queries are searched at a time
+_FEW_QUERIES = 8  # up to here the product is faster with the rows first
+
+
+class _Block(NamedTuple):
+    """Rows as they are kept.
+
+    Attributes:
+        vectors: (n, D) float32, float16 or int8.
+        scales: (n,) float32, int8 only: 1 / length of the row of whole numbers.
+    """
+
+    vectors: torch.Tensor
+    scales: torch.Tensor | None
+
+
+class VectorStore:
+    """N unit vectors of D dimensions as float32, float16, or int8 with a scale a row.
+
+    Args:
+        dimension: D.
+        precision: "float32", "float16" or "int8".
+    """
+
+    def __init__(self, dimension: int, precision: Precision) -> None:
+        self.dimension = dimension
+        self.precision = precision
+        self._blocks: list[_Block] = []
+
+    def __len__(self) -> int:
+        return sum(len(block.vectors) for block in self._blocks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all vectors and scales."""
+        return sum(part.nbytes for block in self._blocks for part in block if part is not None)
+
+    def append(self, vectors: torch.Tensor) -> None:
+        """Add unit vectors (n, D) float32."""
+        for part in vectors.split(_BLOCK_ROWS):
+            self._append_block(_encode(part, self.precision))
+
+    def keep(self, kept: torch.Tensor) -> None:
+        """Forget the rows where `kept` (N,) bool is False."""
+        sizes = [len(block.vectors) for block in self._blocks]
+        chosen = [
+            block if mask.all() else _Block(*(None if part is None else part[mask] for part in block))
+            for block, mask in zip(self._blocks, kept.split(sizes), strict=True)
+        ]
+        self._blocks = [block for block in chosen if len(block.vectors)]
+
+    def rows(self, wanted: torch.Tensor) -> torch.Tensor:
+        """Some rows (n,) int64 as float32 (n, D)."""
+        vectors = torch.empty(len(wanted), self.dimension)
+        start = 0
+        for block in self._blocks:
+            here = (wanted >= start) & (wanted < start + len(block.vectors))
+            vectors[here] = _decode(_Block(*(None if p is None else p[wanted[here] - start] for p in block)))
+            start += len(block.vectors)
+        return vectors
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything as `embeddings` (N, D) and, int8 only, `scales` (N,)."""
+        tensors = {"embeddings": torch.cat([block.vectors for block in self._blocks])}
+        if self.precision == "int8":
+            tensors["scales"] = torch.cat([block.scales for block in self._blocks])
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, torch.Tensor], precision: Precision) -> "VectorStore":
+        """The inverse of `tensors`; nothing is copied.
+
+        Raises:
+            ValueError: The tensors are not what the precision says.
+        """
+        vectors, scales = tensors["embeddings"], tensors.get("scales")
+        if vectors.ndim != 2 or vectors.dtype != _DTYPES[precision]:
+            raise ValueError(f"embeddings are {tuple(vectors.shape)} {vectors.dtype}, not (N, D) {precision}")
+        if precision == "int8" and (scales is None or scales.shape != vectors.shape[:1]):
+            raise ValueError("int8 embeddings need a scale a row")
+        store = cls(vectors.shape[1], precision)
+        parts = vectors.split(_BLOCK_ROWS)
+        scale_parts = [None] * len(parts) if scales is None else scales.split(_BLOCK_ROWS)
+        store._blocks = [_Block(*pair) for pair in zip(parts, scale_parts, strict=True)]
+        return store
+
+    def top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k nearest rows of each query.
+
+        Args:
+            queries: (Q, D) float32, unit length.
+            k: At most N.
+
+        Returns:
+            Cosines (Q, k) float32, falling, and rows (Q, k) int64.
+        """
+        found = [self._top_k(batch, k) for batch in queries.split(_QUERIES)]
+        if not found:
+            return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
+        return torch.cat([scores for scores, _ in found]), torch.cat([rows for _, rows in found])
+
+    def _top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if k == len(self):
+            everything = torch.cat([scores.clone() for _, scores in self._scores(queries)], 1)
+            return everything.sort(dim=1, descending=True)
+        best_scores = torch.full((len(queries), k), -torch.inf)
+        best_rows = torch.zeros(len(queries), k, dtype=torch.int64)
+        for start, scores in self._scores(queries):
+            better = torch.nonzero(scores.amax(1) > best_scores[:, -1]).flatten()
+            if not len(better):
+                continue
+            part_scores, part_rows = scores[better].topk(min(k, scores.shape[1]))
+            candidates = torch.cat([best_scores[better], part_scores], 1)
+            rows = torch.cat([best_rows[better], part_rows + start], 1)
+            best_scores[better], order = candidates.topk(k)
+            best_rows[better] = rows.gather(1, order)
+        return best_scores, best_rows
+
+    def _scores(self, queries: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (number of the part's first row, cosines (Q, rows of the part)); the latter live until the next."""
+        codes = _encode(queries, "int8") if self.precision == "int8" else None
+        converted = torch.empty(_PART_ROWS, self.dimension)
+        start = 0
+        for vectors, scales in self._parts():
+            count = len(vectors)
+            if codes is not None:
+                products = torch._int_mm(codes.vectors, vectors.T)
+                yield start, (products * scales).mul_(codes.scales[:, None])
+            else:
+                # the buffer is used again and again: memory from the system would cost more than the conversion
+                rows = vectors if self.precision == "float32" else converted[:count].copy_(vectors)
+                yield start, _products(queries, rows)
+            start += count
+
+    def _parts(self) -> Iterator[_Block]:
+        for vectors, scales in self._blocks:
+            for first in range(0, len(vectors), _PART_ROWS):
+                part = slice(first, first + _PART_ROWS)
+                yield _Block(vectors[part], None if scales is None else scales[part])
+
+    def _append_block(self, block: _Block) -> None:
+        # blocks grow by merging with neighbours of about their size: any row is copied a few times only
+        while self._blocks and len(self._blocks[-1].vectors) <= min(
+            2 * len(block.vectors), _BLOCK_ROWS - len(block.vectors)
+        ):
+            earlier = self._blocks.pop()
+            block = _Block(
+                *(None if new is None else torch.cat([old, new]) for old, new in zip(earlier, block, strict=True))
+            )
+        self._blocks.append(block)
+
+
+def _encode(vectors: torch.Tensor, precision: Precision) -> _Block:
+    if precision != "int8":
+        return _Block(vectors.to(_DTYPES[precision], copy=True), None)
+    codes = (vectors * (127 / vectors.abs().amax(1, keepdim=True))).round_().to(torch.int8)
+    # by its own length, and not by the factor above: rounding changes the length, and cosines need unit length
+    return _Block(codes, 1 / codes.float().norm(dim=1))
+
+
+def _decode(block: _Block) -> torch.Tensor:
+    vectors = block.vectors.float()
+    return vectors if block.scales is None else vectors * block.scales[:, None]
+
+
+def _products(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """(Q, D) x (n, D) -> (Q, n)."""
+    if len(queries) > _FEW_QUERIES:
+        return queries @ rows.T
+    if len(queries) == 1:
+        # a matrix-vector product reads the rows at half the speed of a matrix-matrix product
+        return (rows @ queries.expand(2, -1).T).T[:1].contiguous()
+    return (rows @ queries.T).T.contiguous()

@@ -1,0 +1,227 @@
+"""The autoencoder as its users meet it: to latents and back, any size, variational, for denoising."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, pipeline
+
+from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel, kl_divergence
+from tests.contract import ModelContract
+
+
+def tiny_config(**fields):
+    settings = {"num_channels": 1, "image_size": [16, 24], "widths": [8, 12, 16], "latent_channels": 3}
+    return ConvAutoencoderConfig(**(settings | fields))
+
+
+def images(config, batch_size=6, size=None, seed=0):
+    shape = (batch_size, config.num_channels, *(size or config.image_size))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class AutoencoderContract(ModelContract):
+    base_class = ConvAutoencoderModel
+    auto_classes = {AutoModel: ConvAutoencoderModel}
+    typo = ("latent_chanels", "latent_channels")
+    impossible = {
+        "num_channels": 2,
+        "image_size": [16, 20],
+        "widths": [],
+        "patch_size": 0,
+        "blocks_per_level": -1,
+        "bottleneck": "linear",
+        "bottleneck_size": "2",
+        "latent_channels": 0,
+        "kl_weight": -1.0,
+        "free_bits": -0.5,
+        "latent_penalty": "l3",
+        "latent_penalty_weight": -1,
+        "loss_weights": {"perceptual": 1.0},
+    }
+
+    def inputs(self, config, batch_size=3):
+        return {"pixel_values": images(config, batch_size)}
+
+
+class TestConvAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(blocks_per_level=2, latent_penalty="l1")
+
+
+class TestDenseAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(bottleneck="dense", num_channels=3, latent_channels=7)
+
+
+class TestVariationalAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(variational=True, bottleneck_size=2, image_size=[16, 32], free_bits=0.1)
+
+
+class TestSkippingAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(skip_connections=True, patch_size=1)
+
+    def model(self, model_class):
+        model = super().model(model_class)
+        with torch.no_grad():  # it starts at zero
+            model.decoder.conv_out.weight.add_(0.1)
+        return model
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"bottleneck": "dense"}, {"variational": True}, {"skip_connections": True}, {"latent_penalty": "l2"}],
+)
+def test_every_weight_learns(fields):
+    torch.manual_seed(0)
+    model = ConvAutoencoderModel(tiny_config(**fields)).train()
+    with torch.no_grad():  # a new denoiser's last layer is zero: the others learn from the second step on
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    loss = model(images(model.config)).loss
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{name} gets no gradient"
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape"),
+    [
+        ({}, (3, 2, 3)),
+        ({"patch_size": 1, "widths": [4, 8]}, (3, 8, 12)),
+        ({"bottleneck_size": 2, "image_size": [32, 16]}, (3, 2, 1)),
+        ({"bottleneck": "dense", "latent_channels": 20}, (20, 1, 1)),
+    ],
+)
+def test_latents_are_what_the_config_says(fields, shape):
+    config = tiny_config(**fields)
+    model = ConvAutoencoderModel(config).eval()
+    pixel_values = images(config)
+    output = model(pixel_values)
+    latents = model.encode(pixel_values)
+    assert tuple(latents.shape[1:]) == shape == config.latent_shape
+    assert output.pooler_output.shape == (6, config.num_latents)
+    assert output.loss is None, "no targets, not training"
+    assert output.reconstruction.shape == pixel_values.shape
+    torch.testing.assert_close(output.reconstruction, model.decode(latents))
+    torch.testing.assert_close(output.pooler_output, latents.flatten(1))
+
+
+def test_any_size_that_the_stride_divides():
+    config = tiny_config(bottleneck_size=2, image_size=[16, 32])
+    model = ConvAutoencoderModel(config).eval()
+    assert config.stride == 16
+    output = model(images(config, 2, size=(48, 64)))
+    assert output.reconstruction.shape == (2, 1, 48, 64) and output.latents.shape == (2, 3, 3, 4)
+    with pytest.raises(ValueError, match=r"multiples of 16 for this model, got 24 x 32"):
+        model(images(config, 2, size=(24, 32)))
+    with pytest.raises(ValueError, match=r"\(batch, 1, height, width\) for this grey model, got \(2, 3, 16, 32\)"):
+        model.encode(torch.zeros(2, 3, 16, 32))
+
+
+def test_a_dense_bottleneck_knows_one_size():
+    model = ConvAutoencoderModel(tiny_config(bottleneck="dense", latent_channels=20))
+    with pytest.raises(ValueError, match="dense bottleneck takes images of 16 x 24 only, got 32 x 24"):
+        model.encode(torch.zeros(1, 1, 32, 24))
+    with pytest.raises(ValueError, match=r"latents must be \(batch, 20, 1, 1\)"):
+        model.decode(torch.zeros(1, 20, 2, 3))
+
+
+def test_learns_to_reconstruct():
+    torch.manual_seed(0)
+    model = ConvAutoencoderModel(tiny_config(latent_channels=8)).train()
+    # blobs: two numbers of position and one of brightness
+    x = torch.linspace(0, 1, 24)
+    y = torch.linspace(0, 1, 16)[:, None]
+    place = torch.rand(128, 3)[..., None, None]
+    blobs = 0.5 + 0.5 * (place[:, 2] * torch.exp(-((x - place[:, 0]) ** 2 + (y - place[:, 1]) ** 2) / 0.02))[:, None]
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(100):
+        loss = model(blobs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.2 * blobs.var()
+
+
+def test_a_new_denoiser_changes_nothing_and_cannot_decode():
+    config = tiny_config(skip_connections=True)
+    model = ConvAutoencoderModel(config).eval()
+    pixel_values = images(config)
+    output = model(pixel_values, targets=pixel_values + 0.1)
+    torch.testing.assert_close(output.reconstruction, pixel_values)
+    assert output.loss.item() == pytest.approx(0.01, rel=1e-3)
+    with pytest.raises(ValueError, match="skip connections reconstructs from its encoder's maps"):
+        model.decode(output.latents)
+
+
+def test_variational_draws_in_training_and_takes_the_mean_otherwise():
+    config = tiny_config(variational=True, free_bits=0.0, kl_weight=0.5)
+    model = ConvAutoencoderModel(config)
+    pixel_values = images(config)
+    mean, log_variance = model.encode_distribution(pixel_values)
+    torch.testing.assert_close(model.eval()(pixel_values).latents, mean)
+    output = model.train()(pixel_values)
+    assert not torch.allclose(output.latents, mean)
+    torch.testing.assert_close(output.pooler_output, mean.flatten(1))
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, (0.5 * log_variance).exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(kl_divergence(mean, log_variance), expected, rtol=1e-4, atol=1e-5)
+    divergence = expected.sum((1, 2, 3)).mean()
+    torch.testing.assert_close(output.divergence, divergence, rtol=1e-4, atol=1e-5)
+    # nats per value of the image
+    expected_loss = output.reconstruction_loss + 0.5 * divergence / pixel_values[0].numel()
+    torch.testing.assert_close(output.loss, expected_loss, rtol=1e-4, atol=1e-6)
+    draws = torch.stack([model.sample(mean, log_variance) for _ in range(400)])
+    torch.testing.assert_close(draws.mean(0), mean, rtol=0, atol=0.3)
+    torch.testing.assert_close(draws.std(0), (0.5 * log_variance).exp(), rtol=0.25, atol=0)
+
+
+def test_free_bits_cost_nothing():
+    config = tiny_config(variational=True, free_bits=100.0, kl_weight=1.0)
+    model = ConvAutoencoderModel(config).train()
+    torch.manual_seed(0)
+    gradient = torch.autograd.grad(
+        (output := model(images(config))).loss - output.reconstruction_loss, model.bottleneck.to_latents.weight
+    )[0]
+    assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize(("penalty", "power"), [("l1", 1), ("l2", 2)])
+def test_latent_penalty(penalty, power):
+    config = tiny_config(latent_penalty=penalty, latent_penalty_weight=0.3)
+    output = ConvAutoencoderModel(config).train()(images(config))
+    expected = output.reconstruction_loss + 0.3 * output.latents.abs().pow(power).mean()
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_losses_are_summed_with_their_weights():
+    weights = {"mean_squared": 2.0, "mean_absolute": 0.5, "ssim": 0.1, "ms_ssim": 0.05}
+    config = tiny_config(loss_weights=weights)
+    model = ConvAutoencoderModel(config).train()
+    total = model(images(config)).loss
+    parts = 0.0
+    for name, weight in weights.items():
+        model.config.loss_weights = {name: 1.0}
+        parts += weight * model(images(config)).loss
+    torch.testing.assert_close(total, parts)
+
+
+def test_pipeline_gives_flat_latents(tmp_path):
+    config = tiny_config()
+    ConvAutoencoderModel(config).save_pretrained(tmp_path)
+    ConvAutoencoderImageProcessor(size=config.image_size, color="gray").save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(processor) is ConvAutoencoderImageProcessor
+    photos = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 60, 3), dtype=np.uint8)) for i in (0, 1)]
+    features = pipeline("image-feature-extraction", model=str(tmp_path), image_processor=processor)
+    vectors = features(photos, pool=True, batch_size=2, return_tensors=True)
+    model = AutoModel.from_pretrained(tmp_path)
+    expected = model.encode(processor(photos).pixel_values).flatten(1)
+    torch.testing.assert_close(torch.cat(list(vectors)), expected, rtol=1e-4, atol=1e-5)
