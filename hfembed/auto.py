@@ -11,6 +11,9 @@ from transformers import (
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.face_detector.configuration_face_detector import FaceDetectorConfig
+from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
@@ -25,6 +28,13 @@ AutoModelForImageClassification.register(FaceEmbedderConfig, FaceEmbedderForClas
 # one processor under both names: published numbers depend on the resampling
 AutoImageProcessor.register(
     FaceEmbedderConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
+)
+
+AutoConfig.register("hfembed_face_detector", FaceDetectorConfig)
+AutoModel.register(FaceDetectorConfig, FaceDetectorModel)
+AutoImageProcessor.register(
+    FaceDetectorConfig,
+    image_processor_classes={"pil": FaceDetectorImageProcessor, "torchvision": FaceDetectorImageProcessor},
 )
 
 AutoConfig.register("hfembed_word2vec", Word2VecConfig)

@@ -84,6 +84,15 @@ def convert_timm_face(source: Source, destination: Destination, overwrite: Overw
     print(f"{source}: {_network(convert_timm_face(source, destination, overwrite))}; written to {destination}")
 
 
+@app.command("mtcnn")
+def convert_mtcnn(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+    """Convert the MTCNN face detector of facenet-pytorch: pnet.pt, rnet.pt and onet.pt in a folder."""
+    from hfembed.convert.mtcnn import convert_mtcnn
+
+    convert_mtcnn(source, destination, overwrite)
+    print(f"{source}: an MTCNN face detector; written to {destination}")
+
+
 @app.command("word2vec")
 def convert_word2vec(
     source: Annotated[Path, typer.Argument(help="word2vec's text or binary format or GloVe's text; .gz, .xz, .bz2.")],

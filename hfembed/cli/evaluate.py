@@ -89,3 +89,39 @@ def evaluate_words(
     tests = WordTests(analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method)
     print(report_words(tests, load_word2vec(model, device), output))
     print(f"  written to {output}")
+
+
+@app.command("swap", context_settings={"allow_extra_args": True})
+def evaluate_swap(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face swap model.")],
+    people: Annotated[list[str], typer.Option(help="The folders of people it was trained with: --people DIR DIR.")],
+    embedder: Annotated[str, typer.Option(help="Face embedder that measures; not the one that judged in training.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json, swaps.png and pose_distance.png.")],
+    detector: Annotated[
+        str | None, typer.Option(help="Face detector: also measure poses, which needs landmarks in the swaps.")
+    ] = None,
+    num_threads: Annotated[int, typer.Option(min=1, help="Threads of torch on a CPU.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure a face swap model on the photos of its people that it was not trained on."""
+    import torch
+
+    from hfembed.evaluation.swap import SwapEvaluation
+    from hfembed.evaluation.swap_report import read_sides, report_swap, summary
+    from hfembed.hub.card import TRAINING_FILE
+    from hfembed.hub.pull import find_checkpoint
+    from hfembed.loading import load_face_embedder, load_face_swap, load_image_model
+
+    torch.set_num_threads(num_threads)
+    swapper, processor = load_face_swap(model, device)
+    judge, judge_processor = load_face_embedder(embedder, device)
+    finder = None
+    if detector is not None:
+        finder, _ = load_image_model(detector, "hfembed_face_detector", "a face detector", device)
+    notes = find_checkpoint(model) / TRAINING_FILE
+    # click takes one value an option: the other folders after --people arrive as extra arguments
+    trained, tested = read_sides(notes, [*people, *context.args], swapper, processor)
+    evaluation = SwapEvaluation(trained, tested, judge, judge_processor, finder)
+    print(summary(report_swap(evaluation, swapper, processor, output, {"model": model, "embedder": embedder})))
+    print(f"  written to {output}")

@@ -71,3 +71,15 @@ def export_gensim(
 
     kind = export_gensim_model(model, output)
     print(f"a gensim {kind} written to {output}: load it with gensim.models.{kind}.load")
+
+
+@app.command("onnx")
+def export_onnx(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder or autoencoder.")],
+    output: Annotated[Path, typer.Argument(help="A file ending in .onnx, or a folder with a file for each part.")],
+) -> None:
+    """Write networks as ONNX with a free batch size, checked against torch."""
+    from hfembed.export.onnx import export_onnx
+
+    for file in export_onnx(model, output):
+        print(f"written to {file.path}: within {file.largest_difference:.0e} of torch, run by onnxruntime")

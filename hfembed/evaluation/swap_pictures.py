@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hfembed.atomic import atomic_write
@@ -38,3 +40,41 @@ def draw_swap_grid(
     picture = Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
     with atomic_write(path) as temporary:
         picture.resize((magnify * picture.width, magnify * picture.height), Image.Resampling.NEAREST).save(temporary)
+
+
+def plot_pose_distance(points: Sequence[dict[str, Any]], path: str | Path, bins: int = 6) -> None:
+    """Plot likeness and pose error of swaps over the distance from their pose to the nearest trained one.
+
+    Args:
+        points: Of `SwapEvaluation.evaluate`: "distance", "cosine", "pose_error" (None where unknown), "held_out".
+        path: The picture file to write.
+        bins: Groups of equal size, whose means are joined by a line.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, (key, label) in zip(
+        figure.subplots(1, 2),
+        [("cosine", "cosine to the target"), ("pose_error", "pose error")],
+        strict=True,
+    ):
+        known = [point for point in points if point["distance"] is not None and point[key] is not None]
+        for held_out, colour, name in ((False, "#8a8a8a", "photo the encoder knows"), (True, "#1f5fa8", "held out")):
+            chosen = [point for point in known if point["held_out"] == held_out]
+            axes.scatter([p["distance"] for p in chosen], [p[key] for p in chosen], s=14, color=colour, label=name)
+        ordered = sorted(known, key=lambda point: point["distance"])
+        groups = [group for group in np.array_split(np.arange(len(ordered)), bins) if len(group)]
+        centres = [np.mean([ordered[place]["distance"] for place in group]) for group in groups]
+        axes.plot(
+            centres,
+            [np.mean([ordered[place][key] for place in group]) for group in groups],
+            color="#b8341b",
+            marker="o",
+            label="mean of a group",
+        )
+        axes.set(xlabel="distance to the nearest pose the decoder was trained on", ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=130)

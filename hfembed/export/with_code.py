@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -18,7 +16,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 import hfembed  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
-from hfembed.errors import InputError
+from hfembed.hub.completeness import check_weights, read_config
+from hfembed.hub.pull import find_checkpoint
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
 _PROCESSOR_FILE = "preprocessor_config.json"
@@ -50,20 +49,15 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
         The Auto classes that load it.
 
     Raises:
-        InputError: There is no such checkpoint, or its model is none of ours; the destination is taken.
+        InputError: There is no such checkpoint, its model is none of ours, or its weights are damaged; the destination
+            is taken.
         OSError: The folder cannot be written.
     """
     destination = Path(destination)
     check_destination(destination, overwrite)
-    try:
-        source = Path(checkpoint) if Path(checkpoint).is_dir() else Path(snapshot_download(checkpoint))
-        config_class = type(AutoConfig.from_pretrained(source))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"no model of ours could be read from {checkpoint}: {reason}") from error
-    if not config_class.__module__.startswith("hfembed.models."):
-        raise InputError(f"{checkpoint} holds a model of type {config_class.model_type}, which needs no code of ours")
-
+    source = find_checkpoint(checkpoint)
+    config_class = type(read_config(source, checkpoint))
+    check_weights(source, checkpoint)
     classes = {"AutoConfig": config_class}
     for auto_model in _AUTO_MODELS:
         if config_class in auto_model._model_mapping:

@@ -225,7 +225,7 @@ def test_the_folder_is_the_checkpoint_and_its_code(tmp_path):
 
 def test_what_needs_no_code_or_is_nothing_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    for source, words in ((tmp_path, "type vit, which needs no code"), (tmp_path / "nowhere", "no model of ours")):
+    for source, words in ((tmp_path, "type vit, which is none"), (tmp_path / "nowhere", "no such folder")):
         done = CliRunner().invoke(app, ["export", "--with-code", str(source), str(tmp_path / "out")])
         assert done.exit_code == 1 and words in str(done.exception) and "\n" not in str(done.exception)
     assert CliRunner().invoke(app, ["export", "--with-code", str(tmp_path)]).exit_code == 2
@@ -233,7 +233,7 @@ def test_what_needs_no_code_or_is_nothing_is_refused(tmp_path):
 
 
 def test_the_formats_stay_sub_commands():
-    for name in ("word2vec", "gensim", "with-code"):
+    for name in ("onnx", "word2vec", "gensim", "with-code"):
         done = CliRunner().invoke(app, ["export", name, "--help"])
         assert done.exit_code == 0, done.output
     assert "--with-code" in CliRunner().invoke(app, ["export", "--help"]).output

@@ -224,13 +224,21 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         at_a_time = self.base_model.images_at_a_time
         parts = pixel_values.split(at_a_time) if pixel_values.device.type == "cpu" else [pixel_values]
         try:
-            embeddings = [self._embed(part.contiguous(memory_format=torch.channels_last)) for part in parts]
+            embeddings = [self.embed_with_mirror(part.contiguous(memory_format=torch.channels_last)) for part in parts]
         finally:
             for module, mode in modes.items():
                 module.training = mode
         return torch.cat(embeddings)
 
-    def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def embed_with_mirror(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What `embed` computes for each part of a batch, in whatever mode the model is in; can be traced.
+
+        Args:
+            pixel_values: (B, C, H, W), from the image processor.
+
+        Returns:
+            (B, D), or (B, 2 D) where `config.mirror` is `"concatenate"`; unit length, float32.
+        """
         outputs = self.base_model(pixel_values)
         if self.config.mirror == "none":
             return outputs.embeddings

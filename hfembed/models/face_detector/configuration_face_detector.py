@@ -1,0 +1,82 @@
+"""What a face detector looks for, in one config.json."""
+
+import difflib
+from dataclasses import field, fields
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class FaceDetectorConfig(PreTrainedConfig):
+    r"""Configuration of `FaceDetectorModel`, the MTCNN cascade (Zhang et al. 2016).
+
+    Args:
+        min_face_size (`float`, *optional*, defaults to 40):
+            Side of the smallest face looked for, in pixels of the photo as it is searched (see `max_image_size`), at
+            least 12. The time grows with its inverse square.
+        max_image_size (`int`, *optional*, defaults to 1280):
+            `detect` shrinks photos whose longer side has more pixels to this before it searches them. `None` searches
+            every photo at full size.
+        pyramid_factor (`float`, *optional*, defaults to 0.709):
+            Each level of the pyramid is so much smaller than the one before, in (0, 1).
+        score_thresholds (`list[float]`, *optional*, defaults to `[0.6, 0.7, 0.7]`):
+            Scores from which on the proposal, the refinement and the landmark network keep a window, in [0, 1].
+        nms_thresholds (`list[float]`, *optional*, defaults to `[0.5, 0.7, 0.7, 0.7]`):
+            Overlap above which the weaker of two windows is dropped: within a level, among all proposals, among
+            refined windows (intersection over union), among faces (intersection over the smaller one).
+        resampling (`str`, *optional*, defaults to `"atlas"`):
+            How windows of a photo are brought to the networks' sizes. `"atlas"`: bilinear, in the copy of the photo
+            (halved, quartered ...) of the nearest scale, all windows at once. `"area"`: as the published weights were
+            used first, each level and window averaged down on its own; several times slower.
+
+    Raises:
+        ValueError: A field that does not exist, named together with the nearest one that does.
+        StrictDataclassError: A value of the wrong type, or an impossible one.
+
+    Example:
+        ```python
+        config = FaceDetectorConfig(min_face_size=20)
+        ```
+    """
+
+    model_type: ClassVar[str] = "hfembed_face_detector"
+
+    min_face_size: float | int = 40
+    max_image_size: int | None = 1280
+    pyramid_factor: float = 0.709
+    score_thresholds: list[float] = field(default_factory=lambda: [0.6, 0.7, 0.7])
+    nms_thresholds: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.7, 0.7])
+    resampling: Literal["atlas", "area"] = "atlas"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # a misspelt field would be kept and mean nothing; a config.json may have fields of a later transformers
+        from_file = self.transformers_version is not None
+        own = {member.name for member in fields(self)} - {member.name for member in fields(PreTrainedConfig)}
+        for name in kwargs:
+            if name.startswith("_") or name in dir(PreTrainedConfig) or name in ("model_type", "auto_map"):
+                continue
+            near = difflib.get_close_matches(name, sorted(own), n=1, cutoff=0.8 if from_file else 0.0)
+            if near:
+                raise ValueError(f"FaceDetectorConfig has no field '{name}'; did you mean '{near[0]}'?")
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self) -> None:
+        """Refuse faces and photos too small for the networks."""
+        if self.min_face_size < 12:
+            raise ValueError(f"min_face_size is at least 12 pixels, got {self.min_face_size}")
+        if self.max_image_size is not None and self.max_image_size < 12:
+            raise ValueError(f"max_image_size is at least 12 pixels, or None, got {self.max_image_size}")
+        if not 0 < self.pyramid_factor < 1:
+            raise ValueError(f"pyramid_factor must lie in (0, 1), got {self.pyramid_factor}")
+
+    def validate_thresholds(self) -> None:
+        """Refuse thresholds of a wrong number or outside [0, 1]."""
+        for name, count in (("score_thresholds", 3), ("nms_thresholds", 4)):
+            values = getattr(self, name)
+            if len(values) != count or not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"{name} are {count} numbers in [0, 1], got {values}")
+
+
+__all__ = ["FaceDetectorConfig"]

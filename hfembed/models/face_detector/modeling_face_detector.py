@@ -1,0 +1,328 @@
+"""Face detector: boxes, scores and five landmarks, by a cascade of three small networks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torchvision.ops import batched_nms
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .cascade_networks import LandmarkNetwork, ProposalNetwork, RefinementNetwork
+from .configuration_face_detector import FaceDetectorConfig
+from .image_processing_face_detector import FaceDetectorImageProcessor, PhotoSource
+from .photo_atlas import AreaResampling, PhotoAtlas
+from .windows import cell_windows, clip_windows, pyramid_scales, shift_windows, square_windows, suppress_within
+
+
+@dataclass
+class FaceDetectorOutput(ModelOutput):
+    """Output of `FaceDetectorModel`; num_faces is the largest number of faces in a photo of the batch.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(batch_size, num_faces)`): Probabilities, falling; 0 where a photo has
+            no more faces.
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_faces, 4)`): Left, top, right, bottom in pixels.
+        landmarks (`torch.FloatTensor` of shape `(batch_size, num_faces, 5, 2)`): Left eye, right eye, nose, left and
+            right mouth corner as seen in the photo, [x, y] in pixels.
+    """
+
+    scores: torch.FloatTensor | None = None
+    boxes: torch.FloatTensor | None = None
+    landmarks: torch.FloatTensor | None = None
+
+
+class DetectedFaces(NamedTuple):
+    """The n faces of one photo, the surest first; n may be 0. On the CPU.
+
+    Attributes:
+        boxes: (n, 4), left, top, right, bottom in pixels of the upright photo; may reach beyond its edges.
+        scores: (n,), probabilities.
+        landmarks: (n, 5, 2), left eye, right eye, nose, left and right mouth corner as seen in the photo, [x, y].
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    landmarks: torch.Tensor
+
+
+class _Level(NamedTuple):
+    """One level of a photo's pyramid."""
+
+    photo: int
+    scale: float
+    height: int
+    width: int
+
+
+class FaceDetectorPreTrainedModel(PreTrainedModel):
+    """What transformers wants to know of the detector."""
+
+    config: FaceDetectorConfig
+    base_model_prefix = "detector"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    model_tags = ["hfembed", "face-detection"]
+    _no_split_modules = []
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.PReLU):
+            init.constant_(module.weight, 0.25)
+        else:
+            super()._init_weights(module)
+
+
+class FaceDetectorModel(FaceDetectorPreTrainedModel):
+    """MTCNN: Zhang, Zhang, Li, Qiao, "Joint face detection and alignment using multi-task cascaded convolutional
+    networks", 2016.
+
+    A fully convolutional network proposes windows at every scale, a second one drops most of them and moves the rest,
+    a third one decides, and finds the landmarks.
+
+    Args:
+        config: What to look for.
+
+    Attributes:
+        pixels_at_a_time: Pixels of photos that `detect` searches together.
+        windows_at_a_time: Windows of 48 x 48 pixels, or as many pixels otherwise, that a network takes at a time on a
+            CPU: their maps then stay in the cache.
+    """
+
+    pixels_at_a_time = 4_000_000
+    windows_at_a_time = 16
+
+    def __init__(self, config: FaceDetectorConfig) -> None:
+        super().__init__(config)
+        self.proposal = ProposalNetwork()
+        self.refinement = RefinementNetwork()
+        self.landmark = LandmarkNetwork()
+        self.post_init()
+
+    @torch.no_grad()
+    def detect(self, images: PhotoSource | Sequence[PhotoSource]) -> list[DetectedFaces]:
+        """Find the faces in photos of any sizes.
+
+        Args:
+            images: A photo or a list of photos: whatever `FaceDetectorImageProcessor` opens. Those larger than
+                `config.max_image_size` are searched at that size.
+
+        Returns:
+            An entry a photo, in pixels of the photo itself, upright by its EXIF orientation.
+
+        Raises:
+            ValueError: A photo cannot be read; the message names it.
+        """
+        photos = FaceDetectorImageProcessor()(images, longest_side=self.config.max_image_size)
+        return self.detect_in(photos.pixel_values, photos.shrinkage)
+
+    @torch.no_grad()
+    def detect_in(
+        self, pixel_values: Sequence[torch.Tensor], shrinkage: Sequence[float] | None = None
+    ) -> list[DetectedFaces]:
+        """Find the faces in decoded photos of any sizes: no one's faces depend on what else is in the list.
+
+        Args:
+            pixel_values: (3, H, W) each, RGB, uint8 or float in [0, 255], from `FaceDetectorImageProcessor`.
+            shrinkage: How much larger each photo was before it was decoded to this size; 1 by default.
+
+        Returns:
+            An entry a photo, in pixels of the photo before it was shrunk.
+
+        Raises:
+            ValueError: A photo has another shape.
+        """
+        shrinkage = [1.0] * len(pixel_values) if shrinkage is None else shrinkage
+        faces: list[DetectedFaces] = [None] * len(pixel_values)
+        for numbers in self._searched_together([tuple(pixels.shape[-2:]) for pixels in pixel_values]):
+            found = self([pixel_values[number] for number in numbers])
+            counts = (found.scores > 0).sum(1).tolist()
+            for place, (number, count) in enumerate(zip(numbers, counts, strict=True)):
+                factor = shrinkage[number]
+                # pixel centres lie at whole numbers: the photo's corner, about which it was shrunk, half a pixel off
+                boxes = (found.boxes[place, :count] + 0.5) * factor - 0.5
+                landmarks = (found.landmarks[place, :count] + 0.5) * factor - 0.5
+                faces[number] = DetectedFaces(boxes.cpu(), found.scores[place, :count].cpu(), landmarks.cpu())
+        return faces
+
+    def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
+        """Find the faces in photos.
+
+        Args:
+            pixel_values: (batch_size, 3, H, W), or a list of (3, H, W) of different sizes; RGB, uint8 or float in
+                [0, 255].
+
+        Returns:
+            FaceDetectorOutput, float32, in pixels of the photos as given.
+
+        Raises:
+            ValueError: A photo has another shape.
+        """
+        photos = [self._checked(pixels).to(self.device) for pixels in pixel_values]
+        resampling = PhotoAtlas(photos) if self.config.resampling == "atlas" else AreaResampling(photos)
+        sizes = torch.tensor([photo.shape[1:] for photo in photos], device=self.device)
+
+        photo, windows = self._propose(resampling, sizes.tolist())
+        photo, windows = self._refine(resampling, sizes, photo, windows)
+        photo, windows, scores, landmarks = self._locate(resampling, sizes, photo, windows)
+        return _by_photo(len(photos), photo, windows, scores, landmarks)
+
+    def _checked(self, pixels: torch.Tensor) -> torch.Tensor:
+        if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+            raise ValueError(
+                f"a photo is (3, height, width) here, not {tuple(pixels.shape)}; its image processor helps"
+            )
+        return pixels
+
+    def _propose(
+        self, resampling: PhotoAtlas | AreaResampling, sizes: list[list[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All windows that may show a face: photo (K,) and square windows (K, 4)."""
+        config = self.config
+        levels = [
+            _Level(number, scale, *resampling.level_size(height, width, scale))
+            for number, (height, width) in enumerate(sizes)
+            for scale in pyramid_scales(height, width, config.min_face_size, config.pyramid_factor)
+        ]
+        found = [_no_proposals(self.device)]
+        first = 0
+        for batch in self._level_batches(levels, resampling.levels_can_be_padded):
+            photo, scale, height, width = (
+                torch.tensor(column, device=self.device) for column in zip(*batch, strict=True)
+            )
+            pixels = resampling.levels(photo, scale, int(height.max()), int(width.max()))
+            scores, shifts = self.proposal(self._input(pixels))
+            # cells beyond a level that was padded to the batch's size do not count
+            rows, columns = ((side - 1) // 2 - 4 for side in (height, width))
+            inside = torch.arange(scores.shape[1], device=self.device)[:, None] < rows[:, None, None]
+            inside = inside & (torch.arange(scores.shape[2], device=self.device) < columns[:, None, None])
+            level, row, column = ((scores >= config.score_thresholds[0]) & inside).nonzero().unbind(1)
+            windows = cell_windows(column, row, scale[level])
+            found.append(
+                (windows, scores[level, row, column], shifts[level, :, row, column], photo[level], first + level)
+            )
+            first += len(batch)
+        windows, scores, shifts, photo, level = (torch.cat(column) for column in zip(*found, strict=True))
+
+        kept = batched_nms(windows, scores, level, config.nms_thresholds[0])
+        windows, scores, shifts, photo = windows[kept], scores[kept], shifts[kept], photo[kept]
+        kept = batched_nms(windows, scores, photo, config.nms_thresholds[1])
+        return photo[kept], square_windows(shift_windows(windows[kept], shifts[kept], last_pixel=0))
+
+    def _refine(
+        self, resampling: PhotoAtlas | AreaResampling, sizes: torch.Tensor, photo: torch.Tensor, windows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The proposals that a closer look lets stand: photo (K,) and square windows (K, 4)."""
+        photo, windows, edges = _within_photos(photo, windows, sizes)
+        judged = [
+            self.refinement(self._input(resampling.crops(photo[part], edges[part], 24)))
+            for part in self._parts(len(windows), 24)
+        ]
+        if not judged:
+            return photo, windows
+        scores, shifts = (torch.cat(column) for column in zip(*judged, strict=True))
+        kept = scores >= self.config.score_thresholds[1]
+        windows, scores, shifts, photo = windows[kept], scores[kept], shifts[kept], photo[kept]
+        kept = batched_nms(windows, scores, photo, self.config.nms_thresholds[2])
+        return photo[kept], square_windows(shift_windows(windows[kept], shifts[kept], last_pixel=1))
+
+    def _locate(
+        self, resampling: PhotoAtlas | AreaResampling, sizes: torch.Tensor, photo: torch.Tensor, windows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The faces: photo (K,), boxes (K, 4), scores (K,), landmarks (K, 5, 2)."""
+        photo, windows, edges = _within_photos(photo, windows, sizes)
+        judged = [
+            self.landmark(self._input(resampling.crops(photo[part], edges[part], 48)))
+            for part in self._parts(len(windows), 48)
+        ]
+        if not judged:
+            return photo, windows, windows.new_zeros(0), windows.new_zeros(0, 5, 2)
+        scores, shifts, landmarks = (torch.cat(column) for column in zip(*judged, strict=True))
+        kept = scores >= self.config.score_thresholds[2]
+        windows, scores, shifts, photo = windows[kept], scores[kept], shifts[kept], photo[kept]
+        sides = windows[:, 2:] - windows[:, :2] + 1
+        landmarks = landmarks[kept] * sides.unsqueeze(1) + windows[:, None, :2] - 1
+        boxes = shift_windows(windows, shifts, last_pixel=1)
+        kept = suppress_within(boxes, scores, photo, self.config.nms_thresholds[3])
+        return photo[kept], boxes[kept], scores[kept], landmarks[kept]
+
+    def _input(self, pixels: torch.Tensor) -> torch.Tensor:
+        # max-pooling on a CPU is several times faster on channels-last maps
+        return pixels.to(self.dtype, memory_format=torch.channels_last)
+
+    def _parts(self, count: int, side: int) -> list[slice]:
+        """Windows of `side` pixels that go through a network together."""
+        at_a_time = self.windows_at_a_time * (48 // side) ** 2 if self.device.type == "cpu" else 512
+        return [slice(start, start + at_a_time) for start in range(0, count, at_a_time)]
+
+    def _level_batches(self, levels: list[_Level], can_be_padded: bool) -> Iterator[list[_Level]]:
+        """Levels that go through the proposal network together: of like sizes, so that little of it is padding."""
+        limit = self.windows_at_a_time * 48**2 if self.device.type == "cpu" else self.pixels_at_a_time
+        batch: list[_Level] = []
+        area = height = width = 0
+        for level in sorted(levels, key=lambda level: (level.height, level.width)):
+            height, width = max(height, level.height), max(width, level.width)
+            area += level.height * level.width
+            padded = (len(batch) + 1) * height * width
+            if batch and (padded > limit or padded > area * (1.25 if can_be_padded else 1)):
+                yield batch
+                batch, height, width = [], level.height, level.width
+                area = height * width
+            batch.append(level)
+        if batch:
+            yield batch
+
+    def _searched_together(self, sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
+        """Numbers of photos of like sizes, up to so many pixels on an atlas."""
+        batch: list[int] = []
+        height = width = 0
+        for number in sorted(range(len(sizes)), key=lambda number: sizes[number][::-1]):
+            width = max(width, sizes[number][1])
+            height += sizes[number][0]
+            if batch and height * width > self.pixels_at_a_time:
+                yield batch
+                batch, (height, width) = [], sizes[number]
+            batch.append(number)
+        if batch:
+            yield batch
+
+
+def _no_proposals(device: torch.device) -> tuple[torch.Tensor, ...]:
+    floats, numbers = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.long, device=device)
+    return floats.view(0, 4), floats, floats.view(0, 4), numbers, numbers
+
+
+def _within_photos(
+    photo: torch.Tensor, windows: torch.Tensor, sizes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The windows that show some of their photo, and the edges of what they show."""
+    edges = clip_windows(windows, sizes[photo])
+    shown = (edges[:, 2:] > edges[:, :2]).all(1)
+    return photo[shown], windows[shown], edges[shown]
+
+
+def _by_photo(
+    photos: int, photo: torch.Tensor, boxes: torch.Tensor, scores: torch.Tensor, landmarks: torch.Tensor
+) -> FaceDetectorOutput:
+    """Faces (K, ...) of a batch, falling in score, as (photos, largest number of faces, ...)."""
+    # the place of each face among those of its photo
+    place = (photo[:, None] == photo[None]).tril(-1).sum(1)
+    most = int(place.max()) + 1 if len(place) else 0
+    output = FaceDetectorOutput(
+        scores=scores.new_zeros(photos, most),
+        boxes=boxes.new_zeros(photos, most, 4),
+        landmarks=landmarks.new_zeros(photos, most, 5, 2),
+    )
+    output.scores[photo, place] = scores
+    output.boxes[photo, place] = boxes
+    output.landmarks[photo, place] = landmarks
+    return output
+
+
+__all__ = ["DetectedFaces", "FaceDetectorModel", "FaceDetectorOutput", "FaceDetectorPreTrainedModel"]

@@ -1,0 +1,152 @@
+"""`hfembed export onnx`: files that onnxruntime runs for any batch, equal to torch."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoModel
+from typer.testing import CliRunner
+
+from hfembed.cli import app
+from hfembed.errors import InputError
+from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def export(folder, output):
+    result = CliRunner().invoke(app, ["export", "onnx", str(folder), str(output)])
+    assert result.exit_code == 0, result.output or result.exception
+    return result.stdout
+
+
+def save_face_embedder(folder, size=(64, 64), color="rgb", **fields):
+    torch.manual_seed(0)
+    config = FaceEmbedderConfig(image_size=list(size), embedding_size=24, **fields)
+    model = FaceEmbedderModel(config)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dim() < 2 and tensor.is_floating_point():
+                tensor.add_(0.5 * torch.rand_like(tensor))
+    model.save_pretrained(folder)
+    FaceImageProcessor(size=list(size), color=color, image_std=128 / 255).save_pretrained(folder)
+
+
+def check(file, function, shape):
+    """The file computes `function` for batches of one, two and five."""
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert isinstance(given.shape[0], str) and given.shape[1:] == list(shape)
+    for batch_size in (1, 2, 5):
+        values = np.random.default_rng(batch_size).standard_normal((batch_size, *shape), dtype=np.float32)
+        with torch.no_grad():
+            expected = function(torch.from_numpy(values)).numpy()
+        (found,) = session.run(None, {given.name: values})
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
+def check_face_embedder(tmp_path, **fields):
+    save_face_embedder(tmp_path / "saved", **fields)
+    export(tmp_path / "saved", tmp_path / "face.onnx")
+    model = AutoModel.from_pretrained(tmp_path / "saved")
+    check(tmp_path / "face.onnx", model.embed, (3, *model.config.image_size))
+
+
+@pytest.mark.parametrize("mirror", ["concatenate", pytest.param("none", marks=pytest.mark.slow)])
+def test_a_face_embedder_with_its_mirror(mirror, tmp_path):
+    arguments = {"depths": [1, 1], "widths": [8, 16], "use_se": True}
+    check_face_embedder(tmp_path, size=(24, 20), trunk="iresnet", trunk_arguments=arguments, mirror=mirror)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trunk", "size"),
+    [
+        *((trunk, (112, 112)) for trunk in ("iresnet18", "iresnet34", "iresnet50", "iresnet100")),
+        ("mobilefacenet", (112, 96)),
+        ("inception_resnet_v1", (160, 160)),
+        *((f"timm/{name}", (64, 64)) for name in ("test_resnet", "test_vit", "test_convnext", "resnetblur18")),
+        ("timm/swin_tiny_patch4_window7_224", (112, 112)),
+        ("timm/mobilenetv3_small_050", (64, 64)),
+    ],
+)
+def test_every_trunk(trunk, size, tmp_path):
+    check_face_embedder(tmp_path, trunk=trunk, size=size)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"bottleneck": "dense", "variational": True}, pytest.param({}, marks=pytest.mark.slow)]
+)
+def test_an_autoencoder_is_two_files(fields, tmp_path):
+    torch.manual_seed(0)
+    config = ConvAutoencoderConfig(image_size=[16, 16], widths=[4, 8], latent_channels=3, **fields)
+    ConvAutoencoderModel(config).save_pretrained(tmp_path / "saved")
+    ConvAutoencoderImageProcessor().save_pretrained(tmp_path / "saved")
+    export(tmp_path / "saved", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"encoder.onnx", "decoder.onnx"}
+    model = AutoModel.from_pretrained(tmp_path / "saved").eval()
+    check(tmp_path / "out" / "encoder.onnx", model.encode, (3, 16, 16))
+    check(tmp_path / "out" / "decoder.onnx", model.decode, config.latent_shape)
+
+
+@pytest.mark.slow
+def test_an_autoencoder_with_skip_connections_is_one_file(tmp_path):
+    torch.manual_seed(0)
+    config = ConvAutoencoderConfig(image_size=[16, 16], widths=[4, 8], latent_channels=3, skip_connections=True)
+    model = ConvAutoencoderModel(config).eval()
+    torch.nn.init.normal_(model.decoder.conv_out.weight)
+    model.save_pretrained(tmp_path / "saved")
+    ConvAutoencoderImageProcessor().save_pretrained(tmp_path / "saved")
+    export(tmp_path / "saved", tmp_path / "denoise.onnx")
+    check(tmp_path / "denoise.onnx", lambda values: model(values).reconstruction, (3, 16, 16))
+
+
+def test_the_file_says_how_to_make_its_input(tmp_path):
+    arguments = {"depths": [1], "widths": [4]}
+    save_face_embedder(tmp_path / "saved", size=(24, 20), color="bgr", trunk="iresnet", trunk_arguments=arguments)
+    assert "face.onnx" in export(tmp_path / "saved", tmp_path / "face.onnx")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".onnx"] == ["face.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "face.onnx", providers=["CPUExecutionProvider"])
+    told = session.get_modelmeta().custom_metadata_map
+    assert told["model_type"] == "hfembed_face_embedder" and json.loads(told["input_size"]) == [24, 20]
+    settings = json.loads(told["preprocessor"])
+    # enough to make pixels without this package
+    photo = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    assert settings["color"] == "bgr"
+    pixels = (photo[:, :, ::-1] / 255 - settings["image_mean"]) / settings["image_std"]
+    expected = AutoImageProcessor.from_pretrained(tmp_path / "saved")(photo).pixel_values[0]
+    np.testing.assert_allclose(pixels.transpose(2, 0, 1), expected, atol=1e-5)
+
+
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
+    from hfembed.export.onnx import export_onnx
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r'onnxruntime: pip install "hfembed\[onnx\]"'):
+        export_onnx(str(tmp_path), tmp_path / "face.onnx")
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
+    import hfembed.export.onnx as module
+
+    arguments = {"depths": [1], "widths": [4]}
+    save_face_embedder(tmp_path / "saved", size=(16, 16), trunk="iresnet", trunk_arguments=arguments)
+    monkeypatch.setattr(module, "TOLERANCE", 0.0)
+    with pytest.raises(RuntimeError, match="differs from torch"):
+        module.export_onnx(str(tmp_path / "saved"), tmp_path / "out" / "face.onnx")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_words_have_no_network(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "hfembed_word2vec"}')
+    result = CliRunner().invoke(app, ["export", "onnx", str(tmp_path), str(tmp_path / "words.onnx")])
+    assert result.exit_code == 1 and "no network is exported" in str(result.exception)

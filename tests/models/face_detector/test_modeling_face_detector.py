@@ -1,0 +1,134 @@
+"""The face detector as its users meet it: photos of any sizes in, faces in the photos' own pixels out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+from hfembed.models.face_detector.configuration_face_detector import FaceDetectorConfig
+from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from tests.contract import ModelContract
+
+# random networks say "face" with a probability near one half: some windows pass, some do not
+SOME_PASS = {"score_thresholds": [0.5, 0.5, 0.5]}
+
+
+def random_detector(**fields):
+    torch.manual_seed(3)
+    return FaceDetectorModel(FaceDetectorConfig(**({"min_face_size": 24} | SOME_PASS | fields))).eval()
+
+
+def random_photos(*sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    # large blobs: white noise averages to grey at every level
+    coarse = [
+        torch.randint(0, 256, (3, height // 8 + 2, width // 8 + 2), generator=generator) for height, width in sizes
+    ]
+    return [
+        torch.nn.functional.interpolate(blobs[None].float(), size, mode="bilinear")[0].to(torch.uint8)
+        for blobs, size in zip(coarse, sizes, strict=True)
+    ]
+
+
+class TestFaceDetector(ModelContract):
+    base_class = FaceDetectorModel
+    auto_classes = {AutoModel: FaceDetectorModel}
+    typo = ("min_face_sise", "min_face_size")
+    impossible = {
+        "min_face_size": 8,
+        "max_image_size": 4,
+        "pyramid_factor": 1.0,
+        "score_thresholds": [0.5, 0.5],
+        "nms_thresholds": [0.5, 0.5, 0.5, 1.5],
+        "resampling": "nearest",
+    }
+
+    def config(self):
+        return FaceDetectorConfig(min_face_size=14, score_thresholds=[0.0, 0.0, 0.0], pyramid_factor=0.8)
+
+    def model(self, model_class):
+        model = super().model(model_class)
+        # a random box shift is many window sides long, and no window is left in its photo
+        with torch.no_grad():
+            for head in (model.proposal.box, model.refinement.box, model.landmark.box, model.landmark.landmarks):
+                head.weight.mul_(0.01), head.bias.mul_(0.01)
+        return model
+
+    def outputs(self, model, **inputs):
+        outputs = super().outputs(model, **inputs)
+        assert outputs["scores"].shape[1] == 1
+        return outputs
+
+    def inputs(self, config, batch_size=3):
+        # just one window fits in: one face a photo, whatever the weights
+        generator = torch.Generator().manual_seed(0)
+        return {"pixel_values": 255 * torch.rand(batch_size, 3, 14, 14, generator=generator)}
+
+
+def assert_same_faces(first, second, tolerance):
+    assert first.scores.shape == second.scores.shape
+    for values, others in zip(first, second, strict=True):
+        torch.testing.assert_close(values, others, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("resampling", ["atlas", "area"])
+def test_a_photo_is_searched_alike_alone_and_among_others(resampling):
+    model = random_detector(resampling=resampling)
+    photos = random_photos((60, 80), (200, 120), (61, 83), (12, 300), (60, 80), (5, 7), (33, 24))
+    together = model.detect_in(photos)
+    assert sum(len(faces.scores) for faces in together) > 20
+    for photo, faces in zip(photos, together, strict=True):
+        assert_same_faces(model.detect_in([photo])[0], faces, 0.05)
+    model.pixels_at_a_time, model.windows_at_a_time = 10_000, 1
+    for faces, in_parts in zip(together, model.detect_in(photos), strict=True):
+        assert_same_faces(in_parts, faces, 0.05)
+
+
+def test_faces_come_in_the_pixels_of_the_photo_itself(tmp_path):
+    model = random_detector(max_image_size=100, min_face_size=30)
+    photo = Image.fromarray(random_photos((80, 100))[0].permute(1, 2, 0).numpy())
+    faces = model.detect(photo)[0]
+    assert len(faces.scores) > 2
+    photo.resize((400, 320), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    large = model.detect(tmp_path / "large.png")[0]
+    torch.testing.assert_close(large.boxes, (faces.boxes + 0.5) * 4 - 0.5)
+    torch.testing.assert_close(large.landmarks, (faces.landmarks + 0.5) * 4 - 0.5)
+    # turned by its EXIF orientation, the file shows the same upright photo
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    assert_same_faces(model.detect(tmp_path / "turned.png")[0], faces, 1e-3)
+
+
+def test_photos_too_small_for_a_face_have_none():
+    model = random_detector(score_thresholds=[0.0, 0.0, 0.0])
+    faces = model.detect([np.zeros((1, 1, 3), np.uint8), np.zeros((23, 500), np.uint8)])
+    assert [tuple(found.landmarks.shape) for found in faces] == [(0, 5, 2), (0, 5, 2)]
+    assert model.detect([]) == []
+
+
+def test_the_forward_pass_pads_photos_with_fewer_faces():
+    model = random_detector()
+    photos = [*random_photos((60, 80), (120, 140)), torch.zeros(3, 8, 8)]
+    with torch.no_grad():
+        output, alone = model(photos), model.detect_in(photos)
+    assert output.boxes.shape == (3, max(len(faces.scores) for faces in alone), 4)
+    for number, faces in enumerate(alone):
+        count = len(faces.scores)
+        torch.testing.assert_close(output.boxes[number, :count], faces.boxes, rtol=0, atol=1e-3)
+        assert (output.scores[number, count:] == 0).all() and (faces.scores.diff() <= 0).all()
+
+
+def test_a_photo_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"\(3, height, width\).*\(4, 20, 20\)"):
+        random_detector()(torch.zeros(1, 4, 20, 20))
+
+
+def test_processor_and_model_load_by_the_auto_classes(tmp_path):
+    random_detector().save_pretrained(tmp_path)
+    FaceDetectorImageProcessor(max_pixels=1000).save_pretrained(tmp_path)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), FaceDetectorModel)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(processor) is FaceDetectorImageProcessor and processor.max_pixels == 1000
