@@ -145,18 +145,39 @@ def fill(template: str, checkpoint: Checkpoint, data: ModelCardData, **fields: A
         InputError: The notes beside the checkpoint lack something that the template names.
     """
     try:
-        body = _TEMPLATES.get_template(template).render(
-            name=checkpoint.name,
-            model_id=checkpoint.repo_id or checkpoint.name,
-            config=checkpoint.config,
-            training=checkpoint.training,
-            recipe=checkpoint.recipe,
-            **fields,
+        return ModelCard(
+            render(
+                template,
+                data.to_yaml(),
+                name=checkpoint.name,
+                model_id=checkpoint.repo_id or checkpoint.name,
+                config=checkpoint.config,
+                training=checkpoint.training,
+                recipe=checkpoint.recipe,
+                **fields,
+            )
         )
     except jinja2.UndefinedError as error:
         raise InputError(
             f"the notes in {checkpoint.folder} are not complete ({error}): train, convert or evaluate it again"
         ) from error
+
+
+def render(template: str, yaml_block: str, **fields: Any) -> str:
+    """A page: the YAML block between its lines, then the filled template.
+
+    Args:
+        template: A file of `templates/`.
+        yaml_block: For the Hub.
+        **fields: What the template names.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        jinja2.UndefinedError: The template names something that is not given.
+    """
+    body = _TEMPLATES.get_template(template).render(**fields)
     # parts that are left out leave blank lines behind
     body = re.sub(r"\n{3,}", "\n\n", body.strip())
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+    return f"---\n{yaml_block}\n---\n\n{body}\n"
