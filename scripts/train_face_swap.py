@@ -23,6 +23,7 @@ from hfembed.training.config import read_config
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
 from hfembed.training.sharing import HubSharing
+from hfembed.training.sharing import HubSharing
 from hfembed.training.swap_recipe import (
     SwapTrainingConfig,
     describe_people,
@@ -66,6 +67,7 @@ def main() -> None:
         config, photos, describe_people(photos), accelerator,
         people_names=photos.identities, trained_files=photos.files, held_out_files=held_out.files if held_out else [],
     )  # fmt: skip
+    sharing = HubSharing(config, config.output_dir, accelerator.print)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         return {"held_out_error": reconstruction_error(model, held_out)}
@@ -100,6 +102,7 @@ def main() -> None:
         record.write(metrics)
         card = write_card(config.output_dir)
         accelerator.print(f"the model is in {config.output_dir}, its card is {card}")
+        sharing.push_result()
         sharing.push_result()
 
 
