@@ -82,6 +82,100 @@ def evaluate_lfw(
         lfw_report.store_thresholds(model, report[lfw.name]["thresholds"], embedder.config.mirror)
 
 
+@app.command("identification")
+def evaluate_identification(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder.")],
+    images: Annotated[str, typer.Option(help="Folder with a folder a person, its archive, Parquet or a Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json, cmc.png, det.png and a ROC curve.")],
+    landmarks: Annotated[
+        Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")
+    ] = None,
+    undetected: Annotated[
+        Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")
+    ] = "error",
+    distractors: Annotated[
+        str | None, typer.Option(help="Photos of other people, for MegaFace's challenge 1; as --images.")
+    ] = None,
+    distractor_landmarks: Annotated[Path | None, typer.Option(help="As --landmarks, for the distractors.")] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Keep the embeddings in this EmbeddingIndex, and take them from it next time.")
+    ] = None,
+    store_thresholds: Annotated[
+        bool, typer.Option("--store-thresholds", help="Put the thresholds of all pairs into MODEL's config.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and align.")] = 2,
+    num_threads: Annotated[
+        int,
+        typer.Option(min=1, help="Threads of torch on a CPU: small parts gain nothing by more."),
+    ] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure how well a face embedder finds people again: closed set, open set, all pairs, BLUFR, MegaFace."""
+    import torch
+
+    from hfembed.evaluation import identification_report, lfw_report
+    from hfembed.evaluation.people_embeddings import embed_people
+    from hfembed.loading import load_face_embedder
+
+    torch.set_num_threads(num_threads)
+    embedder, processor = load_face_embedder(model, device)
+    settings = {"undetected": undetected, "batch_size": batch_size, "num_workers": num_workers}
+    tested = embed_people(embedder, processor, images, landmarks, index, **settings)
+    others = None
+    if distractors is not None:
+        others = embed_people(embedder, processor, distractors, distractor_landmarks, **settings).embeddings
+    report = identification_report.report_identification(
+        tested,
+        output,
+        data=Path(images).name,
+        model=model,
+        distractors=others,
+        data_files={"images": images, "landmarks": landmarks, "distractors": distractors},
+    )
+    print(identification_report.summary(report))
+    print(f"  written to {output}")
+    if store_thresholds:
+        lfw_report.store_thresholds(model, report["thresholds"], embedder.config.mirror)
+
+
+@app.command("denoising")
+def evaluate_denoising(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a denoising autoencoder.")],
+    images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")],
+    sigma: Annotated[list[float] | None, typer.Option(help="Gaussian noise, pixels in [0, 1]; may repeat.")] = None,
+    hole: Annotated[list[int] | None, typer.Option(help="Side of a square hole, in pixels; may repeat.")] = None,
+    held_out_share: Annotated[float, typer.Option(help="Share of the people that training held out.")] = 0.1,
+    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise and the places of holes.")] = 0,
+    max_images: Annotated[int, typer.Option(min=0, help="At most so many held-out images; 0 = all.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure a denoiser on held-out people, beside non-local means, total variation, a Wiener filter, biharmonic."""
+    from hfembed.data.aligned_faces import AlignedFaces
+    from hfembed.data.faces import load_faces
+    from hfembed.data.splits import split_people
+    from hfembed.errors import InputError, input_errors
+    from hfembed.evaluation.denoising import DenoisingTest, InpaintingTest, report_denoising
+    from hfembed.loading import load_autoencoder
+
+    if not sigma and not hole:
+        raise InputError("say what to test: --sigma 0.1, --hole 16, or both")
+    autoencoder, processor = load_autoencoder(model, device)
+    known, held_out = (
+        AlignedFaces(side, processor).pixels() for side in split_people(load_faces(images), held_out_share, split_seed)
+    )
+    held_out = held_out[:max_images] if max_images else held_out
+    with input_errors():
+        tests = [DenoisingTest(held_out, known, value, seed) for value in sigma or []]
+        tests += [InpaintingTest(held_out, size, seed) for size in hole or []]
+        metrics = report_denoising(tests, autoencoder, output, {"images": images})
+    for name, value in metrics.items():
+        print(f"{name:48}{value:8.3f}")
+    print(f"  written to {output}")
+
+
 @app.command("words")
 def evaluate_words(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of word vectors.")],

@@ -30,3 +30,117 @@ def push(
 
     pushed = push_folder(folder, repo_id, private=private or None, revision=revision, tag=tag, commit_message=message)
     print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+
+
+push_dataset = typer.Typer(
+    no_args_is_help=True, help="Share prepared data on the Hub: Parquet with a card, in one commit."
+)
+app.add_typer(push_dataset, name="push-dataset")
+
+RepoId = Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hub; made where it is new.")]
+License = Annotated[str | None, typer.Option(help="The licence's name on the Hub; default: other, as its source.")]
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+Revision = Annotated[str | None, typer.Option(help="Branch to push to; default: main.")]
+Tag = Annotated[str | None, typer.Option(help="Also give this version a tag, such as v1.0.")]
+LandmarksFile = Annotated[Path | None, typer.Option(help="JSON: file -> five points.")]
+
+
+@push_dataset.command("faces")
+def push_faces(
+    source: Annotated[str, typer.Argument(help="Folder with a folder per person, archive, Parquet, URL or Hub id.")],
+    repo_id: RepoId,
+    landmarks: LandmarksFile = None,
+    min_photos: Annotated[int, typer.Option(min=1, help="Leave out people with fewer photos.")] = 1,
+    crop_size: Annotated[
+        int | None, typer.Option(min=16, help="Push crops of this size on the standard template, not the photos.")
+    ] = None,
+    license: License = None,
+    private: Private = False,
+    revision: Revision = None,
+    tag: Tag = None,
+) -> None:
+    """Push photos of people: image, label, file, landmarks."""
+    from hfembed.data.faces import load_faces
+    from hfembed.hub.push_dataset import Part, crop_faces, push_dataset
+
+    faces = load_faces(source, landmarks=landmarks, min_photos=min_photos)
+    people = faces.features["label"].num_classes
+    if crop_size is not None:
+        faces = crop_faces(faces, crop_size)
+    what = f"Crops of {crop_size} x {crop_size} pixels on the standard template" if crop_size else "Photos as they are"
+    pushed = push_dataset(
+        {"identities": Part(faces, about="A photo of a person, and where the face is in it.")},
+        repo_id,
+        title="Faces of people",
+        about=f"{what}, from {Path(source).name}: {len(faces):,} of {people:,} people.",
+        tags=["face-recognition"],
+        task="image-feature-extraction",
+        license=license,
+        private=private or None,
+        revision=revision,
+        tag=tag,
+    )
+    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+
+
+@push_dataset.command("lfw")
+def push_lfw(
+    images: Annotated[str, typer.Argument(help="LFW's archive (.tgz, .zip), folder, URL or Hub id.")],
+    repo_id: RepoId,
+    pairs: Annotated[Path, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
+    landmarks: LandmarksFile = None,
+    license: License = None,
+    private: Private = False,
+    revision: Revision = None,
+    tag: Tag = None,
+) -> None:
+    """Push LFW: identities, and the pairs with their folds."""
+    from hfembed.data.lfw import load_lfw, read_pairs
+    from hfembed.hub.push_dataset import Part, push_dataset
+
+    identities = load_lfw(images, landmarks=landmarks)
+    chosen = read_pairs(pairs)
+    rows = load_lfw(images, "pairs", pairs=chosen)
+    pushed = push_dataset(
+        {
+            "identities": Part(identities, about="A photo of a person, and where the face is in it."),
+            "pairs": Part(rows, "test", f"A pair of View {chosen.view}, and the fold it is tested in."),
+        },
+        repo_id,
+        title="Labeled Faces in the Wild",
+        about=f"{Path(images).name} and {pairs.name}. Huang, Ramesh, Berg and Learned-Miller, 2007.",
+        tags=["face-recognition", "face-verification", "lfw"],
+        task="image-feature-extraction",
+        license=license,
+        private=private or None,
+        revision=revision,
+        tag=tag,
+    )
+    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+
+
+@push_dataset.command("corpus")
+def push_corpus(
+    source: Annotated[
+        str, typer.Argument(help="Text file, folder of such, or dataset on the Hub; a line a sentence.")
+    ],
+    repo_id: RepoId,
+    min_count: Annotated[int, typer.Option(min=1, help="Words seen less often are dropped.")] = 5,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Fold the case.")] = False,
+    cache_dir: Annotated[Path, typer.Option(help="Folder for the encoded corpus.")] = Path("outputs/corpora"),
+    license: License = None,
+    private: Private = False,
+    revision: Revision = None,
+    tag: Tag = None,
+) -> None:
+    """Push a text as word ids, with its vocabulary and counts."""
+    from hfembed.data.corpora import prepare_corpus
+    from hfembed.hub.push_dataset import push_corpus
+
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    corpus = prepare_corpus(source, cache_dir, min_count, lowercase=lowercase)
+    about = f"{Path(source).name}, words seen {min_count} times or more."
+    pushed = push_corpus(
+        corpus, repo_id, about=about, license=license, private=private or None, revision=revision, tag=tag
+    )
+    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")

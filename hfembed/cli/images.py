@@ -7,7 +7,6 @@ import typer
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BaseImageProcessor
 
 app = typer.Typer()
 
@@ -21,11 +20,13 @@ def fit_latents(
     model: Annotated[str, typer.Argument(help="Checkpoint folder of an autoencoder.")],
     images: Annotated[str, typer.Option(help="What it was trained on: a folder per person, its archive, a Hub id.")],
     mixture_components: Annotated[int, typer.Option(min=1, help="Gaussians of the mixture to sample from.")] = 8,
-    held_out: Annotated[float, typer.Option(help="Leave out this share of the people, as training did.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the split by person and of the mixture.")] = 0,
+    held_out_share: Annotated[float, typer.Option(help="Leave out this share of the people, as training did.")] = 0.1,
+    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the mixture.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Measure how latents are spread over images, for sample, walk and compress; written into the checkpoint."""
+    from hfembed.data.aligned_faces import AlignedFaces
     from hfembed.data.faces import load_faces
     from hfembed.data.splits import split_people
     from hfembed.generation.latent_statistics import LatentStatistics, encode_images
@@ -33,9 +34,9 @@ def fit_latents(
 
     autoencoder, processor = load_autoencoder(model, device)
     faces = load_faces(images)
-    if held_out:
-        faces, _ = split_people(faces, held_out, seed)
-    latents = encode_images(autoencoder, processor.normalize(_cropped(faces, processor)))
+    if held_out_share:
+        faces, _ = split_people(faces, held_out_share, split_seed)
+    latents = encode_images(autoencoder, processor.normalize(AlignedFaces(faces, processor).pixels()))
     statistics = LatentStatistics.fit(autoencoder, latents, mixture_components, seed)
     print(f"{len(latents)} images, {latents[0].numel()} numbers each: {statistics.save(model)}")
 
@@ -83,6 +84,7 @@ def walk(
     """Change a face along a direction: a principal one, or from photos without an attribute to photos with it."""
     import torch
 
+    from hfembed.data.photo_files import find_photos
     from hfembed.errors import InputError, input_errors
     from hfembed.generation import latent_statistics, morphing
     from hfembed.loading import load_autoencoder
@@ -93,7 +95,7 @@ def walk(
     with input_errors():
         image = processor(photo).pixel_values[0]
         if with_ is not None:
-            groups = [processor(_photos_in(folder)).pixel_values for folder in (without, with_)]
+            groups = [processor(find_photos(folder)).pixel_values for folder in (without, with_)]
             latents = latent_statistics.encode_images(autoencoder, torch.cat(groups))
             has_attribute = torch.arange(len(latents)) >= len(groups[0])
             step = latent_statistics.attribute_direction(latents, has_attribute)
@@ -183,6 +185,40 @@ def decompress(
     print(f"written: {output}")
 
 
+@app.command("similar")
+def similar(
+    model: Annotated[
+        str, typer.Argument(help="Autoencoder or face embedder, folder or Hub id; or timm/<architecture>[=weights].")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of photos to search, with folders inside.")],
+    photo: Annotated[Path, typer.Argument(help="Photo to look for.")],
+    sheet: Annotated[Path | None, typer.Option(help="Picture to write: the photo and its nearest.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    device: Device = "auto",
+) -> None:
+    """Find the photos most like a photo."""
+    import numpy as np
+    from PIL import ImageOps
+
+    from hfembed.data.photo_files import find_photos, read_upright
+    from hfembed.generation.films import picture_grid, write_picture
+    from hfembed.search.embedding_index import EmbeddingIndex
+    from hfembed.search.image_embedders import load_image_embedder
+
+    embed = load_image_embedder(model, device)
+    files = [file for file in find_photos(folder) if not file.samefile(photo)]
+    index = EmbeddingIndex(model=model)
+    index.add(embed(files), [file.parent.name for file in files], files)
+    scores, rows = index.nearest(embed([photo]), top)
+    for score, row in zip(scores[0], rows[0], strict=True):
+        print(f"{score:.3f}  {files[row]}")
+    if sheet is not None:
+        shown = [photo, *(files[row] for row in rows[0])]
+        thumbnails = [np.array(ImageOps.fit(read_upright(file).convert("RGB"), (128, 128))) for file in shown]
+        write_picture(picture_grid([np.stack(thumbnails)]), sheet)
+        print(f"written: {sheet}")
+
+
 @app.command("denoise")
 def denoise(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a denoising autoencoder.")],
@@ -217,39 +253,15 @@ def inpaint(
     _write_photo(restoration.inpaint(autoencoder, _read_photo(photo), hole, overlap=overlap), output)
 
 
-def _cropped(faces: object, processor: "BaseImageProcessor") -> "torch.Tensor":
-    """All photos of a data set as the processor crops them, (N, C, H, W) uint8."""
-    import torch
-
-    from hfembed.data.aligned_faces import AlignedFaces
-
-    photos = AlignedFaces(faces, processor)
-    return torch.stack([photos[0, index]["pixels"] for index in range(len(photos))])
-
-
-def _photos_in(folder: Path) -> list[Path]:
-    from hfembed.errors import InputError
-    from hfembed.generation.films import PICTURE_SUFFIXES
-
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise InputError(f"{folder}: no photos ({', '.join(PICTURE_SUFFIXES)}) in this folder")
-    return found
-
-
 def _read_photo(file: Path) -> "torch.Tensor":
     """A photo, upright, at its own size: (1 or 3, H, W) float32 in [0, 1]."""
     import numpy as np
     import torch
-    from PIL import Image, ImageOps
 
-    from hfembed.errors import InputError
+    from hfembed.data.photo_files import read_upright
 
-    try:
-        photo = ImageOps.exif_transpose(Image.open(file))
-        pixels = np.asarray(photo.convert("L" if photo.mode in ("1", "L", "LA") else "RGB"), dtype=np.float32)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as a photo: {error}") from error
+    photo = read_upright(file)
+    pixels = np.array(photo.convert("L" if photo.mode in ("1", "L", "LA") else "RGB"), dtype=np.float32)
     return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1) / 255
 
 

@@ -16,6 +16,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.atomic import atomic_folder
 from hfembed.errors import InputError
+from hfembed.export.weights_metadata import mark_weights
 from hfembed.hub.card import TRAINING_FILE, write_card
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx")
@@ -234,6 +235,8 @@ def write_checkpoint(
     }
     with atomic_folder(destination) as folder:
         model.save_pretrained(folder)
+        for weights in folder.glob("*.safetensors"):
+            mark_weights(weights, model.config.model_type)
         processor.save_pretrained(folder)
         (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
         write_card(folder)

@@ -29,7 +29,8 @@ class AlignedFaces(torch.utils.data.Dataset):
 
     Args:
         dataset: Columns `image`, `label` and `file`, and `landmarks` (5 points, or None for a centre crop) if known.
-        processor: Its `align(image, landmarks)` makes the crops.
+        processor: Its `align(image, landmarks)` makes the crops. A data set without landmarks may have one that only
+            crops, as an autoencoder's does.
         margin: Pixels of the photo to keep around the processor's crop, for augmentation to move in from outside.
             Cut it off again with `FaceAugmentation(output_size=...)`. Centre crops repeat their border instead.
         cache_dir: Where the arrays lie; by default beside the caches of `datasets`.
@@ -103,6 +104,20 @@ class AlignedFaces(torch.utils.data.Dataset):
         crop = self._pixels[self._rows[index]]
         return {"pixels": torch.from_numpy(crop.copy()), "label": int(self.labels[index]), "key": key}
 
+    def pixels(self, count: int | None = None) -> torch.Tensor:
+        """Crops as one tensor, for what looks at all of them at once.
+
+        Args:
+            count: At most so many, spread evenly over the set; all by default.
+
+        Returns:
+            (count, channels, height, width) uint8, margins included.
+        """
+        rows = self._rows
+        if count is not None and count < len(rows):
+            rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+        return torch.from_numpy(self._pixels[rows])
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of every crop, margins included."""
@@ -117,7 +132,7 @@ class _Crops(torch.utils.data.Dataset):
         self.files = dataset["file"][:]
         self.processor = processor
         self.margin = margin
-        self.wide_processor = _add_margin(processor, margin)
+        self.wide_processor = _add_margin(processor, margin) if margin else processor
         size = self.wide_processor.size
         self.shape = (size["height"], size["width"], processor.num_channels)
 

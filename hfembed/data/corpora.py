@@ -591,6 +591,20 @@ def _write_header(file: BinaryIO, dtype: type, length: int) -> None:
     file.write(np.lib.format.MAGIC_PREFIX + bytes([1, 0]) + len(text).to_bytes(2, "little") + text.encode("latin1"))
 
 
+def write_arrays(folder: Path, ids: np.ndarray, sentence_ends: np.ndarray) -> None:
+    """Write the two arrays of an `EncodedCorpus`.
+
+    Args:
+        folder: Where to.
+        ids: (num_words,) int32.
+        sentence_ends: (sentences,) int64, exclusive.
+    """
+    for name, array in (("ids", ids.astype(np.int32, copy=False)), ("sentence_ends", sentence_ends.astype(np.int64))):
+        with (folder / f"{name}.npy").open("wb") as file:
+            _write_header(file, array.dtype.type, len(array))
+            file.write(array.tobytes())
+
+
 def _map_array(path: Path) -> np.ndarray:
     """Memory-map an array; an empty one cannot be mapped."""
     return np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None)

@@ -38,15 +38,17 @@ class Photos:
         table: One column, `image`.
         files: "Person/photo.jpg", or None where the source does not tell.
         people: The person on each photo.
+        landmarks: Five points, or None, of each photo; None where the source has no such column.
     """
 
     table: datasets.Dataset
     files: list[str] | None
     people: list[str]
+    landmarks: list[list[list[float]] | None] | None = None
 
 
 def open_source(
-    source: str | Path, *, split: str | None = None, streaming: bool = False
+    source: str | Path, *, split: str | None = None, streaming: bool = False, config: str | None = None
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Open a source without interpreting its columns.
 
@@ -55,6 +57,7 @@ def open_source(
             files or webdataset tars; a URL with its checksum, "https://...tgz#sha256=..."; a Hub repository's id.
         split: Which split, where a Parquet, webdataset or Hub source has several.
         streaming: Read on the fly; not for folders and archives of people.
+        config: Which configuration of a Hub repository, where it has one of this name.
 
     Returns:
         The columns as they are in the source.
@@ -79,12 +82,14 @@ def open_source(
         if shards is not None and not Path(text).is_dir():
             kind = "parquet" if shards[0].endswith(".parquet") else "webdataset"
             return datasets.load_dataset(kind, data_files=shards, split="train", streaming=streaming)
+        if config is not None and config not in datasets.get_dataset_config_names(text):
+            config = None
         if split is None:
-            splits = datasets.get_dataset_split_names(text)
+            splits = datasets.get_dataset_split_names(text, config)
             if len(splits) > 1:
                 raise InputError(f'"{text}" has the splits {", ".join(splits)}: choose one')
             split = splits[0]
-        return datasets.load_dataset(text, split=split, streaming=streaming)
+        return datasets.load_dataset(text, config, split=split, streaming=streaming)
     except InputError:
         raise
     except (DatasetNotFoundError, OSError, ValueError) as error:
@@ -123,7 +128,8 @@ def read_photos(source: str | Path, *, split: str | None = None) -> Photos:
         photos = photos.rename_column(image, "image")
     if not isinstance(photos.features["image"], datasets.Image):
         photos = photos.cast_column("image", datasets.Image())
-    return Photos(photos, files, people)
+    landmarks = table["landmarks"][:] if table.features.get("landmarks") == LANDMARKS_FEATURE else None
+    return Photos(photos, files, people, landmarks)
 
 
 def assemble(
@@ -139,7 +145,7 @@ def assemble(
         photos: The photos; their `files` are known.
         names: The people, in the order of the labels; those of all kept photos are among them.
         kept: (num_photos,) bool: which photos to keep. All by default.
-        landmarks: By file, or one (5, 2) array for all photos.
+        landmarks: By file, or one (5, 2) array for all photos; by default the source's own.
 
     Returns:
         `image`, `label`, `file` and `landmarks`.
@@ -148,6 +154,8 @@ def assemble(
     points: list[list[list[float]] | None]
     if isinstance(landmarks, np.ndarray):
         points = [landmarks.tolist()] * len(photos.files)
+    elif landmarks is None and photos.landmarks is not None:
+        points = photos.landmarks
     else:
         found = [None if landmarks is None else landmarks.get(file) for file in photos.files]
         points = [None if point is None else np.asarray(point).tolist() for point in found]

@@ -113,6 +113,8 @@ def load_faces(
         if photos.files is None:
             photos.files = _numbered(photos.people)
         points = _landmarks(source)
+        if points is None and photos.landmarks is not None:
+            points = dict(zip(photos.files, map(_as_array, photos.landmarks), strict=True))
         parts.append((photos, _kept(source, photos.files, photos.people, points), points))
     people_of_parts = [
         {person for person, kept in zip(photos.people, kept, strict=True) if kept} for photos, kept, _ in parts
@@ -135,6 +137,10 @@ def _landmarks(source: FaceSource) -> dict[str, np.ndarray | None] | np.ndarray 
     if source.aligned:
         return np.array(template_for_size(112, 112))
     return None if source.landmarks is None else read_landmarks(source.landmarks)
+
+
+def _as_array(points: list[list[float]] | None) -> np.ndarray | None:
+    return None if points is None else np.asarray(points)
 
 
 def _kept(
@@ -231,6 +237,7 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
     feature = (stream.features or {}).get(label)
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     points = _landmarks(source)
+    own_points = points is None and (stream.features or {}).get("landmarks") == LANDMARKS_FEATURE
     no_files = read_names(source.exclude_files, "file", source.max_overlap)
     no_people = read_names(source.exclude_identities, "identity", source.max_overlap) | set(source.exclude_people)
 
@@ -238,7 +245,7 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
         person = str(row[label]) if names is None else names[row[label]]
         name = f"{person}/{number:08d}.jpg" if file is None else f"{person}/{PurePosixPath(row[file]).name}"
         known = points if isinstance(points, np.ndarray) or points is None else points.get(name)
-        landmarks = None if known is None else known.tolist()
+        landmarks = row["landmarks"] if own_points else None if known is None else known.tolist()
         return {"image": row[image], "label": row[label], "file": name, "landmarks": landmarks}
 
     def wanted(row: dict[str, Any]) -> bool:

@@ -221,7 +221,8 @@ def load_lfw(
         raise InputError(f'"{source}": "{photos.files[names.index(None)]}" is not named as LFW does, Person_0001.jpg')
     # from the name alone: Hub repositories spell people with blanks, or keep all photos in one folder
     people = [match[1] for match in names]
-    photos = Photos(photos.table, [photo_name(match[1], int(match[2])) for match in names], people)
+    files = [photo_name(match[1], int(match[2])) for match in names]
+    photos = Photos(photos.table, files, people, photos.landmarks)
     points = None if landmarks is None else read_landmarks(landmarks)
     identities = assemble(photos, sorted_names(people), landmarks=points)
     if config == "identities":
@@ -260,7 +261,7 @@ def _pair_rows(identities: datasets.Dataset, pairs: LfwPairs) -> Iterator[dict[s
 
 
 def _hub_pairs(source: str | Path, split: str | None) -> datasets.Dataset:
-    table = open_source(source, split=split)
+    table = open_source(source, split=split, config="pairs")
     columns = table.column_names
     found = [(a, b) for a, b in PAIR_COLUMNS if a in columns and b in columns]
     if not found:

@@ -132,6 +132,19 @@ class LatentStatistics:
             raise InputError(f"direction {number}: the latents have the directions 0 to {len(self.deviations) - 1}")
         return self._shaped((self.deviations[number] * self.directions[number])[None])[0]
 
+    def whiten(self, latents: torch.Tensor, power: float = 1.0) -> torch.Tensor:
+        """Latents in the basis of the principal directions, each divided by its deviation.
+
+        Args:
+            latents: (N, C, h, w).
+            power: Of the deviations; 0 only turns, 1 makes all directions vary alike.
+
+        Returns:
+            (N, K) float32, the directions of largest variance first.
+        """
+        centred = latents.flatten(1).double().cpu().numpy() - self.mean
+        return torch.from_numpy((centred @ self.directions.T / self.deviations**power).astype(np.float32))
+
     def mean_latent(self) -> torch.Tensor:
         """The mean latent, (C, h, w) float32."""
         return self._shaped(self.mean[None])[0]

@@ -1,6 +1,6 @@
 """The model card of a face detector."""
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from hfembed.hub.page import Checkpoint, fill
 
@@ -13,13 +13,10 @@ def render_detector_card(checkpoint: Checkpoint) -> ModelCard:
     Raises:
         InputError: The notes beside the checkpoint lack something the card needs.
     """
-    data = ModelCardData(
-        library_name="hfembed",
-        pipeline_tag="object-detection",
-        license="other",
-        license_name="as-the-training-data",
-        license_link="#training-data",
-        tags=["hfembed", "face-detection"],
-        model_name=checkpoint.name,
+    return fill(
+        "face_detector.md.jinja",
+        checkpoint,
+        checkpoint.card_data("object-detection", ["face-detection", "face-alignment"], []),
+        tables={name: checkpoint.table(name, {}) for name in checkpoint.evaluations},
+        pictures=checkpoint.pictures(_PICTURES),
     )
-    return fill("face_detector.md.jinja", checkpoint, data, pictures=checkpoint.pictures(_PICTURES))

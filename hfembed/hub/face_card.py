@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard
 
-from hfembed.hub.page import Checkpoint, fill
+from hfembed.hub.page import Checkpoint, Table, dataset_revision, fill
 
 # figure in results.json -> (its name in the card, metric type on the Hub)
 _LFW_FIGURES = {
@@ -28,28 +28,34 @@ def render_face_card(checkpoint: Checkpoint) -> ModelCard:
     Raises:
         InputError: The notes beside the checkpoint lack something the card needs.
     """
-    protocols = {name: details for name, details in checkpoint.evaluations.items() if name.startswith("lfw_")}
-    data = ModelCardData(
-        library_name="hfembed",
-        pipeline_tag="image-feature-extraction",
-        license="other",
-        license_name="as-the-training-data",
-        license_link="#training-data",
-        tags=["hfembed", "face-recognition", "face-verification"],
-        model_name=checkpoint.name,
-        eval_results=[result for name, details in protocols.items() for result in _results(name, details)] or None,
+    lfw = {name: details for name, details in checkpoint.evaluations.items() if name.startswith("lfw_")}
+    data = checkpoint.card_data(
+        "image-feature-extraction",
+        ["face-recognition", "face-verification"],
+        [result for name, details in lfw.items() for result in _results(name, details)],
     )
-    return fill(
-        "face_embedder.md.jinja",
-        checkpoint,
-        data,
-        protocols={name: {**details, "rows": _rows(details)} for name, details in protocols.items()},
-        pictures=checkpoint.pictures(_PICTURES),
+    tables = {
+        name: Table(_about(details), _rows(details), details) if name in lfw else checkpoint.table(name, {})
+        for name, details in checkpoint.evaluations.items()
+    }
+    return fill("face_embedder.md.jinja", checkpoint, data, tables=tables, pictures=checkpoint.pictures(_PICTURES))
+
+
+def _about(details: dict[str, Any]) -> str:
+    images, pairs = details["images"], details["pairs"]
+    return (
+        f"{details['protocol']}; regime: {details['regime']}; mirror: {details['mirror']}.\n"
+        f"{images['failed']} of {images['named']} images failed and make {pairs['failed']} pairs errors."
     )
+
+
+def _interval(details: dict[str, Any], figure: str) -> list[float] | None:
+    """The 95 % interval of a TAR."""
+    return details.get("tar_at_far", {}).get(figure.removeprefix("tar_at_far_"), {}).get("interval_95")
 
 
 def _rows(details: dict[str, Any]) -> list[tuple[str, str]]:
-    """(figure, value with its uncertainty) for the table, the floors last."""
+    """(figure, value with its uncertainty), the floors last."""
     figures = details["figures"]
     rows = []
     for figure, (label, _) in _LFW_FIGURES.items():
@@ -58,7 +64,7 @@ def _rows(details: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"{figures[figure]:.2f} %"
         if figure == "accuracy" and "standard_error" in figures:
             text += f" +- {figures['standard_error']:.2f} (standard error)"
-        interval = details.get("tar_at_far", {}).get(figure.removeprefix("tar_at_far_"), {}).get("interval_95")
+        interval = _interval(details, figure)
         if interval:
             text += f" ({interval[0]:.1f} to {interval[1]:.1f})"
         rows.append((label, text))
@@ -70,16 +76,29 @@ def _rows(details: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _results(name: str, details: dict[str, Any]) -> list[EvalResult]:
     """The figures as the Hub's model-index."""
-    return [
-        EvalResult(
-            task_type="image-feature-extraction",
-            task_name="face verification",
-            dataset_type="lfw",
-            dataset_name=f"Labeled Faces in the Wild ({name.removeprefix('lfw_')})",
-            metric_type=metric_type,
-            metric_name=label,
-            metric_value=round(details["figures"][figure], 2),
+    figures = details["figures"]
+    results = []
+    for figure, (label, metric_type) in _LFW_FIGURES.items():
+        if figure not in figures:
+            continue
+        confidence: dict[str, Any] = {}
+        if figure == "accuracy" and "standard_error" in figures:
+            confidence["standard_error"] = round(figures["standard_error"], 2)
+        if interval := _interval(details, figure):
+            confidence["interval_95"] = [round(bound, 1) for bound in interval]
+        results.append(
+            EvalResult(
+                task_type="image-feature-extraction",
+                task_name="face verification",
+                dataset_type="lfw",
+                dataset_name=f"Labeled Faces in the Wild ({name.removeprefix('lfw_')})",
+                dataset_config=name.removeprefix("lfw_"),
+                dataset_split="test",
+                dataset_revision=dataset_revision(details, "images", "pairs"),
+                metric_type=metric_type,
+                metric_name=label,
+                metric_value=round(figures[figure], 2),
+                metric_args=confidence or None,
+            )
         )
-        for figure, (label, metric_type) in _LFW_FIGURES.items()
-        if figure in details["figures"]
-    ]
+    return results

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -55,34 +56,75 @@ def find_checkpoint(
         raise InputError(f"{checkpoint}: no such folder, and no name on the Hub, which is written owner/name")
     revision = revision or named or None
     wanted = [f"{subfolder}/{pattern}" for pattern in _WANTED] if subfolder else list(_WANTED)
-    api = HfApi(token=token)
+    folder = find_files(
+        repo_id,
+        wanted,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    return _inside(folder, subfolder, repo_id)
+
+
+def find_files(
+    repo_id: str,
+    patterns: Sequence[str],
+    *,
+    repo_type: str = "model",
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Fetch files of one commit and compare each with the Hub's hash.
+
+    Args:
+        repo_id: "owner/name".
+        patterns: Which files, as of `fnmatch`.
+        repo_type: "model" or "dataset".
+        revision: Branch, tag or commit; None means main.
+        token: Instead of this machine's.
+        cache_dir: Instead of the Hub's cache under HF_HOME.
+        local_files_only: Do not ask the Hub.
+
+    Returns:
+        The folder of the commit in the cache; not there where no file fits.
+
+    Raises:
+        InputError: As `find_checkpoint`.
+        HubUnavailableError: As `find_checkpoint`.
+        OSError: As `find_checkpoint`.
+    """
     with hub_errors(repo_id, revision, token):
         folder = Path(
             snapshot_download(
                 repo_id,
+                repo_type=repo_type,
                 revision=revision,
-                allow_patterns=wanted,
+                allow_patterns=list(patterns),
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
                 token=token,
             )
         )
         if not local_files_only:
-            _verify(api, repo_id, folder)
-    return _inside(folder, subfolder, repo_id)
+            _verify(HfApi(token=token), repo_id, repo_type, folder)
+    return folder
 
 
-def _verify(api: HfApi, repo_id: str, snapshot: Path) -> None:
+def _verify(api: HfApi, repo_id: str, repo_type: str, snapshot: Path) -> None:
     """Compare the fetched files with the Hub's hashes; one that differs leaves the cache, to be fetched again."""
     try:
-        info = api.model_info(repo_id, revision=snapshot.name, files_metadata=True)
+        info = api.repo_info(repo_id, repo_type=repo_type, revision=snapshot.name, files_metadata=True)
     except Exception as error:
         if not is_passing(error):
             raise
         if not constants.is_offline_mode():
             logger.warning("the Hub cannot be reached: %s is taken as it was fetched last", repo_id)
         return
-    refuse_pickles([sibling.rfilename for sibling in info.siblings], repo_id)
+    if repo_type == "model":
+        refuse_pickles([sibling.rfilename for sibling in info.siblings], repo_id)
     for sibling in info.siblings:
         file = snapshot / sibling.rfilename
         if file.exists() and not is_same(file, sibling):

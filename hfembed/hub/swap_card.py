@@ -1,11 +1,13 @@
 """The model card of a face swap model."""
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard
 
 from hfembed.hub.page import Checkpoint, fill
 
+_UNITS = {"closer_to_target": " %", "undetected": " %"}
 _PICTURES = {
-    "swaps.png": "Photos, their reconstructions, and each with the other decoder",
+    "swaps.png": "Photos, and each drawn by every decoder",
+    "pose_distance.png": "How the likeness falls with the distance of the pose",
     "curves.png": "Training curves",
 }
 
@@ -16,13 +18,24 @@ def render_swap_card(checkpoint: Checkpoint) -> ModelCard:
     Raises:
         InputError: The notes beside the checkpoint lack something the card needs.
     """
-    data = ModelCardData(
-        library_name="hfembed",
-        pipeline_tag="image-to-image",
-        license="other",
-        license_name="as-the-training-data",
-        license_link="#training-data",
-        tags=["hfembed", "face-swap"],
-        model_name=checkpoint.name,
+    results = [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="face swap",
+            dataset_type="faces",
+            dataset_name="held-out photos of the people it was trained on",
+            dataset_split="test",
+            metric_type="closer_to_target",
+            metric_name="swaps closer to the target than to the source",
+            metric_value=round(details["figures"]["closer_to_target"], 2),
+        )
+        for details in checkpoint.evaluations.values()
+        if "closer_to_target" in details["figures"]
+    ]
+    return fill(
+        "face_swap.md.jinja",
+        checkpoint,
+        checkpoint.card_data("image-to-image", ["face-swap"], results),
+        tables={name: checkpoint.table(name, _UNITS) for name in checkpoint.evaluations},
+        pictures=checkpoint.pictures(_PICTURES),
     )
-    return fill("face_swap.md.jinja", checkpoint, data, pictures=checkpoint.pictures(_PICTURES))

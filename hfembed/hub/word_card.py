@@ -1,8 +1,10 @@
 """The model card of word vectors."""
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from typing import Any
 
-from hfembed.hub.page import Checkpoint, fill
+from huggingface_hub import EvalResult, ModelCard
+
+from hfembed.hub.page import Checkpoint, Table, fill
 
 _PICTURES = {"map.png": "Words on a map"}
 
@@ -14,36 +16,48 @@ def render_word_card(checkpoint: Checkpoint) -> ModelCard:
         InputError: The notes beside the checkpoint lack something the card needs.
     """
     details = checkpoint.evaluations.get("words", {})
-    figures = details.get("figures", {})
-    rows = [
-        (test, round(figures[f"{test}_accuracy"], 2), "accuracy", f"{sections['total']['asked']} questions asked")
-        for test, sections in details.get("analogies", {}).items()
-    ] + [
-        (test, round(figures[f"{test}_spearman"], 2), "Spearman", f"{pairs['pairs']} of {pairs['of']} pairs known")
-        for test, pairs in details.get("word_pairs", {}).items()
-        if f"{test}_spearman" in figures
-    ]
-    evaluated = [
+    measured = _measured(details)
+    results = [
         EvalResult(
             task_type="feature-extraction",
             task_name="word analogies" if metric == "accuracy" else "word similarity",
             dataset_type=test,
             dataset_name=test,
-            metric_type=metric.lower(),
-            metric_value=value,
+            dataset_split="test",
+            metric_type=metric,
+            metric_value=round(value, 2),
         )
-        for test, value, metric, _ in rows
+        for test, metric, value, _ in measured
     ]
-    data = ModelCardData(
-        library_name="hfembed",
-        pipeline_tag="feature-extraction",
-        license="other",
-        license_name="as-the-training-data",
-        license_link="#training-data",
-        tags=["hfembed", "word2vec", "word-embeddings", "sentence-transformers"],
-        model_name=checkpoint.name,
-        eval_results=evaluated or None,
+    rows = [
+        (f"{test}, {'accuracy' if metric == 'accuracy' else 'Spearman'}", f"{value:.2f}{note}")
+        for test, metric, value, note in measured
+    ]
+    tables = {"words": Table(_about(details), rows, details)} if rows else {}
+    data = checkpoint.card_data(
+        "feature-extraction", ["word2vec", "word-embeddings", "sentence-transformers"], results
     )
-    return fill(
-        "word2vec.md.jinja", checkpoint, data, rows=rows, details=details, pictures=checkpoint.pictures(_PICTURES)
+    return fill("word2vec.md.jinja", checkpoint, data, tables=tables, pictures=checkpoint.pictures(_PICTURES))
+
+
+def _about(details: dict[str, Any]) -> str:
+    settings = details["settings"]
+    return (
+        f"Accuracies in percent, correlations x 100, over the {settings['restrict_vocab']} most frequent words "
+        f"({settings['method']})."
     )
+
+
+def _measured(details: dict[str, Any]) -> list[tuple[str, str, float, str]]:
+    """(test, metric, value, what it is of)."""
+    figures = details.get("figures", {})
+    analogies = [
+        (test, "accuracy", figures[f"{test}_accuracy"], f" % of {sections['total']['asked']} questions asked")
+        for test, sections in details.get("analogies", {}).items()
+    ]
+    pairs = [
+        (test, "spearman", figures[f"{test}_spearman"], f" over {known['pairs']} of {known['of']} pairs")
+        for test, known in details.get("word_pairs", {}).items()
+        if f"{test}_spearman" in figures
+    ]
+    return analogies + pairs

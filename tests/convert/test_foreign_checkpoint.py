@@ -17,6 +17,7 @@ from hfembed.convert.foreign_checkpoint import (
     write_checkpoint,
 )
 from hfembed.errors import InputError
+from hfembed.export.weights_metadata import read_weights_metadata
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -118,6 +119,7 @@ def test_the_written_folder_is_whole_and_loads(tmp_path):
     training = json.loads((tmp_path / "out" / "training.json").read_text())
     assert "net.pt" in training["source"] and "its/trainer" in training["source"] and training["note"] == "Note."
     assert "its/trainer" in (tmp_path / "out" / "README.md").read_text()
+    assert read_weights_metadata(tmp_path / "out" / "model.safetensors")["model_type"] == "hfembed_face_embedder"
     loaded = AutoModel.from_pretrained(tmp_path / "out")
     for key, value in weights.items():
         assert torch.equal(loaded.state_dict()[key], value), key

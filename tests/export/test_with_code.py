@@ -23,14 +23,10 @@ from hfembed import (
     FaceEmbedderForClassification,
     FaceEmbedderModel,
     FaceImageProcessor,
-    Word2VecConfig,
-    Word2VecForPreTraining,
 )
 from hfembed.cli import app
-from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
-from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
-from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
-from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
+from tests.hub.checkpoints import FAMILIES, write_checkpoint
+from tests.hub_server import Blob
 
 # The process of somebody who has transformers and not hfembed; one without timm or gensim unless a trunk needs it.
 # For each folder below the first argument: what every Auto class of its auto_map makes of the photos or ids there.
@@ -102,22 +98,10 @@ def save_face_embedder(folder, size=(64, 64), model_class=FaceEmbedderForClassif
     save_photos(folder)
 
 
-def save_autoencoder(folder, **fields):
-    torch.manual_seed(0)
-    config = ConvAutoencoderConfig(**fields)
-    shuffle_statistics(ConvAutoencoderModel(config)).save_pretrained(folder)
-    ConvAutoencoderImageProcessor().save_pretrained(folder)
-    save_photos(folder)
-
-
-def save_words(folder):
-    torch.manual_seed(0)
-    model = Word2VecForPreTraining(Word2VecConfig(vocab_size=3, embedding_size=8))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-    model.set_vocabulary(Vocabulary(["king", "queen", "and"], [5, 3, 2]))
-    model.save_pretrained(folder)
+def save_family(folder, model_type):
+    write_checkpoint(model_type, folder)
+    if (folder / "preprocessor_config.json").exists():
+        save_photos(folder)
 
 
 def save_photos(folder):
@@ -156,12 +140,8 @@ def check(folders, tmp_path, missing):
             assert torch.equal(value, found[key]), (name, key)
 
 
-def test_a_face_embedder_and_words_load_elsewhere(tmp_path):
-    arguments = {"depths": [1, 1], "widths": [8, 16], "use_se": True}
-    folders = {
-        "face": lambda folder: save_face_embedder(folder, trunk="iresnet", trunk_arguments=arguments, head="adaface"),
-        "words": save_words,
-    }
+def test_every_family_loads_elsewhere(tmp_path):
+    folders = {family: lambda folder, family=family: save_family(folder, family) for family in FAMILIES}
     check(folders, tmp_path, missing=("timm", "gensim"))
 
 
@@ -170,7 +150,7 @@ TIMM = ["test_resnet", "test_vit", "test_convnext", "resnetblur18", "swin_tiny_p
 
 
 @pytest.mark.slow
-def test_every_family_and_trunk_loads_elsewhere(tmp_path):
+def test_every_trunk_loads_elsewhere(tmp_path):
     folders = {trunk: lambda folder, trunk=trunk: save_face_embedder(folder, trunk=trunk) for trunk in OURS}
     folders |= {
         f"{head}-{pooling}": lambda folder, head=head, pooling=pooling: save_face_embedder(
@@ -180,8 +160,6 @@ def test_every_family_and_trunk_loads_elsewhere(tmp_path):
     }
     folders["inception_resnet_v1"] = lambda folder: save_face_embedder(folder, (96, 80), trunk="inception_resnet_v1")
     folders["base"] = lambda folder: save_face_embedder(folder, model_class=FaceEmbedderModel, trunk="mobilefacenet")
-    folders["words"] = save_words
-    folders["autoencoder"] = save_autoencoder
     check(folders, tmp_path, missing=("timm", "gensim"))
 
 
@@ -192,6 +170,45 @@ def test_timm_trunks_load_elsewhere(tmp_path):
         for trunk in TIMM
     }
     check(folders, tmp_path, missing=("gensim",))
+
+
+# from the Hub, transformers asks for every package that any of the files imports outside a `try`
+FROM_THE_HUB = """
+import sys
+for name in ("hfembed", "timm", "gensim"):
+    sys.modules[name] = None
+import numpy as np, torch
+from transformers import AutoImageProcessor, AutoModel
+processor = AutoImageProcessor.from_pretrained("ann/face", trust_remote_code=True)
+model = AutoModel.from_pretrained("ann/face", trust_remote_code=True).eval()
+with torch.no_grad():
+    torch.save(model(processor(list(np.load("photos.npy")))["pixel_values"]).embeddings, "embeddings.pt")
+"""
+
+
+@pytest.mark.slow
+def test_it_loads_from_the_hub_with_transformers_alone(hub, tmp_path):
+    save_face_embedder(tmp_path / "saved", trunk="mobilefacenet")
+    done = CliRunner().invoke(app, ["export", "--with-code", str(tmp_path / "saved"), str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output or done.exception
+    files = {
+        path.name: Blob(path.read_bytes(), large=path.suffix == ".safetensors")
+        for path in (tmp_path / "out").iterdir()
+    }
+    hub.create("ann/face").commit("main", files, "upload", "ann")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHONPATH"))}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_THE_HUB],
+        cwd=tmp_path / "out",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = here(tmp_path / "out")["AutoModel.embeddings"]
+    assert torch.equal(torch.load(tmp_path / "out" / "embeddings.pt", weights_only=True), expected)
 
 
 def test_the_folder_is_the_checkpoint_and_its_code(tmp_path):

@@ -107,8 +107,8 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         left, top = rest_x // 2, rest_y // 2
         return left, top, left + width - rest_x, top + height - rest_y
 
-    def crop(self, image: Photo) -> np.ndarray:
-        """Decode one photo and make it the output's size.
+    def align(self, image: Photo) -> np.ndarray:
+        """Decode one photo and make it the output's size: the name that the face processor's crops go by.
 
         Args:
             image: The photo, see the class.
@@ -146,7 +146,7 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         Returns:
             float32 of the same shape, on the same device.
         """
-        return pixels.to(torch.float32).mul_(1 / 255)
+        return pixels.to(torch.float32).mul(1 / 255)
 
     def preprocess(self, images: Photo | Sequence[Photo], return_tensors: str = "pt") -> BatchFeature:
         """Crop and scale one photo or a batch.
@@ -169,7 +169,7 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         crops = []
         for index, image in enumerate(images):
             try:
-                crops.append(self.crop(image))
+                crops.append(self.align(image))
             except ValueError as error:
                 raise ValueError(f"image {index} of {len(images)}: {error}") from error
         sizes = sorted({crop.shape[:2] for crop in crops})

@@ -21,7 +21,7 @@ def test_crops_the_centre_and_resizes_with_antialiasing():
     # the largest 2:3 rectangle is 80 x 120, half of it 40 x 60 around the centre
     assert processor.crop_box(100, 120) == (30, 30, 90, 70)
     expected = Image.fromarray(pixels).resize((24, 16), Image.Resampling.BILINEAR, box=(30, 30, 90, 70))
-    np.testing.assert_array_equal(processor.crop(pixels), np.asarray(expected))
+    np.testing.assert_array_equal(processor.align(pixels), np.asarray(expected))
     values = processor(Image.fromarray(pixels)).pixel_values
     assert values.shape == (1, 3, 16, 24) and values.dtype == torch.float32
     np.testing.assert_allclose(values[0].permute(1, 2, 0) * 255, np.asarray(expected), atol=1e-4)
@@ -60,7 +60,7 @@ def test_exif_orientation_is_applied():
     exif[0x0112] = 6  # stored lying on its side
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", exif=exif)
-    upright = ConvAutoencoderImageProcessor(do_resize=False).crop(file.getvalue())
+    upright = ConvAutoencoderImageProcessor(do_resize=False).align(file.getvalue())
     np.testing.assert_array_equal(upright, np.rot90(pixels, -1))
 
 

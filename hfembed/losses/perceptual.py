@@ -1,0 +1,47 @@
+"""Distances between what a frozen network makes of two images: feature maps, and embeddings of faces."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def feature_distance(
+    reconstruction: Sequence[torch.Tensor], target: Sequence[torch.Tensor], weights: Sequence[float]
+) -> torch.Tensor:
+    """Squared distance of feature maps whose channels have unit length at every place.
+
+    Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018, eq. 1, with a weight
+    for each layer instead of one for each channel.
+
+    Args:
+        reconstruction: A map (B, channels, h, w) for each layer.
+        target: Maps of the same shapes.
+        weights: A weight for each layer.
+
+    Returns:
+        Scalar: the weighted sum over layers of the mean over images and places. In [0, 4 * sum(weights)].
+    """
+    total = reconstruction[0].new_zeros((), dtype=torch.float32)
+    for ours, theirs, weight in zip(reconstruction, target, weights, strict=True):
+        difference = _unit_channels(ours.float()) - _unit_channels(theirs.float())
+        total = total + weight * difference.square().sum(1).mean()
+    return total
+
+
+def embedding_distance(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """One minus the cosine of embeddings: with a face embedder's, how much of a person's identity is lost.
+
+    Args:
+        reconstruction: (B, D).
+        target: (B, D).
+
+    Returns:
+        Scalar in [0, 2], the mean over the batch.
+    """
+    return 1 - F.cosine_similarity(reconstruction.float(), target.float(), eps=1e-6).mean()
+
+
+def _unit_channels(features: torch.Tensor) -> torch.Tensor:
+    # the constant stands inside the root, whose slope at zero is infinite
+    return features / torch.sqrt(features.square().sum(1, keepdim=True) + 1e-8)

@@ -1,0 +1,106 @@
+"""Frozen networks that an autoencoder's reconstructions are judged by in training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import BaseImageProcessor
+
+from hfembed.errors import InputError
+from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+
+
+class TimmFeatures(nn.Module):
+    """Feature maps of a timm network.
+
+    Args:
+        architecture: Name in timm.
+        layers: Which feature maps, from 0, finest first.
+        weights: File of weights instead of timm's pretrained ones.
+
+    Raises:
+        InputError: There is no such network, layer or file, or the Hub cannot be reached.
+    """
+
+    def __init__(self, architecture: str, layers: Sequence[int], weights: str = "") -> None:
+        super().__init__()
+        overlay = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
+        try:
+            self.network = timm.create_model(
+                architecture, pretrained=True, features_only=True, out_indices=tuple(layers), **overlay
+            )
+        except (RuntimeError, ValueError, IndexError, AssertionError, OSError) as error:
+            reason = str(error).split("\n")[0]
+            raise InputError(f"no features {list(layers)} of timm's '{architecture}': {reason}") from error
+        settings = self.network.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(settings["std"]).view(1, -1, 1, 1))
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """Images (B, 1 or 3, H, W) in [0, 1] -> a map (B, channels, h, w) for each layer."""
+        pixel_values = (pixel_values.expand(-1, 3, -1, -1) - self.mean) / self.std
+        return self.network(pixel_values)
+
+
+class FaceEmbeddings(nn.Module):
+    """Embeddings of faces in crops that were made for another network.
+
+    Args:
+        embedder: A `FaceEmbedderModel`.
+        processor: Its processor, for template and normalisation.
+        points: Five [x, y] in the crops' pixels: where a face's landmarks lie, for all crops alike.
+    """
+
+    def __init__(
+        self, embedder: FaceEmbedderModel, processor: BaseImageProcessor, points: Sequence[Sequence[float]]
+    ) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.processor = processor
+        self.points = np.asarray(points, dtype=np.float64)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, pixel_values: torch.Tensor, points: np.ndarray | None = None) -> torch.Tensor:
+        """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> embeddings (B, D)."""
+        count, _, height, width = pixel_values.shape
+        landmarks = np.broadcast_to(self.points, (count, 5, 2)) if points is None else points
+        size = self.processor.size
+        grid = face_grid(landmarks, self.processor.template, (size["height"], size["width"]), (height, width))
+        faces = F.grid_sample(pixel_values, grid.to(pixel_values), align_corners=False)
+        faces = faces.expand(-1, self.processor.num_channels, -1, -1)
+        if self.processor.color == "bgr":
+            faces = faces.flip(1)
+        return self.embedder(self.processor.normalize(faces * 255)).embeddings
+
+
+def face_grid(
+    landmarks: np.ndarray, template: Sequence[Sequence[float]], size: tuple[int, int], crop_size: tuple[int, int]
+) -> torch.Tensor:
+    """Where the pixels of an aligned face lie in a crop, for `grid_sample` with `align_corners=False`.
+
+    Args:
+        landmarks: (B, 5, 2), [x, y] in the crop's pixels, pixel centres at whole numbers.
+        template: Five [x, y] in the aligned face's pixels.
+        size: Height and width of the aligned face.
+        crop_size: Height and width of the crop.
+
+    Returns:
+        (B, height, width, 2) float32.
+    """
+    matrices = np.stack([_inverse(similarity_transform(points, np.asarray(template))) for points in landmarks])
+    y, x = np.mgrid[: size[0], : size[1]]
+    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ matrices.transpose(0, 2, 1)[:, None]
+    return torch.from_numpy((2 * places + 1) / np.array([crop_size[1], crop_size[0]]) - 1).float()
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Of an affine map (2, 3)."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.column_stack([linear, -linear @ matrix[:, 2]])

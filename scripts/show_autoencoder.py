@@ -1,0 +1,57 @@
+"""Reload an autoencoder and show what it does, on drawn people that neither training nor validation has seen.
+
+python scripts/show_autoencoder.py outputs/quickstart/autoencoder
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hfembed.data.aligned_faces import AlignedFaces
+from hfembed.data.synthetic_faces import make_synthetic_faces
+from hfembed.errors import exit_on_input_error
+from hfembed.evaluation.reconstruction import pca_reconstruction, psnr, reconstruct, ssim
+from hfembed.generation.films import picture_grid, to_pictures, write_film, write_picture
+from hfembed.generation.morphing import midpoint_sharpness, morph
+from hfembed.loading import load_autoencoder
+
+UNSEEN = 1_000_000  # seed of the drawn people
+
+
+@exit_on_input_error
+def main() -> None:
+    """Reload, measure against PCA with as many numbers, draw reconstructions and a morph."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder")
+    folder = Path(parser.parse_args().model)
+    model, processor = load_autoencoder(str(folder), "cpu")
+
+    def draw(people: int, seed: int) -> torch.Tensor:
+        faces = make_synthetic_faces(people, photos_per_identity=8, seed=seed)
+        return processor.normalize(AlignedFaces(faces, processor, show_progress=False).pixels())
+
+    unseen, known = draw(12, UNSEEN), draw(150, 0)
+    numbers = model.config.num_latents
+    reconstructions = {
+        f"PCA, {numbers} numbers": pca_reconstruction(known, unseen, numbers),
+        f"this model, reloaded from {folder}": reconstruct(model, unseen)[0],
+    }
+    print(f"\n{'drawn faces of unseen people':64}{'PSNR':>6}{'SSIM':>8}")
+    for name, images in reconstructions.items():
+        print(f"  {name:62}{psnr(images, unseen):6.2f}{ssim(images, unseen):8.3f}")
+
+    chosen = np.arange(0, len(unseen), 8)  # a photo of each
+    rows = [unseen[chosen], *(images[chosen] for images in reconstructions.values())]
+    write_picture(picture_grid([to_pictures(row) for row in rows]), folder / "reconstructions.png", scale=2)
+    frames = morph(model, unseen[0], unseen[8], steps=25)
+    write_film(to_pictures(frames), folder / "morph.gif", scale=4)
+    print(
+        f"\npictures: {folder}/reconstructions.png (photos, PCA, model), morph.gif; a model card: {folder}/README.md"
+    )
+    print(f"the middle of the morph is {100 * midpoint_sharpness(frames):.0f} % as sharp as its ends")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The commands for images as a user calls them: the files they leave, and one line when something is wrong."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hfembed.cli import main
+from hfembed.data.synthetic_faces import make_synthetic_faces
+from tests.generation.tiny_autoencoder import SIZE, save_tiny_autoencoder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process; exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hfembed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A folder per person, five people with eight photos."""
+    folder = tmp_path_factory.mktemp("people")
+    for face in make_synthetic_faces(num_identities=5, photos_per_identity=8, image_size=24):
+        file = folder / f"Person_{face['label']}" / face["file"].split("/")[1]
+        file.parent.mkdir(exist_ok=True)
+        face["image"].save(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(people):
+    return sorted(people.rglob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("autoencoder")
+    save_tiny_autoencoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, people):
+    folder = tmp_path_factory.mktemp("fitted")
+    save_tiny_autoencoder(folder)
+    sys_argv = sys.argv
+    sys.argv = ["hfembed", "fit-latents", str(folder), "--images", str(people)]
+    sys.argv += ["--mixture-components", "2", "--held-out-share", "0.2"]
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        sys.argv = sys_argv
+    assert end.value.code == 0
+    return folder
+
+
+@pytest.mark.parametrize("path", ["linear", "spherical"])
+def test_morph(run, model, photos, tmp_path, path):
+    code, out, _ = run("morph", model, *photos[:2], tmp_path / "a.gif", "--steps", 5, "--path", path)
+    assert code == 0 and "a.gif" in out
+    with Image.open(tmp_path / "a.gif") as film:
+        assert film.n_frames == 8 and film.size == (4 * SIZE, 4 * SIZE)
+    assert run("morph", model, *photos[:2], tmp_path / "a.png", "--steps", 3, "--scale", 1)[0] == 0
+    assert Image.open(tmp_path / "a.png").size == (3 * SIZE + 4, SIZE)
+
+
+def test_walk_and_sample(run, fitted, photos, people, tmp_path):
+    assert run("walk", fitted, photos[0], tmp_path / "a.png", "--direction", 1, "--steps", 3, "--scale", 1)[0] == 0
+    folders = ("--with", people / "Person_0", "--without", people / "Person_1")
+    assert run("walk", fitted, photos[0], tmp_path / "b.png", *folders, "--steps", 3, "--scale", 1)[0] == 0
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+    for method in ("mixture", "gaussian"):
+        assert run("sample", fitted, tmp_path / f"{method}.png", "--count", 6, "--method", method)[0] == 0
+        assert Image.open(tmp_path / f"{method}.png").size == (2 * (2 * SIZE + 2), 2 * (3 * SIZE + 4))
+
+
+def test_compress_and_decompress(run, fitted, photos, tmp_path):
+    pytest.importorskip("constriction")
+    code, out, _ = run("compress", fitted, photos[0], tmp_path / "a.face", "--quality", 12)
+    size = (tmp_path / "a.face").stat().st_size
+    assert code == 0 and f"{size} bytes" in out and size < photos[0].stat().st_size
+    assert run("decompress", fitted, tmp_path / "a.face", tmp_path / "a.png")[0] == 0
+    assert Image.open(tmp_path / "a.png").size == (SIZE, SIZE)
+    (tmp_path / "cut.face").write_bytes((tmp_path / "a.face").read_bytes()[:-3])
+    code, _, err = run("decompress", fitted, tmp_path / "cut.face", tmp_path / "cut.png")
+    assert code == 1 and err.count("\n") == 1 and "cut.face" in err and "cut short" in err
+    code, _, err = run("decompress", fitted, photos[0], tmp_path / "cut.png")
+    assert code == 1 and "no file that hfembed compress wrote" in err and not (tmp_path / "cut.png").exists()
+
+
+def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
+    save_tiny_autoencoder(tmp_path / "model", skip_connections=True)
+    photo = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    assert run("denoise", tmp_path / "model", tmp_path / "photo.png", tmp_path / "out.png")[0] == 0
+    assert np.abs(np.asarray(Image.open(tmp_path / "out.png")).astype(int) - photo).max() <= 1, "a new one corrects 0"
+    mask = np.zeros((37, 50), np.uint8)
+    mask[10:20, 10:20] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    files = [tmp_path / name for name in ("photo.png", "mask.png", "filled.png")]
+    assert run("inpaint", tmp_path / "model", *files)[0] == 0
+    filled = np.asarray(Image.open(tmp_path / "filled.png"))
+    assert np.array_equal(filled[mask == 0], photo[mask == 0]) and not np.array_equal(filled, photo)
+    code, _, err = run("inpaint", tmp_path / "model", tmp_path / "photo.png", photos[0], tmp_path / "x.png")
+    assert code == 1 and "the mask is 24 x 24, the photo 37 x 50" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (("morph", "MODEL", "PHOTO", "nowhere.jpg", "OUT.gif"), "nowhere.jpg"),
+        (("morph", "MODEL", "PHOTO", "PHOTO", "OUT.avi"), "OUT.avi"),
+        (("sample", "MODEL", "OUT.png"), "fit-latents"),
+        (("sample", "MODEL", "OUT.png", "--method", "prior"), "variational"),
+        (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE"), "--without"),
+        (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE", "--without", "MODEL"), "no photos in it"),
+        (("denoise", "MODEL", "MODEL/config.json", "OUT.png"), "config.json"),
+        (("morph", "nowhere", "PHOTO", "PHOTO", "OUT.gif"), "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(run, model, photos, people, tmp_path, command, named):
+    places = {"MODEL": str(model), "PHOTO": str(photos[0]), "PEOPLE": str(people), "OUT": str(tmp_path / "OUT")}
+    arguments = []
+    for argument in command:
+        for name, place in places.items():
+            argument = argument.replace(name, place)
+        arguments.append(argument)
+    code, _, err = run(*arguments)
+    assert code == 1 and err.startswith("error: ") and err.count("\n") == 1 and named in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_skips_cannot_morph(run, photos, tmp_path):
+    save_tiny_autoencoder(tmp_path / "model", skip_connections=True)
+    code, _, err = run("morph", tmp_path / "model", *photos[:2], tmp_path / "a.gif")
+    assert code == 1 and "skip" in err
