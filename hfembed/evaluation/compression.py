@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hfembed.atomic import atomic_write
-from hfembed.evaluation.reconstruction import image_psnr, ssim
+from hfembed.evaluation.reconstruction import psnr, ssim
 from hfembed.generation.compression import HEADER_BYTES, LatentCodec
 
 LATENT_QUALITIES = (2, 4, 6, 8, 10, 12, 14)
@@ -27,7 +27,7 @@ class RatePoint(NamedTuple):
         file_bytes: Mean size of a file.
         data_bytes: Mean size without what all files of one kind have in common: our header, a JPEG's tables, WebP's
             container. What counts where the parties have agreed on the rest, as they have on the model.
-        psnr: Mean over images, dB.
+        psnr: Of the squared error over all images, dB.
         ssim: Mean over images.
     """
 
@@ -58,9 +58,7 @@ def latent_points(
         decoded = torch.stack([codec.decompress(file) for file in files])
         size = float(np.mean([len(file) for file in files]))
         points.append(
-            RatePoint(
-                "latents", quality, size, size - HEADER_BYTES, image_psnr(decoded, images), ssim(decoded, images)
-            )
+            RatePoint("latents", quality, size, size - HEADER_BYTES, psnr(decoded, images), ssim(decoded, images))
         )
     return points
 
@@ -92,7 +90,7 @@ def photo_points(images: torch.Tensor, method: str, qualities: Sequence[int] = P
                 quality,
                 size,
                 size - float(np.mean(common)),
-                image_psnr(decoded, images),
+                psnr(decoded, images),
                 ssim(decoded, images),
             )
         )
