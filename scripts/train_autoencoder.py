@@ -57,6 +57,9 @@ def main() -> None:
 
     set_seed(config.seed)
     model = make_model(config).to(memory_format=torch.channels_last)
+    if model.config.bottleneck == "warp" and not config.init_from:
+        pixels = without_margin(photos.pixels(), config.frame_margin)
+        model.bottleneck.code.start_from_images(processor.normalize(pixels))
     sampler = KeyedBatchSampler(
         len(photos), batch_size,
         seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes,

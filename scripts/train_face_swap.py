@@ -66,6 +66,7 @@ def main() -> None:
         config, photos, describe_people(photos), accelerator,
         people_names=photos.identities, trained_files=photos.files, held_out_files=held_out.files if held_out else [],
     )  # fmt: skip
+    sharing = HubSharing(config, config.output_dir, accelerator.print)
 
     def evaluate(model: PreTrainedModel) -> dict[str, float]:
         return {"held_out_error": reconstruction_error(model, held_out)}
@@ -100,6 +101,7 @@ def main() -> None:
         record.write(metrics)
         card = write_card(config.output_dir)
         accelerator.print(f"the model is in {config.output_dir}, its card is {card}")
+        sharing.push_result()
         sharing.push_result()
 
 

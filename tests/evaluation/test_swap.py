@@ -1,6 +1,7 @@
 """Figures of swapped faces against recomputation one face at a time, and poses of known landmarks."""
 
 import json
+import tarfile
 from types import SimpleNamespace
 
 import datasets
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hfembed.cli import app
+from hfembed.convert.mtcnn import convert_mtcnn
 from hfembed.errors import InputError
 from hfembed.evaluation.swap import Faces, SwapEvaluation, face_poses, find_landmarks, pose_figures
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
@@ -152,3 +154,23 @@ def test_the_command_measures_what_was_held_out(model, embedder, processors, tmp
     assert Image.open(tmp_path / "out" / "swaps.png").size == (2 * (4 * 16 + 3 * 4), 2 * (3 * 16 + 2 * 4))
     missing = CliRunner().invoke(app, [argument for argument in command if not argument.endswith("Bob")])
     assert isinstance(missing.exception, InputError) and "'Bob'" in str(missing.exception)
+
+
+@pytest.mark.data
+def test_a_detector_finds_the_template_in_small_crops(research_data, tmp_path):
+    weights = research_data / "weights" / "mtcnn_facenet_pytorch"
+    archive = research_data / "celeba299" / "aligned_112x112.tgz"
+    if not (weights.is_dir() and archive.is_file()):
+        pytest.skip(f"no detector or no crops in {research_data}")
+    processor = FaceImageProcessor(size=64)
+    crops = []
+    with tarfile.open(archive, "r|gz") as photos:
+        for member in photos:
+            if member.name.endswith(".jpg"):
+                crops.append(processor.align(photos.extractfile(member).read(), template_for_size(112, 112)))
+            if len(crops) == 12:
+                break
+    faces = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
+    landmarks = find_landmarks(convert_mtcnn(str(weights), tmp_path / "mtcnn"), faces)
+    distances = np.linalg.norm(landmarks - np.array(template_for_size(64, 64)), axis=2)
+    assert np.isfinite(distances).all() and np.median(distances) < 2

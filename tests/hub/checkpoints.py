@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from hfembed import (
     ConvAutoencoderConfig,
     ConvAutoencoderImageProcessor,
     ConvAutoencoderModel,
+    FaceDetectorConfig,
+    FaceDetectorImageProcessor,
+    FaceDetectorModel,
     FaceEmbedderConfig,
     FaceEmbedderForClassification,
     FaceImageProcessor,
@@ -43,6 +46,17 @@ def face_embedder(folder: Path) -> None:
     )
     FaceEmbedderForClassification(config).eval().save_pretrained(folder)
     FaceImageProcessor(size=list(SIZE), image_mean=0.4, image_std=0.3).save_pretrained(folder)
+
+
+def face_detector(folder: Path) -> None:
+    config = FaceDetectorConfig(min_face_size=14, score_thresholds=[0.5, 0.5, 0.5])
+    model = FaceDetectorModel(config).eval()
+    # a random box shift is many window sides long, and no window is left in its photo
+    with torch.no_grad():
+        for head in (model.proposal.box, model.refinement.box, model.landmark.box, model.landmark.landmarks):
+            head.weight.mul_(0.01), head.bias.mul_(0.01)
+    model.save_pretrained(folder)
+    FaceDetectorImageProcessor().save_pretrained(folder)
 
 
 def conv_autoencoder(folder: Path) -> None:
@@ -80,6 +94,11 @@ FAMILIES = {
         face_embedder,
         ("AutoModel", "AutoModelForImageClassification", "FaceEmbedderModel", "FaceEmbedderForClassification"),
         ("AutoConfig", "AutoImageProcessor", "FaceEmbedderConfig", "FaceImageProcessor"),
+    ),
+    "hfembed_face_detector": Family(
+        face_detector,
+        ("AutoModel", "FaceDetectorModel"),
+        ("AutoConfig", "AutoImageProcessor", "FaceDetectorConfig", "FaceDetectorImageProcessor"),
     ),
     "hfembed_conv_autoencoder": Family(
         conv_autoencoder,
@@ -136,15 +155,20 @@ def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     config = model.config
     if config.model_type == "hfembed_word2vec":
         return {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 9]])}
+    if config.model_type == "hfembed_face_detector":
+        return {"pixel_values": torch.randint(0, 256, (2, 3, 40, 32), dtype=torch.uint8)}
     size = config.image_size if isinstance(config.image_size, list) else [config.image_size] * 2
     inputs = {"pixel_values": torch.rand(2, config.num_channels, *size)}
     return inputs | ({"labels": torch.tensor([0, 1])} if config.model_type == "hfembed_face_swap" else {})
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
+def _digest(tensors: dict[Hashable, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+        digest.update(
+            f"{name} {value.dtype} {tuple(value.shape)}".encode()
+            + torch.as_tensor(value).contiguous().numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -161,5 +185,5 @@ def _used(loaded) -> str:
         return json.dumps(loaded("the king zebra 猫")["input_ids"])
     if isinstance(loaded, transformers.BaseImageProcessor):
         photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
-        return _digest({"pixel_values": loaded(photo, return_tensors="pt")["pixel_values"]})
+        return _digest(dict(enumerate(loaded([photo])["pixel_values"])))
     return ""

@@ -42,12 +42,20 @@ class ConvAutoencoderConfig(PreTrainedConfig):
         blocks_per_level (`int`, *optional*, defaults to 1):
             Residual blocks at each level, in the encoder as in the decoder.
         bottleneck (`str`, *optional*, defaults to `"conv"`):
-            `"conv"`, or `"dense"`: one linear layer over the whole map, for images of `image_size` only.
+            `"conv"`; `"dense"`: one linear layer over the whole map; or `"warp"`: a smooth warp and a linear code,
+            fitted by least squares from what the encoder says of the warp, with no convolutional decoder. The last two
+            are for images of `image_size` only.
         bottleneck_size (`int`, *optional*, defaults to 1):
             Side of the squares of the last map that one place of a convolutional latent grid sees. As large as the
             map, the latent of an image of `image_size` is one vector, and a larger image a grid of them.
         latent_channels (`int`, *optional*, defaults to 8):
             Channels C of the latents (B, C, h, w).
+        warp_latents (`int`, *optional*, defaults to 16):
+            How many of the latents describe the warp, where `bottleneck` is `"warp"`.
+        warp_grid (`int`, *optional*, defaults to 8):
+            Points, across and down, between which the warp is interpolated.
+        refinement_steps (`int`, *optional*, defaults to 2):
+            Gauss-Newton steps of the fit, where `bottleneck` is `"warp"`.
         variational (`bool`, *optional*, defaults to `False`):
             The encoder gives a Gaussian for each latent number, and its mean for use (Kingma and Welling, 2014).
         kl_weight (`float`, *optional*, defaults to 1e-4):
@@ -85,9 +93,12 @@ class ConvAutoencoderConfig(PreTrainedConfig):
     patch_size: int = 2
     widths: list[int] | tuple[int, ...] = field(default_factory=lambda: [32, 64, 128, 128])
     blocks_per_level: int = 1
-    bottleneck: Literal["conv", "dense"] = "conv"
+    bottleneck: Literal["conv", "dense", "warp"] = "conv"
     bottleneck_size: int = 1
     latent_channels: int = 8
+    warp_latents: int = 16
+    warp_grid: int = 8
+    refinement_steps: int = 2
     variational: bool = False
     kl_weight: float | int = 1e-4
     free_bits: float | int = 0.0
@@ -113,6 +124,11 @@ class ConvAutoencoderConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def is_convolutional(self) -> bool:
+        """Whether images of other sizes than `image_size` go through."""
+        return self.bottleneck == "conv"
+
+    @property
     def map_stride(self) -> int:
         """Pixels between the places of the encoder's last map."""
         return self.patch_size * 2 ** (len(self.widths) - 1)
@@ -120,12 +136,12 @@ class ConvAutoencoderConfig(PreTrainedConfig):
     @property
     def stride(self) -> int:
         """What an image's height and width must be multiples of."""
-        return self.map_stride * (self.bottleneck_size if self.bottleneck == "conv" else 1)
+        return self.map_stride * (self.bottleneck_size if self.is_convolutional else 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latents of an image of `image_size`."""
-        if self.bottleneck == "dense":
+        if not self.is_convolutional:
             return self.latent_channels, 1, 1
         height, width = self.image_size
         return self.latent_channels, height // self.stride, width // self.stride
@@ -150,6 +166,19 @@ class ConvAutoencoderConfig(PreTrainedConfig):
             raise ValueError(f"image_size must be [height, width] in pixels, got {self.image_size}")
         if any(side % self.stride for side in self.image_size):
             raise ValueError(f"image_size {self.image_size} must be multiples of the stride, {self.stride}")
+
+    def validate_warp(self) -> None:
+        """Refuse warps that leave nothing to the code, or do not go with what else the model is to be."""
+        if self.bottleneck != "warp":
+            return
+        if not 0 < self.warp_latents < self.latent_channels:
+            raise ValueError(f"warp_latents must be some of the {self.latent_channels} latent_channels, not all")
+        if self.warp_grid < 2 or self.refinement_steps < 1:
+            raise ValueError("warp_grid must be at least 2, refinement_steps at least 1")
+        if self.variational or self.skip_connections:
+            raise ValueError('bottleneck "warp" fits its latents: it cannot be variational or have skip_connections')
+        if any(side % 2 for side in self.image_size):
+            raise ValueError(f'bottleneck "warp" needs even sides, not image_size {self.image_size}')
 
     def validate_objective(self) -> None:
         """Refuse losses that do not exist or cannot be."""

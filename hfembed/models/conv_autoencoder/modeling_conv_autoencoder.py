@@ -16,6 +16,7 @@ from .reconstruction_losses import (
     multiscale_structural_similarity,
     structural_similarity,
 )
+from .warped_linear_code import WarpedLinearCode
 
 # the encoder's log variances are kept where exp() of them, and their gradients, are harmless
 _LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -179,6 +180,22 @@ class DenseBottleneck(nn.Module):
         return self.from_latents(latents.flatten(1)).unflatten(1, self.map_shape)
 
 
+class WarpBottleneck(nn.Module):
+    """The last map to the start of a warp; the code that fits the image best, and the image of a code.
+
+    Args:
+        config: What to build.
+    """
+
+    def __init__(self, config: ConvAutoencoderConfig) -> None:
+        super().__init__()
+        height, width = (side // config.map_stride for side in config.image_size)
+        self.to_warp = nn.Linear(config.widths[-1] * height * width, config.warp_latents)
+        self.code = WarpedLinearCode(
+            config.num_channels, config.image_size, config.latent_channels, config.warp_latents, config.warp_grid
+        )
+
+
 class ConvAutoencoderModel(PreTrainedModel):
     """Encoder, bottleneck, decoder. Images are in [0, 1].
 
@@ -197,8 +214,11 @@ class ConvAutoencoderModel(PreTrainedModel):
     def __init__(self, config: ConvAutoencoderConfig) -> None:
         super().__init__(config)
         self.encoder = Encoder(config)
-        self.bottleneck = DenseBottleneck(config) if config.bottleneck == "dense" else ConvBottleneck(config)
-        self.decoder = Decoder(config)
+        if config.bottleneck == "warp":
+            self.bottleneck = WarpBottleneck(config)
+        else:
+            self.bottleneck = DenseBottleneck(config) if config.bottleneck == "dense" else ConvBottleneck(config)
+            self.decoder = Decoder(config)
         self.post_init()
 
     @torch.no_grad()
@@ -211,6 +231,11 @@ class ConvAutoencoderModel(PreTrainedModel):
             fan_in = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
             init.normal_(module.weight, std=fan_in**-0.5)
             init.zeros_(module.bias)
+        elif isinstance(module, WarpedLinearCode):
+            for parameter, value in zip(
+                (module.mean, module.basis, module.fields), module.starting_values(), strict=True
+            ):
+                init.copy_(parameter, value)
         else:
             super()._init_weights(module)
 
@@ -230,6 +255,8 @@ class ConvAutoencoderModel(PreTrainedModel):
         """
         self.check_pixel_values(pixel_values)
         maps = self.encoder(pixel_values.to(self.dtype))
+        if self.config.bottleneck == "warp":
+            return self._forward_warped(pixel_values, maps[-1], targets)
         codes = self.bottleneck.encode(maps[-1])
         mean, log_variance = self._mean_and_log_variance(codes)
         latents = self.sample(mean, log_variance) if self.config.variational and self.training else mean
@@ -256,6 +283,28 @@ class ConvAutoencoderModel(PreTrainedModel):
                 output.loss = output.loss + self.config.latent_penalty_weight * penalty
         return output
 
+    def _forward_warped(
+        self, pixel_values: torch.Tensor, hidden: torch.Tensor, targets: torch.Tensor | None
+    ) -> ConvAutoencoderOutput:
+        """`forward` from the encoder's last map on. At the latents of least squares the error has no slope.
+
+        So mean, basis and fields learn from the reconstruction at the fitted latents as if these were given, and the
+        encoder learns to say the fitted warp at once.
+        """
+        code = self.bottleneck.code
+        warp = self.bottleneck.to_warp(hidden.flatten(1)).float()
+        fitted = code.fit(pixel_values, warp.detach(), self.config.refinement_steps, coarse=self.training)
+        reconstruction = code.decode(fitted)
+        latents = fitted[:, :, None, None]
+        output = ConvAutoencoderOutput(reconstruction=reconstruction, latents=latents, pooler_output=fitted)
+        if targets is None and self.training:
+            targets = pixel_values
+        if targets is not None:
+            output.reconstruction_loss = self.reconstruction_loss(reconstruction, targets)
+            distance = (warp - fitted[:, : warp.shape[1]]).square().sum(1).mean()
+            output.loss = output.reconstruction_loss + distance / targets[0].numel()
+        return output
+
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images to latents; of a variational model, their mean.
 
@@ -263,14 +312,18 @@ class ConvAutoencoderModel(PreTrainedModel):
             pixel_values: (B, num_channels, H, W) in [0, 1].
 
         Returns:
-            (B, latent_channels, H / stride, W / stride); (B, latent_channels, 1, 1) where the bottleneck is dense.
+            (B, latent_channels, H / stride, W / stride); (B, latent_channels, 1, 1) where the bottleneck is dense or a
+            warp.
 
         Raises:
             ValueError: The images have other channels, or a size that the stride does not divide.
         """
         self.check_pixel_values(pixel_values)
-        codes = self.bottleneck.encode(self.encoder(pixel_values.to(self.dtype))[-1])
-        return self._mean_and_log_variance(codes)[0]
+        hidden = self.encoder(pixel_values.to(self.dtype))[-1]
+        if self.config.bottleneck == "warp":
+            warp = self.bottleneck.to_warp(hidden.flatten(1))
+            return self.bottleneck.code.fit(pixel_values, warp, self.config.refinement_steps)[:, :, None, None]
+        return self._mean_and_log_variance(self.bottleneck.encode(hidden))[0]
 
     def encode_distribution(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images to the Gaussians of a variational model; draw from them with `sample`.
@@ -325,13 +378,15 @@ class ConvAutoencoderModel(PreTrainedModel):
                 "call the model on images, or train one without skip_connections"
             )
         channels, height, width = self.config.latent_shape
-        dense = self.config.bottleneck == "dense"
+        dense = not self.config.is_convolutional
         if latents.ndim != 4 or latents.shape[1] != channels or (dense and latents.shape[2:] != (1, 1)):
             sides = (height, width) if dense else ("h", "w")
             raise ValueError(
                 f"latents must be (batch, {channels}, {sides[0]}, {sides[1]}) for this model, got "
                 f"{tuple(latents.shape)}"
             )
+        if self.config.bottleneck == "warp":
+            return self.bottleneck.code.decode(latents.flatten(1))
         return 0.5 + self.decoder(self.bottleneck.decode(latents.to(self.dtype)))
 
     def reconstruction_loss(self, reconstruction: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -375,10 +430,10 @@ class ConvAutoencoderModel(PreTrainedModel):
                 f"{tuple(pixel_values.shape)}; its image processor makes them so"
             )
         height, width = pixel_values.shape[2:]
-        if config.bottleneck == "dense" and [height, width] != config.image_size:
+        if not config.is_convolutional and [height, width] != config.image_size:
             raise ValueError(
-                f"a dense bottleneck takes images of {config.image_size[0]} x {config.image_size[1]} only, got "
-                f"{height} x {width}; resize them with its image processor"
+                f"a {config.bottleneck} bottleneck takes {config.image_size[0]} x {config.image_size[1]} images only, "
+                f"got {height} x {width}; resize them with its image processor"
             )
         if height % config.stride or width % config.stride or not height or not width:
             raise ValueError(

@@ -72,9 +72,26 @@ class TestSkippingAutoencoder(AutoencoderContract):
         return model
 
 
+class TestWarpingAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(bottleneck="warp", latent_channels=14, warp_latents=6, warp_grid=4, blocks_per_level=0)
+
+    def inputs(self, config, batch_size=3):
+        # the fit is as smooth as its images
+        small = images(config, batch_size, size=(3, 3))
+        return {"pixel_values": torch.nn.functional.interpolate(small, size=config.image_size, mode="bicubic")}
+
+
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"bottleneck": "dense"}, {"variational": True}, {"skip_connections": True}, {"latent_penalty": "l2"}],
+    [
+        {},
+        {"bottleneck": "warp", "latent_channels": 20},
+        {"bottleneck": "dense"},
+        {"variational": True},
+        {"skip_connections": True},
+        {"latent_penalty": "l2"},
+    ],
 )
 def test_every_weight_learns(fields):
     torch.manual_seed(0)
@@ -96,6 +113,7 @@ def test_every_weight_learns(fields):
         ({"patch_size": 1, "widths": [4, 8]}, (3, 8, 12)),
         ({"bottleneck_size": 2, "image_size": [32, 16]}, (3, 2, 1)),
         ({"bottleneck": "dense", "latent_channels": 20}, (20, 1, 1)),
+        ({"bottleneck": "warp", "latent_channels": 20, "warp_latents": 4}, (20, 1, 1)),
     ],
 )
 def test_latents_are_what_the_config_says(fields, shape):
@@ -126,7 +144,7 @@ def test_any_size_that_the_stride_divides():
 
 def test_a_dense_bottleneck_knows_one_size():
     model = ConvAutoencoderModel(tiny_config(bottleneck="dense", latent_channels=20))
-    with pytest.raises(ValueError, match="dense bottleneck takes images of 16 x 24 only, got 32 x 24"):
+    with pytest.raises(ValueError, match="dense bottleneck takes 16 x 24 images only, got 32 x 24"):
         model.encode(torch.zeros(1, 1, 32, 24))
     with pytest.raises(ValueError, match=r"latents must be \(batch, 20, 1, 1\)"):
         model.decode(torch.zeros(1, 20, 2, 3))

@@ -1,0 +1,204 @@
+"""A linear code of an image, and a smooth warp beside it: what moves is described by movement, not by its shades."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# parameters are stored so many times larger than they are used: one learning rate then serves them and the encoder
+_STORED = 10.0
+# ridge on the warp's numbers and on the code's, in units of squared image distance
+_WARP_RIDGE, _CODE_RIDGE = 2e-2, 1e-3
+# movement, in pixels, of one warp latent: about as large a change of the image as one unit of the code
+_PIXELS = 0.25
+
+
+class WarpedLinearCode(nn.Module):
+    """Images as warp(mean + code @ basis): Cootes et al., "Active Appearance Models", 2001, sections 2 and 3.
+
+    The first `warp_latents` numbers move the places that pixels are taken from, by smooth fields; the others are
+    coefficients of basis images. Mean, basis and fields are learned. Latents are fitted to an image by Gauss-Newton:
+    given a start for the warp, a few steps find the least squares.
+
+    Args:
+        num_channels: Channels C of the images.
+        image_size: Height and width of the images.
+        latent_channels: Numbers in all.
+        warp_latents: How many of them are the warp's.
+        warp_grid: The fields are interpolated between so many points, across and down.
+    """
+
+    def __init__(
+        self, num_channels: int, image_size: list[int], latent_channels: int, warp_latents: int, warp_grid: int
+    ) -> None:
+        super().__init__()
+        self.num_channels, self.height, self.width = num_channels, *image_size
+        self.warp_latents = warp_latents
+        self.mean = nn.Parameter(torch.empty(num_channels, *image_size))
+        self.basis = nn.Parameter(torch.empty(latent_channels - warp_latents, num_channels, *image_size))
+        self.fields = nn.Parameter(torch.empty(warp_latents, 2, warp_grid, warp_grid))
+
+    def starting_values(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A grey mean and the lowest cosine waves, of grey levels and of movements."""
+        mean = torch.full((self.num_channels, self.height, self.width), 0.5)
+        codes = len(self.basis)
+        waves = cosine_waves(math.ceil(codes / self.num_channels), self.height, self.width)
+        basis = torch.zeros(codes, self.num_channels, self.height, self.width)
+        fields = torch.zeros(self.fields.shape)
+        moves = cosine_waves(math.ceil(self.warp_latents / 2), *self.fields.shape[2:])
+        for number in range(codes):
+            basis[number, number % self.num_channels] = waves[number // self.num_channels]
+        for number in range(self.warp_latents):
+            wave = moves[number // 2]
+            fields[number, number % 2] = _PIXELS * wave / wave.square().mean().sqrt()
+        return _STORED * mean, _STORED * basis, fields
+
+    @torch.no_grad()
+    def start_from_images(self, pixel_values: torch.Tensor) -> None:
+        """Take mean and basis from the principal components of images; no warp then explains them better yet.
+
+        Args:
+            pixel_values: (N, C, H, W) in [0, 1], N at least the code's length.
+        """
+        flat = pixel_values.flatten(1).float()
+        mean = flat.mean(0)
+        _, _, components = torch.pca_lowrank(
+            flat - mean, min(len(self.basis) + 32, *flat.shape), center=False, niter=3
+        )
+        self.mean.copy_(_STORED * mean.view_as(self.mean))
+        self.basis.copy_(_STORED * components[:, : len(self.basis)].T.reshape(self.basis.shape))
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, latent_channels) -> images (B, C, H, W), float32."""
+        latents = latents.float()
+        warp, code = latents[:, : self.warp_latents], latents[:, self.warp_latents :]
+        images = self._unwarped(code).view(-1, self.num_channels, self.height, self.width)
+        places = self._places(warp, self.height, self.width).transpose(1, 2)
+        places = places.reshape(-1, self.height, self.width, 2)
+        return F.grid_sample(images, places, padding_mode="border", align_corners=False)
+
+    @torch.no_grad()
+    def fit(self, pixel_values: torch.Tensor, warp: torch.Tensor, steps: int, coarse: bool = False) -> torch.Tensor:
+        """Least-squares latents of images, by Gauss-Newton steps from a start.
+
+        Args:
+            pixel_values: (B, C, H, W) in [0, 1].
+            warp: (B, warp_latents) to start from.
+            steps: Gauss-Newton steps at half the resolution, and then as many at full.
+            coarse: Only those at half the resolution, and two gradient steps for the code at full: several times
+                faster, for training.
+
+        Returns:
+            (B, latent_channels), float32.
+        """
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            parts = [
+                self._fit(images, start, steps, coarse)
+                # the Jacobians of a few images stay in a CPU's cache
+                for images, start in zip(pixel_values.float().split(32), warp.float().split(32), strict=True)
+            ]
+        return torch.cat(parts)
+
+    def _fit(self, images: torch.Tensor, warp: torch.Tensor, steps: int, coarse: bool) -> torch.Tensor:
+        latents = self._gauss_newton(images, warp, None, steps, 2)
+        if not coarse:
+            return self._gauss_newton(
+                images, latents[:, : self.warp_latents], latents[:, self.warp_latents :], steps, 1
+            )
+        for _ in range(2):
+            # the warped basis is nearly orthonormal: the gradient is nearly the whole way
+            with torch.enable_grad():
+                latents = latents.detach().requires_grad_()
+                error = 0.5 * (self.decode(latents) - images).square().sum()
+                (gradient,) = torch.autograd.grad(error, latents)
+            gradient[:, : self.warp_latents] = 0
+            latents = latents.detach() - gradient
+        return latents
+
+    def _gauss_newton(
+        self, images: torch.Tensor, warp: torch.Tensor, code: torch.Tensor | None, steps: int, factor: int
+    ) -> torch.Tensor:
+        """Steps on images shrunk by `factor`; the linear system of a step has the latents' length."""
+        batch, channels, kinds = len(images), self.num_channels, self.warp_latents
+        height, width = self.height // factor, self.width // factor
+        places = height * width
+        targets = F.avg_pool2d(images, factor).view(batch, channels * places)
+        rows = torch.cat([self.basis, self.mean[None]]).float() / _STORED
+        # (places, channels * (codes + 1)): what one place knows lies together
+        table = F.avg_pool2d(rows, factor).view(len(rows), channels, places).permute(2, 1, 0).reshape(places, -1)
+        fields = self._fields(height, width)
+        scale = factor**2  # a small pixel stands for several
+        ridge = targets.new_full((kinds + len(self.basis),), _CODE_RIDGE)
+        ridge[:kinds] = _WARP_RIDGE
+        for _ in range(steps):
+            grid = self._places(warp, height, width)
+            x = ((grid[:, 0] + 1) * width / 2 - 0.5).clamp(0, width - 1)
+            y = ((grid[:, 1] + 1) * height / 2 - 0.5).clamp(0, height - 1)
+            left, top = x.floor().clamp(max=width - 2), y.floor().clamp(max=height - 2)
+            x, y = x - left, y - top
+            corner = (top * width + left).long()
+            corners = torch.stack([corner, corner + 1, corner + width, corner + width + 1], -1)
+            weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], -1)
+            warped = F.embedding_bag(
+                corners.view(-1, 4), table, per_sample_weights=weights.view(-1, 4), mode="sum"
+            )  # the basis and the mean, each warped
+            warped = warped.view(batch, places, channels, -1).transpose(1, 2).reshape(batch, channels * places, -1)
+            if code is None:
+                code = scale * ((targets - warped[..., -1])[:, None] @ warped[..., :-1]).squeeze(1)
+            unwarped = F.avg_pool2d(self._unwarped(code).view(batch, channels, self.height, self.width), factor).view(
+                batch, channels, places
+            )
+            taken = unwarped.gather(2, corners.view(batch, 1, -1).expand(-1, channels, -1))
+            upper_left, upper_right, lower_left, lower_right = taken.view(batch, channels, places, 4).unbind(-1)
+            x, y = x[:, None], y[:, None]
+            across = ((upper_right - upper_left) * (1 - y) + (lower_right - lower_left) * y) * (width / 2)
+            down = ((lower_left - upper_left) * (1 - x) + (lower_right - upper_right) * x) * (height / 2)
+            moves = across[:, None] * fields[:, 0, None] + down[:, None] * fields[:, 1, None]
+            values = (warped[..., :-1] @ code[..., None]).squeeze(-1) + warped[..., -1]
+            residual = targets - values
+            jacobian = torch.cat([moves.flatten(2).transpose(1, 2), warped[..., :-1], residual[..., None]], 2)
+            normal = scale * (jacobian.transpose(1, 2) @ jacobian)
+            right = normal[:, :-1, -1].clone()
+            right[:, :kinds] -= _WARP_RIDGE * warp
+            step = torch.linalg.solve(normal[:, :-1, :-1] + torch.diag(ridge), right)
+            warp, code = warp + step[:, :kinds], code + step[:, kinds:]
+        return torch.cat([warp, code], 1)
+
+    def _unwarped(self, code: torch.Tensor) -> torch.Tensor:
+        """Codes (B, codes) -> images (B, C * H * W)."""
+        return (self.mean.float().flatten() + code @ self.basis.float().flatten(1)) / _STORED
+
+    def _fields(self, height: int, width: int) -> torch.Tensor:
+        """(warp_latents, 2, height * width): movements across and down, where -1 to 1 is the whole image."""
+        fields = F.interpolate(self.fields.float(), size=(height, width), mode="bilinear", align_corners=False)
+        return fields.flatten(2) * fields.new_tensor([[2 / self.width], [2 / self.height]])
+
+    def _places(self, warp: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """(B, 2, height * width): where each pixel comes from, x and y in [-1, 1]."""
+        y = (torch.arange(height, device=warp.device) + 0.5) * (2 / height) - 1
+        x = (torch.arange(width, device=warp.device) + 0.5) * (2 / width) - 1
+        identity = torch.stack([x.repeat(height), y.repeat_interleave(width)])
+        return identity + (warp @ self._fields(height, width).flatten(1)).view(-1, 2, height * width)
+
+
+def cosine_waves(count: int, height: int, width: int) -> torch.Tensor:
+    """The slowest two-dimensional cosine waves: orthonormal images.
+
+    Args:
+        count: How many, at most height * width.
+        height: Of an image.
+        width: Of an image.
+
+    Returns:
+        (count, height, width), the slowest first.
+    """
+    pairs = sorted(((i, j) for i in range(height) for j in range(width)), key=lambda p: (p[0] ** 2 + p[1] ** 2, p))
+    y, x = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
+    waves = torch.stack(
+        [torch.outer(torch.cos(math.pi * i * y), torch.cos(math.pi * j * x)) for i, j in pairs[:count]]
+    )
+    return waves / torch.linalg.vector_norm(waves, dim=(1, 2), keepdim=True)
+
+
+__all__ = ["WarpedLinearCode", "cosine_waves"]
