@@ -213,8 +213,10 @@ def report_denoising(
 
 
 def _restored(model: PreTrainedModel, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """What `hfembed denoise` makes of images: the mean of what becomes of each and of its mirror image."""
     try:
-        return reconstruct(model, images, batch_size)[0].clamp(0, 1)
+        plain, mirrored = (reconstruct(model, view, batch_size)[0] for view in (images, images.flip(3)))
+        return ((plain + mirrored.flip(3)) / 2).clamp(0, 1)
     except ValueError as error:
         raise InputError(str(error)) from error
 

@@ -23,12 +23,13 @@ def images():
 
 
 class Cheat:
-    """A 'denoiser' that knows the clean images and gives them back a little wrong."""
+    """A 'denoiser' that knows the clean images, then their mirror images, and gives them back a little wrong."""
 
     device = torch.device("cpu")
 
     def __init__(self, clean, error):
-        self.left = list(clean.float() / 255 + error)
+        wrong = clean.float() / 255 + error
+        self.left = [*wrong, *wrong.flip(3)]
 
     def __call__(self, batch):
         output = torch.stack([self.left.pop(0) for _ in batch])
