@@ -21,6 +21,9 @@ def evaluate_lfw(
     landmarks: Annotated[
         Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")
     ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Instead of landmarks: checkpoint folder or Hub id of a face detector.")
+    ] = None,
     threshold_pairs: Annotated[
         str | None, typer.Option(help="View 1: pairsDevTrain.txt, to choose the threshold on.")
     ] = None,
@@ -51,17 +54,31 @@ def evaluate_lfw(
     from hfembed.data.lfw import read_pairs
     from hfembed.evaluation import lfw_report
     from hfembed.evaluation.lfw import LfwVerification
-    from hfembed.loading import load_face_embedder
+    from hfembed.loading import FACE_DETECTOR, load_face_embedder, load_image_model
 
     torch.set_num_threads(num_threads)
     embedder, processor = load_face_embedder(model, device)
     if mirror is not None:
         embedder.config.mirror = mirror
+    face_detector = load_image_model(detector, FACE_DETECTOR, "a face detector", device)[0] if detector else None
     chosen = read_pairs(pairs).in_folds(fold) if fold else pairs
     lfw = LfwVerification(
-        images, chosen, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
+        images,
+        chosen,
+        landmarks,
+        threshold_pairs,
+        undetected,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        detector=face_detector,
     )
-    files = {"images": images, "pairs": pairs, "landmarks": landmarks, "threshold_pairs": threshold_pairs}
+    files = {
+        "images": images,
+        "pairs": pairs,
+        "landmarks": landmarks,
+        "detector": detector,
+        "threshold_pairs": threshold_pairs,
+    }
     report = lfw_report.report_lfw(lfw, embedder, processor, output, floor, files=files)
     print(lfw_report.summary(lfw.name, report))
     print(f"  written to {output}")
