@@ -23,7 +23,6 @@ from hfembed.training.config import read_config
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
 from hfembed.training.sharing import HubSharing
-from hfembed.training.sharing import HubSharing
 from hfembed.training.swap_recipe import (
     SwapTrainingConfig,
     describe_people,

@@ -65,6 +65,63 @@ def evaluate_lfw(
         lfw_report.store_thresholds(model, report[lfw.name]["thresholds"], embedder.config.mirror)
 
 
+@app.command("identification")
+def evaluate_identification(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder.")],
+    images: Annotated[str, typer.Option(help="Folder with a folder a person, its archive, Parquet or a Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json, cmc.png, det.png and a ROC curve.")],
+    landmarks: Annotated[
+        Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")
+    ] = None,
+    undetected: Annotated[
+        Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")
+    ] = "error",
+    distractors: Annotated[
+        str | None, typer.Option(help="Photos of other people, for MegaFace's challenge 1; as --images.")
+    ] = None,
+    distractor_landmarks: Annotated[Path | None, typer.Option(help="As --landmarks, for the distractors.")] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Keep the embeddings in this EmbeddingIndex, and take them from it next time.")
+    ] = None,
+    store_thresholds: Annotated[
+        bool, typer.Option("--store-thresholds", help="Put the thresholds of all pairs into MODEL's config.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and align.")] = 2,
+    num_threads: Annotated[
+        int,
+        typer.Option(min=1, help="Threads of torch on a CPU: small parts gain nothing by more."),
+    ] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure how well a face embedder finds people again: closed set, open set, all pairs, BLUFR, MegaFace."""
+    import torch
+
+    from hfembed.evaluation import identification_report, lfw_report
+    from hfembed.evaluation.people_embeddings import embed_people
+    from hfembed.loading import load_face_embedder
+
+    torch.set_num_threads(num_threads)
+    embedder, processor = load_face_embedder(model, device)
+    settings = {"undetected": undetected, "batch_size": batch_size, "num_workers": num_workers}
+    tested = embed_people(embedder, processor, images, landmarks, index, **settings)
+    others = None
+    if distractors is not None:
+        others = embed_people(embedder, processor, distractors, distractor_landmarks, **settings).embeddings
+    report = identification_report.report_identification(
+        tested,
+        output,
+        data=Path(images).name,
+        model=model,
+        distractors=others,
+        data_files={"images": images, "landmarks": landmarks, "distractors": distractors},
+    )
+    print(identification_report.summary(report))
+    print(f"  written to {output}")
+    if store_thresholds:
+        lfw_report.store_thresholds(model, report["thresholds"], embedder.config.mirror)
+
+
 @app.command("denoising")
 def evaluate_denoising(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a denoising autoencoder.")],

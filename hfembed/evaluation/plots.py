@@ -44,6 +44,7 @@ def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
     Raises:
         OSError: The file cannot be written.
     """
+    curves = {name: _drawable(curve) for name, curve in curves.items()}
     figure = Figure(figsize=(11, 5), layout="constrained")
     whole, low = figure.subplots(1, 2)
     lowest = min(MINIMUM_EXPECTED_FALSE_ACCEPTS / curve.impostors for curve in curves.values())
@@ -69,6 +70,75 @@ def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
         axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     whole.legend(loc="lower right", frameon=False)
+    figure.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
+def _drawable(curve: Roc, points: int = 4000) -> Roc:
+    """At most so many of the curve's points, evenly spread over the logarithm of the FAR."""
+    if len(curve.thresholds) <= points:
+        return curve
+    wanted = np.append(0, np.geomspace(1, curve.impostors, points - 2))
+    chosen = np.unique(np.append(np.searchsorted(curve.false_accepts, wanted), len(curve.thresholds) - 1))
+    chosen = chosen[chosen < len(curve.thresholds)]
+    return curve._replace(
+        thresholds=curve.thresholds[chosen],
+        true_accepts=curve.true_accepts[chosen],
+        false_accepts=curve.false_accepts[chosen],
+    )
+
+
+def plot_det(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
+    """Draw the detection error trade-off: false rejects over false accepts, both logarithmic.
+
+    Args:
+        curves: Name -> curve.
+        path: The picture file to write; its suffix chooses the format.
+        title: Stands above.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    curves = {name: _drawable(curve) for name, curve in curves.items()}
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    axes = figure.subplots()
+    lowest = min(MINIMUM_EXPECTED_FALSE_ACCEPTS / curve.impostors for curve in curves.values())
+    for number, (name, curve) in enumerate(curves.items()):
+        shown = (curve.far >= lowest) & (curve.tar < 1)
+        axes.plot(curve.far[shown], 1 - curve.tar[shown], label=name, color=(_BLUE, _RED, _GREY)[number % 3])
+    axes.plot([lowest, 1], [lowest, 1], color="black", linewidth=0.6, linestyle=":", label="equal error")
+    axes.set(xscale="log", yscale="log", xlim=(lowest, 1), xlabel="false accept rate", ylabel="false reject rate")
+    axes.set_ylim(min(1 - float(curve.tar[curve.tar < 1].max(initial=0)) for curve in curves.values()) / 2, 1)
+    _finish(axes, "lower left")
+    figure.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
+def plot_cmc(curves: dict[str, np.ndarray], path: str | Path, title: str = "") -> None:
+    """Draw cumulative match characteristics: who was found among the first k.
+
+    Args:
+        curves: Name of the gallery -> (ranks,) share of the probes, from `cumulative_match`.
+        path: The picture file to write; its suffix chooses the format.
+        title: Stands above.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, curve) in enumerate(curves.items()):
+        axes.plot(
+            np.arange(1, len(curve) + 1),
+            100 * curve,
+            marker="o",
+            ms=3.5,
+            label=name,
+            color=(_BLUE, _RED, _GREY)[number % 3],
+        )
+    axes.set(xlabel="rank k", ylabel="probes whose person is among the first k, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _finish(axes, "lower right")
     figure.suptitle(title, fontsize=12)
     _save(figure, path)
 
@@ -133,6 +203,12 @@ def plot_neighbours(
             axes.set(xticks=[], yticks=[])
         line[0].spines[:].set_visible(False)
     _save(figure, path)
+
+
+def _finish(axes: Axes, legend: str) -> None:
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc=legend, frameon=False)
 
 
 def _show(axes: Axes, crop: torch.Tensor, name: str) -> None:

@@ -56,7 +56,7 @@ class VectorStore:
         return sum(part.nbytes for block in self._blocks for part in block if part is not None)
 
     def append(self, vectors: torch.Tensor) -> None:
-        """Add unit vectors (n, D) float32."""
+        """Add unit vectors (n, D) float32, which the store may keep as they are: do not write to them afterwards."""
         for part in vectors.split(_BLOCK_ROWS):
             self._append_block(_encode(part, self.precision))
 
@@ -172,7 +172,7 @@ class VectorStore:
 
 def _encode(vectors: torch.Tensor, precision: Precision) -> _Block:
     if precision != "int8":
-        return _Block(vectors.to(_DTYPES[precision], copy=True), None)
+        return _Block(vectors.to(_DTYPES[precision]), None)
     codes = (vectors * (127 / vectors.abs().amax(1, keepdim=True))).round_().to(torch.int8)
     # by its own length, and not by the factor above: rounding changes the length, and cosines need unit length
     return _Block(codes, 1 / codes.float().norm(dim=1))
@@ -189,5 +189,5 @@ def _products(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return queries @ rows.T
     if len(queries) == 1:
         # a matrix-vector product reads the rows at half the speed of a matrix-matrix product
-        return (rows @ queries.expand(2, -1).T).T[:1].contiguous()
+        return (rows @ queries.repeat(2, 1).T).T[:1].contiguous()
     return (rows @ queries.T).T.contiguous()
