@@ -1,5 +1,6 @@
 """Figures of reconstructions, against other libraries; and the command that measures a checkpoint."""
 
+import copy
 import json
 import math
 
@@ -12,6 +13,9 @@ from typer.testing import CliRunner
 
 from hfembed.cli import app
 from hfembed.data.corruptions import Corruption
+from hfembed.data.lfw import read_pairs
+from hfembed.errors import InputError
+from hfembed.evaluation.lfw import LfwVerification
 from hfembed.evaluation.reconstruction import (
     HeldOutReconstruction,
     active_latents,
@@ -21,6 +25,8 @@ from hfembed.evaluation.reconstruction import (
     psnr,
     ssim,
 )
+from hfembed.evaluation.reconstruction_pictures import draw_curves
+from hfembed.evaluation.reconstruction_report import make_judge, report_reconstruction, summary
 from hfembed.evaluation.results import read_results, write_results
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
@@ -100,6 +106,37 @@ def test_results_without_prefix_are_replaced_together(tmp_path):
     write_results(tmp_path, "reconstruction", {"psnr": 4.0}, {"figures": ["psnr"]})
     results = read_results(tmp_path)
     assert results["psnr"] == 4.0 and results["other_psnr"] == 3.0 and "gone" not in results
+
+
+def test_a_judge_finds_the_person_unchanged_in_an_unchanged_image(tiny_lfw, model, processor, tmp_path):
+    embedder = copy.deepcopy(model)
+    embedder.config.mirror = "none"
+    config = ConvAutoencoderConfig(image_size=[64, 64], widths=[4], skip_connections=True)
+    unchanging = ConvAutoencoderModel(config).eval()  # a new denoiser changes nothing
+    judge = make_judge(embedder, processor, tiny_lfw.landmarks, read_pairs(tiny_lfw.pairs))
+    whole = ConvAutoencoderImageProcessor(size=64)
+    report = report_reconstruction(unchanging, whole, tiny_lfw.archive, tmp_path, 0.2, judge=judge, pictures=2)
+    assert report["psnr"] > 90
+    assert report["identity_kept"] == pytest.approx(1, abs=1e-4)
+    assert report["perceptual_distance"] == pytest.approx(0, abs=1e-3)
+    direct = LfwVerification(tiny_lfw.archive, tiny_lfw.pairs, tiny_lfw.landmarks, progress=False, num_workers=0)
+    assert report["view2_accuracy"] == pytest.approx(direct(embedder, processor)["lfw_view2_accuracy"], abs=7)
+    assert "identity kept (cosine): 1.000" in summary(report)
+
+
+def test_curves_of_runs(tmp_path):
+    for name, gap in (("none", 3.0), ("denoising", 1.0)):
+        (tmp_path / name).mkdir()
+        lines = [{"step": step, "psnr": 20.0, "train_psnr": 20 + gap * step} for step in (1, 2, 3)]
+        lines.insert(1, {"step": 1, "loss": 0.1})
+        (tmp_path / name / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    draw_curves({name: tmp_path / name for name in ("none", "denoising")}, tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").width > 600
+    (tmp_path / "none" / "training_log.jsonl").write_text('{"step": 1, "loss": 0.1}\n')
+    with pytest.raises(InputError, match="has no evaluations: train with validation_share"):
+        draw_curves({"none": tmp_path / "none"}, tmp_path / "curves.png")
+    with pytest.raises(InputError, match="train it first"):
+        draw_curves({"other": tmp_path / "other"}, tmp_path / "curves.png")
 
 
 def test_the_command(tmp_path):
