@@ -227,6 +227,7 @@ def evaluate_reconstruction(
         pictures=pictures,
     )
     print(reconstruction_report.summary(report))
+    print(f"  written to {output}")
 
 
 @app.command("compression")
