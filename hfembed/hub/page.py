@@ -42,7 +42,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What to call the model."""
-        return self.training.get("name", self.folder.resolve().name)
+        return self.training.get("name") or (self.repo_id or self.folder.resolve().name).split("/")[-1]
 
     @property
     def recipe(self) -> str:
