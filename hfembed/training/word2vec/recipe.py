@@ -28,6 +28,7 @@ class Word2VecTrainingConfig(SharingConfig):
     corpus: str = setting(
         "", "text file, parquet file, folder of such, or id of a dataset on the Hub; a line a sentence"
     )
+    corpus_note: str = setting("", "what the text is and under which licence, for the model card")
     column: str = setting("text", "column with the text, of parquet files and datasets")
     split: str = setting("train", "split of a dataset on the Hub")
     cache_dir: str = setting("", "folder for the encoded corpus; by default 'corpus' in output_dir")
@@ -136,6 +137,12 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
         return corpus
     merged, _ = merge_vocabularies(old, corpus.vocabulary)
     return prepare_corpus(**arguments, vocabulary=merged)
+
+
+def describe_corpus(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> str:
+    """One line, for the console and the model card."""
+    source = Path(config.corpus).name if Path(config.corpus).exists() else config.corpus
+    return f"{corpus.num_words:,} words of {len(corpus.vocabulary):,} kinds from {source}."
 
 
 def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:
