@@ -6,26 +6,21 @@ accelerate launch scripts/train_word2vec.py --config FILE --corpus FILE --resume
 accelerate launch scripts/train_word2vec.py --init_from outputs/mine --corpus NEW_TEXT --output_dir outputs/longer
 """
 
+import dataclasses
 import logging
-import platform
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from hfembed.errors import exit_on_input_error
+from hfembed.evaluation.results import write_results
 from hfembed.hub.card import write_card
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import read_config
-from hfembed.training.record import write_training_notes
+from hfembed.training.record import write_notes
 from hfembed.training.sharing import HubSharing
 from hfembed.training.word2vec.engine import train_word2vec
-from hfembed.training.word2vec.recipe import (
-    TrainingTests,
-    Word2VecTrainingConfig,
-    describe_corpus,
-    load_corpus,
-    start_model,
-)
+from hfembed.training.word2vec.recipe import TrainingTests, Word2VecTrainingConfig, load_corpus, start_model
 
 
 @exit_on_input_error
@@ -38,7 +33,7 @@ def main() -> None:
     output_dir = Path(config.output_dir)
     with accelerator.main_process_first():
         corpus = load_corpus(config)
-    accelerator.print(describe_corpus(config, corpus))
+    accelerator.print(f"{corpus.num_words:,} words of {len(corpus.vocabulary):,} kinds from {config.corpus}")
     model = start_model(config, corpus)
 
     def measure(model: Word2VecForPreTraining) -> dict[str, float]:
@@ -63,16 +58,16 @@ def main() -> None:
     )
     if accelerator.is_main_process:
         model.save_pretrained(output_dir)
-        notes = {
-            "data": f"{describe_corpus(config, corpus)} {config.corpus_note}".strip(),
-            "machine": f"{platform.machine()}, {report.engine}",
-            "words": report.words,
-            "words_per_second": round(report.words_per_second),
-            "loss": report.loss,
-            "validation": measure(model),
+        details = {
+            **dataclasses.asdict(report),
+            "config": dataclasses.asdict(config),
             "corpus_fingerprint": corpus.fingerprint,
         }
-        write_training_notes(config, accelerator, report.seconds, notes)
+        write_results(output_dir, "word2vec_training", {}, details)
+        write_results(output_dir, "words", measure(model), {"restrict_vocab_of_analogies": config.restrict_vocab})
+        text = f"{report.words:,} words learnt from, of a text of {corpus.num_words:,} ({Path(config.corpus).name})."
+        text = f"{text} {config.corpus_note}".strip()
+        write_notes(config, {"data": text, "seconds": round(report.seconds, 1), "machine": report.engine})
         write_card(output_dir)
         print(f"{report.words_per_second:,.0f} words/s ({report.engine}); the model is in {output_dir}")
         sharing.push_result()

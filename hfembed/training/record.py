@@ -18,6 +18,7 @@ from hfembed.atomic import atomic_write
 from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.hub.card import TRAINING_FILE
 from hfembed.training.config import SharingConfig, TrainingConfig
+from hfembed.training.word2vec.recipe import Word2VecTrainingConfig
 
 # where a run is and where its model goes say nothing of how it was trained
 _NOT_THE_RECIPE = {"output_dir", "resume", "cache_dir", *(field.name for field in dataclasses.fields(SharingConfig))}
@@ -57,53 +58,51 @@ class TrainingRecord:
         Raises:
             OSError: The file cannot be written.
         """
+        device = self.accelerator.device
+        if device.type == "cuda":
+            machine = f"{self.accelerator.num_processes} x {torch.cuda.get_device_name(device)}"
+        else:
+            machine = (
+                f"{self.accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, "
+                f"{platform.machine()} CPU"
+            )
         notes = {
             "data": self.data,
             "photos": len(self.photos),
             "people": len(self.photos.identities),
+            "seconds": round(time.time() - self.began, 1),
+            "machine": machine,
             "start": self.start,
             "validation": metrics,
             **self.notes,
         }
-        write_training_notes(self.config, self.accelerator, time.time() - self.began, notes)
+        write_notes(self.config, notes)
 
 
-def write_training_notes(config: Any, accelerator: Accelerator, seconds: float, notes: dict[str, Any]) -> None:
-    """Write training.json into the run's folder: the recipe, the time it took, on what, and further notes.
+def write_notes(config: TrainingConfig | Word2VecTrainingConfig, notes: dict[str, Any]) -> None:
+    """Write training.json into a run's folder: the notes, and the run's name, recipe, command and version.
 
     Args:
-        config: The recipe, a dataclass with an `output_dir`.
-        accelerator: The run's.
-        seconds: How long it took.
-        notes: What else to note; replaces what is noted here under the same names.
+        config: The run; what differs from the defaults is the recipe.
+        notes: `data`, in a few sentences, `seconds`, `machine` and what else is known.
 
     Raises:
         OSError: The file cannot be written.
     """
-    # only what differs from the defaults: that is the recipe
     recipe = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
         if getattr(config, field.name) != _default(field) and field.name not in _NOT_THE_RECIPE
     }
-    device = accelerator.device
-    if device.type == "cuda":
-        machine = f"{accelerator.num_processes} x {torch.cuda.get_device_name(device)}"
-    else:
-        machine = (
-            f"{accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, {platform.machine()} CPU"
-        )
-    everything = {
+    run = {
         "name": Path(config.output_dir).name,
-        "seconds": round(seconds, 1),
-        "machine": machine,
+        **notes,
         "recipe": recipe,
         "command": shlex.join(["accelerate", "launch", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "version": describe_version(),
-        **notes,
     }
     with atomic_write(Path(config.output_dir) / TRAINING_FILE) as temporary:
-        temporary.write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
 def describe_version() -> str:

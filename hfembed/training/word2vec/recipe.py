@@ -139,12 +139,6 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     return prepare_corpus(**arguments, vocabulary=merged)
 
 
-def describe_corpus(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> str:
-    """One line, for the console and the model card."""
-    source = Path(config.corpus).name if Path(config.corpus).exists() else config.corpus
-    return f"{corpus.num_words:,} words of {len(corpus.vocabulary):,} kinds from {source}."
-
-
 def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:
     """The model to train on.
 
