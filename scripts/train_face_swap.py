@@ -23,7 +23,6 @@ from hfembed.training.config import read_config
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
 from hfembed.training.sharing import HubSharing
-from hfembed.training.sharing import HubSharing
 from hfembed.training.swap_recipe import (
     SwapTrainingConfig,
     describe_people,
@@ -82,7 +81,6 @@ def main() -> None:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    sharing = HubSharing(config, config.output_dir, accelerator.print)
     metrics = train(
         config,
         accelerator,
@@ -102,7 +100,6 @@ def main() -> None:
         record.write(metrics)
         card = write_card(config.output_dir)
         accelerator.print(f"the model is in {config.output_dir}, its card is {card}")
-        sharing.push_result()
         sharing.push_result()
 
 
