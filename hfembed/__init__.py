@@ -15,6 +15,7 @@ _PUBLIC_NAMES = {
     "FaceDetectorConfig": "hfembed.models.face_detector.configuration_face_detector",
     "FaceDetectorModel": "hfembed.models.face_detector.modeling_face_detector",
     "FaceDetectorImageProcessor": "hfembed.models.face_detector.image_processing_face_detector",
+    "FaceAnalyzer": "hfembed.pipelines.face_analyzer",
     "FaceEmbedderConfig": "hfembed.models.face_embedder.configuration_face_embedder",
     "FaceEmbedderModel": "hfembed.models.face_embedder.modeling_face_embedder",
     "FaceEmbedderForClassification": "hfembed.models.face_embedder.modeling_face_embedder",

@@ -7,6 +7,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
@@ -21,6 +22,7 @@ from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
+from hfembed.pipelines.face_pipelines import FaceEmbeddingPipeline, FaceVerificationPipeline
 
 AutoConfig.register("hfembed_face_embedder", FaceEmbedderConfig)
 AutoModel.register(FaceEmbedderConfig, FaceEmbedderModel)
@@ -53,4 +55,11 @@ AutoConfig.register("hfembed_face_swap", FaceSwapConfig)
 AutoModel.register(FaceSwapConfig, FaceSwapModel)
 AutoImageProcessor.register(
     FaceSwapConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
+)
+
+PIPELINE_REGISTRY.register_pipeline(
+    "face-embedding", pipeline_class=FaceEmbeddingPipeline, pt_model=AutoModel, type="image"
+)
+PIPELINE_REGISTRY.register_pipeline(
+    "face-verification", pipeline_class=FaceVerificationPipeline, pt_model=AutoModel, type="image"
 )

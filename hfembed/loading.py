@@ -12,6 +12,7 @@ from hfembed.hub.completeness import check_weights, read_config
 from hfembed.hub.pull import find_checkpoint
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
+FACE_DETECTOR = "hfembed_face_detector"
 FACE_EMBEDDER = "hfembed_face_embedder"
 FACE_SWAP = "hfembed_face_swap"
 CONV_AUTOENCODER = "hfembed_conv_autoencoder"

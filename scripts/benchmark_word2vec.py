@@ -48,7 +48,7 @@ class BenchmarkConfig:
     rounds: int = setting(3, "how often everything is measured")
     output: str = setting("", "JSON file for the figures")
     engines: list[str] = setting(list(ENGINES), "our engines to measure")
-    learning_rate: float = setting(0.0, "of our engines; 0 = the recipes': 0.05 for skip-gram, 0.1 for cbow")
+    learning_rate: float = setting(0.0, "of our engines; 0 = the recipes': 0.05 for skip-gram, 0.075 for cbow")
     gensim_learning_rates: list[float] = setting([0.025, 0.05], "of gensim, one after the other")
     cache_dir: str = setting("", "folder for the encoded corpus; by default a temporary one")
     analogies: str = setting("", "file of analogies, asked among the 30,000 most frequent words")
@@ -145,7 +145,7 @@ def run_engine(
         engine=engine,
         epochs=config.epochs,
         num_threads=config.threads,
-        learning_rate=config.learning_rate or {"skip-gram": 0.05, "cbow": 0.1}[config.architecture],
+        learning_rate=config.learning_rate or {"skip-gram": 0.05, "cbow": 0.075}[config.architecture],
         seed=seed,
     )
     report = train_word2vec(model, corpus, settings)

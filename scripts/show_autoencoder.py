@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hfembed.evaluation.reconstruction import pca_reconstruction, psnr, reconstruct, ssim
 
 from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.data.synthetic_faces import make_synthetic_faces
 from hfembed.errors import exit_on_input_error
+from hfembed.evaluation.reconstruction import pca_reconstruction, psnr, reconstruct, ssim
 from hfembed.generation.films import picture_grid, to_pictures, write_film, write_picture
 from hfembed.generation.morphing import midpoint_sharpness, morph
 from hfembed.loading import load_autoencoder

@@ -2,7 +2,7 @@
 
 import typer
 
-from hfembed.cli import convert, evaluate, export, hub, images, swap, words
+from hfembed.cli import convert, evaluate, export, faces, hub, images, search, swap, words
 from hfembed.errors import exit_on_input_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -10,7 +10,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(convert.app, name="convert")
 app.add_typer(export.app, name="export")
 # without a name, a module's commands are the program's own
-for commands in (words, images, swap, hub):
+for commands in (faces, words, images, swap, search, hub):
     app.add_typer(commands.app)
 
 

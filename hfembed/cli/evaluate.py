@@ -1,9 +1,13 @@
 """`hfembed evaluate`: measure a model by a published protocol."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 app = typer.Typer(no_args_is_help=True, help="Measure a model by a published protocol.")
 
@@ -16,6 +20,9 @@ def evaluate_lfw(
     output: Annotated[Path, typer.Option(help="Folder for results.json, roc.png and mistakes.png.")],
     landmarks: Annotated[
         Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Instead of landmarks: checkpoint folder or Hub id of a face detector.")
     ] = None,
     threshold_pairs: Annotated[
         str | None, typer.Option(help="View 1: pairsDevTrain.txt, to choose the threshold on.")
@@ -47,17 +54,31 @@ def evaluate_lfw(
     from hfembed.data.lfw import read_pairs
     from hfembed.evaluation import lfw_report
     from hfembed.evaluation.lfw import LfwVerification
-    from hfembed.loading import load_face_embedder
+    from hfembed.loading import FACE_DETECTOR, load_face_embedder, load_image_model
 
     torch.set_num_threads(num_threads)
     embedder, processor = load_face_embedder(model, device)
     if mirror is not None:
         embedder.config.mirror = mirror
+    face_detector = load_image_model(detector, FACE_DETECTOR, "a face detector", device)[0] if detector else None
     chosen = read_pairs(pairs).in_folds(fold) if fold else pairs
     lfw = LfwVerification(
-        images, chosen, landmarks, threshold_pairs, undetected, batch_size=batch_size, num_workers=num_workers
+        images,
+        chosen,
+        landmarks,
+        threshold_pairs,
+        undetected,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        detector=face_detector,
     )
-    files = {"images": images, "pairs": pairs, "landmarks": landmarks, "threshold_pairs": threshold_pairs}
+    files = {
+        "images": images,
+        "pairs": pairs,
+        "landmarks": landmarks,
+        "detector": detector,
+        "threshold_pairs": threshold_pairs,
+    }
     report = lfw_report.report_lfw(lfw, embedder, processor, output, floor, files=files)
     print(lfw_report.summary(lfw.name, report))
     print(f"  written to {output}")
@@ -156,6 +177,85 @@ def evaluate_denoising(
         metrics = report_denoising(tests, autoencoder, output, {"images": images})
     for name, value in metrics.items():
         print(f"{name:48}{value:8.3f}")
+    print(f"  written to {output}")
+
+
+@app.command("compression")
+def evaluate_compression(
+    model: Annotated[str, typer.Argument(help="Autoencoder with latent statistics, checkpoint folder or Hub id.")],
+    images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json and rates.png.")],
+    held_out_share: Annotated[float, typer.Option(help="Share of the people that training held out.")] = 0.1,
+    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    max_images: Annotated[int, typer.Option(min=1, help="At most so many held-out images, spread evenly.")] = 300,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Bytes against quality on held-out people: compressed latents, JPEG, WebP."""
+    from hfembed.data.aligned_faces import AlignedFaces
+    from hfembed.data.faces import load_faces
+    from hfembed.data.splits import split_people
+    from hfembed.evaluation.compression import report_rates
+    from hfembed.generation.compression import LatentCodec
+    from hfembed.generation.latent_statistics import LatentStatistics
+    from hfembed.loading import load_autoencoder
+
+    autoencoder, processor = load_autoencoder(model, device)
+    codec = LatentCodec(autoencoder, LatentStatistics.load(model))
+    _, held_out = split_people(load_faces(images), held_out_share, split_seed)
+    pixels = processor.normalize(AlignedFaces(held_out, processor).pixels(max_images))
+    print(f"{'':8}{'quality':>8}{'file bytes':>12}{'data bytes':>12}{'PSNR':>8}{'SSIM':>8}")
+    for point in report_rates(codec, pixels, output, {"images": images}):
+        print(
+            f"{point.method:8}{point.quality:8}{point.file_bytes:12.0f}{point.data_bytes:12.0f}"
+            f"{point.psnr:8.2f}{point.ssim:8.3f}"
+        )
+    print(f"  written to {output}")
+
+
+@app.command("generation")
+def evaluate_generation(
+    models: Annotated[list[str], typer.Argument(help="Autoencoders with latent statistics, folders or Hub ids.")],
+    embedder: Annotated[str, typer.Option(help="Face embedder whose features are compared, folder or Hub id.")],
+    images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
+    landmarks: Annotated[Path, typer.Option(help="JSON: file -> five points; their mean says where faces lie.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json.")],
+    held_out_share: Annotated[float, typer.Option(help="Share of the people that training held out.")] = 0.1,
+    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    max_images: Annotated[int, typer.Option(min=2, help="Images of a draw, at most those held out.")] = 2000,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of each method, averaged.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Frechet distance of made-up faces to held-out ones: mixtures, priors, and Gaussians over pixels."""
+    from hfembed.data.aligned_faces import AlignedFaces
+    from hfembed.data.faces import FaceSource, load_faces
+    from hfembed.data.splits import split_people
+    from hfembed.evaluation.generation import mean_face_points, report_generation
+    from hfembed.generation.films import to_pictures
+    from hfembed.loading import load_autoencoder, load_face_embedder
+
+    loaded = {name: load_autoencoder(name, device) for name in models}
+    autoencoders = {name: autoencoder for name, (autoencoder, _) in loaded.items()}
+    processor = loaded[models[0]][1]
+    face_embedder, aligner = load_face_embedder(embedder, device)
+    face_embedder.config.mirror = "none"  # one view will do to compare distributions
+    face_embedder = face_embedder.optimize_for_inference()
+    faces = load_faces(FaceSource(images, landmarks=landmarks))
+    points = mean_face_points(faces, processor)
+    known, held_out = (
+        processor.normalize(AlignedFaces(side, processor).pixels())
+        for side in split_people(faces.remove_columns("landmarks"), held_out_share, split_seed)
+    )
+
+    def embed(crops: "torch.Tensor") -> "np.ndarray":
+        photos = list(to_pictures(crops))
+        pixels = aligner(photos, landmarks=[points] * len(photos)).pixel_values
+        return face_embedder.embed(pixels.to(face_embedder.device)).cpu().numpy()
+
+    files = {"images": images, "landmarks": landmarks}
+    distances = report_generation(autoencoders, embed, held_out[:max_images], known, output, files, draws)
+    print(f"{'Frechet distance to held-out faces':64}{'mean':>8}")
+    for name, values in distances.items():
+        print(f"  {name:62}{sum(values) / len(values):8.3f}")
     print(f"  written to {output}")
 
 

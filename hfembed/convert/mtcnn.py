@@ -87,7 +87,7 @@ def _fill(network: nn.Module, modules: dict[str, str], file: Path) -> None:
     check_layout(theirs, shapes, str(file), "a network of the MTCNN in timesler/facenet-pytorch")
     weights = {key: theirs[name] for key, name in names.items()}
     if "dense.weight" in weights:
-        # there the last map, 3 x 3, is read by column, all channels of a pixel together; here channel by channel
+        # there the last map (3 x 3) is read column by column, all channels of a pixel together
         weights["dense.weight"] = weights["dense.weight"].unflatten(1, (3, 3, -1)).permute(0, 3, 2, 1).flatten(1)
     network.load_state_dict(weights)
 

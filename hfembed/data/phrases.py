@@ -1,5 +1,7 @@
 """Phrases: neighbours seen together far more often than chance has it (Mikolov et al. 2013b, section 4)."""
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hfembed.atomic import atomic_write
 from hfembed.data.corpora import EncodedBlocks, count_words, encode_blocks, make_rules, open_source
 from hfembed.errors import InputError
 
@@ -26,7 +29,7 @@ def learn_phrases(
     column: str = "text",
     split: str = "train",
     config_name: str | None = None,
-    scratch_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     num_threads: int = 2,
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Find the pairs of words to join, in several passes: `new_york`, then `new_york` + `times`.
@@ -44,7 +47,8 @@ def learn_phrases(
         column: As in `prepare_corpus`.
         split: As in `prepare_corpus`.
         config_name: As in `prepare_corpus`.
-        scratch_dir: Where temporary files go (4 bytes a word). Default: the system's place for them.
+        cache_dir: Folder for temporary files (4 bytes a word) and for the result, which is reused when source and
+            settings are unchanged. Default: the system's place for temporary files, and nothing is kept.
         num_threads: Blocks of text worked on at once.
 
     Returns:
@@ -55,11 +59,19 @@ def learn_phrases(
     """
     if isinstance(source, Iterator):
         raise InputError("phrases take several passes, an iterator can be read once: give a list, a file or a dataset")
+    kept = None
+    if cache_dir is not None:
+        identity, _ = open_source(source, column, split, config_name)
+        settings = [identity, list(thresholds), min_count, discount, lowercase, word_pattern]
+        kept = Path(cache_dir) / f"phrases-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}.json"
+        if kept.is_file():
+            return tuple(tuple((first, second) for first, second in pairs) for pairs in json.loads(kept.read_text()))
+        Path(cache_dir).mkdir(parents=True, exist_ok=True)
     passes: tuple[tuple[tuple[str, str], ...], ...] = ()
     for threshold in thresholds:
         rules = make_rules(lowercase, word_pattern, passes)
         _, blocks = open_source(source, column, split, config_name)
-        with tempfile.TemporaryDirectory(dir=scratch_dir) as scratch:
+        with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
             encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)
             words, counts = count_words(encoded, min_count)
             keys, pair_counts, num_words = _count_pairs(encoded, words)
@@ -72,6 +84,9 @@ def learn_phrases(
         if not pairs:
             break
         passes += (tuple(pairs),)
+    if kept is not None:
+        with atomic_write(kept) as temporary:
+            temporary.write_text(json.dumps(passes))
     return passes
 
 

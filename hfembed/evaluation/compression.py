@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hfembed.atomic import atomic_write
-from hfembed.evaluation.reconstruction import image_psnr, ssim
+from hfembed.evaluation.reconstruction import psnr, ssim
+from hfembed.evaluation.results import provenance, write_results
 from hfembed.generation.compression import HEADER_BYTES, LatentCodec
 
 LATENT_QUALITIES = (2, 4, 6, 8, 10, 12, 14)
@@ -27,7 +28,7 @@ class RatePoint(NamedTuple):
         file_bytes: Mean size of a file.
         data_bytes: Mean size without what all files of one kind have in common: our header, a JPEG's tables, WebP's
             container. What counts where the parties have agreed on the rest, as they have on the model.
-        psnr: Mean over images, dB.
+        psnr: Of the squared error over all images, dB.
         ssim: Mean over images.
     """
 
@@ -58,9 +59,7 @@ def latent_points(
         decoded = torch.stack([codec.decompress(file) for file in files])
         size = float(np.mean([len(file) for file in files]))
         points.append(
-            RatePoint(
-                "latents", quality, size, size - HEADER_BYTES, image_psnr(decoded, images), ssim(decoded, images)
-            )
+            RatePoint("latents", quality, size, size - HEADER_BYTES, psnr(decoded, images), ssim(decoded, images))
         )
     return points
 
@@ -92,7 +91,7 @@ def photo_points(images: torch.Tensor, method: str, qualities: Sequence[int] = P
                 quality,
                 size,
                 size - float(np.mean(common)),
-                image_psnr(decoded, images),
+                psnr(decoded, images),
                 ssim(decoded, images),
             )
         )
@@ -125,6 +124,34 @@ def plot_rates(points: Sequence[RatePoint], path: str | Path) -> None:
     axes.legend(frameon=False, fontsize=8)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
+
+
+def report_rates(
+    codec: LatentCodec, images: torch.Tensor, output: str | Path, files: dict[str, str | Path | None]
+) -> list[RatePoint]:
+    """Measure latents, JPEG and WebP; write results.json and rates.png.
+
+    Args:
+        codec: Of the autoencoder.
+        images: (N, C, H, W) float in [0, 1], not trained on.
+        output: Folder for both.
+        files: Role -> file or folder, for the provenance.
+
+    Returns:
+        All points.
+
+    Raises:
+        OSError: Something cannot be written.
+    """
+    points = [*latent_points(codec, images), *photo_points(images, "jpeg"), *photo_points(images, "webp")]
+    plot_rates(points, Path(output) / "rates.png")
+    metrics = {
+        f"compression_{point.method}_q{point.quality}_{name}": getattr(point, name)
+        for point in points
+        for name in ("file_bytes", "data_bytes", "psnr", "ssim")
+    }
+    write_results(output, "compression", metrics, {"images": len(images)} | provenance(files))
+    return points
 
 
 _WEBP_CONTAINER = 20  # RIFF header and chunk header of a simple lossy file

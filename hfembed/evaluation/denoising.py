@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from hfembed.data.corruptions import Corruption
 from hfembed.errors import InputError
 from hfembed.evaluation import classic_denoisers
-from hfembed.evaluation.reconstruction import image_psnr, reconstruct, ssim
+from hfembed.evaluation.reconstruction import psnr, reconstruct, ssim
 from hfembed.evaluation.results import provenance, write_results
 from hfembed.generation.films import picture_grid, to_pictures, write_picture
 
@@ -79,8 +79,9 @@ class DenoisingTest:
             model: Images (B, C, H, W) in [0, 1] -> an output with `reconstruction`; in eval mode.
 
         Returns:
-            `denoising_sigma<s>_psnr` (dB, mean over images) and `..._ssim`, `..._input_psnr`, those of each classic,
-            `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB; and the images.
+            `denoising_sigma<s>_psnr` (dB, of the squared error over all images) and `..._ssim`, `..._input_psnr`,
+            those of each classic, `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB; and the
+            images.
 
         Raises:
             InputError: The model takes images of other channels or sizes.
@@ -90,7 +91,7 @@ class DenoisingTest:
         metrics = {}
         for name, images in restored.items():
             prefix = {"model": self.name, "corrupted": f"{self.name}_input"}.get(name, f"{self.name}_{name}")
-            metrics[f"{prefix}_psnr"] = image_psnr(images, self.clean)
+            metrics[f"{prefix}_psnr"] = psnr(images, self.clean)
             metrics[f"{prefix}_ssim"] = ssim(images, self.clean)
         best = max(metrics[f"{self.name}_{name}_psnr"] for name in classics)
         metrics[f"{self.name}_best_classic_psnr"] = best
@@ -148,8 +149,8 @@ class InpaintingTest:
             model: Images (B, C, H, W) in [0, 1] -> an output with `reconstruction`; in eval mode.
 
         Returns:
-            `denoising_hole<s>_psnr` (dB inside the hole, mean over images), `..._biharmonic_psnr` and `..._gain`; and
-            the images, untouched outside of the holes.
+            `denoising_hole<s>_psnr` (dB, of the squared error inside all holes), `..._biharmonic_psnr` and
+            `..._gain`; and the images, untouched outside of the holes.
 
         Raises:
             InputError: The model takes images of other channels or sizes.
@@ -159,11 +160,11 @@ class InpaintingTest:
             "biharmonic": torch.from_numpy(biharmonic).float().clamp(0, 1),
             "model": torch.where(self.masks, _restored(model, self.masked, self.batch_size), self.masked),
         }
-        psnr = {name: self._psnr_inside(images) for name, images in filled.items()}
+        inside = {name: self._psnr_inside(images) for name, images in filled.items()}
         metrics = {
-            f"{self.name}_psnr": psnr["model"],
-            f"{self.name}_biharmonic_psnr": psnr["biharmonic"],
-            f"{self.name}_gain": psnr["model"] - psnr["biharmonic"],
+            f"{self.name}_psnr": inside["model"],
+            f"{self.name}_biharmonic_psnr": inside["biharmonic"],
+            f"{self.name}_gain": inside["model"] - inside["biharmonic"],
         }
         return Denoising(metrics, {"clean": self.clean, "corrupted": self.masked, **filled})
 
@@ -172,7 +173,7 @@ class InpaintingTest:
         inside = self.masks.expand_as(images)
         size = int(self.masks[0].sum() ** 0.5)
         shape = (len(images), images.shape[1], size, size)
-        return image_psnr(images[inside].view(shape), self.clean[inside].view(shape))
+        return psnr(images[inside].view(shape), self.clean[inside].view(shape))
 
 
 def report_denoising(
@@ -212,8 +213,10 @@ def report_denoising(
 
 
 def _restored(model: PreTrainedModel, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """What `hfembed denoise` makes of images: the mean of what becomes of each and of its mirror image."""
     try:
-        return reconstruct(model, images, batch_size)[0].clamp(0, 1)
+        plain, mirrored = (reconstruct(model, view, batch_size)[0] for view in (images, images.flip(3)))
+        return ((plain + mirrored.flip(3)) / 2).clamp(0, 1)
     except ValueError as error:
         raise InputError(str(error)) from error
 

@@ -1,10 +1,17 @@
 """How much made-up faces are like real ones, by what a face embedder sees in them."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hfembed.errors import InputError
+from hfembed.evaluation.results import provenance, write_results
+from hfembed.generation.latent_statistics import LatentStatistics, decode_latents, sample_prior
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -91,3 +98,76 @@ def distances_of_samples(
         name: [frechet_distance(features, embed(sample(count, seed))) for seed in range(draws)]
         for name, sample in {"real_faces": real, **samplers}.items()
     }
+
+
+def mean_face_points(faces: datasets.Dataset, processor: BaseImageProcessor, photos: int = 500) -> np.ndarray:
+    """Where the five points of a face lie on average in an autoencoder's crops.
+
+    Args:
+        faces: With `image` and `landmarks`.
+        processor: The autoencoder's.
+        photos: How many to look at, spread evenly.
+
+    Returns:
+        (5, 2), [x, y] in pixels of the crop.
+
+    Raises:
+        InputError: No photo has landmarks.
+    """
+    found = []
+    for row in np.linspace(0, len(faces) - 1, min(photos, len(faces))).astype(int):
+        face = faces[int(row)]
+        if face["landmarks"] is not None:
+            left, top, right, _ = processor.crop_box(face["image"].height, face["image"].width)
+            # pixel centres lie at whole numbers, boxes count from the picture's corner
+            scale = processor.size["width"] / (right - left)
+            found.append((np.asarray(face["landmarks"]) + 0.5 - [left, top]) * scale - 0.5)
+    if not found:
+        raise InputError("no photo has landmarks: an embedder cannot be told where the faces are")
+    return np.mean(found, axis=0)
+
+
+def report_generation(
+    autoencoders: dict[str, PreTrainedModel],
+    embed: Callable[[torch.Tensor], np.ndarray],
+    held_out: torch.Tensor,
+    known: torch.Tensor,
+    output: str | Path,
+    files: dict[str, str | Path | None],
+    draws: int = 5,
+) -> dict[str, list[float]]:
+    """Compare every way of each autoencoder to make faces with a Gaussian over pixels; write results.json.
+
+    Args:
+        autoencoders: Folder or Hub id -> model with latent statistics beside it.
+        embed: See `distances_of_samples`.
+        held_out: (N, C, H, W) in [0, 1].
+        known: (M, C, H, W) in [0, 1].
+        output: Folder for results.json.
+        files: Role -> file or folder, for the provenance.
+        draws: Of each.
+
+    Returns:
+        Name -> a distance for each draw.
+
+    Raises:
+        InputError: An autoencoder has no latent statistics.
+        OSError: results.json cannot be written.
+    """
+    numbers = max(model.config.num_latents for model in autoencoders.values())
+    samplers: dict[str, Callable[[int, int], torch.Tensor]] = {
+        f"pca_gaussian_{numbers}": PcaGaussian(known, numbers).sample
+    }
+    for name, model in autoencoders.items():
+        statistics = LatentStatistics.load(name)
+        ways = {"mixture": statistics.sample_mixture, "gaussian": statistics.sample_gaussian}
+        if model.config.variational:
+            ways["prior"] = lambda count, seed, model=model: sample_prior(model, count, seed)
+        for way, draw in ways.items():
+            samplers[f"{Path(name).name}_{way}"] = lambda count, seed, model=model, draw=draw: decode_latents(
+                model, draw(count, seed)
+            )
+    distances = distances_of_samples(embed, held_out, known, samplers, draws)
+    metrics = {f"generation_{name}": float(np.mean(values)) for name, values in distances.items()}
+    write_results(output, "generation", metrics, {"images": len(held_out), "draws": distances} | provenance(files))
+    return distances

@@ -17,6 +17,7 @@ from hfembed.data.lfw import LfwPairs, load_lfw, read_landmarks, read_pairs
 from hfembed.errors import InputError
 from hfembed.evaluation import verification
 from hfembed.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
+from hfembed.evaluation.face_detection import Detection, detect_central_faces
 
 REGIME = "unrestricted, labelled outside data"
 
@@ -90,8 +91,9 @@ class LfwVerification:
         landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
             detected. Without it all images get the processor's centre crop.
         threshold_pairs: View 1 only: the pairs that choose the threshold.
-        undetected: With landmarks: what an image without a detected face means: "error", or "centre-crop" to use the
-            processor's centre crop.
+        detector: Instead of landmarks: a `FaceDetectorModel` that finds them; the face nearest to the middle counts.
+        undetected: With landmarks or a detector: what an image without a detected face means: "error", or
+            "centre-crop" to use the processor's centre crop.
         regime: Which of LFW's six regimes the tested models are in, in words.
         name: Prefix of the metrics; "lfw_view1" or "lfw_view2" by default.
         batch_size: Images a forward pass.
@@ -116,7 +118,10 @@ class LfwVerification:
         batch_size: int = 64,
         num_workers: int = 2,
         progress: bool = True,
+        detector: PreTrainedModel | None = None,
     ) -> None:
+        if detector is not None and landmarks is not None:
+            raise InputError("give either landmarks or a detector that finds them")
         if undetected not in ("error", "centre-crop"):
             raise InputError(f"undetected='{undetected}': choose 'error' or 'centre-crop'")
         self.pairs = pairs if isinstance(pairs, LfwPairs) else read_pairs(pairs)
@@ -126,10 +131,12 @@ class LfwVerification:
             raise InputError("threshold pairs belong to View 1: in View 2 the other nine folds choose the threshold")
         self.threshold_pairs = threshold_pairs
         self.files = sorted({*self.pairs.files, *(threshold_pairs.files if threshold_pairs is not None else [])})
+        self.detector = detector
+        self._detections: dict[str, Detection] = {}
         self.landmarks = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
         self.faces = images if isinstance(images, Dataset) else load_lfw(images)
         self.source = "the dataset" if isinstance(images, Dataset) else str(images)
-        if self.landmarks is None and "landmarks" in self.faces.column_names:
+        if self.detector is None and self.landmarks is None and "landmarks" in self.faces.column_names:
             found = dict(zip(self.faces["file"][:], self.faces["landmarks"][:], strict=True))
             # without a single one, no detector has been at work
             self.landmarks = found if any(points is not None for points in found.values()) else None
@@ -284,10 +291,21 @@ class LfwVerification:
     def _align(self, processor: BaseImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
         unusable: dict[str, str] = {}
         faces = []
+        if self.detector is not None:
+            new = {file: photo for file, photo in photos.items() if file not in self._detections}
+            self._detections |= detect_central_faces(
+                self.detector, new, num_threads=max(self.num_workers, 1), progress=self.progress
+            )
         for file in files:
             points = None
             if file not in photos:
                 unusable[file] = f"not in {self.source}"
+            elif self.detector is not None:
+                detection = self._detections[file]
+                if not isinstance(detection, str):
+                    points = detection
+                elif self.undetected == "error":
+                    unusable[file] = detection
             elif self.landmarks is not None:
                 points = self.landmarks.get(file)
                 if points is None and self.undetected == "error":

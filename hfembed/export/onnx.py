@@ -14,9 +14,10 @@ from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.hub.completeness import read_config
 from hfembed.hub.pull import find_checkpoint
-from hfembed.loading import CONV_AUTOENCODER, FACE_EMBEDDER, load_autoencoder, load_face_embedder
+from hfembed.loading import CONV_AUTOENCODER, FACE_EMBEDDER, load_autoencoder, load_face_embedder, load_image_model
 
 TOLERANCE = 1e-4
+FACE_DETECTOR = "hfembed_face_detector"
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,32 @@ class _Part(nn.Module):
 
     Args:
         model: The model.
-        function: Of the model and one input.
+        function: Of the model and one input, to a tensor or several.
         input_name: What the file calls the input (batch, ...).
-        output_name: What it calls the output (batch, ...).
+        output_names: What it calls the outputs (batch, ...).
         shape: Of one input, without the batch.
+        any_size: Height and width are free too.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        function: Callable[[PreTrainedModel, torch.Tensor], torch.Tensor],
+        function: Callable[[PreTrainedModel, torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]],
         input_name: str,
-        output_name: str,
+        output_names: tuple[str, ...],
         shape: tuple[int, ...],
+        any_size: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.function = function
         self.input_name = input_name
-        self.output_name = output_name
+        self.output_names = output_names
         self.shape = shape
+        self.any_size = any_size
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Input (batch, ...) -> output (batch, ...)."""
+    def forward(self, values: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Input (batch, ...) -> outputs (batch, ...)."""
         return self.function(self.model, values)
 
 
@@ -67,7 +71,8 @@ def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
     """Write a checkpoint's networks as ONNX.
 
     A face embedder is one file, pixels to unit embeddings, the mirror image included as its config says. An
-    autoencoder is two, encoder and decoder; one with skip connections is one file, image to image.
+    autoencoder is two, encoder and decoder; one with skip connections is one file, image to image. A face detector is
+    its three networks, the first for pictures of any size.
 
     Each file's metadata names the model's type, the input size, and how the image processor makes pixels: what is
     needed to use the file without this package.
@@ -89,7 +94,7 @@ def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f'writing ONNX needs {error.name}: pip install "hfembed[onnx]"') from error
-    model, processor, parts = _load(checkpoint)
+    processor, parts = _load(checkpoint)
     output = Path(output)
     files = []
     for name, part in parts.items():
@@ -98,46 +103,47 @@ def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
         else:
             path = output if len(parts) == 1 else output.with_name(f"{output.stem}_{name}.onnx")
         with atomic_write(path) as temporary:
-            _write(part, temporary, _metadata(checkpoint, model, processor, name))
+            _write(part, temporary, _metadata(checkpoint, processor, name, part))
             files.append(OnnxFile(path, _check(part, temporary)))
     return files
 
 
-def _load(checkpoint: str) -> tuple[PreTrainedModel, BaseImageProcessor, dict[str, _Part]]:
+def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
     model_type = read_config(find_checkpoint(checkpoint), checkpoint).model_type
     if model_type == FACE_EMBEDDER:
         model, processor = load_face_embedder(checkpoint, "cpu")
         pixels = (model.config.num_channels, *model.config.image_size)
-        embed = _Part(
-            model, lambda model, values: model.embed_with_mirror(values), "pixel_values", "embeddings", pixels
-        )
-        return model, processor, {"model": embed}
+        embed = _Part(model, lambda model, x: model.embed_with_mirror(x), "pixel_values", ("embeddings",), pixels)
+        return processor, {"model": embed}
     if model_type == CONV_AUTOENCODER:
         model, processor = load_autoencoder(checkpoint, "cpu")
-        config = model.config
-        pixels = (config.num_channels, *config.image_size)
-        if config.skip_connections:
-            whole = _Part(
-                model, lambda model, values: model(values).reconstruction, "pixel_values", "reconstruction", pixels
-            )
-            return model, processor, {"model": whole}
-        encoder = _Part(model, lambda model, values: model.encode(values), "pixel_values", "latents", pixels)
-        decoder = _Part(
-            model, lambda model, values: model.decode(values), "latents", "reconstruction", config.latent_shape
-        )
-        return model, processor, {"encoder": encoder, "decoder": decoder}
+        pixels, latents = (model.config.num_channels, *model.config.image_size), model.config.latent_shape
+        made = ("reconstruction",)
+        if model.config.skip_connections:
+            whole = _Part(model, lambda model, x: model(x).reconstruction, "pixel_values", made, pixels)
+            return processor, {"model": whole}
+        encoder = _Part(model, lambda model, x: model.encode(x), "pixel_values", ("latents",), pixels)
+        decoder = _Part(model, lambda model, x: model.decode(x), "latents", made, latents)
+        return processor, {"encoder": encoder, "decoder": decoder}
+    if model_type == FACE_DETECTOR:
+        model, processor = load_image_model(checkpoint, FACE_DETECTOR, "a face detector", "cpu")
+        # what lies between the three, the pyramid and the sorting of windows, is no network
+        boxes = ("scores", "boxes")
+        proposal = _Part(model, lambda model, x: model.proposal(x), "pixel_values", boxes, (3, 40, 30), any_size=True)
+        refinement = _Part(model, lambda model, x: model.refinement(x), "pixel_values", boxes, (3, 24, 24))
+        landmark = _Part(model, lambda model, x: model.landmark(x), "pixel_values", (*boxes, "landmarks"), (3, 48, 48))
+        return processor, {"proposal": proposal, "refinement": refinement, "landmark": landmark}
     raise InputError(f"{checkpoint} holds a model of type {model_type}, of which no network is exported to ONNX")
 
 
-def _metadata(checkpoint: str, model: PreTrainedModel, processor: BaseImageProcessor, part: str) -> dict[str, str]:
-    config = model.config
+def _metadata(checkpoint: str, processor: BaseImageProcessor, name: str, part: _Part) -> dict[str, str]:
+    config = part.model.config
     told = {
         "hfembed_version": __version__,
         "model_type": config.model_type,
-        "part": part,
+        "part": name,
         "name": Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint,
-        "input_size": config.image_size,
-        "num_channels": config.num_channels,
+        "input_shape": ["batch", part.shape[0], *(("height", "width") if part.any_size else part.shape[1:])],
         # pixels / 255, minus the mean, through the deviation; template and colours where it has them
         "preprocessor": processor.to_dict(),
     }
@@ -147,12 +153,15 @@ def _metadata(checkpoint: str, model: PreTrainedModel, processor: BaseImageProce
 
 
 def _write(part: _Part, path: Path, metadata: dict[str, str]) -> None:
+    free = {0: torch.export.Dim("batch")}
+    if part.any_size:
+        free |= {2: torch.export.Dim("height", min=12), 3: torch.export.Dim("width", min=12)}
     program = torch.onnx.export(
         part.eval(),
         (torch.randn(2, *part.shape),),
         input_names=[part.input_name],
-        output_names=[part.output_name],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        output_names=list(part.output_names),
+        dynamic_shapes=(free,),
         dynamo=True,
         verbose=False,
     )
@@ -167,9 +176,12 @@ def _check(part: _Part, path: Path) -> float:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     largest = 0.0
     for batch_size in (1, 3):
-        values = torch.rand(batch_size, *part.shape, generator=torch.Generator().manual_seed(batch_size))
-        (found,) = session.run([part.output_name], {part.input_name: values.numpy()})
-        largest = max(largest, (torch.from_numpy(found) - part(values)).abs().max().item())
+        shape = (part.shape[0], *(side + batch_size for side in part.shape[1:])) if part.any_size else part.shape
+        values = torch.rand(batch_size, *shape, generator=torch.Generator().manual_seed(batch_size))
+        found = session.run(list(part.output_names), {part.input_name: values.numpy()})
+        expected = part(values)
+        for ours, theirs in zip((expected,) if torch.is_tensor(expected) else expected, found, strict=True):
+            largest = max(largest, (torch.from_numpy(theirs) - ours).abs().max().item())
     if not largest <= TOLERANCE:
         raise RuntimeError(f"the ONNX file differs from torch by {largest:.1e}, more than {TOLERANCE}")
     return largest

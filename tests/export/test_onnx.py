@@ -14,6 +14,9 @@ from hfembed.errors import InputError
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.face_detector.configuration_face_detector import FaceDetectorConfig
+from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -52,6 +55,27 @@ def check(file, function, shape):
         (found,) = session.run(None, {given.name: values})
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_face_detector_is_its_three_networks(tmp_path):
+    torch.manual_seed(0)
+    FaceDetectorModel(FaceDetectorConfig()).save_pretrained(tmp_path / "saved")
+    FaceDetectorImageProcessor().save_pretrained(tmp_path / "saved")
+    export(tmp_path / "saved", tmp_path / "out")
+    model = AutoModel.from_pretrained(tmp_path / "saved").eval()
+    for name, shapes in (
+        ("proposal", [(1, 3, 12, 12), (2, 3, 61, 80), (3, 3, 100, 33)]),
+        ("refinement", [(1, 3, 24, 24), (5, 3, 24, 24)]),
+        ("landmark", [(1, 3, 48, 48), (5, 3, 48, 48)]),
+    ):
+        session = onnxruntime.InferenceSession(tmp_path / "out" / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        for shape in shapes:
+            pixels = torch.randn(shape)
+            found = session.run(None, {"pixel_values": pixels.numpy()})
+            for ours, theirs in zip(getattr(model, name)(pixels), found, strict=True):
+                torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-4, rtol=0)
 
 
 def check_face_embedder(tmp_path, **fields):
@@ -117,7 +141,7 @@ def test_the_file_says_how_to_make_its_input(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".onnx"] == ["face.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "face.onnx", providers=["CPUExecutionProvider"])
     told = session.get_modelmeta().custom_metadata_map
-    assert told["model_type"] == "hfembed_face_embedder" and json.loads(told["input_size"]) == [24, 20]
+    assert told["model_type"] == "hfembed_face_embedder" and json.loads(told["input_shape"]) == ["batch", 3, 24, 20]
     settings = json.loads(told["preprocessor"])
     # enough to make pixels without this package
     photo = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)

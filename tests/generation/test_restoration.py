@@ -36,6 +36,12 @@ def test_a_new_denoiser_changes_nothing():
         denoise(Darken(1), photo, overlap=SIZE)
 
 
+def test_a_photo_and_its_mirror_image_give_mirrored_results():
+    model = tiny_autoencoder()
+    photo = smooth_images(1)[0]
+    assert torch.allclose(denoise(model, photo.flip(2)), denoise(model, photo).flip(2), atol=1e-6)
+
+
 def test_only_the_hole_is_filled():
     photo, mask = torch.rand(3, 30, 20), torch.zeros(30, 20, dtype=torch.bool)
     mask[5:12, 3:9] = True

@@ -27,8 +27,8 @@ class FaceDetectorConfig(PreTrainedConfig):
             Overlap above which the weaker of two windows is dropped: within a level, among all proposals, among
             refined windows (intersection over union), among faces (intersection over the smaller one).
         resampling (`str`, *optional*, defaults to `"atlas"`):
-            How windows of a photo are brought to the networks' sizes. `"atlas"`: bilinear, in the copy of the photo
-            (halved, quartered ...) of the nearest scale, all windows at once. `"area"`: as the published weights were
+            How windows of a photo are brought to the networks' sizes. `"atlas"`: bilinear, in a copy of the photo
+            (halved, quartered ...) of a near scale, all windows at once. `"area"`: as the published weights were
             used first, each level and window averaged down on its own; several times slower.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 PhotoSource = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
@@ -93,6 +93,8 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
             if photo.width * photo.height > self.max_pixels:
                 raise ValueError(f"{photo.width} x {photo.height} pixels, more than max_pixels = {self.max_pixels:,}")
             upright = _to_rgb(ImageOps.exif_transpose(photo))
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{_name(image)}: cannot be read as a photo: no known kind of image") from error
         # what Pillow and its plugins raise for broken files of one format or another
         except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
             raise ValueError(f"{_name(image)}: cannot be read as a photo: {error}") from error

@@ -219,7 +219,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         self, resampling: PhotoAtlas | AreaResampling, sizes: torch.Tensor, photo: torch.Tensor, windows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The proposals that a closer look lets stand: photo (K,) and square windows (K, 4)."""
-        photo, windows, edges = _within_photos(photo, windows, sizes)
+        photo, windows, edges = _within_photos(photo, windows, sizes, resampling.whole_pixels)
         judged = [
             self.refinement(self._input(resampling.crops(photo[part], edges[part], 24)))
             for part in self._parts(len(windows), 24)
@@ -236,7 +236,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         self, resampling: PhotoAtlas | AreaResampling, sizes: torch.Tensor, photo: torch.Tensor, windows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The faces: photo (K,), boxes (K, 4), scores (K,), landmarks (K, 5, 2)."""
-        photo, windows, edges = _within_photos(photo, windows, sizes)
+        photo, windows, edges = _within_photos(photo, windows, sizes, resampling.whole_pixels)
         judged = [
             self.landmark(self._input(resampling.crops(photo[part], edges[part], 48)))
             for part in self._parts(len(windows), 48)
@@ -299,10 +299,10 @@ def _no_proposals(device: torch.device) -> tuple[torch.Tensor, ...]:
 
 
 def _within_photos(
-    photo: torch.Tensor, windows: torch.Tensor, sizes: torch.Tensor
+    photo: torch.Tensor, windows: torch.Tensor, sizes: torch.Tensor, whole_pixels: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The windows that show some of their photo, and the edges of what they show."""
-    edges = clip_windows(windows, sizes[photo])
+    edges = clip_windows(windows, sizes[photo], whole_pixels)
     shown = (edges[:, 2:] > edges[:, :2]).all(1)
     return photo[shown], windows[shown], edges[shown]
 

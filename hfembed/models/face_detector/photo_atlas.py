@@ -16,13 +16,14 @@ def normalize(pixels: torch.Tensor) -> torch.Tensor:
 class PhotoAtlas:
     """Photos and their copies at 1/2, 1/4, 1/8 ... of the size on one sheet: any windows of any photos are one call.
 
-    The photos lie below each other, their copies to the right. A window is sampled bilinearly in the copy whose scale
-    is nearest to the wanted one, a factor of sqrt(2) away at most: not far enough to blur or alias much.
+    The photos lie below each other, their copies to the right. A window is sampled bilinearly in the smallest copy
+    that shows it with at least as many pixels as wanted, twice as many at most: nothing is blurred, little aliased.
 
     Args:
         photos: (3, H, W) each, RGB in [0, 255], all on one device.
     """
 
+    whole_pixels = False
     # levels of different sizes can share a batch: their sizes are even, pooling by twos leaves no rest to differ
     levels_can_be_padded = True
 
@@ -85,7 +86,7 @@ class PhotoAtlas:
     def _sample(self, photo: torch.Tensor, edges: torch.Tensor, height: int, width: int) -> torch.Tensor:
         size = torch.tensor([width, height], device=edges.device)
         steps = (edges[:, 2:] - edges[:, :2]) / size
-        copy = steps.amax(1).log2().round().clamp(min=0).long().minimum(self.last_copies[photo])
+        copy = steps.amax(1).log2().floor().clamp(min=0).long().minimum(self.last_copies[photo])
         shrinkage = torch.exp2(copy.to(edges)).unsqueeze(1)
         first = (edges[:, :2] + 0.5 * steps) / shrinkage - 0.5  # centre of the first pixel, in the copy's pixels
         steps = steps / shrinkage
@@ -113,6 +114,7 @@ class AreaResampling:
         photos: (3, H, W) each, RGB in [0, 255], all on one device.
     """
 
+    whole_pixels = True
     levels_can_be_padded = False
 
     def __init__(self, photos: list[torch.Tensor]) -> None:

@@ -217,6 +217,22 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The images do not have the config's size.
         """
+        return self.embed_with_norms(pixel_values)[0]
+
+    @torch.no_grad()
+    def embed_with_norms(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `embed`, and how much the network saw in each face.
+
+        Args:
+            pixel_values: (B, C, H, W), from the image processor.
+
+        Returns:
+            Embeddings as of `embed`, and norms (B,): the length before normalisation, which rises with the quality of
+            the image; the mirror image's is not asked.
+
+        Raises:
+            ValueError: The images do not have the config's size.
+        """
         modes = {module: module.training for module in self.modules()}
         self.eval()
         self.base_model.check_pixel_values(pixel_values)
@@ -224,11 +240,12 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         at_a_time = self.base_model.images_at_a_time
         parts = pixel_values.split(at_a_time) if pixel_values.device.type == "cpu" else [pixel_values]
         try:
-            embeddings = [self.embed_with_mirror(part.contiguous(memory_format=torch.channels_last)) for part in parts]
+            embedded = [self._embed(part.contiguous(memory_format=torch.channels_last)) for part in parts]
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        return torch.cat(embeddings)
+        embeddings, norms = zip(*embedded, strict=True)
+        return torch.cat(embeddings), torch.cat(norms)
 
     def embed_with_mirror(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """What `embed` computes for each part of a batch, in whatever mode the model is in; can be traced.
@@ -239,13 +256,17 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Returns:
             (B, D), or (B, 2 D) where `config.mirror` is `"concatenate"`; unit length, float32.
         """
+        return self._embed(pixel_values)[0]
+
+    def _embed(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = self.base_model(pixel_values)
         if self.config.mirror == "none":
-            return outputs.embeddings
+            return outputs.embeddings, outputs.norms
         mirrored = self.base_model(pixel_values.flip(3))
         # before normalisation, so that the better of the two views counts more
         views = [view.embeddings * view.norms.unsqueeze(1) for view in (outputs, mirrored)]
-        return F.normalize(sum(views) if self.config.mirror == "sum" else torch.cat(views, 1))
+        embeddings = F.normalize(sum(views) if self.config.mirror == "sum" else torch.cat(views, 1))
+        return embeddings, outputs.norms
 
     @torch.no_grad()
     def optimize_for_inference(self) -> "FaceEmbedderPreTrainedModel":
@@ -304,6 +325,20 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The config has no thresholds, or none for this rate.
         """
+        return self.similarity(embeddings_a, embeddings_b) >= self.threshold(far)
+
+    def threshold(self, far: float | None = None) -> float:
+        """The cosine from which on `verify` takes two faces for one person's.
+
+        Args:
+            far: False accept rate to decide at; None takes the threshold of the highest accuracy.
+
+        Returns:
+            The cosine, in [-1, 1].
+
+        Raises:
+            ValueError: The config has no thresholds, or none for this rate.
+        """
         thresholds = self._thresholds()
         by_far = {float(rate): cosine for rate, cosine in thresholds.get("far", {}).items()}
         if far is None and "accuracy" not in thresholds:
@@ -311,8 +346,7 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         if far is not None and float(far) not in by_far:
             known = ", ".join(str(rate) for rate in sorted(by_far)) or "none"
             raise ValueError(f"this checkpoint has no threshold for a false accept rate of {far}; it has: {known}")
-        threshold = thresholds["accuracy"] if far is None else by_far[float(far)]
-        return self.similarity(embeddings_a, embeddings_b) >= threshold
+        return thresholds["accuracy"] if far is None else by_far[float(far)]
 
     def probability(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor, prior: float = 0.5) -> torch.Tensor:
         """Probability for each row that both faces are one person's, by the calibration stored in the config.

@@ -7,7 +7,7 @@ import torch
 
 from .vocabulary_word2vec import Vocabulary
 
-_CHUNK_ROWS = 65_536
+_CHUNK_ROWS, _CHUNK_SCORES = 65_536, 4_194_304
 _COSMUL_EPSILON = 1e-6
 
 Item = str | np.ndarray | torch.Tensor
@@ -21,8 +21,19 @@ def unit_rows(matrix: torch.Tensor) -> torch.Tensor:
     return matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
 
 
+def row_lengths(matrix: torch.Tensor) -> torch.Tensor:
+    """Euclidean length of each row of (rows, dimensions), never 0, float32 (float64 for float64)."""
+    dtype = torch.float64 if matrix.dtype == torch.float64 else torch.float32
+    chunks = (torch.linalg.vector_norm(chunk, dim=1, dtype=dtype) for chunk in matrix.split(_CHUNK_ROWS))
+    return torch.cat(list(chunks)).clamp_(min=torch.finfo(dtype).tiny)
+
+
 def _top_rows(
-    matrix: torch.Tensor, score: Callable[[Cosines], torch.Tensor], topn: int, exclude: torch.Tensor
+    matrix: torch.Tensor,
+    score: Callable[[Cosines], torch.Tensor],
+    topn: int,
+    exclude: torch.Tensor,
+    lengths: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best rows by `score(cosines)`, where `cosines(queries)` is (batch, chunk); memory is bounded by the chunk.
 
@@ -31,20 +42,24 @@ def _top_rows(
         score: The scores of a chunk of rows for every query, from the cosines of unit queries to it.
         topn: How many a query.
         exclude: Rows that are no answer, int64 of shape (batch, n); -1 excludes nothing.
+        lengths: `row_lengths(matrix)`, or None to measure them.
 
     Returns:
         Scores and rows of shape (batch, topn), best first; fewer where the matrix has fewer.
     """
     batch, num_excluded = exclude.shape
+    lengths = row_lengths(matrix) if lengths is None else lengths
     best_scores = torch.empty(batch, 0, device=matrix.device)
     best_rows = torch.empty(batch, 0, dtype=torch.int64, device=matrix.device)
     wanted = min(topn + num_excluded, len(matrix))
-    for start in range(0, len(matrix), _CHUNK_ROWS):
-        chunk = matrix[start : start + _CHUNK_ROWS]
-        chunk = chunk if chunk.dtype in (torch.float32, torch.float64) else chunk.float()
+    plain = matrix.dtype in (torch.float32, torch.float64)
+    # a few queries take all rows at once: threads that meet after every chunk lose half their time
+    step = max(_CHUNK_SCORES // max(batch, 1), _CHUNK_ROWS) if plain else _CHUNK_ROWS
+    for start in range(0, len(matrix), step):
+        chunk = matrix[start : start + step] if plain else matrix[start : start + step].float()
         # dividing the products, not the rows, spares a copy of the matrix
-        norms = torch.linalg.vector_norm(chunk, dim=1).clamp(min=torch.finfo(chunk.dtype).tiny)
-        scores = score(lambda queries, chunk=chunk, norms=norms: (queries @ chunk.T) / norms)
+        part = lengths[start : start + step]
+        scores = score(lambda queries, chunk=chunk, part=part: (queries @ chunk.T).div_(part))
         scores, rows = scores.topk(min(wanted, scores.shape[1]), dim=1)
         best_scores = torch.cat([best_scores.to(scores.dtype), scores], dim=1)
         best_rows = torch.cat([best_rows, rows + start], dim=1)
@@ -58,7 +73,11 @@ def _top_rows(
 
 
 def nearest_rows(
-    matrix: torch.Tensor, queries: torch.Tensor, topn: int, exclude: torch.Tensor | None = None
+    matrix: torch.Tensor,
+    queries: torch.Tensor,
+    topn: int,
+    exclude: torch.Tensor | None = None,
+    lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows with the largest cosine to each query.
 
@@ -67,6 +86,7 @@ def nearest_rows(
         queries: Vectors of shape (batch, dimensions).
         topn: How many rows a query.
         exclude: Rows that are no answer, int64 of shape (batch, n); -1 excludes nothing.
+        lengths: `row_lengths(matrix)`, for whoever asks often. Default: measured.
 
     Returns:
         Cosines and rows, of shape (batch, topn), best first.
@@ -74,11 +94,15 @@ def nearest_rows(
     if exclude is None:
         exclude = torch.empty(len(queries), 0, dtype=torch.int64, device=matrix.device)
     queries = unit_rows(queries)
-    return _top_rows(matrix, lambda cosines: cosines(queries), topn, exclude)
+    return _top_rows(matrix, lambda cosines: cosines(queries), topn, exclude, lengths)
 
 
 def analogy_rows(
-    matrix: torch.Tensor, questions: torch.Tensor, topn: int = 1, method: str = "3cosadd"
+    matrix: torch.Tensor,
+    questions: torch.Tensor,
+    topn: int = 1,
+    method: str = "3cosadd",
+    lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Answer "a is to b as c is to ?" for many questions at once; a, b and c themselves are no answers.
 
@@ -87,6 +111,7 @@ def analogy_rows(
         questions: Rows of a, b and c, int64 of shape (questions, 3).
         topn: How many answers a question.
         method: "3cosadd", the cosine to b - a + c, or "3cosmul" (Levy & Goldberg 2014, equation 4).
+        lengths: `row_lengths(matrix)`, for whoever asks often. Default: measured.
 
     Returns:
         Scores and rows of shape (questions, topn), best first.
@@ -96,7 +121,7 @@ def analogy_rows(
     """
     a, b, c = (unit_rows(matrix[column]) for column in questions.unbind(dim=1))
     if method == "3cosadd":
-        return nearest_rows(matrix, b - a + c, topn, exclude=questions)
+        return nearest_rows(matrix, b - a + c, topn, questions, lengths)
     if method != "3cosmul":
         raise ValueError(f"method is '3cosadd' or '3cosmul', not {method!r}")
 
@@ -104,7 +129,7 @@ def analogy_rows(
         to_a, to_b, to_c = ((1 + cosines(vectors)) / 2 for vectors in (a, b, c))
         return to_b * to_c / (to_a + _COSMUL_EPSILON)
 
-    return _top_rows(matrix, score, topn, exclude=questions)
+    return _top_rows(matrix, score, topn, questions, lengths)
 
 
 class WordVectorQueries:
@@ -112,6 +137,8 @@ class WordVectorQueries:
 
     Unknown words raise `UnknownWordError` (a `KeyError`) that names near spellings; in documents they are skipped.
     """
+
+    _measured_lengths: tuple[tuple[int, int], torch.Tensor] | None = None
 
     def _words(self) -> Vocabulary:
         if self.vocabulary is None:
@@ -124,6 +151,16 @@ class WordVectorQueries:
 
     def _matrix(self, restrict_vocab: int | None = None) -> torch.Tensor:
         return self.embeddings.weight.detach()[:restrict_vocab]
+
+    def _lengths(self, restrict_vocab: int | None = None) -> torch.Tensor:
+        """The rows' lengths, measured once for as long as nobody writes to the matrix: half of a query's time."""
+        weight = self.embeddings.weight
+        if weight.is_inference():  # torch does not count writes to those
+            return row_lengths(weight)[:restrict_vocab]
+        written = (weight.data_ptr(), weight._version)
+        if self._measured_lengths is None or self._measured_lengths[0] != written:
+            self._measured_lengths = written, row_lengths(weight.detach())
+        return self._measured_lengths[1][:restrict_vocab]
 
     def vector(self, words: str | Sequence[str]) -> torch.Tensor:
         """The vector of a word, of shape (embedding_size,), or those of several, (words, embedding_size)."""
@@ -185,8 +222,8 @@ class WordVectorQueries:
             return []
         width = max(len(rows) for rows in excluded)
         exclude = torch.tensor([rows + [-1] * (width - len(rows)) for rows in excluded], dtype=torch.int64)
-        found = nearest_rows(self._matrix(restrict_vocab), torch.stack(means), topn, exclude.to(self.device))
-        return self._named(*found)
+        matrix, lengths = self._matrix(restrict_vocab), self._lengths(restrict_vocab)
+        return self._named(*nearest_rows(matrix, torch.stack(means), topn, exclude.to(self.device), lengths))
 
     def _mean_of(self, positive: list[WeightedItem], negative: list[WeightedItem]) -> tuple[torch.Tensor, list[int]]:
         """The weighted sum of unit vectors, of shape (embedding_size,), and the rows of the words in it."""
@@ -263,7 +300,8 @@ class WordVectorQueries:
         if restrict_vocab is not None and int(rows.max()) >= restrict_vocab:
             word = self._words().words[int(rows.max())]
             raise ValueError(f"{word!r} is not among the first {restrict_vocab} words")
-        return self._named(*analogy_rows(self._matrix(restrict_vocab), rows, topn, method))
+        matrix, lengths = self._matrix(restrict_vocab), self._lengths(restrict_vocab)
+        return self._named(*analogy_rows(matrix, rows, topn, method, lengths))
 
     @torch.no_grad()
     def document_vectors(

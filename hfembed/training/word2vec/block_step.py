@@ -1,36 +1,45 @@
 """The block-banded step: word2vec as three batched matrix products, gradients by hand, on CPU threads and GPUs alike.
 
 A block is N consecutive centre words with `window` positions of context on either side. Its score matrix holds every
-(output row, context position) product at once; a band (each centre's random window) and the sentence borders pick the
-positive pairs, and K negatives are shared by the whole block, weighted so that in expectation every pair has
-`negative` of them. Two things make steps of thousands of words learn as well as one word at a time: the blocks of a
-step come from across the segment, and a row on which many pairs land is held back (the row cap).
+(output row, context position) product at once; a band (the window, cut at the sentences' borders) picks the positive
+pairs, and K negatives are shared by the whole block, weighted so that in expectation every pair has `negative` of
+them. Two things make steps of thousands of words learn as well as one word at a time: the blocks of a step come from
+across the segment, and a row on which many pairs land is held back (the row cap).
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4.
 """
+
+import math
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from hfembed.training.word2vec.alias_table import alias_table
 from hfembed.training.word2vec.segments import Objective
+
+_LOSS_EVERY = 16  # steps; it costs a pass over the scores
 
 
 class NegativeSampler:
-    """Draws words in proportion to the given weights, by inverting their cumulative sum.
+    """Draws words in proportion to the given weights, by the alias method: two random numbers a word.
 
     Args:
         weights: float64 (vocab_size,), not negative; word2vec takes counts ** 0.75.
+        device: Where to draw.
     """
 
-    def __init__(self, weights: torch.Tensor):
-        self.cumulative = weights.double().cumsum(0)
+    def __init__(self, weights: np.ndarray, device: torch.device | str = "cpu"):
+        threshold, alias = alias_table(weights)
+        self.threshold, self.alias = torch.from_numpy(threshold).to(device), torch.from_numpy(alias).to(device)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         """Return int64 word ids of `shape`."""
-        uniform = torch.rand(shape, dtype=torch.float64, generator=generator, device=self.cumulative.device)
-        words = torch.searchsorted(self.cumulative, uniform * self.cumulative[-1], right=True)
-        return words.clamp_(max=self.cumulative.numel() - 1)
+        device = self.alias.device
+        rows = torch.randint(len(self.alias), shape, generator=generator, device=device)
+        threshold = self.threshold.index_select(0, rows.flatten()).view(shape)
+        kept = torch.rand(shape, generator=generator, device=device) < threshold
+        return torch.where(kept, rows, self.alias.index_select(0, rows.flatten()).view(shape))
 
 
 class BlockStep:
@@ -39,78 +48,48 @@ class BlockStep:
     Args:
         input_rows: float32 (vocab_size, embedding_size), changed in place.
         output_rows: float32 (vocab_size, embedding_size), changed in place.
-        window: Context positions on either side of a centre, at most.
         negative: Negatives a pair has, in expectation.
         cbow_mean: CBOW alone: average the context (True) or add it up.
-        block_size: N, centre words a block.
-        shared_negatives: K, negatives shared by a block.
     """
 
+    block_size: int
+    """N, centre words a block."""
+    shared_negatives: int
+    """K, negatives shared by a block."""
     row_cap: float
     """A row moves at most as far as `row_cap / learning_rate` predictions would push it: the curvature of the logistic
     loss grows with their number, and beyond that one step for all of them overshoots."""
 
-    def __init__(
-        self,
-        input_rows: torch.Tensor,
-        output_rows: torch.Tensor,
-        window: int,
-        negative: int,
-        cbow_mean: bool = True,
-        block_size: int = 32,
-        shared_negatives: int = 32,
-    ):
+    def __init__(self, input_rows: torch.Tensor, output_rows: torch.Tensor, negative: int, cbow_mean: bool = True):
         self.input_rows, self.output_rows = input_rows, output_rows
-        self.window, self.negative, self.cbow_mean = window, negative, cbow_mean
-        self.block_size, self.shared_negatives = block_size, shared_negatives
-        self.width = block_size + 2 * window  # C, context positions a block
-        device = input_rows.device
-        centre = torch.arange(block_size, device=device)[:, None] + window
-        self.distance = (torch.arange(self.width, device=device)[None] - centre).abs().to(torch.int32)  # (N, C)
-        self.distance[self.distance == 0] = window + 1  # a word is not its own context
-        self.pairs_per_row = torch.zeros(input_rows.shape[0], device=device)
+        self.negative, self.cbow_mean = negative, cbow_mean
+        self.pairs_per_row = torch.zeros(input_rows.shape[0], device=input_rows.device)
         self.workspace: dict[str, torch.Tensor] = {}
 
     def buffer(self, name: str, *shape: int) -> torch.Tensor:
         """A reused tensor: megabytes taken anew each step would cost as much in page faults as the arithmetic."""
-        size = 1
-        for side in shape:
-            size *= side
+        size = math.prod(shape)
         if name not in self.workspace or self.workspace[name].numel() < size:
             self.workspace[name] = torch.empty(size, device=self.input_rows.device)
         return self.workspace[name][:size].view(shape)
 
-    def band(self, windows: torch.Tensor, sentences: torch.Tensor) -> torch.Tensor:
-        """Positive pairs as float32 ones (B, N, C).
+    def capped_rates(self, rows: torch.Tensor, weights: torch.Tensor, rate: float) -> torch.Tensor:
+        """Learning rate of each contribution, held down by the row cap.
 
         Args:
-            windows: Each centre's window, int32 (B, N); 0 for padding.
-            sentences: Sentence of each position, int32 (B, C).
-        """
-        inside = self.distance <= windows[:, :, None]
-        centres = sentences[:, self.window : self.window + self.block_size]
-        inside &= centres[:, :, None] == sentences[:, None, :]
-        return self.buffer("band", *inside.shape).copy_(inside)
-
-    def cap_(self, gradients: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, rate: float) -> None:
-        """Scale each contribution by -rate and by the row cap, in place.
-
-        Args:
-            gradients: (n, embedding_size).
-            rows: int64 (n,), the row each contribution goes to.
+            rows: int (n,), the row each contribution goes to.
             weights: (n,), pair weight of each contribution.
             rate: Learning rate.
         """
-        self.pairs_per_row[rows] = 0
+        self.pairs_per_row.index_fill_(0, rows, 0)
         self.pairs_per_row.index_add_(0, rows, weights)
-        scale = (self.row_cap / self.pairs_per_row[rows]).clamp_(max=rate).neg_()
-        gradients.mul_(scale[:, None])
+        return self.pairs_per_row.index_select(0, rows).reciprocal_().mul_(self.row_cap).clamp_(max=rate)
 
     def __call__(
         self,
         words: torch.Tensor,
         sentences: torch.Tensor,
-        windows: torch.Tensor,
+        window: int,
         negatives: torch.Tensor,
         rate: float,
         with_loss: bool = False,
@@ -118,9 +97,9 @@ class BlockStep:
         """Take one step in place.
 
         Args:
-            words: int64 (B, C), context positions of B blocks.
-            sentences: int32 (B, C), equal within a sentence; padding has a negative one.
-            windows: int32 (B, N), each centre's window; 0 for padding.
+            words: int64 (B, N + 2 window), context positions of B blocks.
+            sentences: int32 (B, N + 2 window), equal within a sentence; each padded position has its own number.
+            window: Context positions on either side of a centre.
             negatives: int64 (B, K).
             rate: Learning rate.
             with_loss: Whether to return the loss, which costs a pass over the scores.
@@ -134,103 +113,129 @@ class BlockStep:
 class SkipGramStep(BlockStep):
     """Skip-gram: each context word alone predicts the centre word."""
 
-    row_cap = 1.5
+    block_size, shared_negatives, row_cap = 32, 32, 1.5
 
-    def __call__(self, words, sentences, windows, negatives, rate, with_loss=False):  # noqa: D102
+    def band(self, sentences: torch.Tensor, window: int) -> torch.Tensor:
+        """Positive pairs as float32 ones (B, N, C), by the sentence of each position (B, C)."""
+        num_blocks, width = sentences.shape
+        centre = torch.arange(window, width - window, device=sentences.device)[:, None]
+        distance = (torch.arange(width, device=sentences.device) - centre).abs_()
+        inside = (distance > 0) & (distance <= window)
+        inside = inside & (sentences[:, window : width - window, None] == sentences[:, None])
+        return self.buffer("band", *inside.shape).copy_(inside)
+
+    def __call__(self, words, sentences, window, negatives, rate, with_loss=False):  # noqa: D102
         num_blocks, width = words.shape
-        size = self.input_rows.shape[1]
-        centres = words[:, self.window : self.window + self.block_size]
-        outputs = torch.cat([centres, negatives], dim=1).flatten()  # (B * (N + K),)
+        num_centres, size = width - 2 * window, self.input_rows.shape[1]
+        outputs = torch.cat([words[:, window : width - window], negatives], dim=1).flatten()  # (B * (N + K),)
         inputs = words.flatten()
-        height = self.block_size + self.shared_negatives
+        height = num_centres + self.shared_negatives
 
         x = torch.index_select(self.input_rows, 0, inputs, out=self.buffer("x", num_blocks * width, size))
         y = torch.index_select(self.output_rows, 0, outputs, out=self.buffer("y", num_blocks * height, size))
         x, y = x.view(num_blocks, width, size), y.view(num_blocks, height, size)
-        band = self.band(windows, sentences)
+        band = self.band(sentences, window)
         pairs = band.sum(1)  # (B, C): positive pairs of each position, m_j
         negative_weight = pairs * (self.negative / self.shared_negatives)
 
         scores = torch.bmm(y, x.transpose(1, 2), out=self.buffer("scores", num_blocks, height, width))
+        positive, shared = scores[:, :num_centres], scores[:, num_centres:]
         loss = None
         if with_loss:
-            positive = (F.softplus(-scores[:, : self.block_size]) * band).sum()
-            shared = F.softplus(scores[:, self.block_size :]).sum(1)
-            loss = (positive + (shared * negative_weight).sum()) / pairs.sum().clamp(min=1)
+            loss = (F.softplus(-positive) * band).sum() + (F.softplus(shared).sum(1) * negative_weight).sum()
+            loss /= pairs.sum().clamp(min=1)
 
-        # scores become the gradients with respect to themselves
+        # scores become the negative gradients with respect to themselves
         scores.sigmoid_()
-        scores[:, : self.block_size].sub_(1).mul_(band)
-        scores[:, self.block_size :].mul_(negative_weight[:, None])
-        y_gradient = torch.bmm(scores, x, out=self.buffer("dy", num_blocks, height, size))
-        x_gradient = torch.bmm(scores.transpose(1, 2), y, out=x)  # x is no longer needed
-        output_weights = torch.cat(
-            [band.sum(2), negative_weight.sum(1, keepdim=True).expand(-1, self.shared_negatives)], dim=1
-        )
-        x_gradient, y_gradient = x_gradient.view(-1, size), y_gradient.view(-1, size)
-        self.cap_(x_gradient, inputs, pairs.flatten() * (1 + self.negative), rate)
-        self.cap_(y_gradient, outputs, output_weights.flatten(), rate)
-        self.input_rows.index_add_(0, inputs, x_gradient)
-        self.output_rows.index_add_(0, outputs, y_gradient)
+        torch.addcmul(band, positive, band, value=-1, out=positive)
+        shared.mul_(negative_weight.neg()[:, None])
+        y_step = torch.bmm(scores, x, out=self.buffer("y step", num_blocks, height, size)).view(-1, size)
+        x_step = torch.bmm(scores.transpose(1, 2), y, out=x).view(-1, size)  # x is no longer needed
+        shared_weight = negative_weight.sum(1, keepdim=True).expand(-1, self.shared_negatives)
+        output_weights = torch.cat([band.sum(2), shared_weight], dim=1).flatten()
+        x_step.mul_(self.capped_rates(inputs, pairs.flatten() * (1 + self.negative), rate)[:, None])
+        y_step.mul_(self.capped_rates(outputs, output_weights, rate)[:, None])
+        self.input_rows.index_add_(0, inputs, x_step)
+        self.output_rows.index_add_(0, outputs, y_step)
         return loss
 
 
 class CbowStep(BlockStep):
     """CBOW: the mean (or the sum) of the context predicts the centre word.
 
-    With the mean, the error goes undivided to every context row, as in word2vec.c and gensim: dividing it by the
-    number of context words slows the input rows down several times over.
+    A context is a bag of 2 `window` rows, and so are the errors that come back to a position: two `embedding_bag`s in
+    place of products with a band that is nearly all zeros. With the mean, the error goes undivided to every context
+    row, as in word2vec.c and gensim: dividing it by the number of context words slows the input rows down several
+    times over.
     """
 
-    row_cap = 4.0
+    block_size, shared_negatives, row_cap = 64, 16, 4.0
 
-    def __call__(self, words, sentences, windows, negatives, rate, with_loss=False):  # noqa: D102
+    def __call__(self, words, sentences, window, negatives, rate, with_loss=False):  # noqa: D102
         num_blocks, width = words.shape
-        size = self.input_rows.shape[1]
-        centres = words[:, self.window : self.window + self.block_size]
+        block, size = width - 2 * window, self.input_rows.shape[1]
+        num_centres = num_blocks * block
         inputs = words.flatten()
-        outputs = torch.cat([centres.flatten(), negatives.flatten()])  # first the targets, then the negatives
+        targets = words[:, window : width - window].flatten()
+        outputs = torch.cat([targets, negatives.flatten()])  # first the targets, then the negatives
 
-        x = torch.index_select(self.input_rows, 0, inputs, out=self.buffer("x", num_blocks * width, size))
-        y_and_z = torch.index_select(self.output_rows, 0, outputs, out=self.buffer("y", outputs.numel(), size))
-        x = x.view(num_blocks, width, size)
-        y = y_and_z[: num_blocks * self.block_size].view(num_blocks, self.block_size, size)
-        z = y_and_z[num_blocks * self.block_size :].view(num_blocks, self.shared_negatives, size)
-        band = self.band(windows, sentences)
-        pairs = band.sum(1)
-        context_size = band.sum(2, keepdim=True)  # (B, N, 1)
+        # a centre's bag: the words around it, with a weight where they are of its sentence and not itself
+        around = 2 * window + 1
+        together = sentences.unfold(1, around, 1) == sentences[:, window : width - window, None]
+        together[:, :, window] = False
+        together = together.view(num_centres, around).float()
+        context_size = together.sum(1, keepdim=True)
         valid = (context_size > 0).float()
-        share = 1 / context_size.clamp(min=1)
-
-        hidden = torch.bmm(band, x, out=self.buffer("hidden", num_blocks, self.block_size, size))
+        share = context_size.clamp_(min=1).reciprocal_()
         if self.cbow_mean:
-            hidden.mul_(share)
-        positive = (hidden * y).sum(2, keepdim=True)  # (B, N, 1)
+            together.mul_(share)
+        bags = words.unfold(1, around, 1).reshape(num_centres, around)
+        hidden = F.embedding_bag(bags, self.input_rows, mode="sum", per_sample_weights=together)
+
+        y_and_z = torch.index_select(self.output_rows, 0, outputs, out=self.buffer("y", outputs.numel(), size))
+        y, z = y_and_z[:num_centres], y_and_z[num_centres:].view(num_blocks, -1, size)
+        product = torch.mul(hidden, y, out=self.buffer("error", num_centres, size))
+        positive = product.sum(1, keepdim=True)  # (B * N, 1)
+        hidden_blocks = hidden.view(num_blocks, block, size)
         shared = torch.bmm(
-            hidden, z.transpose(1, 2), out=self.buffer("shared", num_blocks, self.block_size, self.shared_negatives)
+            hidden_blocks, z.transpose(1, 2), out=self.buffer("shared", num_blocks, block, self.shared_negatives)
         )
+        flat_shared = shared.view(num_centres, -1)
         negative_weight = valid * (self.negative / self.shared_negatives)
         loss = None
         if with_loss:
             losses = F.softplus(-positive) * valid
-            losses += F.softplus(shared).sum(2, keepdim=True) * negative_weight
+            losses += F.softplus(flat_shared).sum(1, keepdim=True) * negative_weight
             loss = losses.sum() / valid.sum().clamp(min=1)
 
-        positive.sigmoid_().sub_(1).mul_(valid)
-        shared.sigmoid_().mul_(negative_weight)
-        error = torch.bmm(shared, z, out=self.buffer("error", num_blocks, self.block_size, size))
+        # scores become the negative gradients with respect to themselves
+        positive = torch.addcmul(valid, positive.sigmoid_(), valid, value=-1)
+        flat_shared.sigmoid_().mul_(negative_weight.neg_())
+        error = torch.bmm(shared, z, out=product.view_as(hidden_blocks)).view(num_centres, size)
         error.addcmul_(positive, y)
         if not self.cbow_mean:
             error.mul_(share)
-        # the rows read are no longer needed: their gradients take their place
-        x_gradient = torch.bmm(band.transpose(1, 2), error, out=x).view(-1, size)
-        torch.mul(positive, hidden, out=y)
-        torch.bmm(shared.transpose(1, 2), hidden, out=z)
+        shared_weight = negative_weight.view(num_blocks, block).sum(1, keepdim=True).neg_()
+        output_weights = torch.cat([valid.flatten(), shared_weight.expand(-1, self.shared_negatives).flatten()])
+        output_rates = self.capped_rates(outputs, output_weights, rate)
+        # the rows read are no longer needed: their steps take their place
+        torch.mul(hidden, positive.mul_(output_rates[:num_centres, None]), out=y)
+        shared.mul_(output_rates[num_centres:].view(num_blocks, 1, -1))
+        torch.bmm(shared.transpose(1, 2), hidden_blocks, out=z)
 
-        negative_share = negative_weight.sum(1).expand(-1, self.shared_negatives)
-        self.cap_(x_gradient, inputs, pairs.flatten() * (1 + self.negative), rate)
-        self.cap_(y_and_z, outputs, torch.cat([valid.flatten(), negative_share.flatten()]), rate)
-        self.input_rows.index_add_(0, inputs, x_gradient)
+        # a position's bag: the errors of the centres around it, in its block and of its sentence
+        sources = torch.arange(-2 * window, block + 2 * window, device=words.device)
+        sources = sources.unfold(0, around, 1)  # (C, around)
+        inside = (sources >= 0) & (sources < block)
+        inside[:, window] = False
+        together = F.pad(sentences, (window, window)).unfold(1, around, 1) == sentences[:, :, None]
+        together = together.logical_and_(inside).float().view(inputs.numel(), around)
+        input_rates = self.capped_rates(inputs, together.sum(1) * (1 + self.negative), rate)
+        together.mul_(input_rates[:, None])
+        first = torch.arange(0, num_centres, block, device=words.device).view(-1, 1, 1)
+        bags = (sources.clamp(0, block - 1) + first).view(inputs.numel(), around)
+        x_step = F.embedding_bag(bags, error, mode="sum", per_sample_weights=together)
+        self.input_rows.index_add_(0, inputs, x_step)
         self.output_rows.index_add_(0, outputs, y_and_z)
         return loss
 
@@ -243,8 +248,6 @@ class TorchWorker:
         output_rows: Likewise.
         objective: What is learnt.
         centres_per_step: Centre words a step, at most.
-        block_size: N, centre words a block.
-        shared_negatives: K, negatives shared by a block.
     """
 
     def __init__(
@@ -253,23 +256,13 @@ class TorchWorker:
         output_rows: torch.Tensor,
         objective: Objective,
         centres_per_step: int,
-        block_size: int = 32,
-        shared_negatives: int = 32,
     ):
         self.objective, self.device = objective, input_rows.device
-        self.blocks_per_step = max(centres_per_step // block_size, 1)
         self.keep_probabilities = torch.as_tensor(objective.keep_probabilities, dtype=torch.float32).to(self.device)
-        self.sampler = NegativeSampler(torch.as_tensor(objective.noise_weights).to(self.device))
+        self.sampler = NegativeSampler(objective.noise_weights, self.device)
         step = SkipGramStep if objective.architecture == "skip-gram" else CbowStep
-        self.step = step(
-            input_rows,
-            output_rows,
-            objective.window,
-            objective.negative,
-            objective.cbow_mean,
-            block_size,
-            shared_negatives,
-        )
+        self.step = step(input_rows, output_rows, objective.negative, objective.cbow_mean)
+        self.blocks_per_step = max(centres_per_step // step.block_size, 1)
 
     def learn(
         self, words: np.ndarray, sentences: np.ndarray, key: int, first_rate: float, last_rate: float
@@ -284,38 +277,42 @@ class TorchWorker:
             last_rate: Learning rate after the last; linear in between.
 
         Returns:
-            The mean loss per predicted word, measured in every eighth step; None where there was nothing to predict.
+            The mean loss per predicted word, measured now and then; None where there was nothing to predict.
         """
         # one thread of torch for each of ours: more of them get in each other's way in `index_add_`
         if self.device.type == "cpu":
             torch.set_num_threads(1)
         generator = torch.Generator(self.device).manual_seed(key)
         words, sentences = torch.from_numpy(words).to(self.device).long(), torch.from_numpy(sentences).to(self.device)
-        kept = torch.rand(len(words), generator=generator, device=self.device) < self.keep_probabilities[words]
-        words, sentences = words[kept], sentences[kept]
+        keep = self.keep_probabilities.index_select(0, words)
+        kept = (torch.rand(len(words), generator=generator, device=self.device) < keep).nonzero().flatten()
+        words, sentences = words.index_select(0, kept), sentences.index_select(0, kept)
         if not len(words):
             return None
 
-        reach = self.objective.window
-        windows = torch.full((len(words),), reach, dtype=torch.int32, device=self.device)
-        if self.objective.shrink_windows:
-            windows.random_(1, reach + 1, generator=generator)
-
         # step t takes blocks t, t + num_steps, t + 2 * num_steps ...: from all over the segment
-        size, width = self.step.block_size, self.step.width
+        reach, size = self.objective.window, self.step.block_size
         num_steps = -(-len(words) // (size * self.blocks_per_step))
         num_blocks = -(-len(words) // (size * num_steps))
         padding = size * num_steps * num_blocks - len(words)
-        words = F.pad(words, (reach, reach + padding)).unfold(0, width, size).view(num_blocks, num_steps, width)
-        sentences = F.pad(sentences, (reach, reach + padding), value=-1).unfold(0, width, size)
-        sentences = sentences.view(num_blocks, num_steps, width)
-        windows = F.pad(windows, (0, padding)).view(num_blocks, num_steps, size)
+        words = F.pad(words, (reach, reach + padding)).unfold(0, size + 2 * reach, size)
+        outside = -torch.arange(1, 2 * reach + padding + 1, dtype=torch.int32, device=self.device)
+        sentences = torch.cat([outside[:reach], sentences, outside[reach:]]).unfold(0, size + 2 * reach, size)
+        words, sentences = (part.view(num_blocks, num_steps, -1) for part in (words, sentences))
         negatives = self.sampler.draw((num_steps, num_blocks, self.step.shared_negatives), generator)
+        # a step's centres share their window: over the steps it is as evenly spread as if each had its own
+        windows = torch.full((num_steps,), reach)
+        if self.objective.shrink_windows:
+            windows = torch.randint(1, reach + 1, (num_steps,), generator=torch.Generator().manual_seed(key))
+        windows = windows.tolist()
 
         losses = []
         for t in range(num_steps):
             rate = first_rate + (last_rate - first_rate) * t / num_steps
-            loss = self.step(words[:, t], sentences[:, t], windows[:, t], negatives[t], rate, with_loss=t % 8 == 0)
+            cut = slice(reach - windows[t], size + reach + windows[t])
+            loss = self.step(
+                words[:, t, cut], sentences[:, t, cut], windows[t], negatives[t], rate, with_loss=t % _LOSS_EVERY == 0
+            )
             if loss is not None:
                 losses.append(loss)
         return float(torch.stack(losses).mean())

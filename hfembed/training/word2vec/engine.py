@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from hfembed.atomic import atomic_folder
@@ -46,7 +47,7 @@ class EngineSettings:
         learning_rate: At the first word.
         final_learning_rate: At the last word; it falls linearly with the words seen.
         num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
-        centres_per_step: Centre words a step of the torch engine; 0 = 1,024 on a CPU, 8,192 on a GPU, fewer for small
+        centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU, 8,192 on a GPU, fewer for small
             corpora.
         sync_words: Corpus words of each rank between two meetings of several ranks.
         checkpoint_every: Corpus words between checkpoints; 0 = none.
@@ -149,6 +150,16 @@ def train_word2vec(
     return _Run(model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress, share).train(resume)
 
 
+def _use_huge_pages(parameter: torch.nn.Parameter) -> None:
+    """Move a matrix on the CPU to memory that numpy has asked huge pages for, as torch does not.
+
+    Rows are read and written all over it; with small pages each costs a walk through the page tables.
+    """
+    moved = np.empty(parameter.shape, dtype=np.float32)
+    moved[:] = parameter.detach().numpy()
+    parameter.data = torch.from_numpy(moved)
+
+
 class _Run:
     """One run: the arguments are those of `train_word2vec`."""
 
@@ -170,6 +181,9 @@ class _Run:
         # trained where they are: on the CPU these are the model's own parameters
         device = accelerator.device if accelerator else model.device
         self.parameters = [model.word2vec.embeddings.weight, model.context_embeddings.weight]
+        if device.type == "cpu":
+            for parameter in self.parameters:
+                _use_huge_pages(parameter)
         self.rows = [p.detach().to(device, torch.float32).contiguous() for p in self.parameters]
         self.num_threads = 1
         if device.type == "cpu":
@@ -206,7 +220,7 @@ class _Run:
             return lambda: NumbaWorker(*self.rows, self.objective), f"numba (Hogwild, {place})"
         centres = settings.centres_per_step
         if not centres:
-            centres = 1024 if device.type == "cpu" else 8192
+            centres = 2048 if device.type == "cpu" else 8192
             centres = max(min(centres, self.corpus.num_words // 1024), 32)
         return (
             lambda: TorchWorker(*self.rows, self.objective, centres),
@@ -247,7 +261,9 @@ class _Run:
             desc=self.settings.engine,
             disable=not self.show_progress,
         )
-        with bar, ThreadPoolExecutor(self.num_threads, thread_name_prefix="word2vec") as pool:
+        # our threads are all there are: a BLAS of several in each of them would only make them wait
+        blas = threadpool_limits(limits=1, user_api="blas")
+        with bar, blas, ThreadPoolExecutor(self.num_threads, thread_name_prefix="word2vec") as pool:
             while done < total:
                 stop = self._next_stop(done, total)
                 begun = time.perf_counter()
@@ -335,6 +351,8 @@ class _Run:
             for parameter, matrix in zip(self.parameters, self.rows, strict=True):
                 if parameter.data_ptr() != matrix.data_ptr():
                     parameter.copy_(matrix)
+                else:  # numba writes where torch does not see it
+                    torch.autograd.graph.increment_version(parameter)
 
     def _pairs_per_word(self) -> list[np.ndarray]:
         """Expected pair weight on each input and output row per corpus word."""

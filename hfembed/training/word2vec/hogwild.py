@@ -1,7 +1,9 @@
-"""The numba kernel: word2vec one centre word at a time, several threads on shared rows without locks ("Hogwild").
+"""The numba kernel: word2vec a few centre words at a time, several threads on shared rows without locks ("Hogwild").
 
-Needs `hfembed[fast]`. It differs from word2vec.c in one point: the negatives are drawn once per centre word and serve
-all its pairs, so that their rows stay in the nearest cache.
+Needs `hfembed[fast]`. Its unit is the block of `block_step`, but small and learnt at once, one after the other: the
+rows of 16 consecutive centres, of their context and of 16 negatives that they share fit into the nearest cache, and
+small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from far memory
+for each centre; here it is one.
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
 et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from numba import njit
 
+from hfembed.training.word2vec.alias_table import alias_table
 from hfembed.training.word2vec.segments import Objective
 
 # nothing here may be NaN or infinite unless training has diverged, and the engine checks that outside these kernels:
@@ -21,52 +24,13 @@ _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _compile = njit(nogil=True, fastmath=_FAST, cache=True, boundscheck=False, error_model="numpy")
 
 SIGMOID_RANGE, SIGMOID_SIZE = 8, 4096
+BLOCK_SIZE, SHARED_NEGATIVES = 16, 16
 
 
 def sigmoid_table() -> np.ndarray:
     """The logistic function at the middle of 4,096 intervals from -8 to 8, float32; the error is below 0.0005."""
     middle = (np.arange(SIGMOID_SIZE) + 0.5) / SIGMOID_SIZE * (2 * SIGMOID_RANGE) - SIGMOID_RANGE
     return (1 / (1 + np.exp(-middle))).astype(np.float32)
-
-
-@_compile
-def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Walker's alias method: draw from a discrete distribution with one table look-up.
-
-    Args:
-        weights: float64 (vocab_size,), not negative.
-
-    Returns:
-        (threshold float32 (vocab_size,), alias int32 (vocab_size,)): draw a row uniformly, keep it with probability
-        `threshold`, else take its alias.
-    """
-    size = len(weights)
-    threshold = (weights * (size / weights.sum())).astype(np.float64)
-    alias = np.arange(size).astype(np.int32)
-    small, large = np.empty(size, np.int64), np.empty(size, np.int64)
-    num_small = num_large = 0
-    for row in range(size):
-        if threshold[row] < 1:
-            small[num_small] = row
-            num_small += 1
-        else:
-            large[num_large] = row
-            num_large += 1
-    while num_small > 0 and num_large > 0:
-        num_small -= 1
-        poor, rich = small[num_small], large[num_large - 1]
-        alias[poor] = rich
-        threshold[rich] -= 1 - threshold[poor]
-        if threshold[rich] < 1:
-            num_large -= 1
-            small[num_small] = rich
-            num_small += 1
-    # what is left differs from 1 by rounding alone
-    for i in range(num_small):
-        threshold[small[i]] = 1
-    for i in range(num_large):
-        threshold[large[i]] = 1
-    return threshold.astype(np.float32), alias
 
 
 @_compile
@@ -131,86 +95,47 @@ def _context(position, sentences, count, window, shrink_windows, state):
 
 
 @_compile
-def _gather_targets(centre, targets, negative, threshold, alias, state, output_rows, y):
-    """Draw the negatives of a centre word and copy the output rows, the centre's first, into `y`.
-
-    A negative that is the centre word itself is dropped, as in word2vec.c.
-
-    Returns:
-        How many rows of `y` count.
-    """
-    targets[0] = centre
-    num_targets = 1
-    for _ in range(negative):
-        word = _draw(state, threshold, alias)
-        if word != centre:
-            targets[num_targets] = word
-            num_targets += 1
-    for t in range(num_targets):
-        row = targets[t]
-        for d in range(output_rows.shape[1]):
-            y[t, d] = output_rows[row, d]
-    return num_targets
+def _logistic(score, sigmoid):
+    place = (score + np.float32(SIGMOID_RANGE)) * np.float32(SIGMOID_SIZE / (2 * SIGMOID_RANGE))
+    return sigmoid[np.int64(min(max(place, np.float32(0)), np.float32(SIGMOID_SIZE - 1)))]
 
 
 @_compile
-def _scores(x, y, num_x, num_y, size, scores):
-    """scores[i, t] = x[i] . y[t], in tiles of 2 x 3 so that each value loaded serves two or three products.
-
-    The buffers have room for the tiles that stick out; what they yield there is never used.
-    """
-    for i in range(0, num_x, 2):
-        for t in range(0, num_y, 3):
-            s00 = s01 = s02 = s10 = s11 = s12 = np.float32(0)
-            for d in range(size):
-                x0, x1 = x[i, d], x[i + 1, d]
-                y0, y1, y2 = y[t, d], y[t + 1, d], y[t + 2, d]
-                s00 += x0 * y0
-                s01 += x0 * y1
-                s02 += x0 * y2
-                s10 += x1 * y0
-                s11 += x1 * y1
-                s12 += x1 * y2
-            scores[i, t], scores[i, t + 1], scores[i, t + 2] = s00, s01, s02
-            scores[i + 1, t], scores[i + 1, t + 1], scores[i + 1, t + 2] = s10, s11, s12
+def _softplus(score):
+    return max(score, np.float32(0)) + math.log1p(math.exp(-abs(score)))
 
 
 @_compile
-def _steps(scores, num_x, num_y, rate, steps, transposed, sigmoid):
-    """Turn scores into steps: rate * (label - sigmoid(score)), 0 in the tiles that stick out; also transposed."""
-    steps[:] = 0
-    transposed[:] = 0
-    for i in range(num_x):
-        for t in range(num_y):
-            place = (scores[i, t] + np.float32(SIGMOID_RANGE)) * np.float32(SIGMOID_SIZE / (2 * SIGMOID_RANGE))
-            place = min(max(place, np.float32(0)), np.float32(SIGMOID_SIZE - 1))
-            step = -rate * sigmoid[np.int64(place)]
-            if t == 0:
-                step += rate
-            steps[i, t] = step
-            transposed[t, i] = step
-
-
-@_compile
-def _loss(scores, num_x, num_y):
-    """The negative-sampling loss of these pairs, summed."""
-    loss = 0.0
-    for i in range(num_x):
-        for t in range(num_y):
-            score = -scores[i, t] if t == 0 else scores[i, t]
-            loss += max(score, np.float32(0)) + math.log1p(math.exp(-abs(score)))
-    return loss
-
-
-@_compile
-def _add(rows, which, number, steps, other, num_other, size):
-    """rows[which[i]] += sum over t of steps[i, t] * other[t], three terms a pass."""
-    for i in range(number):
+def _gather(rows, which, out):
+    """out[i] = rows[which[i]]."""
+    for i in range(len(which)):
         row = which[i]
-        for t in range(0, num_other, 3):
-            step0, step1, step2 = steps[i, t], steps[i, t + 1], steps[i, t + 2]
-            for d in range(size):
-                rows[row, d] += step0 * other[t, d] + step1 * other[t + 1, d] + step2 * other[t + 2, d]
+        for d in range(rows.shape[1]):
+            out[i, d] = rows[row, d]
+
+
+@_compile
+def _add(rows, which, steps):
+    """rows[which[i]] += steps[i]."""
+    for i in range(len(which)):
+        row = which[i]
+        for d in range(rows.shape[1]):
+            rows[row, d] += steps[i, d]
+
+
+@_compile
+def _choose_rows(words, begin, window, inputs, outputs, threshold, alias, state):
+    """The input rows of a block's positions; the output rows of its centres, then of freshly drawn negatives.
+
+    Positions outside the text get some word's row, and no weight later.
+    """
+    last = len(words) - 1
+    for c in range(len(inputs)):
+        inputs[c] = words[min(max(begin - window + c, 0), last)]
+    for n in range(BLOCK_SIZE):
+        outputs[n] = words[min(begin + n, last)]
+    for k in range(BLOCK_SIZE, len(outputs)):
+        outputs[k] = _draw(state, threshold, alias)
 
 
 @_compile
@@ -240,44 +165,55 @@ def train_skip_gram(
         alias: From `alias_table`.
         window: Largest distance of a context word.
         shrink_windows: Whether each centre draws its own from 1 to `window`.
-        negative: Negatives a centre word, shared by its pairs.
+        negative: Negatives a pair, in expectation.
         first_rate: Learning rate at the first word.
         last_rate: Learning rate after the last word; linear in between.
         state: Random state, uint64 (1,).
         sigmoid: From `sigmoid_table`.
 
     Returns:
-        (sum of the losses looked at, number of pairs looked at): about one centre in 64 is.
+        (sum of the losses looked at, number of pairs looked at): one block in 64 is.
     """
     count, size = len(words), input_rows.shape[1]
-    targets, context = np.empty(negative + 1, np.int64), np.empty(2 * window, np.int64)
-    x, y = np.zeros((2 * window + 3, size), np.float32), np.zeros((negative + 3, size), np.float32)
-    scores = np.zeros((2 * window + 3, negative + 3), np.float32)
-    steps, transposed = np.zeros_like(scores), np.zeros((negative + 3, 2 * window + 3), np.float32)
-    loss, num_losses = 0.0, 0
-    for position in range(count):
-        first, stop = _context(position, sentences, count, window, shrink_windows, state)
-        num_context = 0
-        for other in range(first, stop):
-            if other != position:
-                row = np.int64(words[other])
-                context[num_context] = row
-                for d in range(size):
-                    x[num_context, d] = input_rows[row, d]
-                num_context += 1
-        if num_context == 0:
-            continue
-        num_targets = _gather_targets(
-            np.int64(words[position]), targets, negative, threshold, alias, state, output_rows, y
-        )
-        _scores(x, y, num_context, num_targets, size, scores)
-        if position & 63 == 0:
-            loss += _loss(scores, num_context, num_targets)
-            num_losses += num_context
-        rate = np.float32(first_rate + (last_rate - first_rate) * position / count)
-        _steps(scores, num_context, num_targets, rate, steps, transposed, sigmoid)
-        _add(output_rows, targets, num_targets, transposed, x, num_context, size)
-        _add(input_rows, context, num_context, steps, y, num_targets, size)
+    width, height = BLOCK_SIZE + 2 * window, BLOCK_SIZE + SHARED_NEGATIVES
+    inputs, outputs = np.empty(width, np.int64), np.empty(height, np.int64)
+    x, x_step = np.empty((width, size), np.float32), np.empty((width, size), np.float32)
+    y, y_step = np.empty((height, size), np.float32), np.empty((height, size), np.float32)
+    scores, pairs = np.empty((height, width), np.float32), np.empty(width, np.float32)
+    share = np.float32(negative / SHARED_NEGATIVES)
+    loss, num_losses = 0.0, 0.0
+    for begin in range(0, count, BLOCK_SIZE):
+        rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
+        with_loss = begin % (64 * BLOCK_SIZE) == 0
+        _choose_rows(words, begin, window, inputs, outputs, threshold, alias, state)
+        _gather(input_rows, inputs, x)
+        _gather(output_rows, outputs, y)
+        np.dot(y, x.T, scores)
+        # scores become steps: rate * (label - sigmoid(score)), weighted
+        pairs[:] = 0
+        for n in range(BLOCK_SIZE):
+            position, first, stop = begin + n, 0, 0
+            if position < count:
+                first, stop = _context(position, sentences, count, window, shrink_windows, state)
+            for c in range(width):
+                other = begin - window + c
+                if first <= other < stop and other != position:
+                    pairs[c] += 1
+                    if with_loss:
+                        loss += _softplus(-scores[n, c])
+                        num_losses += 1
+                    scores[n, c] = rate * (1 - _logistic(scores[n, c], sigmoid))
+                else:
+                    scores[n, c] = 0
+        for k in range(BLOCK_SIZE, height):
+            for c in range(width):
+                if with_loss:
+                    loss += share * pairs[c] * _softplus(scores[k, c])
+                scores[k, c] = -rate * share * pairs[c] * _logistic(scores[k, c], sigmoid)
+        np.dot(scores.T, y, x_step)
+        np.dot(scores, x, y_step)
+        _add(input_rows, inputs, x_step)
+        _add(output_rows, outputs, y_step)
     return loss, num_losses
 
 
@@ -319,55 +255,64 @@ def train_cbow(
         sigmoid: As there.
 
     Returns:
-        (sum of the losses looked at, number of centres looked at): about one centre in 64 is.
+        (sum of the losses looked at, number of centres looked at): one block in 64 is.
     """
     count, size = len(words), input_rows.shape[1]
-    targets = np.empty(negative + 1, np.int64)
-    hidden, y = np.zeros((2, size), np.float32), np.zeros((negative + 3, size), np.float32)
-    error = np.zeros((1, size), np.float32)
-    only = np.zeros(1, np.int64)
-    scores = np.zeros((2, negative + 3), np.float32)
-    steps, transposed = np.zeros_like(scores), np.zeros((negative + 3, 2), np.float32)
-    loss, num_losses = 0.0, 0
-    for position in range(count):
-        first, stop = _context(position, sentences, count, window, shrink_windows, state)
-        num_context = stop - first - 1
-        if num_context == 0:
-            continue
-        for d in range(size):
-            hidden[0, d] = 0
-            error[0, d] = 0
-        for other in range(first, stop):
-            if other != position:
-                row = np.int64(words[other])
-                for d in range(size):
-                    hidden[0, d] += input_rows[row, d]
-        share = np.float32(1) / np.float32(num_context)
+    width, height = BLOCK_SIZE + 2 * window, BLOCK_SIZE + SHARED_NEGATIVES
+    inputs, outputs = np.empty(width, np.int64), np.empty(height, np.int64)
+    x, y = np.empty((width, size), np.float32), np.empty((height, size), np.float32)
+    hidden, error = np.empty((BLOCK_SIZE, size), np.float32), np.empty((BLOCK_SIZE, size), np.float32)
+    band, shares = np.empty((BLOCK_SIZE, width), np.float32), np.empty(BLOCK_SIZE, np.float32)
+    scores = np.empty((BLOCK_SIZE, SHARED_NEGATIVES), np.float32)
+    targets, negatives = y[:BLOCK_SIZE], y[BLOCK_SIZE:]
+    share = np.float32(negative / SHARED_NEGATIVES)
+    loss, num_losses = 0.0, 0.0
+    for begin in range(0, count, BLOCK_SIZE):
+        rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
+        with_loss = begin % (64 * BLOCK_SIZE) == 0
+        _choose_rows(words, begin, window, inputs, outputs, threshold, alias, state)
+        _gather(input_rows, inputs, x)
+        _gather(output_rows, outputs, y)
+        for n in range(BLOCK_SIZE):
+            position, first, stop = begin + n, 0, 1
+            if position < count:
+                first, stop = _context(position, sentences, count, window, shrink_windows, state)
+            for c in range(width):
+                other = begin - window + c
+                band[n, c] = first <= other < stop and other != position
+            shares[n] = np.float32(1) / (stop - first - 1) if stop - first > 1 else np.float32(0)
+        np.dot(band, x, hidden)
         if cbow_mean:
-            for d in range(size):
-                hidden[0, d] *= share
-        num_targets = _gather_targets(
-            np.int64(words[position]), targets, negative, threshold, alias, state, output_rows, y
-        )
-        _scores(hidden, y, 1, num_targets, size, scores)
-        if position & 63 == 0:
-            loss += _loss(scores, 1, num_targets)
-            num_losses += 1
-        rate = np.float32(first_rate + (last_rate - first_rate) * position / count)
-        _steps(scores, 1, num_targets, rate, steps, transposed, sigmoid)
-        _add(error, only, 1, steps, y, num_targets, size)
-        for t in range(num_targets):
-            row, step = targets[t], steps[0, t]
-            for d in range(size):
-                output_rows[row, d] += step * hidden[0, d]
-        if not cbow_mean:
-            for d in range(size):
-                error[0, d] *= share
-        for other in range(first, stop):
-            if other != position:
-                row = np.int64(words[other])
+            for n in range(BLOCK_SIZE):
                 for d in range(size):
-                    input_rows[row, d] += error[0, d]
+                    hidden[n, d] *= shares[n]
+        np.dot(hidden, negatives.T, scores)
+        # scores become steps: rate * (label - sigmoid(score)), weighted
+        for n in range(BLOCK_SIZE):
+            weight = rate * share if shares[n] > 0 else np.float32(0)
+            for k in range(SHARED_NEGATIVES):
+                if with_loss and weight > 0:
+                    loss += share * _softplus(scores[n, k])
+                scores[n, k] = -weight * _logistic(scores[n, k], sigmoid)
+        np.dot(scores, negatives, error)
+        np.dot(scores.T, hidden, negatives)  # the rows read are no longer needed: their steps take their place
+        for n in range(BLOCK_SIZE):
+            score = np.float32(0)
+            for d in range(size):
+                score += hidden[n, d] * targets[n, d]
+            step = np.float32(0)
+            if shares[n] > 0:
+                step = rate * (1 - _logistic(score, sigmoid))
+                if with_loss:
+                    loss += _softplus(-score)
+                    num_losses += 1
+            divided = np.float32(1) if cbow_mean else shares[n]
+            for d in range(size):
+                error[n, d] = (error[n, d] + step * targets[n, d]) * divided
+                targets[n, d] = step * hidden[n, d]
+        np.dot(band.T, error, x)
+        _add(input_rows, inputs, x)
+        _add(output_rows, outputs, y)
     return loss, num_losses
 
 
@@ -395,7 +340,7 @@ class NumbaWorker:
         """Learn a segment; `TorchWorker.learn` says what the arguments are.
 
         Returns:
-            The mean loss per predicted word of one centre in 64; None where there was nothing to predict.
+            The mean loss per predicted word of one block in 64; None where there was nothing to predict.
         """
         state = np.array([key], dtype=np.uint64)
         kept = subsample(words, sentences, self.keep_probabilities, state)

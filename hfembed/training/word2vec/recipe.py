@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 
 from hfembed.data.corpora import EncodedCorpus, prepare_corpus
+from hfembed.data.phrases import learn_phrases
 from hfembed.data.vocabulary import merge_vocabularies
 from hfembed.errors import InputError
 from hfembed.evaluation.word_tests import WordTests
@@ -36,6 +37,10 @@ class Word2VecTrainingConfig(SharingConfig):
 
     lowercase: bool = setting(False, "fold the case of the text")
     word_pattern: str = setting("", "regular expression whose matches are the words; by default what blanks separate")
+    phrase_thresholds: list[float] = setting(
+        [], "join neighbours to phrases (new_york) in so many passes, e.g. [200, 100]; higher = fewer; [] = none"
+    )
+    phrase_min_count: int = setting(5, "words and pairs seen less often make no phrase")
     min_count: int = setting(5, "words seen less often are dropped")
     max_vocab_size: int = setting(0, "keep only so many words, the most frequent; 0 = all")
     sentence_length: int = setting(10_000, "longer lines are cut after so many words")
@@ -73,9 +78,13 @@ class Word2VecTrainingConfig(SharingConfig):
             self.model_config(vocab_size=0)
         except InputError as error:
             raise ValueError(str(error)) from None
-        for name in ("min_count", "sentence_length", "negative", "restrict_vocab"):
+        for name in ("min_count", "phrase_min_count", "sentence_length", "negative", "restrict_vocab"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if any(threshold <= 0 for threshold in self.phrase_thresholds):
+            raise ValueError(f"phrase_thresholds must be positive, not {self.phrase_thresholds}")
+        if self.phrase_thresholds and self.init_from:
+            raise ValueError("phrase_thresholds cannot be set with init_from: text is joined as the model's was")
         if self.max_vocab_size < 0:
             raise ValueError(f"max_vocab_size must not be negative, but is {self.max_vocab_size}")
         if not 0 < self.initializer_scale:
@@ -105,21 +114,21 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     """
     if not config.corpus:
         raise InputError("corpus must name a text file, a folder or a dataset")
-    arguments: dict[str, Any] = {
-        "source": config.corpus,
-        "cache_dir": config.cache_dir or Path(config.output_dir) / "corpus",
-        "sentence_length": config.sentence_length,
-        "column": config.column,
-        "split": config.split,
-    }
-    rules = {"lowercase": config.lowercase, "word_pattern": config.word_pattern or None}
+    source = {"source": config.corpus, "column": config.column, "split": config.split}
+    cache_dir = config.cache_dir or Path(config.output_dir) / "corpus"
+    arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
+    rules: dict[str, Any] = {"lowercase": config.lowercase, "word_pattern": config.word_pattern or None}
     if config.init_from:
         old = load_start(config).vocabulary
-        rules = {
-            "lowercase": old.rules.lowercase,
-            "word_pattern": old.rules.word_pattern,
-            "phrases": old.rules.phrases,
-        }
+        rules = dataclasses.asdict(old.rules)
+    elif config.phrase_thresholds:
+        rules["phrases"] = learn_phrases(
+            **source,
+            **rules,
+            thresholds=config.phrase_thresholds,
+            min_count=config.phrase_min_count,
+            cache_dir=cache_dir,
+        )
     corpus = prepare_corpus(
         **arguments, **rules, min_count=config.min_count, max_vocab_size=config.max_vocab_size or None
     )

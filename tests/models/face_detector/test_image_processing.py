@@ -81,9 +81,9 @@ def test_what_is_no_photo_is_named(tmp_path, photo):
     (tmp_path / "empty.jpg").write_bytes(b"")
     Image.new("1", (100, 60)).save(tmp_path / "bomb.png")
     for name, reason in (
-        ("notes.jpg", "cannot identify"),
+        ("notes.jpg", "no known kind of image"),
         ("cut.jpg", "[Tt]runcated"),
-        ("empty.jpg", "cannot identify"),
+        ("empty.jpg", "no known kind of image"),
         ("bomb.png", "100 x 60 pixels, more than max_pixels = 5,000"),
         ("missing.jpg", "No such file"),
     ):

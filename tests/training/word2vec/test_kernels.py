@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hfembed.training.word2vec.alias_table import alias_table
 from hfembed.training.word2vec.block_step import NegativeSampler, SkipGramStep, TorchWorker
-from hfembed.training.word2vec.hogwild import NumbaWorker, alias_table
+from hfembed.training.word2vec.hogwild import NumbaWorker
 from hfembed.training.word2vec.segments import Objective
 
 VOCAB_SIZE, SIZE, WINDOW, NEGATIVE, NOISE_WORD = 12, 7, 2, 3, 11
@@ -70,7 +71,7 @@ def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean):
     before = [matrix.clone() for matrix in rows]
     objective = make_objective(architecture, cbow_mean)
     if engine == "torch":
-        worker = TorchWorker(*rows, objective, centres_per_step=64, block_size=8, shared_negatives=4)
+        worker = TorchWorker(*rows, objective, centres_per_step=128)
     else:
         worker = NumbaWorker(*rows, objective)
     loss = worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=RATE, last_rate=RATE)
@@ -88,7 +89,7 @@ def test_no_row_moves_further_than_its_cap():
     before = [matrix.clone() for matrix in rows]
     rate = 0.5
     _, gradient, _ = brute_force("skip-gram", True, inputs, outputs)
-    TorchWorker(*rows, make_objective("skip-gram"), 64, block_size=16).learn(WORDS, SENTENCES, 5, rate, rate)
+    TorchWorker(*rows, make_objective("skip-gram"), 64).learn(WORDS, SENTENCES, 5, rate, rate)
     pairs = sum(
         i != j and abs(i - j) <= WINDOW and SENTENCES[i] == SENTENCES[j]
         for i in range(len(WORDS))
@@ -100,7 +101,7 @@ def test_no_row_moves_further_than_its_cap():
 
 def test_negatives_follow_their_weights():
     weights = np.array([5.0, 0.0, 1.0, 2.0])
-    drawn = NegativeSampler(torch.tensor(weights)).draw((100_000,), torch.Generator().manual_seed(0))
+    drawn = NegativeSampler(weights).draw((100_000,), torch.Generator().manual_seed(0))
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 100_000, weights / 8, atol=0.01)
     threshold, alias = alias_table(weights)
     probability = threshold.astype(float)

@@ -1,0 +1,105 @@
+"""`hfembed verify | embed | identify | analyzer`, as typed."""
+
+import json
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from hfembed.cli import main
+from tests.pipelines.conftest import analyzer, draw, folder  # noqa: F401
+
+
+@pytest.fixture
+def hfembed(monkeypatch, capsys):
+    monkeypatch.delenv("HFEMBED_FACE_MODEL", raising=False)
+
+    def run(*arguments, fails=False):
+        monkeypatch.setattr(sys, "argv", ["hfembed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert bool(ended.value.code) == fails, captured
+        return captured.err if fails else captured.out
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name, person in (("a", 1), ("b", 1), ("c", 2)):
+        draw((50, 30), person=person).save(tmp_path / f"{name}.png")
+    draw().save(tmp_path / "nobody.png")
+    return tmp_path
+
+
+def test_without_a_model_the_way_out_is_said(hfembed, photos, folder, monkeypatch):  # noqa: F811
+    error = hfembed("verify", photos / "a.png", photos / "b.png", fails=True)
+    assert error.startswith("error: no model: give --model, or set HFEMBED_FACE_MODEL") and error.count("\n") == 1
+    error = hfembed("verify", photos / "a.png", photos / "b.png", "--model", photos / "missing", fails=True)
+    assert "missing" in error
+    monkeypatch.setenv("HFEMBED_FACE_MODEL", str(folder))
+    assert "same person" in hfembed("verify", photos / "a.png", photos / "b.png")
+
+
+def test_verify(hfembed, photos, folder):  # noqa: F811
+    answer = hfembed("verify", photos / "a.png", photos / "b.png", "--model", folder)
+    assert answer.startswith("the same person") and "threshold 0.900 for the highest accuracy on drawn pairs" in answer
+    assert "probability of one person 0.881" in answer
+    result = json.loads(
+        hfembed("verify", photos / "a.png", photos / "c.png", "--model", folder, "--far", "0.01", "--json")
+    )
+    assert result["far"] == 0.01 and result["threshold"] == 0.999 and result["threshold_data"] == "drawn pairs"
+    assert result["same"] == (result["similarity"] >= 0.999)
+    assert result["distance"] == pytest.approx(2 - 2 * result["similarity"])
+    error = hfembed("verify", photos / "a.png", photos / "nobody.png", "--model", folder, fails=True)
+    assert error == f"error: {photos}/nobody.png: no face was found\n"
+    error = hfembed("verify", photos / "a.png", photos / "b.png", "--model", folder, "--far", "1e-6", fails=True)
+    assert "no threshold for a false accept rate of 1e-06; it has: 0.01" in error
+
+
+def test_embed(hfembed, photos, folder):  # noqa: F811
+    (photos / "broken.jpg").write_text("x")
+    answer = hfembed("embed", photos, photos / "out.parquet", "--model", folder)
+    assert "5 photos, 3 faces; 2 photos without" in answer
+    assert pq.read_table(photos / "out.parquet").num_rows == 5
+    (photos / "empty").mkdir()
+    error = hfembed("embed", photos / "empty", photos / "none.parquet", fails=True)
+    assert "empty holds no photos" in error
+
+
+def test_identify(hfembed, photos, folder):  # noqa: F811
+    for person, pattern in (("Ann", 1), ("Bob", 2)):
+        (photos / "gallery" / person).mkdir(parents=True)
+        draw((50, 30), person=pattern).save(photos / "gallery" / person / "1.png")
+    # the rate's threshold lets only the same picture pass
+    arguments = ("--model", folder, "--far", "0.01")
+    stranger = photos / "stranger.png"
+    Image.eval(draw((50, 30), person=9), lambda value: value and 230).save(stranger)
+    saved = photos / "index"
+    answer = hfembed("identify", photos / "gallery", photos / "c.png", stranger, *arguments, "--save", saved)
+    assert f"{photos}/c.png: Bob  (face " in answer and f"{stranger}: unknown" in answer
+    found = json.loads(hfembed("identify", saved, photos / "c.png", photos / "nobody.png", *arguments, "--json"))
+    assert [face["name"] for face in found["faces"]] == ["Bob"]
+    assert found["errors"] == [f"{photos}/nobody.png: no face was found"]
+    assert "no face to identify" in hfembed("identify", saved, photos / "nobody.png", *arguments, fails=True)
+    assert "not both" in hfembed("identify", saved, photos / "c.png", *arguments, "--fpir", "0.1", fails=True)
+    assert "no threshold at FPIR" in hfembed(
+        "identify", saved, photos / "c.png", "--model", folder, "--fpir", "0.1", fails=True
+    )
+
+
+def test_an_analyzer_is_put_together(hfembed, photos, folder, tmp_path):  # noqa: F811
+    output = tmp_path / "made"
+    assert f"--model {output}" in hfembed("analyzer", folder / "detector", folder, output)
+    result = json.loads(hfembed("verify", photos / "a.png", photos / "c.png", "--model", output, "--json"))
+    by_parts = hfembed(
+        "verify", photos / "a.png", photos / "c.png", "--model", folder, "--detector", folder / "detector", "--json"
+    )
+    assert result == json.loads(by_parts)
+    assert (output / "README.md").exists()
+    assert "exists already" in hfembed("analyzer", folder / "detector", folder, output, fails=True)
+    assert "not a face detector" in hfembed("analyzer", folder, folder, tmp_path / "other", fails=True)
+    assert torch.is_grad_enabled()
