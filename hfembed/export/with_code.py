@@ -18,12 +18,12 @@ import hfembed  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.hub.completeness import check_weights, read_config
 from hfembed.hub.pull import find_checkpoint
+from hfembed.hub.push import NOT_SHARED
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
 _PROCESSOR_FILE = "preprocessor_config.json"
+_HEADING = "## Without hfembed"
 _HOW_TO_LOAD = """
-## Without hfembed
-
 This folder brings its code. Look it through, then:
 
 ```python
@@ -38,7 +38,8 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     """Copy a checkpoint and put beside it the code that its Auto classes need.
 
     Weights are copied as they are, so that what is computed from them is the same to the bit. config.json and
-    preprocessor_config.json get an `auto_map` with every Auto class that the model has.
+    preprocessor_config.json get an `auto_map` with every Auto class that the model has. Training checkpoints and logs
+    stay behind, as they do when a folder is pushed.
 
     Args:
         checkpoint: Folder or Hub id.
@@ -63,7 +64,7 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
         if config_class in auto_model._model_mapping:
             classes[auto_model.__name__] = auto_model._model_mapping[config_class]
     with atomic_folder(destination) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True, symlinks=False, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", *NOT_SHARED))
         _add_auto_map(folder / "config.json", classes)
         if (folder / _PROCESSOR_FILE).is_file():
             classes["AutoImageProcessor"] = type(AutoImageProcessor.from_pretrained(source))
@@ -71,9 +72,9 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
         for file in _code_files(classes.values()):
             shutil.copyfile(file, folder / file.name)
         card = folder / "README.md"
-        if card.is_file():
-            text = card.read_text(encoding="utf-8") + _HOW_TO_LOAD.format(name=destination.resolve().name)
-            card.write_text(text, encoding="utf-8")
+        if card.is_file() and _HEADING not in (text := card.read_text(encoding="utf-8")):
+            how = _HOW_TO_LOAD.format(name=destination.resolve().name)
+            card.write_text(f"{text}\n{_HEADING}\n{how}", encoding="utf-8")
     return list(classes)
 
 

@@ -215,9 +215,11 @@ def test_the_folder_is_the_checkpoint_and_its_code(tmp_path):
     save_face_embedder(tmp_path / "saved", trunk="mobilefacenet")
     (tmp_path / "saved" / "README.md").write_text("# Card\n")
     (tmp_path / "saved" / "results.json").write_text("{}")
+    (tmp_path / "saved" / "checkpoints" / "step_10").mkdir(parents=True)
     command = ["export", "--with-code", str(tmp_path / "saved"), str(tmp_path / "out")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0 and "AutoModelForImageClassification" in done.stdout
+    assert not (tmp_path / "out" / "checkpoints").exists()
     for name in ("model.safetensors", "results.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes()
     assert "trust_remote_code=True" in (tmp_path / "out" / "README.md").read_text()
