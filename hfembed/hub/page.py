@@ -59,7 +59,8 @@ class Checkpoint:
                 "figures": {
                     key.removeprefix(f"{name}_"): value
                     for key, value in self.results.items()
-                    if key.startswith(f"{name}_") and isinstance(value, int | float)
+                    if (key.startswith(f"{name}_") or key in details.get("figures", ()))
+                    and isinstance(value, int | float)
                 },
             }
             for name, details in self.results.items()
