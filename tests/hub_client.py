@@ -35,9 +35,10 @@ class HubClient:
         endpoint: What HF_ENDPOINT is.
         folder: For HF_HOME and what passes between the processes.
         token: Whose calls these are, unless a call says another.
+        has_hfembed: Whether hfembed can be imported there.
     """
 
-    def __init__(self, endpoint: str, folder: Path, token: str):
+    def __init__(self, endpoint: str, folder: Path, token: str, has_hfembed: bool = True):
         self.folder, self.token = folder, token
         self.home = folder / "home"
         self.output = ""
@@ -52,7 +53,7 @@ class HubClient:
             "PYTHONPATH": str(REPOSITORY),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hub_client"],
+            [sys.executable, "-m", "tests.hub_client", *(["hfembed"] if has_hfembed else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -130,13 +131,17 @@ class HubClient:
 
 def _serve() -> None:
     # what the calls use, imported before the forks
-    import datasets  # noqa: F401
     import huggingface_hub.constants  # noqa: F401
     import torch
     from transformers import AutoModel  # noqa: F401
 
-    import hfembed.hub.push  # noqa: F401
-    import hfembed.loading  # noqa: F401
+    if "hfembed" in sys.argv:
+        import datasets  # noqa: F401
+
+        import hfembed.hub.push  # noqa: F401
+        import hfembed.loading  # noqa: F401
+    else:
+        sys.modules["hfembed"] = None  # as where it is not installed
 
     torch.set_num_threads(1)
     for line in sys.stdin:

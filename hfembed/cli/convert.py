@@ -95,8 +95,9 @@ def convert_mtcnn(source: Source, destination: Destination, overwrite: Overwrite
 
 @app.command("word2vec")
 def convert_word2vec(
-    source: Annotated[Path, typer.Argument(help="word2vec's text or binary format or GloVe's text; .gz, .xz, .bz2.")],
-    folder: Annotated[Path, typer.Argument(help="The checkpoint folder to make.")],
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
     binary: Annotated[bool | None, typer.Option("--binary/--text", help="Default: found out from the file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first so many words.")] = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="How numbers are stored.")] = "float32",
@@ -105,11 +106,14 @@ def convert_word2vec(
         Literal["strict", "replace", "ignore"], typer.Option(help="What to do with words that are not UTF-8.")
     ] = "strict",
 ) -> None:
-    """Make a checkpoint folder from word vectors in a file."""
+    """Convert word vectors: word2vec's text or binary format, GloVe's and fastText's text; .gz, .xz, .bz2 too."""
+    from hfembed.atomic import check_destination
+    from hfembed.convert.foreign_checkpoint import find_file
     from hfembed.convert.word2vec import convert_word2vec_file
 
-    model = convert_word2vec_file(source, folder, binary, limit, dtype, counts, unicode_errors)
-    print(f"{model.config.vocab_size} words of {model.config.embedding_size} dimensions written to {folder}")
+    check_destination(destination, overwrite)
+    model = convert_word2vec_file(find_file(source), destination, binary, limit, dtype, counts, unicode_errors)
+    print(f"{model.config.vocab_size} words of {model.config.embedding_size} dimensions written to {destination}")
 
 
 def _network(model: "PreTrainedModel") -> str:

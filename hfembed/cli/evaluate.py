@@ -181,6 +181,56 @@ def evaluate_denoising(
     print(f"  written to {output}")
 
 
+@app.command("reconstruction")
+def evaluate_reconstruction(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of an autoencoder.")],
+    images: Annotated[str, typer.Option(help="What it was trained on: a folder per person, its archive, a Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json and reconstructions.png.")],
+    held_out_share: Annotated[
+        float | None, typer.Option(help="Measure on this share of the people; default: the checkpoint's, else 0.1.")
+    ] = None,
+    split_seed: Annotated[
+        int | None, typer.Option(help="Seed of who they are; default: the checkpoint's, else 0.")
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="Face embedder that says how much of a person is kept; needs landmarks.")
+    ] = None,
+    landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="LFW's pairs.txt: also verify people on reconstructions.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
+    num_threads: Annotated[int, typer.Option(min=1, help="Threads of torch on a CPU.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+) -> None:
+    """Measure an autoencoder on held-out people, beside PCA with as many numbers."""
+    import torch
+
+    from hfembed.data.lfw import read_pairs
+    from hfembed.errors import InputError
+    from hfembed.evaluation import reconstruction_report
+    from hfembed.loading import load_autoencoder, load_face_embedder
+
+    torch.set_num_threads(num_threads)
+    autoencoder, processor = load_autoencoder(model, device)
+    if embedder is not None and landmarks is None:
+        raise InputError("--embedder needs --landmarks: where the faces are in the photos")
+    if pairs is not None and embedder is None:
+        raise InputError("--pairs needs --embedder: whose embeddings are compared")
+    judge = None
+    if embedder is not None:
+        tested = None if pairs is None else read_pairs(pairs)
+        judge = reconstruction_report.make_judge(*load_face_embedder(embedder, device), landmarks, tested)
+    split = reconstruction_report.read_split(model)
+    report = reconstruction_report.report_reconstruction(
+        *(autoencoder, processor, images, output),
+        held_out_share=split.get("held_out_share", 0.1) if held_out_share is None else held_out_share,
+        split_seed=split.get("seed", 0) if split_seed is None else split_seed,
+        judge=judge,
+        pictures=pictures,
+    )
+    print(reconstruction_report.summary(report))
+    print(f"  written to {output}")
+
+
 @app.command("compression")
 def evaluate_compression(
     model: Annotated[str, typer.Argument(help="Autoencoder with latent statistics, checkpoint folder or Hub id.")],

@@ -26,7 +26,7 @@ def write_results(folder: str | Path, name: str, metrics: dict[str, float], deta
     Args:
         folder: Where results.json is, or will be.
         name: The evaluation, such as "lfw_view2".
-        metrics: Figure -> value; every key starts with `name`.
+        metrics: Figure -> value. Keys start with `name`, or `details` lists them all under "figures".
         details: How they came about.
 
     Returns:
@@ -37,7 +37,9 @@ def write_results(folder: str | Path, name: str, metrics: dict[str, float], deta
         OSError: The file cannot be written; an earlier one is left as it was.
     """
     path = Path(folder) / RESULTS_FILE
-    kept = {key: value for key, value in read_results(folder).items() if not key.startswith(name)}
+    earlier = read_results(folder)
+    replaced = {key for key in earlier if key.startswith(name)} | set(earlier.get(name, {}).get("figures", []))
+    kept = {key: value for key, value in earlier.items() if key not in replaced}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({**kept, **metrics, name: details}, indent=2, allow_nan=False) + "\n")
     return path

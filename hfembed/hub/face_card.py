@@ -6,6 +6,9 @@ from huggingface_hub import EvalResult, ModelCard
 
 from hfembed.hub.page import Checkpoint, Table, dataset_revision, fill
 
+# a face embedder with a detector in this folder is a whole analyzer
+DETECTOR_FOLDER = "detector"
+
 # figure in results.json -> (its name in the card, metric type on the Hub)
 _LFW_FIGURES = {
     "accuracy": ("accuracy", "accuracy"),
@@ -38,7 +41,14 @@ def render_face_card(checkpoint: Checkpoint) -> ModelCard:
         name: Table(_about(details), _rows(details), details) if name in lfw else checkpoint.table(name, {})
         for name, details in checkpoint.evaluations.items()
     }
-    return fill("face_embedder.md.jinja", checkpoint, data, tables=tables, pictures=checkpoint.pictures(_PICTURES))
+    return fill(
+        "face_embedder.md.jinja",
+        checkpoint,
+        data,
+        tables=tables,
+        pictures=checkpoint.pictures(_PICTURES),
+        has_detector=(checkpoint.folder / DETECTOR_FOLDER).is_dir(),
+    )
 
 
 def _about(details: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What to call the model."""
-        return self.training.get("name", self.folder.resolve().name)
+        return self.training.get("name") or (self.repo_id or self.folder.resolve().name).split("/")[-1]
 
     @property
     def recipe(self) -> str:
@@ -59,7 +59,8 @@ class Checkpoint:
                 "figures": {
                     key.removeprefix(f"{name}_"): value
                     for key, value in self.results.items()
-                    if key.startswith(f"{name}_") and isinstance(value, int | float)
+                    if (key.startswith(f"{name}_") or key in details.get("figures", ()))
+                    and isinstance(value, int | float)
                 },
             }
             for name, details in self.results.items()

@@ -6,6 +6,7 @@ from pathlib import Path
 from hfembed.hub.card import CARD_FILE, render_card
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.completeness import check_checkpoint
+from hfembed.hub.face_card import DETECTOR_FOLDER
 
 # what a training run keeps beside its model
 _NOT_SHARED = ("checkpoints", "best", "events.out.tfevents*")
@@ -51,6 +52,8 @@ def push_folder(
     """
     folder = Path(folder)
     check_checkpoint(folder)
+    if (folder / DETECTOR_FOLDER).is_dir():
+        check_checkpoint(folder / DETECTOR_FOLDER)
     repo_id = full_name(repo_id, token)
     files: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _is_shared(path, folder)
@@ -66,8 +69,14 @@ def push_folder(
         revision=revision,
         tag=tag,
         token=token,
-        is_stale=lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in _PARTS_OF_A_MODEL),
+        is_stale=_is_part_of_a_model,
     )
+
+
+def _is_part_of_a_model(path: str) -> bool:
+    # folders other than the detector's are other people's
+    name = path.removeprefix(f"{DETECTOR_FOLDER}/")
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _PARTS_OF_A_MODEL) and "/" not in name
 
 
 def _is_shared(path: Path, folder: Path) -> bool:

@@ -69,15 +69,19 @@ class FaceEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, points: np.ndarray | None = None) -> torch.Tensor:
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> embeddings (B, D)."""
+        return self.embedder(self.align(pixel_values, points)).embeddings
+
+    def align(self, pixel_values: torch.Tensor, points: np.ndarray | None = None) -> torch.Tensor:
+        """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> the embedder's input."""
         count, _, height, width = pixel_values.shape
         landmarks = np.broadcast_to(self.points, (count, 5, 2)) if points is None else points
         size = self.processor.size
         grid = face_grid(landmarks, self.processor.template, (size["height"], size["width"]), (height, width))
-        faces = F.grid_sample(pixel_values, grid.to(pixel_values), align_corners=False)
+        faces = F.grid_sample(pixel_values.float(), grid.to(pixel_values.device), align_corners=False)
         faces = faces.expand(-1, self.processor.num_channels, -1, -1)
         if self.processor.color == "bgr":
             faces = faces.flip(1)
-        return self.embedder(self.processor.normalize(faces * 255)).embeddings
+        return self.processor.normalize(faces * 255)
 
 
 def face_grid(

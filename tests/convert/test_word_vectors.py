@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from gensim.models import KeyedVectors
+from typer.testing import CliRunner
 
 from hfembed import Word2VecModel
+from hfembed.cli import app
 from tests.convert.foreign_networks import convert
 
 WORDS = ["the", "naïve", "приве́т", "a\u00a0b", ",", "new_york"]
@@ -44,3 +46,11 @@ def test_every_bit_arrives(name, write, tmp_path):
     model = Word2VecModel.from_pretrained(tmp_path / "out")
     assert model.vocabulary.words == WORDS
     np.testing.assert_array_equal(model.numpy_vectors(), VECTORS)
+
+
+def test_a_taken_folder_is_replaced_only_when_told_to(tmp_path):
+    write_vec(tmp_path / "wiki.vec")
+    convert("word2vec", tmp_path / "wiki.vec", tmp_path / "out")
+    refused = CliRunner().invoke(app, ["convert", "word2vec", str(tmp_path / "wiki.vec"), str(tmp_path / "out")])
+    assert refused.exit_code == 1 and "--overwrite" in str(refused.exception)
+    convert("word2vec", tmp_path / "wiki.vec", tmp_path / "out", "--overwrite")

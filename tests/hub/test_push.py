@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 import zlib
 
 import pytest
@@ -84,6 +85,21 @@ def test_a_new_version_replaces_all_parts_of_the_old_and_nothing_else(hub, clien
     assert pushed["changed"] and files["LICENSE"] == b"mine"
     assert "preprocessor_config.json" not in files and "model-00001-of-00002.safetensors" not in files
     assert hub.titles("ann/model")[0] == "Upload model" and len(hub.titles("ann/model")) == 4
+
+
+def test_an_analyzer_is_pushed_with_its_detector(hub, client, folder, tmp_path):
+    write_checkpoint("hfembed_face_detector", folder / "detector")
+    client(push, folder=folder, repo_id="ann/analyzer")
+    files = hub.files("ann/analyzer")
+    assert files["detector/model.safetensors"] == (folder / "detector" / "model.safetensors").read_bytes()
+    (folder / "detector" / "model.safetensors").unlink()
+    with pytest.raises(ClientError, match="detector lacks model.safetensors"):
+        client(push, folder=folder, repo_id="ann/analyzer")
+    client(upload_bytes, repo_id="ann/analyzer", files={"onnx/config.json": "{}"})
+    shutil.rmtree(folder / "detector")
+    client(push, folder=folder, repo_id="ann/analyzer")
+    assert not any(path.startswith("detector/") and path != "detector/README.md" for path in hub.files("ann/analyzer"))
+    assert "onnx/config.json" in hub.files("ann/analyzer")
 
 
 def upload_bytes(repo_id, files):

@@ -13,6 +13,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "train_face_embedder.py"
+AUTOENCODER_SCRIPT = REPOSITORY / "scripts" / "train_autoencoder.py"
 
 CLASSIFICATION = {
     "synthetic_people": 10,
@@ -49,15 +50,42 @@ SAME_ON_ANY_RANKS = CLASSIFICATION | {
 }
 TRIPLET = SAME_ON_ANY_RANKS | {"objective": "triplet", "photos_per_identity": 4, "triplet_mining": "semi-hard"}
 
+AUTOENCODER = {
+    "synthetic_people": 12,
+    "synthetic_photos": 6,
+    "held_out_share": 0.2,
+    "validation_share": 0.2,
+    "image_size": [16, 16],
+    "color": "gray",
+    "augmentation": {"mirror": 0.5},
+    "corruption": {"noise": [0.0, 0.2]},
+    "model": {"widths": [8, 12], "latent_channels": 4, "bottleneck_size": 4},
+    "batch_size": 16,
+    "epochs": 3,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "evaluate_every": 3,
+    "pictures": 2,
+    "trackers": [],
+}
+WARPING = AUTOENCODER | {
+    "corruption": {},
+    "model": {
+        "bottleneck": "warp", "latent_channels": 8, "warp_latents": 4, "warp_grid": 4, "widths": [8], "patch_size": 4
+    },
+}  # fmt: skip
 
-def command(recipe: dict, folder: Path, ranks: int, *arguments: str) -> list[str]:
+
+def command(recipe: dict, folder: Path, ranks: int, *arguments: str, script: Path = SCRIPT) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder.parent / f"{folder.name}.yaml"
     config.write_text(yaml.safe_dump(recipe))
     several = ["--multi_gpu"] if ranks > 1 else []  # with ACCELERATE_USE_CPU: several ranks over gloo
     launch = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(ranks)]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    return [*launch, str(SCRIPT), "--config", str(config), "--output_dir", str(folder / "run"), *arguments]
+    return [*launch, str(script), "--config", str(config), "--output_dir", str(folder / "run"), *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -69,20 +97,24 @@ def environment() -> dict[str, str]:
     }
 
 
-def train(recipe: dict, folder: Path, ranks: int = 1, *arguments: str) -> list[dict]:
+def train(recipe: dict, folder: Path, ranks: int = 1, *arguments: str, script: Path = SCRIPT) -> list[dict]:
     """Run the script to its end; its log lines."""
     done = subprocess.run(
-        command(recipe, folder, ranks, *arguments), env=environment(), capture_output=True, text=True, timeout=600
+        command(recipe, folder, ranks, *arguments, script=script),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert f"on {ranks} rank" in done.stdout
     return read_log(folder)
 
 
-def train_until_killed(recipe: dict, folder: Path, step: int, ranks: int = 1) -> None:
+def train_until_killed(recipe: dict, folder: Path, step: int, ranks: int = 1, script: Path = SCRIPT) -> None:
     """Start the script and kill -9 it, launcher and ranks, once it has logged `step`."""
     process = subprocess.Popen(
-        command(recipe, folder, ranks),
+        command(recipe, folder, ranks, script=script),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -148,3 +180,25 @@ def test_triplets_are_mined_over_all_ranks(tmp_path):
     assert [line["active_share"] for line in two if "loss" in line] == pytest.approx(
         [line["active_share"] for line in one if "loss" in line], abs=0.05
     )
+
+
+@pytest.mark.multiprocess
+def test_killed_and_resumed_autoencoder_is_uninterrupted(tmp_path):
+    # a variational one draws its latents too
+    recipe = AUTOENCODER | {"model": AUTOENCODER["model"] | {"variational": True}, "ema_decay": 0.9}
+    uninterrupted = train(recipe, tmp_path / "uninterrupted", script=AUTOENCODER_SCRIPT)
+    train_until_killed(recipe, tmp_path / "killed", 3, script=AUTOENCODER_SCRIPT)
+    resumed = train(recipe, tmp_path / "killed", 1, "--resume", script=AUTOENCODER_SCRIPT)
+    assert numbers(resumed) == numbers(uninterrupted)
+    weights = [(tmp_path / name / "run" / "model.safetensors").read_bytes() for name in ("uninterrupted", "killed")]
+    assert weights[0] == weights[1]
+    assert list((tmp_path / "uninterrupted" / "run" / "pictures").glob("*.png"))
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("recipe", [AUTOENCODER, WARPING], ids=["conv", "warp"])
+def test_one_rank_is_two_ranks_for_an_autoencoder(tmp_path, recipe):
+    one = losses(train(recipe, tmp_path / "one", script=AUTOENCODER_SCRIPT))
+    two = losses(train(recipe, tmp_path / "two", 2, script=AUTOENCODER_SCRIPT))
+    assert len(one) > 4
+    assert two == pytest.approx(one, rel=1e-3)
