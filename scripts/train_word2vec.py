@@ -17,6 +17,7 @@ from hfembed.evaluation.results import write_results
 from hfembed.hub.card import write_card
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import read_config
+from hfembed.training.record import write_notes
 from hfembed.training.sharing import HubSharing
 from hfembed.training.word2vec.engine import train_word2vec
 from hfembed.training.word2vec.recipe import TrainingTests, Word2VecTrainingConfig, load_corpus, start_model
@@ -64,6 +65,9 @@ def main() -> None:
         }
         write_results(output_dir, "word2vec_training", {}, details)
         write_results(output_dir, "words", measure(model), {"restrict_vocab_of_analogies": config.restrict_vocab})
+        text = f"{report.words:,} words learnt from, of a text of {corpus.num_words:,} ({Path(config.corpus).name})."
+        text = f"{text} {config.corpus_note}".strip()
+        write_notes(config, {"data": text, "seconds": round(report.seconds, 1), "machine": report.engine})
         write_card(output_dir)
         print(f"{report.words_per_second:,.0f} words/s ({report.engine}); the model is in {output_dir}")
         sharing.push_result()

@@ -124,8 +124,10 @@ class HubClient:
         shutil.rmtree(self.home / "datasets", ignore_errors=True)
 
     def close(self) -> None:
+        # nothing is lost: between calls the process only waits
+        self.process.kill()
+        self.process.wait()
         self.process.stdin.close()
-        self.process.wait(timeout=30)
         self.process.stdout.close()
 
 

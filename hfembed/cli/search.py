@@ -68,3 +68,27 @@ def explain(
         map_b, _ = occlusion_map(embedder, processor, crop_b, crop_a, patch, stride)
     plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, output)
     print(f"cosine similarity {similarity:.3f}; written to {output}")
+
+
+@app.command("demo")
+def demo(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL ...", help="One of a kind: face analyzer, words, autoencoder, swap.")
+    ],
+    gallery: Annotated[
+        str | None, typer.Option(help="EmbeddingIndex to identify people in: folder or Hub id.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Open a page in the browser to try models on; needs the extra [demo]."""
+    from hfembed.errors import InputError
+
+    try:
+        from hfembed.demo.page import serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise InputError('the page needs gradio: pip install "hfembed[demo]"') from error
+    serve(models, gallery, host, port, device)

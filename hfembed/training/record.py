@@ -18,9 +18,10 @@ from hfembed.atomic import atomic_write
 from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.hub.card import TRAINING_FILE
 from hfembed.training.config import SharingConfig, TrainingConfig
+from hfembed.training.word2vec.recipe import Word2VecTrainingConfig
 
 # where a run is and where its model goes say nothing of how it was trained
-_NOT_THE_RECIPE = {"output_dir", "resume", *(field.name for field in dataclasses.fields(SharingConfig))}
+_NOT_THE_RECIPE = {"output_dir", "resume", "cache_dir", *(field.name for field in dataclasses.fields(SharingConfig))}
 
 
 class TrainingRecord:
@@ -57,12 +58,6 @@ class TrainingRecord:
         Raises:
             OSError: The file cannot be written.
         """
-        # only what differs from the defaults: that is the recipe
-        recipe = {
-            field.name: getattr(self.config, field.name)
-            for field in dataclasses.fields(self.config)
-            if getattr(self.config, field.name) != _default(field) and field.name not in _NOT_THE_RECIPE
-        }
         device = self.accelerator.device
         if device.type == "cuda":
             machine = f"{self.accelerator.num_processes} x {torch.cuda.get_device_name(device)}"
@@ -71,8 +66,7 @@ class TrainingRecord:
                 f"{self.accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, "
                 f"{platform.machine()} CPU"
             )
-        notes: dict[str, Any] = {
-            "name": Path(self.config.output_dir).name,
+        notes = {
             "data": self.data,
             "photos": len(self.photos),
             "people": len(self.photos.identities),
@@ -80,13 +74,35 @@ class TrainingRecord:
             "machine": machine,
             "start": self.start,
             "validation": metrics,
-            "recipe": recipe,
-            "command": shlex.join(["accelerate", "launch", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-            "version": describe_version(),
             **self.notes,
         }
-        with atomic_write(Path(self.config.output_dir) / TRAINING_FILE) as temporary:
-            temporary.write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+        write_notes(self.config, notes)
+
+
+def write_notes(config: TrainingConfig | Word2VecTrainingConfig, notes: dict[str, Any]) -> None:
+    """Write training.json into a run's folder: the notes, and the run's name, recipe, command and version.
+
+    Args:
+        config: The run; what differs from the defaults is the recipe.
+        notes: `data`, in a few sentences, `seconds`, `machine` and what else is known.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    recipe = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != _default(field) and field.name not in _NOT_THE_RECIPE
+    }
+    run = {
+        "name": Path(config.output_dir).name,
+        **notes,
+        "recipe": recipe,
+        "command": shlex.join(["accelerate", "launch", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "version": describe_version(),
+    }
+    with atomic_write(Path(config.output_dir) / TRAINING_FILE) as temporary:
+        temporary.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
 def describe_version() -> str:

@@ -71,6 +71,9 @@ def test_words_arrive(hub, client, words, tmp_path):
     files = hub.files("ann/words")
     assert files["model.safetensors"] == (tmp_path / "words" / "model.safetensors").read_bytes()
     assert {"tokenizer.json", "vocab_counts.safetensors", "README.md"} <= files.keys()
+    notes = json.loads(files["training.json"])
+    assert notes["recipe"]["embedding_size"] == 8 and "corpus.txt" in notes["data"] and notes["seconds"] > 0
+    assert notes["command"] in files["README.md"].decode()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""What the page does with photos of faces, whatever kind of model it has for them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from hfembed.errors import InputError, input_errors
+from hfembed.hub.pull import find_checkpoint
+from hfembed.loading import load_face_embedder
+from hfembed.search.embedding_index import EmbeddingIndex
+
+
+class Answer(NamedTuple):
+    """Whether two faces are one person's.
+
+    Attributes:
+        same: The decision.
+        similarity: Cosine.
+        threshold: The cosine it was decided by.
+        probability: At even odds beforehand; None for a checkpoint without a calibration.
+    """
+
+    same: bool
+    similarity: float
+    threshold: float
+    probability: float | None
+
+
+class FaceReader:
+    """Embeds the largest face of a photo, found by a detector where the checkpoint has one, else the photo's centre.
+
+    Args:
+        checkpoint: Folder or Hub id of a face analyzer or of a face embedder.
+        device: A torch device, or "auto".
+
+    Attributes:
+        rates: False accept rates that the checkpoint has thresholds for, falling.
+        needs_crops: Whether photos have to be faces cut out already.
+
+    Raises:
+        InputError: There is no such checkpoint, or it has no thresholds to decide by.
+    """
+
+    def __init__(self, checkpoint: str, device: str = "auto") -> None:
+        folder = find_checkpoint(checkpoint)
+        self.needs_crops = not (folder / "detector").is_dir()
+        if self.needs_crops:
+            self.analyzer = None
+            self.embedder, self.processor = load_face_embedder(checkpoint, device)
+        else:
+            from hfembed.pipelines.face_analyzer import FaceAnalyzer
+
+            self.analyzer = FaceAnalyzer.from_pretrained(checkpoint, device)
+            self.embedder = self.analyzer.embedder
+        thresholds = self.embedder.config.thresholds or {}
+        self.rates = sorted((float(rate) for rate in thresholds.get("far", {})), reverse=True)
+        self.data = thresholds.get("data", "")
+        if not self.rates:
+            raise InputError(f"{checkpoint} has no thresholds: measure it (hfembed evaluate ... --store-thresholds)")
+
+    def embed(self, photos: Sequence[str | Path]) -> np.ndarray:
+        """The faces of photos, (N, D) float32.
+
+        Raises:
+            InputError: A photo cannot be read or shows no face; named by its place, for its file is a passing one.
+        """
+        if self.analyzer is None:
+            with input_errors():
+                pixel_values = self.processor([str(photo) for photo in photos], return_tensors="pt").pixel_values
+            return self.embedder.embed(pixel_values.to(self.embedder.device)).cpu().numpy()
+        found = self.analyzer([str(photo) for photo in photos], "largest")
+        for number, photo in enumerate(found, 1):
+            if not photo.faces:
+                raise InputError(photo.error or f"no face was found in photo {number}")
+        return np.stack([photo.faces[0].embedding for photo in found])
+
+    def compare(self, a: str, b: str, rate: float) -> Answer:
+        """Decide whether two photos show one person, at a false accept rate.
+
+        Raises:
+            InputError: As for `embed`, or there is no threshold for this rate.
+        """
+        first, second = torch.from_numpy(self.embed([a, b])).split(1)
+        with input_errors():
+            same = self.embedder.verify(first, second, far=rate).item()
+            probability = None
+            if "calibration" in self.embedder.config.thresholds:
+                probability = self.embedder.probability(first, second).item()
+        by_far = {float(far): cosine for far, cosine in self.embedder.config.thresholds["far"].items()}
+        return Answer(same, self.embedder.similarity(first, second).item(), by_far[rate], probability)
+
+    def identify(
+        self, photo: str, gallery: EmbeddingIndex, rate: float, top_k: int = 5
+    ) -> list[tuple[str, float, bool]]:
+        """The nearest people: name, cosine, and whether they are near enough at a false accept rate.
+
+        Raises:
+            InputError: As for `embed`.
+        """
+        by_far = {float(far): cosine for far, cosine in self.embedder.config.thresholds["far"].items()}
+        matches = gallery.search(self.embed([photo]), top_k)
+        return [
+            (label, float(score), bool(score >= by_far[rate]))
+            for label, score in zip(matches.labels[0], matches.scores[0], strict=True)
+        ]
+
+    def enrol(self, photos: Sequence[str | Path]) -> EmbeddingIndex:
+        """A gallery of photos named after who is on them: "Ann_2.jpg" and "Ann.jpg" are Ann's.
+
+        Raises:
+            InputError: As for `embed`.
+        """
+        index = EmbeddingIndex()
+        index.add(self.embed(photos), [_person(Path(photo)) for photo in photos])
+        return index
+
+
+def _person(photo: Path) -> str:
+    return photo.stem.rstrip("0123456789").rstrip("_- ") or photo.stem

@@ -1,0 +1,282 @@
+"""A page to try models on: verify, identify, neighbours, analogies, morph, swap."""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from transformers import AutoConfig, PreTrainedModel
+
+from hfembed.demo.faces import FaceReader
+from hfembed.errors import InputError, input_errors
+from hfembed.generation.films import to_pictures
+from hfembed.generation.morphing import morph
+from hfembed.hub.pull import find_checkpoint
+from hfembed.loading import (
+    CONV_AUTOENCODER,
+    FACE_EMBEDDER,
+    FACE_SWAP,
+    WORD2VEC,
+    load_autoencoder,
+    load_face_swap,
+    load_word2vec,
+)
+from hfembed.search.embedding_index import EmbeddingIndex
+
+MAX_UPLOAD = "8mb"
+PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp"]
+_KEPT_SECONDS = 300  # how long an upload may lie on the disk, for a second look at it
+
+_NOTICE = (
+    "Photos are deleted within minutes; nothing is kept. Faces are personal data: use photos of people who agreed."
+)
+
+
+def build_page(models: Sequence[str], gallery: str | None = None, device: str = "auto") -> gr.Blocks:
+    """Put a page together, with a tab for each thing that the models can do.
+
+    Args:
+        models: Folders or Hub ids, at most one of each kind: face analyzer or embedder, word vectors, autoencoder,
+            face swap model.
+        gallery: Folder or Hub id of an `EmbeddingIndex` of the face model's embeddings, to identify people in; without
+            one, people are enrolled on the page.
+        device: A torch device, or "auto".
+
+    Returns:
+        The page; `serve` shows it.
+
+    Raises:
+        InputError: A model cannot be read, is of an unknown kind, or two are of one kind.
+    """
+    by_kind: dict[str, str] = {}
+    for model in models:
+        kind = AutoConfig.from_pretrained(find_checkpoint(model)).model_type
+        if kind not in (FACE_EMBEDDER, WORD2VEC, CONV_AUTOENCODER, FACE_SWAP):
+            raise InputError(f"{model} is a model of type {kind}, which the page has nothing for")
+        if kind in by_kind:
+            raise InputError(f"{by_kind[kind]} and {model} are models of one kind: give one of them")
+        by_kind[kind] = model
+    if not by_kind:
+        raise InputError("give one model or more: a face analyzer or embedder, word vectors, an autoencoder")
+    if gallery is not None and FACE_EMBEDDER not in by_kind:
+        raise InputError("a gallery needs the face model that its embeddings come from")
+
+    reader = FaceReader(by_kind[FACE_EMBEDDER], device) if FACE_EMBEDDER in by_kind else None
+    # uploads older than that are deleted, looked for once a minute
+    with gr.Blocks(title="hfembed", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as page:
+        gr.Markdown(f"# hfembed\n{_NOTICE}")
+        if reader is not None:
+            _verify_tab(reader)
+            _identify_tab(reader, None if gallery is None else EmbeddingIndex.load(gallery))
+        if WORD2VEC in by_kind:
+            _words_tab(load_word2vec(by_kind[WORD2VEC], device))
+        if CONV_AUTOENCODER in by_kind:
+            _morph_tab(*load_autoencoder(by_kind[CONV_AUTOENCODER], device))
+        if FACE_SWAP in by_kind:
+            _swap_tab(by_kind[FACE_SWAP], reader, device)
+    return page
+
+
+def serve(
+    models: Sequence[str],
+    gallery: str | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    device: str = "auto",
+    block: bool = True,
+) -> gr.Blocks:
+    """Show the page until the program ends. Uploads lie in a folder of its own, which goes with it.
+
+    Args:
+        models: See `build_page`.
+        gallery: See `build_page`.
+        host: The address to listen on; the default is reached from this machine alone.
+        port: The port; None takes the first free one from 7860 on.
+        device: A torch device, or "auto".
+        block: Return when the program is interrupted; else at once.
+
+    Returns:
+        The page, whose `local_url` says where it is.
+
+    Raises:
+        InputError: See `build_page`.
+        OSError: The port is taken.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="hfembed-demo-")
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
+    page = build_page(models, gallery, device)
+    page.uploads = folder  # goes when the page goes
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        max_file_size=MAX_UPLOAD,
+        prevent_thread_lock=True,
+        quiet=True,
+        strict_cors=True,
+    )
+    if block:
+        print(f"the page is at {page.local_url}; Ctrl+C ends it", flush=True)  # noqa: T201
+        try:
+            page.block_thread()
+        finally:
+            folder.cleanup()
+    return page
+
+
+def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Show what is wrong with the input as one line on the page."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return wrapper
+
+
+def _photo(label: str, name: str) -> gr.Image:
+    return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload"], height=260, elem_id=name)
+
+
+def _rate(reader: FaceReader) -> gr.Dropdown:
+    choices = [(f"1 in {round(1 / rate):,}", rate) for rate in reader.rates]
+    return gr.Dropdown(choices, value=reader.rates[-1], label="False accepts allowed")
+
+
+def _both(a: str | None, b: str | None) -> None:
+    if a is None or b is None:
+        raise InputError("choose two photos first")
+
+
+def _verify_tab(reader: FaceReader) -> None:
+    @_answering
+    def verify(a: str | None, b: str | None, rate: float) -> str:
+        _both(a, b)
+        answer = reader.compare(a, b, rate)
+        lines = [
+            f"## {'The same person' if answer.same else 'Two people'}",
+            f"cosine {answer.similarity:.3f}, threshold {answer.threshold:.3f} (one false accept in "
+            f"{round(1 / rate):,}, measured on {reader.data})",
+        ]
+        if answer.probability is not None:
+            lines.append(f"probability {100 * answer.probability:.1f} % at even odds")
+        return "\n\n".join(lines)
+
+    with gr.Tab("Verify"):
+        gr.Markdown("Do two photos show one person?" + _crop_notice(reader))
+        with gr.Row():
+            a, b = _photo("First photo", "verify-a"), _photo("Second photo", "verify-b")
+        rate = _rate(reader)
+        button = gr.Button("Compare", variant="primary", elem_id="verify-button")
+        button.click(verify, [a, b, rate], gr.Markdown(elem_id="verify-answer"), api_name="verify")
+
+
+def _identify_tab(reader: FaceReader, gallery: EmbeddingIndex | None) -> None:
+    @_answering
+    def identify(photo: str | None, people: list[str] | None, rate: float) -> tuple[str, list[list[str]]]:
+        if photo is None:
+            raise InputError("choose a photo first")
+        if gallery is None and not people:
+            raise InputError("choose photos of the people to look among first")
+        index = gallery if gallery is not None else reader.enrol(people)
+        found = reader.identify(photo, index, rate)
+        name, _, near = found[0]
+        rows = [[person, f"{score:.3f}", "yes" if near else "no"] for person, score, near in found]
+        return (f"It is {name}" if near else "Unknown"), rows
+
+    with gr.Tab("Identify"):
+        gr.Markdown("Who is it?" + _crop_notice(reader))
+        with gr.Row():
+            photo = _photo("Photo", "identify-photo")
+            people = gr.File(
+                label="Gallery: photos named after who is on them (Ann_1.jpg, Ann_2.jpg, Bob.jpg)",
+                file_count="multiple",
+                file_types=PHOTO_TYPES,
+                visible=gallery is None,
+                elem_id="identify-gallery",
+            )
+        if gallery is not None:
+            gr.Markdown(f"The gallery holds {len(gallery.names):,} people, {len(gallery):,} photos.")
+        rate = _rate(reader)
+        button = gr.Button("Identify", variant="primary", elem_id="identify-button")
+        answer = gr.Textbox(label="Answer", elem_id="identify-answer")
+        table = gr.Dataframe(headers=["person", "cosine", "near enough"], interactive=False)
+        button.click(identify, [photo, people, rate], [answer, table], api_name="identify")
+
+
+def _words_tab(vectors: PreTrainedModel) -> None:
+    def rows(found: list[tuple[str, float]]) -> list[list[str]]:
+        return [[word, f"{score:.3f}"] for word, score in found]
+
+    @_answering
+    def neighbours(word: str) -> list[list[str]]:
+        with input_errors():
+            return rows(vectors.most_similar(word.strip(), topn=10))
+
+    @_answering
+    def analogy(a: str, b: str, c: str) -> list[list[str]]:
+        with input_errors():
+            return rows(vectors.analogy(a.strip(), b.strip(), c.strip(), 5))
+
+    with gr.Tab("Words"):
+        gr.Markdown(f"{len(vectors.vocabulary):,} words")
+        word = gr.Textbox(label="Nearest words of", max_length=100, elem_id="word")
+        button = gr.Button("Nearest", elem_id="word-button")
+        table = gr.Dataframe(headers=["word", "cosine"], interactive=False, elem_id="word-answer")
+        gr.on([button.click, word.submit], neighbours, word, table, api_name="neighbours")
+        with gr.Row():
+            a, b, c = (gr.Textbox(label=text, max_length=100) for text in ("A", "is to B", "as C is to"))
+        button = gr.Button("Answer")
+        table = gr.Dataframe(headers=["word", "score"], interactive=False)
+        button.click(analogy, [a, b, c], table, api_name="analogy")
+
+
+def _morph_tab(model: PreTrainedModel, processor: Any) -> None:
+    @_answering
+    def between(a: str | None, b: str | None, steps: int) -> list[np.ndarray]:
+        _both(a, b)
+        with input_errors():
+            start, end = processor([a, b]).pixel_values
+            return list(to_pictures(morph(model, start, end, int(steps))))
+
+    with gr.Tab("Morph"):
+        gr.Markdown("From one face to another. Photos are faces cut out already, or show one in their middle.")
+        with gr.Row():
+            a, b = _photo("From", "morph-a"), _photo("To", "morph-b")
+        steps = gr.Slider(3, 15, value=7, step=1, label="Pictures")
+        button = gr.Button("Morph", variant="primary", elem_id="morph-button")
+        gallery = gr.Gallery(columns=5, elem_id="morph-answer", label="Made by a computer")
+        button.click(between, [a, b, steps], gallery, api_name="morph")
+
+
+def _swap_tab(checkpoint: str, reader: FaceReader | None, device: str) -> None:
+    from hfembed.pipelines.face_swapper import FaceSwapper
+
+    if reader is None or reader.analyzer is None:
+        raise InputError(f"{checkpoint} needs a detector to find faces with: give a face analyzer too")
+    model, processor = load_face_swap(checkpoint, device)
+    swapper = FaceSwapper(model, processor, reader.analyzer.detector)
+
+    @_answering
+    def swap(photo: str | None, person: str) -> Any:
+        if photo is None:
+            raise InputError("choose a photo first")
+        return swapper(photo, person)
+
+    with gr.Tab("Swap"):
+        gr.Markdown("Every face in the photo is drawn as another person's: only with the consent of both.")
+        photo = _photo("Photo", "swap-photo")
+        person = gr.Dropdown(list(model.config.people), label="Person")
+        button = gr.Button("Swap", variant="primary", elem_id="swap-button")
+        picture = gr.Image(label="Made by a computer", interactive=False, elem_id="swap-answer")
+        button.click(swap, [photo, person], picture, api_name="swap")
+
+
+def _crop_notice(reader: FaceReader) -> str:
+    return " The photos are faces cut out already." if reader.needs_crops else " The largest face of a photo counts."

@@ -1,0 +1,200 @@
+"""The page as a program and as a person in a browser use it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hfembed.cli import main
+from hfembed.errors import InputError
+from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
+from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
+from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
+
+pytest.importorskip("gradio", reason='the page needs gradio: pip install "hfembed[demo]"')
+
+THRESHOLDS = {
+    "data": "drawn faces",
+    "impostors": 30_000,
+    "accuracy": 0.9,
+    "far": {"0.01": 0.95, "0.001": 0.98},
+    "calibration": {"slope": 50.0, "intercept": -47.0},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    config = FaceEmbedderConfig(
+        trunk="iresnet",
+        trunk_arguments={"depths": [1, 1, 1, 1], "widths": [8, 8, 8, 8]},
+        image_size=[32, 32],
+        embedding_size=16,
+        bn_neck=False,
+        thresholds=THRESHOLDS,
+    )
+    FaceEmbedderModel(config).save_pretrained(folder / "faces")
+    FaceImageProcessor(size=[32, 32]).save_pretrained(folder / "faces")
+    words = Word2VecModel(
+        Word2VecConfig(vocab_size=4, embedding_size=2), Vocabulary(["king", "queen", "man", "woman"], [4, 3, 2, 1])
+    )
+    with torch.no_grad():
+        words.embeddings.weight.copy_(torch.tensor([[1.0, 0.9], [1.0, 0.7], [0.0, 1.0], [0.1, -1.0]]))
+    words.save_pretrained(folder / "words")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two photos of each of two people, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("photos")
+    for person, name in enumerate(("Ann", "Bob")):
+        texture = np.random.default_rng(person + 3).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        face = np.asarray(Image.fromarray(texture).resize((64, 64), Image.Resampling.BICUBIC), dtype=np.int16)
+        for number in (1, 2):
+            noise = np.random.default_rng((person, number)).integers(-4, 5, face.shape)
+            Image.fromarray((face + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{name}_{number}.png")
+    (folder / "broken.png").write_bytes(b"no picture at all")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(models):
+    from hfembed.demo.page import serve
+
+    page = serve([str(models / "faces"), str(models / "words")], device="cpu", block=False)
+    yield page
+    page.close()
+    page.uploads.cleanup()
+
+
+@pytest.fixture(scope="module")
+def client(page, tmp_path_factory):
+    from gradio_client import Client
+
+    return Client(page.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+
+
+def test_two_photos_are_compared_at_the_rate_asked_for(client, photos):
+    from gradio_client import handle_file
+
+    a, b, other = (handle_file(photos / name) for name in ("Ann_1.png", "Ann_2.png", "Bob_1.png"))
+    answer = client.predict(a, b, 0.001, api_name="/verify")
+    assert answer.startswith("## The same person") and "threshold 0.980 (one false accept in 1,000" in answer
+    assert "measured on drawn faces" in answer and "probability" in answer
+    assert client.predict(a, other, 0.01, api_name="/verify").startswith("## Two people")
+
+
+def test_a_person_is_found_among_the_photos_given(client, photos):
+    from gradio_client import handle_file
+
+    people = [handle_file(photos / name) for name in ("Ann_1.png", "Bob_1.png")]
+    answer, table = client.predict(handle_file(photos / "Bob_2.png"), people, 0.01, api_name="/identify")
+    assert answer == "It is Bob"
+    assert [row[0] for row in table["data"]] == ["Bob", "Ann"] and table["data"][1][2] == "no"
+    answer, _ = client.predict(handle_file(photos / "Bob_2.png"), people[:1], 0.01, api_name="/identify")
+    assert answer == "Unknown"
+
+
+def test_words_have_neighbours_and_analogies(client):
+    table = client.predict("king", api_name="/neighbours")
+    assert table["data"][0][0] == "queen"
+    assert client.predict("man", "king", "woman", api_name="/analogy")["data"][0][0] == "queen"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "arguments", "message"),
+    [("/neighbours", ["xylophone"], "xylophone"), ("/verify", [None, None, 0.01], "choose two photos first")],
+)
+def test_what_is_wrong_is_said_in_one_line(client, endpoint, arguments, message):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError, match=message) as error:
+        client.predict(*arguments, api_name=endpoint)
+    assert "Traceback" not in str(error.value)
+
+
+def test_no_photo_is_kept_and_nobody_else_can_reach_the_page(page, client, photos):
+    from gradio_client import handle_file
+
+    a = handle_file(photos / "Ann_1.png")
+    client.predict(a, a, 0.01, api_name="/verify")
+    assert page.local_url.startswith("http://127.0.0.1:") and page.share_url is None
+    assert page.delete_cache[1] <= 600 and page.max_file_size <= 10 * 2**20
+    uploads = Path(page.uploads.name)
+    assert list(uploads.rglob("*.png")), "uploads lie in the page's own folder, which goes with it"
+
+
+def test_models_that_do_not_go_together_are_refused(models, tmp_path):
+    from hfembed.demo.page import build_page
+
+    faces, words = str(models / "faces"), str(models / "words")
+    with pytest.raises(InputError, match="models of one kind"):
+        build_page([words, words], device="cpu")
+    with pytest.raises(InputError, match="give one model or more"):
+        build_page([])
+    with pytest.raises(InputError, match="a gallery needs the face model"):
+        build_page([words], gallery="somewhere", device="cpu")
+    shutil.copytree(faces, tmp_path / "faces")
+    config = json.loads((tmp_path / "faces" / "config.json").read_text())
+    (tmp_path / "faces" / "config.json").write_text(json.dumps({**config, "thresholds": None}))
+    with pytest.raises(InputError, match="has no thresholds"):
+        build_page([str(tmp_path / "faces")], device="cpu")
+
+
+@pytest.mark.slow
+def test_a_person_in_a_browser_uploads_clicks_and_reads(page, photos, tmp_path):
+    """In headless Chromium: Debian's chromium and chromium-driver, with selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        pytest.skip("the browser test needs chromium and chromedriver: apt-get install chromium chromium-driver")
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1300"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        browser.get(page.local_url)
+        wait = WebDriverWait(browser, 120)
+
+        def upload(place, file):
+            chosen = f"#{place} input[type=file]"
+            wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, chosen))[0].send_keys(str(photos / file))
+            wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, f"#{place} img"))
+
+        def read(place, text):
+            wait.until(lambda _: text in browser.find_element(By.ID, place).text)
+
+        upload("verify-a", "Ann_1.png")
+        upload("verify-b", "Ann_2.png")
+        browser.find_element(By.ID, "verify-button").click()
+        read("verify-answer", "The same person")
+        browser.save_screenshot(str(tmp_path / "verify.png"))
+
+        browser.find_element(By.XPATH, "//button[@role='tab'][contains(., 'Words')]").click()
+        box = wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#word textarea, #word input"))[0]
+        wait.until(lambda _: box.is_displayed())
+        box.send_keys("king")
+        browser.find_element(By.ID, "word-button").click()
+        read("word-answer", "queen")
+        browser.save_screenshot(str(tmp_path / "words.png"))
+    finally:
+        browser.quit()
+
+
+def test_the_command_needs_a_model(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["hfembed", "demo", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1 and "nowhere: no such folder" in capsys.readouterr().err
