@@ -1,16 +1,23 @@
-"""Speed of a face embedder on one CPU thread: embedding, decoding and aligning, mining. Prints ratios, writes JSON.
+"""Speed on a CPU from photo to embedding: detecting, aligning, embedding, mining. Prints ratios, writes JSON.
 
 python scripts/benchmark_faces.py outputs/mobilefacenet --images lfw-a/ --output benchmark_faces.json
+python scripts/benchmark_faces.py outputs/mobilefacenet --images lfw-a/ --detector outputs/mtcnn \
+    --original facenet-pytorch/ --part detection --part photos
+
+`--original` is a clone of timesler/facenet-pytorch, whose MTCNN, one photo after the other, detection is compared
+with. All parts take one thread but "photos", the whole way from files to embeddings, which takes two cores.
 
 The variants take turns, round by round, and the figures are medians of CPU time: other load on the machine then
 disturbs all of them alike. Absolute figures are this machine's; the ratios are what carries over.
 """
 
 import argparse
+import copy
 import io
 import json
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,23 +25,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from transformers import PreTrainedModel
 
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError, exit_on_input_error
-from hfembed.loading import load_face_embedder
+from hfembed.loading import FACE_DETECTOR, load_face_embedder, load_image_model
 from hfembed.mining import semi_hard_triplets, squared_distances
+from hfembed.models.face_detector import modeling_face_detector
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.pipelines.face_analyzer import FaceAnalyzer
 
 
-def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each variant; they take turns, after one round to warm up."""
+def interleaved(
+    variants: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
+    """Median seconds of each variant, of CPU time by default; they take turns, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(rounds + 1):
         for name, run in variants.items():
-            start = time.process_time()
+            start = clock()
             run()
             if round_:
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
@@ -114,28 +126,223 @@ def mining_row(rounds: int) -> dict[str, float]:
     return {"seconds": seconds["mine"], "peak_megabytes": peak / 1024, "triplets": len(anchors)}
 
 
+def detection_rows(
+    detector_folder: str, original: Path | None, photos: list[Image.Image], batch_size: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """The detector one by one and in batches, its exact mode, and the network's first implementation."""
+    fast, _ = load_image_model(detector_folder, FACE_DETECTOR, "a face detector", "cpu")
+    exact = copy.deepcopy(fast)
+    exact.config.resampling = "area"
+    pixels = [torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos]
+    batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
+    variants: dict[str, Callable[[], list[torch.Tensor]]] = {
+        "ours, area, one by one": lambda: [exact.detect_in([photo])[0].landmarks for photo in pixels],
+        "ours, area, batches": lambda: [
+            faces.landmarks for batch in batches for faces in exact.detect_in(pixels[batch])
+        ],
+        "ours, atlas, one by one": lambda: [fast.detect_in([photo])[0].landmarks for photo in pixels],
+        "ours, atlas, batches": lambda: [
+            faces.landmarks for batch in batches for faces in fast.detect_in(pixels[batch])
+        ],
+    }
+    if original is not None:
+        mtcnn = original_detector(original, fast.config.min_face_size)
+
+        def one_by_one() -> list[torch.Tensor]:
+            found = [mtcnn.detect(photo, landmarks=True)[2] for photo in photos]
+            return [torch.zeros(0, 5, 2) if points is None else torch.tensor(points.astype(float)) for points in found]
+
+        def in_batches() -> None:
+            for batch in batches:
+                mtcnn.detect(photos[batch], landmarks=True)
+
+        variants = {"original, one by one": one_by_one} | variants
+        if len({photo.size for photo in photos}) == 1:
+            variants["original, batches"] = in_batches
+    seconds = interleaved(variants, rounds)
+    reference = next(iter(variants))
+    expected = variants[reference]()
+    rows = {}
+    for name, run in variants.items():
+        rows[f"detection: {name}"] = row = {
+            "images_per_second": len(photos) / seconds[name],
+            "ratio": seconds[reference] / seconds[name],
+        }
+        if name != "original, batches":
+            found = run()
+            distances = [
+                (points - place).norm(dim=1).mean().item() if len(points) else float("inf")
+                for place, points in (
+                    (one, nearest(one, points)) for ones, points in zip(expected, found, strict=True) for one in ones
+                )
+            ]
+            row["faces"] = sum(map(len, found))
+            row["found_of_the_first_row"] = sum(distance < 10 for distance in distances)
+            row["median_landmark_distance"] = statistics.median(distances)
+    return rows | {f"stage: {name}": row for name, row in stage_rows(fast, pixels, batches).items()}
+
+
+def nearest(place: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """Of faces (n, 5, 2) the one nearest to a place (5, 2); (0, 2) where there are none."""
+    if not len(faces):
+        return faces.new_zeros(0, 2)
+    return faces[(faces - place).norm(dim=2).mean(1).argmin()]
+
+
+def stage_rows(
+    detector: PreTrainedModel, pixels: list[torch.Tensor], batches: list[slice]
+) -> dict[str, dict[str, float]]:
+    """Where the time of batched detection goes."""
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, function: Callable) -> Callable:
+        def run(*arguments: object, **named: object) -> object:
+            start = time.process_time()
+            result = function(*arguments, **named)
+            seconds[name] = seconds.get(name, 0.0) + time.process_time() - start
+            return result
+
+        return run
+
+    watched = copy.deepcopy(detector)
+    for name, network in (
+        ("proposal network", watched.proposal),
+        ("refinement network", watched.refinement),
+        ("landmark network", watched.landmark),
+    ):
+        network.forward = timed(name, network.forward)
+    atlas = modeling_face_detector.PhotoAtlas
+    stages = {"__init__": "atlas", "levels": "levels of the pyramid", "crops": "windows"}
+    before = {method: getattr(atlas, method) for method in stages}
+    try:
+        for method, name in stages.items():
+            setattr(atlas, method, timed(name, before[method]))
+        start = time.process_time()
+        for batch in batches:
+            watched.detect_in(pixels[batch])
+        whole = time.process_time() - start
+    finally:
+        for method, function in before.items():
+            setattr(atlas, method, function)
+    seconds["boxes, suppression, the rest"] = whole - sum(seconds.values())
+    return {
+        name: {"milliseconds_a_photo": 1000 * spent / len(pixels), "share": spent / whole}
+        for name, spent in seconds.items()
+    }
+
+
+def original_detector(folder: Path, min_face_size: float) -> torch.nn.Module:
+    """The MTCNN of a clone of timesler/facenet-pytorch."""
+    if not (folder / "models" / "mtcnn.py").exists():
+        raise InputError(f"{folder} is no clone of timesler/facenet-pytorch: it has no models/mtcnn.py")
+    sys.path.insert(0, str(folder))
+    from models.mtcnn import MTCNN
+
+    return MTCNN(min_face_size=min_face_size, keep_all=True, device="cpu").eval()
+
+
+def photo_rows(
+    model_folder: str, detector_folder: str, original: Path | None, photos: list[bytes], batch_size: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """From files of mixed sizes to embeddings on two cores: photo by photo, and the analyzer."""
+    analyzer = FaceAnalyzer.from_models(detector_folder, model_folder, "cpu")
+    detector, embedder, processor = analyzer.detector, analyzer.embedder, analyzer.embedder_processor
+    mtcnn = None if original is None else original_detector(original, detector.config.min_face_size)
+    exact = copy.deepcopy(detector)
+    exact.config.resampling = "area"
+
+    def one_by_one() -> int:
+        faces = 0
+        for photo in photos:
+            image = Image.open(io.BytesIO(photo)).convert("RGB")
+            if mtcnn is None:
+                landmarks = exact.detect(image)[0].landmarks.numpy()
+            else:
+                landmarks = mtcnn.detect(image, landmarks=True)[2]
+            for points in [] if landmarks is None else landmarks:
+                pixels = processor(image, landmarks=points.astype(float), return_tensors="pt").pixel_values
+                views = [pixels] if embedder.config.mirror == "none" else [pixels, pixels.flip(3)]
+                for view in views:
+                    embedder(view)
+                faces += 1
+        return faces
+
+    def analyzed() -> int:
+        return sum(len(photo.faces) for photo in analyzer(photos, "all", batch_size, num_workers=2))
+
+    torch.set_num_threads(2)
+    with torch.inference_mode():
+        variants = {"one by one": one_by_one, "FaceAnalyzer": analyzed}
+        seconds = interleaved(variants, rounds, time.perf_counter)
+        counts = {name: run() for name, run in variants.items()}
+    torch.set_num_threads(1)
+    return {
+        f"photos of mixed sizes to embeddings: {name}": {
+            "photos_per_second": len(photos) / seconds[name],
+            "ratio": seconds["one by one"] / seconds[name],
+            "faces": counts[name],
+        }
+        for name in variants
+    }
+
+
+def of_mixed_sizes(photos: list[Image.Image]) -> list[bytes]:
+    """JPEGs of the photos at 0.8 to 2.4 times their size."""
+    files = []
+    for number, photo in enumerate(photos):
+        scale = (0.8, 1.0, 1.6, 2.4)[number % 4]
+        file = io.BytesIO()
+        photo.resize((round(photo.width * scale), round(photo.height * scale))).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+PARTS = ("mining", "embedding", "alignment", "detection", "photos")
+
+
 @exit_on_input_error
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="checkpoint folder")
-    parser.add_argument("--images", type=Path, help="folder of JPEG photos to decode and align; left out without it")
+    parser.add_argument("--images", type=Path, help="folder of JPEG photos; without it, only mining and embedding")
+    parser.add_argument("--detector", help="checkpoint folder of a face detector; without it, no detection")
+    parser.add_argument("--original", type=Path, help="clone of timesler/facenet-pytorch to compare detection with")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this part; may repeat")
+    parser.add_argument("--photos", type=int, default=200, help="how many photos to take")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    parts = arguments.part or PARTS
+    rounds, batch_size = arguments.rounds, arguments.batch_size
 
-    results: dict[str, dict[str, float]] = {"semi-hard mining, B = 1,800": mining_row(arguments.rounds)}
-    results |= embedding_rows(arguments.model, arguments.batch_size, arguments.rounds)
+    results: dict[str, dict[str, float]] = {}
+    if "mining" in parts:
+        results["semi-hard mining, B = 1,800"] = mining_row(rounds)
+    if "embedding" in parts:
+        results |= embedding_rows(arguments.model, batch_size, rounds)
     if arguments.images:
-        files = sorted(arguments.images.rglob("*.jpg"))[:200]
+        files = sorted(arguments.images.rglob("*.jpg"))
         if not files:
             raise InputError(f"{arguments.images} holds no .jpg files")
-        results |= alignment_rows(arguments.model, [file.read_bytes() for file in files], arguments.rounds)
+        # spread over the folder: neighbours often show one person
+        files = files[:: max(len(files) // arguments.photos, 1)][: arguments.photos]
+        if "alignment" in parts:
+            results |= alignment_rows(arguments.model, [file.read_bytes() for file in files], rounds)
+        if arguments.detector:
+            photos = [Image.open(file).convert("RGB") for file in files]
+            if "detection" in parts:
+                results |= detection_rows(arguments.detector, arguments.original, photos, batch_size, rounds)
+            if "photos" in parts:
+                mixed = of_mixed_sizes(photos)
+                results |= photo_rows(
+                    arguments.model, arguments.detector, arguments.original, mixed, batch_size, rounds
+                )
     for name, row in results.items():
-        print(f"{name:48}" + "  ".join(f"{figure} {value:.3g}" for figure, value in row.items()))
+        print(f"{name:56}" + "  ".join(f"{figure} {value:.3g}" for figure, value in row.items()))
     if arguments.output:
         with atomic_write(arguments.output) as temporary:
             temporary.write_text(json.dumps(results, indent=2) + "\n")

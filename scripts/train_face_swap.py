@@ -33,6 +33,10 @@ from hfembed.training.swap_recipe import (
     make_processor,
 )
 
+PROVENANCE = (
+    "Every face this model draws is generated and shows what did not happen; `hfembed swap` writes so "
+    "into the picture and into its file."
+)
 PICTURED = 6  # photos of each person in the pictures
 
 
@@ -64,7 +68,8 @@ def main() -> None:
     )  # fmt: skip
     record = TrainingRecord(
         config, photos, describe_people(photos), accelerator,
-        people_names=photos.identities, trained_files=photos.files, held_out_files=held_out.files if held_out else [],
+        provenance=PROVENANCE, people_names=photos.identities,
+        trained_files=photos.files, held_out_files=held_out.files if held_out else [],
     )  # fmt: skip
     sharing = HubSharing(config, config.output_dir, accelerator.print)
 
@@ -81,7 +86,6 @@ def main() -> None:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    sharing = HubSharing(config, config.output_dir, accelerator.print)
     metrics = train(
         config,
         accelerator,
@@ -101,7 +105,6 @@ def main() -> None:
         record.write(metrics)
         card = write_card(config.output_dir)
         accelerator.print(f"the model is in {config.output_dir}, its card is {card}")
-        sharing.push_result()
         sharing.push_result()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # in distances between the eyes: how far the oval reaches from the points' middle to each side, up and down
-_HALF_WIDTH, _HALF_HEIGHT = 1.0, 1.2
+_HALF_WIDTH, _HALF_HEIGHT = 1.15, 1.35
 
 
 def face_oval(template: Sequence[Sequence[float]], height: int, width: int, softness: float = 0.15) -> np.ndarray:

@@ -102,7 +102,9 @@ class SwapEvaluation:
         Returns:
             `swap_closer_to_target` in percent; the mean cosines `swap_cosine_to_target`, `swap_cosine_to_source`,
             `swap_cosine_redrawn` (photos redrawn as themselves) and `swap_cosine_bound` (the photos);
-            `swap_count`. With a detector also the figures of `pose_figures`.
+            `swap_count`. With a detector also the figures of `pose_figures`, and the rank correlations
+            `swap_cosine_by_pose_distance` and `swap_pose_error_by_pose_distance` over all photos, with the distance to
+            the nearest pose that the decoder was trained on.
         """
         figures, _ = self.evaluate(model, processor)
         return figures
@@ -157,6 +159,7 @@ class SwapEvaluation:
             trained = self._swap(model, recrop, self.trained, people)
             pose, points = self._poses(tested, trained)
             figures |= pose
+            details["by_pose_distance"] = thirds(points)
             details["pose_points"] = points
         return figures, details
 
@@ -208,10 +211,37 @@ class SwapEvaluation:
                     )
         before, after = (np.concatenate(part) for part in zip(*kept, strict=True))
         figures = pose_figures(before, after)
-        near = [(point["distance"], point["cosine"]) for point in points if point["distance"] is not None]
-        if len(near) > 2:
-            figures["swap_cosine_by_pose_distance"] = float(spearmanr(*zip(*near, strict=True)).statistic)
+        for key in ("cosine", "pose_error"):
+            known = [
+                (point["distance"], point[key]) for point in points if None not in (point["distance"], point[key])
+            ]
+            if len(known) > 2:
+                figures[f"swap_{key}_by_pose_distance"] = float(spearmanr(*zip(*known, strict=True)).statistic)
         return figures, points
+
+
+def thirds(points: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """Means over the nearest, the middle and the farthest third of swaps, by their pose's distance to a trained one.
+
+    Args:
+        points: With "distance", "pose_error" (None where unknown) and "cosine".
+
+    Returns:
+        For each third: "from" and "to", the distances it holds, "count", "pose_error", "cosine".
+    """
+    known = [point for point in points if None not in (point["distance"], point["pose_error"])]
+    known.sort(key=lambda point: point["distance"])
+    return [
+        {
+            "from": third[0]["distance"],
+            "to": third[-1]["distance"],
+            "count": len(third),
+            "pose_error": float(np.mean([point["pose_error"] for point in third])),
+            "cosine": float(np.mean([point["cosine"] for point in third])),
+        }
+        for places in np.array_split(np.arange(len(known)), 3)
+        if len(third := [known[place] for place in places])
+    ]
 
 
 def pose_figures(before: np.ndarray, after: np.ndarray) -> dict[str, float]:

@@ -127,7 +127,8 @@ def summary(figures: dict[str, Any]) -> str:
         )
     if "swap_cosine_by_pose_distance" in figures:
         lines.append(
-            "  rank correlation of the cosine with the distance to the nearest trained pose "
-            f"{figures['swap_cosine_by_pose_distance']:.2f}"
+            "  with the distance to the nearest trained pose the cosine has a rank correlation of "
+            f"{figures['swap_cosine_by_pose_distance']:.2f}, the pose error of "
+            f"{figures['swap_pose_error_by_pose_distance']:.2f}"
         )
     return "\n".join(lines)

@@ -17,13 +17,14 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import hfembed  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.hub.completeness import check_weights, read_config
+from hfembed.hub.face_card import DETECTOR_FOLDER
 from hfembed.hub.pull import find_checkpoint
+from hfembed.hub.push import NOT_SHARED
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
 _PROCESSOR_FILE = "preprocessor_config.json"
+_HEADING = "## Without hfembed"
 _HOW_TO_LOAD = """
-## Without hfembed
-
 This folder brings its code. Look it through, then:
 
 ```python
@@ -38,7 +39,8 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     """Copy a checkpoint and put beside it the code that its Auto classes need.
 
     Weights are copied as they are, so that what is computed from them is the same to the bit. config.json and
-    preprocessor_config.json get an `auto_map` with every Auto class that the model has.
+    preprocessor_config.json get an `auto_map` with every Auto class that the model has. Training checkpoints and logs
+    stay behind, as they do when a folder is pushed.
 
     Args:
         checkpoint: Folder or Hub id.
@@ -56,24 +58,34 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     destination = Path(destination)
     check_destination(destination, overwrite)
     source = find_checkpoint(checkpoint)
-    config_class = type(read_config(source, checkpoint))
-    check_weights(source, checkpoint)
+    with atomic_folder(destination) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", *NOT_SHARED))
+        classes = _add_code(folder, folder, checkpoint)
+        # a face embedder's own detector; transformers looks for its code where the repository begins
+        if (folder / DETECTOR_FOLDER).is_dir():
+            _add_code(folder / DETECTOR_FOLDER, folder, f"{checkpoint}, {DETECTOR_FOLDER}")
+        card = folder / "README.md"
+        if card.is_file() and _HEADING not in (text := card.read_text(encoding="utf-8")):
+            how = _HOW_TO_LOAD.format(name=destination.resolve().name)
+            card.write_text(f"{text}\n{_HEADING}\n{how}", encoding="utf-8")
+    return classes
+
+
+def _add_code(model: Path, code: Path, name: str) -> list[str]:
+    """Tell a model's settings its classes, and copy what defines them; the names of its Auto classes."""
+    config_class = type(read_config(model, name))
+    check_weights(model, name)
     classes = {"AutoConfig": config_class}
     for auto_model in _AUTO_MODELS:
         if config_class in auto_model._model_mapping:
             classes[auto_model.__name__] = auto_model._model_mapping[config_class]
-    with atomic_folder(destination) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True, symlinks=False, ignore=shutil.ignore_patterns(".*"))
-        _add_auto_map(folder / "config.json", classes)
-        if (folder / _PROCESSOR_FILE).is_file():
-            classes["AutoImageProcessor"] = type(AutoImageProcessor.from_pretrained(source))
-            _add_auto_map(folder / _PROCESSOR_FILE, {"AutoImageProcessor": classes["AutoImageProcessor"]})
-        for file in _code_files(classes.values()):
-            shutil.copyfile(file, folder / file.name)
-        card = folder / "README.md"
-        if card.is_file():
-            text = card.read_text(encoding="utf-8") + _HOW_TO_LOAD.format(name=destination.resolve().name)
-            card.write_text(text, encoding="utf-8")
+    _add_auto_map(model / "config.json", classes)
+    if (model / _PROCESSOR_FILE).is_file():
+        processor = {"AutoImageProcessor": type(AutoImageProcessor.from_pretrained(model))}
+        _add_auto_map(model / _PROCESSOR_FILE, processor)
+        classes |= processor
+    for file in _code_files(classes.values()):
+        shutil.copyfile(file, code / file.name)
     return list(classes)
 
 
@@ -86,7 +98,7 @@ def _add_auto_map(file: Path, classes: dict[str, type]) -> None:
 
 
 def _code_files(classes) -> set[Path]:
-    """The files that define the classes, and those that these import; all of one folder, so no names collide."""
+    """The files that define the classes, and those that these import; families name theirs differently."""
     files = {sys.modules[found.__module__].__file__ for found in classes}
     return {Path(file) for file in files} | {
         Path(file) for start in files for file in get_relative_import_files(start)

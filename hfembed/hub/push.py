@@ -9,7 +9,7 @@ from hfembed.hub.completeness import check_checkpoint
 from hfembed.hub.face_card import DETECTOR_FOLDER
 
 # what a training run keeps beside its model
-_NOT_SHARED = ("checkpoints", "best", "events.out.tfevents*")
+NOT_SHARED = ("checkpoints", "best", "events.out.tfevents*")
 # files that a loader could take for a part of the new model, were they left from an older one
 _PARTS_OF_A_MODEL = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json", "tokenizer.json",
@@ -83,4 +83,4 @@ def _is_shared(path: Path, folder: Path) -> bool:
     parts = path.relative_to(folder).parts
     if not path.is_file() or any(part.startswith(".") for part in parts):
         return False
-    return not any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in _NOT_SHARED)
+    return not any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in NOT_SHARED)

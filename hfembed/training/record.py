@@ -21,7 +21,7 @@ from hfembed.training.config import SharingConfig, TrainingConfig
 from hfembed.training.word2vec.recipe import Word2VecTrainingConfig
 
 # where a run is and where its model goes say nothing of how it was trained
-_NOT_THE_RECIPE = {"output_dir", "resume", *(field.name for field in dataclasses.fields(SharingConfig))}
+_NOT_THE_RECIPE = {"output_dir", "resume", "cache_dir", *(field.name for field in dataclasses.fields(SharingConfig))}
 
 
 class TrainingRecord:

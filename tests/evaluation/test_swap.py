@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hfembed.cli import app
 from hfembed.convert.mtcnn import convert_mtcnn
 from hfembed.errors import InputError
-from hfembed.evaluation.swap import Faces, SwapEvaluation, face_poses, find_landmarks, pose_figures
+from hfembed.evaluation.swap import Faces, SwapEvaluation, face_poses, find_landmarks, pose_figures, thirds
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -111,6 +111,15 @@ def test_pose_figures():
     mirrored = pose_figures(before, after)
     assert mirrored["swap_yaw_correlation"] == pytest.approx(-1) and mirrored["swap_undetected"] == 25
     assert mirrored["swap_pose_error"] == pytest.approx((0.4 + 0.2 + 0.6) / 3)
+
+
+def test_thirds_by_pose_distance():
+    points = [{"distance": d / 10, "pose_error": d / 5, "cosine": 1 - d / 10} for d in (6, 2, 1, 3, 5, 4)]
+    points.append({"distance": None, "pose_error": 0.1, "cosine": 0.0})
+    near, middle, far = thirds(points)
+    assert (near["from"], near["to"], near["count"]) == (0.1, 0.2, 2)
+    assert middle["pose_error"] == pytest.approx(0.7) and far["cosine"] == pytest.approx(0.45)
+    assert thirds([]) == []
 
 
 class Pointer:

@@ -25,6 +25,8 @@ from hfembed import (
     FaceImageProcessor,
 )
 from hfembed.cli import app
+from hfembed.export.with_code import export_with_code
+from tests.conftest import REPOSITORY
 from tests.hub.checkpoints import FAMILIES, write_checkpoint
 from tests.hub_server import Blob
 
@@ -215,9 +217,11 @@ def test_the_folder_is_the_checkpoint_and_its_code(tmp_path):
     save_face_embedder(tmp_path / "saved", trunk="mobilefacenet")
     (tmp_path / "saved" / "README.md").write_text("# Card\n")
     (tmp_path / "saved" / "results.json").write_text("{}")
+    (tmp_path / "saved" / "checkpoints" / "step_10").mkdir(parents=True)
     command = ["export", "--with-code", str(tmp_path / "saved"), str(tmp_path / "out")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0 and "AutoModelForImageClassification" in done.stdout
+    assert not (tmp_path / "out" / "checkpoints").exists()
     for name in ("model.safetensors", "results.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes()
     assert "trust_remote_code=True" in (tmp_path / "out" / "README.md").read_text()
@@ -238,6 +242,23 @@ def test_the_folder_is_the_checkpoint_and_its_code(tmp_path):
     taken = CliRunner().invoke(app, command)
     assert taken.exit_code == 1 and "--overwrite" in str(taken.exception)
     assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
+
+
+def test_an_embedders_own_detector_brings_its_code_too(tmp_path):
+    write_checkpoint("hfembed_face_embedder", tmp_path / "saved")
+    write_checkpoint("hfembed_face_detector", tmp_path / "saved" / "detector")
+    export_with_code(str(tmp_path / "saved"), tmp_path / "out")
+    for name, family in (("", "face_embedder"), ("detector", "face_detector")):
+        auto_map = json.loads((tmp_path / "out" / name / "config.json").read_text())["auto_map"]
+        assert auto_map["AutoModel"].startswith(f"modeling_{family}.")
+        # transformers looks for all of it where the repository begins
+        assert (tmp_path / "out" / f"modeling_{family}.py").is_file()
+
+
+def test_families_name_their_files_differently():
+    files = [path.name for path in REPOSITORY.glob("hfembed/models/*/*.py") if path.name != "__init__.py"]
+    shared = {name for name in files if files.count(name) > 1}
+    assert not shared, f"side by side in one folder these would be one: {shared}"
 
 
 def test_what_needs_no_code_or_is_nothing_is_refused(tmp_path):

@@ -21,6 +21,8 @@ from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedde
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.training.config import read_config
+from hfembed.training.swap_recipe import SwapTrainingConfig
 from tests.data.conftest import person_photos, write_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,6 +81,7 @@ def test_trains_draws_and_resumes_to_the_last_digit(people, tmp_path, monkeypatc
     assert model.config.people == ["Ann", "Bob", "Cy"] and model.config.predict_mask
     notes = json.loads((whole / "training.json").read_text())
     assert len(notes["trained_files"]) == 10 and len(notes["held_out_files"]) == 5
+    assert "generated" in notes["provenance"]
     assert not set(notes["trained_files"]) & set(notes["held_out_files"])
     pictures = sorted((whole / "pictures").iterdir())
     assert [picture.name for picture in pictures] == [f"step_{step:08d}.png" for step in (4, 8, 9)]
@@ -113,6 +116,16 @@ def test_a_shared_decoder_starts_others_and_swaps_can_be_judged(people, tmp_path
         torch.testing.assert_close(decoder.output.weight, begun.decoders[0].output.weight, atol=1e-6, rtol=0)
     line = numbers(swapped)[0]
     assert line["loss"] == pytest.approx(line["reconstruction"] + 0.5 * (1 - line["swap_likeness"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((REPOSITORY / "scripts" / "recipes").glob("face_swap*.yaml")), ids=lambda path: path.stem
+)
+def test_the_recipes_are_whole(recipe):
+    people = ["--people", "a"] if "start" in recipe.name else ["--people", "a", "b"]
+    judge = ["--identity_model", "judge"] if "identity" in recipe.name else []
+    config = read_config(SwapTrainingConfig, ["--config", str(recipe), *people, *judge])
+    assert config.image_size == 64 and config.aligned == "arcface_112"
 
 
 @pytest.mark.parametrize(

@@ -94,19 +94,25 @@ def _luminance_and_contrast(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Ten
     # windows of small variances are differences of large numbers: not for half precision
     x, y = x.float(), y.float()
     batch, channels, height, width = x.shape
-    places = torch.arange(_WINDOW, device=x.device, dtype=torch.float32) - _WINDOW // 2
-    window = torch.exp(-(places**2) / (2 * _SIGMA**2))
-    window = window / window.sum()
-    maps = torch.cat([x, y, x * x, y * y, x * y]).reshape(-1, 1, height, width)
+    maps = torch.cat([x, y, x * x, y * y, x * y])
     with torch.autocast(x.device.type, enabled=False):
-        maps = F.conv2d(maps, window.view(1, 1, 1, -1))
-        maps = F.conv2d(maps, window.view(1, 1, -1, 1))
+        # as products of matrices, several times faster on a CPU than convolving single channels
+        maps = _window(height, x.device).T @ maps @ _window(width, x.device)
     mean_x, mean_y, square_x, square_y, product = maps.view(5, batch, channels, *maps.shape[2:])
     variance_x, variance_y = square_x - mean_x**2, square_y - mean_y**2
     covariance = product - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + _K1**2) / (mean_x**2 + mean_y**2 + _K1**2)
     contrast = (2 * covariance + _K2**2) / (variance_x + variance_y + _K2**2)
     return luminance, contrast
+
+
+def _window(size: int, device: torch.device) -> torch.Tensor:
+    """(size, size - 10): every column a Gaussian window of sum one, at every place where it fits."""
+    places = torch.arange(size, device=device)
+    centres = places[: size - _WINDOW + 1] + _WINDOW // 2
+    distance = (places[:, None] - centres).float()
+    window = torch.exp(-(distance**2) / (2 * _SIGMA**2)) * (distance.abs() <= _WINDOW // 2)
+    return window / window.sum(0)
 
 
 __all__ = [

@@ -100,6 +100,7 @@ class TrainingReport:
         engine: One line: which engine, on what, with how many threads and ranks.
         words: Corpus words learnt from, over all epochs and ranks.
         seconds: Time spent learning, by this process, without preparation, evaluation and checkpoints.
+        cpu_seconds: Processor time of the same, of all threads: what counts on a machine that others use too.
         words_per_second: Corpus words a second over all ranks, of this process's share of the run.
         loss: Mean loss per predicted word over the last part of the run.
     """
@@ -107,6 +108,7 @@ class TrainingReport:
     engine: str
     words: int
     seconds: float
+    cpu_seconds: float
     words_per_second: float
     loss: float | None
 
@@ -237,7 +239,7 @@ class _Run:
         logger.info("engine: %s", self.engine)
         started = done
         total = self.plan.num_segments * self.settings.epochs
-        seconds, loss = 0.0, None
+        seconds, cpu_seconds, loss = 0.0, 0.0, None
         idle = queue.SimpleQueue()
         for _ in range(self.num_threads):
             idle.put(self.make_worker())
@@ -266,7 +268,7 @@ class _Run:
         with bar, blas, ThreadPoolExecutor(self.num_threads, thread_name_prefix="word2vec") as pool:
             while done < total:
                 stop = self._next_stop(done, total)
-                begun = time.perf_counter()
+                begun, cpu_begun = time.perf_counter(), time.process_time()
                 mine = [segment for segment in range(done, stop) if segment % self.num_ranks == self.rank]
                 futures = {pool.submit(learn, segment): segment for segment in mine}
                 losses = []
@@ -286,6 +288,7 @@ class _Run:
                     words = self._words_before(stop) - self._words_before(done)
                     self.synchronizer.synchronize(words, self._rate(self._words_before(done)))
                 seconds += time.perf_counter() - begun
+                cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss
                 if not all(bool(torch.isfinite(matrix).all()) for matrix in self.rows):
                     raise FloatingPointError(
@@ -300,6 +303,7 @@ class _Run:
             engine=self.engine,
             words=self._words_before(total),
             seconds=seconds,
+            cpu_seconds=cpu_seconds,
             words_per_second=learnt / seconds if seconds else 0.0,
             loss=loss,
         )

@@ -28,6 +28,7 @@ class Word2VecTrainingConfig(SharingConfig):
     corpus: str = setting(
         "", "text file, parquet file, folder of such, or id of a dataset on the Hub; a line a sentence"
     )
+    corpus_note: str = setting("", "what the text is and under which licence, for the model card")
     column: str = setting("text", "column with the text, of parquet files and datasets")
     split: str = setting("train", "split of a dataset on the Hub")
     cache_dir: str = setting("", "folder for the encoded corpus; by default 'corpus' in output_dir")

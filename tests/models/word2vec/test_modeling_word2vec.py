@@ -123,6 +123,16 @@ def test_search_over_several_chunks(monkeypatch):
     assert [score for _, score in found] == pytest.approx([score for _, score in expected])
 
 
+def test_neighbours_follow_the_vectors_when_these_change():
+    model = make_model()
+    model.most_similar("king")
+    with torch.no_grad():
+        model.embeddings.weight.mul_(torch.linspace(0.1, 3, len(WORDS))[:, None])
+        model.embeddings.weight[2] = model.embeddings.weight[1] * 7
+    [(word, cosine)] = model.most_similar("king", topn=1)
+    assert word == "queen" and cosine == pytest.approx(1)
+
+
 def test_unknown_words_are_named_with_near_spellings():
     with pytest.raises(UnknownWordError, match="'quen'.*'queen'") as caught:
         make_model().most_similar("quen")
