@@ -109,8 +109,10 @@ def test_report(tmp_path):
     assert set(results["words"]["files"]) == {"questions", "pairs", "foreign"}
     Word2VecModel.from_vectors(Vocabulary(WORDS), vectors.numpy()).save_pretrained(tmp_path)
     card = write_card(tmp_path).read_text()
-    assert f"| questions | accuracy | {results['words_questions_accuracy']:.2f} |" in card
-    assert f"| pairs | Spearman | {results['words_pairs_spearman']:.2f} | 4 of 5 pairs known |" in card
+    asked = results["words"]["analogies"]["questions"]["total"]["asked"]
+    accuracy = results["words_questions_accuracy"]
+    assert f"| questions, accuracy | {accuracy:.2f} % of {asked} questions asked |" in card
+    assert f"| pairs, Spearman | {results['words_pairs_spearman']:.2f} over 4 of 5 pairs |" in card
 
 
 def test_files_that_are_no_tests(tmp_path):

@@ -58,30 +58,47 @@ def _numbers(value):
         yield from map(float, re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", value))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_code_on_a_card_runs(hub, client, tmp_path, family):
-    def run(folder, family, where):
-        import os
-        import re
+def run_the_code(folder, repo_id, where):
+    """Push a checkpoint and run every piece of Python on its card; the names that the pieces made."""
+    import os
+    import re
 
-        from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard
 
-        from hfembed.hub.push import push_folder
+    from hfembed.hub.push import push_folder
 
-        push_folder(folder, f"ann/{family}")
-        os.chdir(where)
-        card = ModelCard.load(f"ann/{family}")
-        card.validate()
-        code = re.search(r"```python\n(.*?)```", card.text, re.DOTALL).group(1)
+    push_folder(folder, repo_id)
+    os.chdir(where)
+    card = ModelCard.load(repo_id)
+    card.validate()
+    names = []
+    for code in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
         namespace = {}
         exec(code, namespace)  # noqa: S102
-        return sorted(name for name in namespace if name in ("a", "latents", "again", "drawn", "vectors", "faces"))
+        names += namespace
+    return names
 
+
+@pytest.fixture
+def photos(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
-    folder = write_checkpoint(family, tmp_path / "model")
-    assert client(run, folder=folder, family=family, where=tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_code_on_a_card_runs(hub, client, photos, family):
+    folder = write_checkpoint(family, photos / "model")
+    names = client(run_the_code, folder=folder, repo_id=f"ann/{family}", where=photos)
+    assert {"a", "again", "drawn", "vectors", "faces"} & set(names)
+
+
+def test_the_code_for_an_analyzer_runs(hub, client, photos):
+    folder = write_checkpoint("hfembed_face_embedder", photos / "model")
+    write_checkpoint("hfembed_face_detector", folder / "detector")
+    write_card(folder)
+    assert "analyzer" in client(run_the_code, folder=folder, repo_id="ann/analyzer", where=photos)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -240,7 +240,7 @@ def test_somebody_elses_commit_meanwhile_is_not_overwritten(hub, client, folder)
     assert hub.titles("ann/faces") == ["By another", ATTRIBUTES]
 
 
-@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
+@pytest.mark.parametrize("xet", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["xet", "lfs"])
 def test_killed_at_any_request_main_is_the_old_model_or_the_new_one(hub, client, folder, tmp_path, seed, xet):
     newer = write_checkpoint(FACES, tmp_path / "newer", seed + 1)
     client(push, folder=folder, repo_id="ann/faces", xet=xet)

@@ -40,7 +40,7 @@ def run(arguments):
         return ended.code or 0
 
 
-@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
+@pytest.mark.parametrize("xet", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["xet", "lfs"])
 def test_lfw_comes_back_with_its_folds_photos_and_points(hub, client, photos, xet):
     arguments = ["push-dataset", "lfw", str(photos / "lfw"), "ann/lfw", "--pairs", str(photos / "pairs.txt")]
     arguments += ["--landmarks", str(photos / "landmarks.json"), "--license", "unknown"]
@@ -133,6 +133,7 @@ def test_a_corpus_comes_back_to_the_last_id(hub, client, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_public_layouts_are_understood(hub, client, photos):
     """Small look-alikes of what is on the Hub, by their column names."""
 
