@@ -167,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", help="compare with those whose name contains this")
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -176,11 +177,13 @@ def main() -> None:
     pairs = {
         "diffusers AutoencoderKL": (autoencoder_kl, (1, 2, 4), {"latent_channels": 4}),
         "diffusers AutoencoderTiny": (autoencoder_tiny, (1, 2, 4), {"latent_channels": 4}),
-        "pythae Conv AE (CelebA)": (pythae_conv, (1, 2, 4, 8), {"latent_channels": 64, "bottleneck": "dense"}),
+        "pythae Conv AE (CelebA)": (pythae_conv, (1, 4, 8, 16), {"latent_channels": 64, "bottleneck": "dense"}),
     }
     results: dict[str, dict[str, float]] = {}
     print(f"{'images a second, one thread':44}{'parameters':>12}{'train':>9}{'encode':>9}{'decode':>9}")
     for name, (build, shape, options) in pairs.items():
+        if arguments.only and arguments.only not in name:
+            continue
         try:
             theirs = build()
         except ImportError as error:

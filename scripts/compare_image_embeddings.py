@@ -1,12 +1,12 @@
 """Supervised against unsupervised image embeddings, by the same search: is the nearest other photo of the same person?
 
-python scripts/compare_image_embeddings.py outputs/autoencoder_128 outputs/face_softmax timm/resnet18=resnet18.safetensors \
-    --images lfw-a.tgz --landmarks landmarks.json --output outputs/image_search
+python scripts/compare_image_embeddings.py outputs/autoencoder_128 outputs/face_softmax \
+    timm/resnet18=resnet18.safetensors --images lfw-a.tgz --landmarks landmarks.json --output outputs/image_search
 
 On people that training held out. A model is an autoencoder (its latents, whitened), a face embedder (a classifier over
 people, the layer below it), or timm/<architecture> with a file of weights, with those of the Hub where none is named,
 or with random ones (=random). Raw pixels and whitened principal components stand beside them.
-"""  # noqa: E501
+"""
 
 import argparse
 from pathlib import Path

@@ -29,7 +29,7 @@ def main() -> None:
     model, processor = load_autoencoder(str(folder), "cpu")
 
     def draw(people: int, seed: int) -> torch.Tensor:
-        faces = make_synthetic_faces(people, photos_per_identity=8, seed=seed)
+        faces = make_synthetic_faces(people, photos_per_identity=8, seed=seed).remove_columns("landmarks")
         return processor.normalize(AlignedFaces(faces, processor, show_progress=False).pixels())
 
     unseen, known = draw(12, UNSEEN), draw(150, 0)

@@ -167,10 +167,11 @@ def evaluate_denoising(
     if not sigma and not hole:
         raise InputError("say what to test: --sigma 0.1, --hole 16, or both")
     autoencoder, processor = load_autoencoder(model, device)
-    known, held_out = (
-        AlignedFaces(side, processor).pixels() for side in split_people(load_faces(images), held_out_share, split_seed)
-    )
+    rest, chosen = split_people(load_faces(images), held_out_share, split_seed)
+    held_out = AlignedFaces(chosen, processor).pixels()
     held_out = held_out[:max_images] if max_images else held_out
+    # only noise has opponents that are fitted
+    known = AlignedFaces(rest, processor).pixels() if sigma else held_out[:0]
     with input_errors():
         tests = [DenoisingTest(held_out, known, value, seed) for value in sigma or []]
         tests += [InpaintingTest(held_out, size, seed) for size in hole or []]

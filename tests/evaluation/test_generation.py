@@ -1,9 +1,22 @@
+import json
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
-from hfembed.evaluation.generation import PcaGaussian, distances_of_samples, frechet_distance
+from hfembed.data.synthetic_faces import make_synthetic_faces
+from hfembed.errors import InputError
+from hfembed.evaluation.generation import (
+    PcaGaussian,
+    distances_of_samples,
+    frechet_distance,
+    mean_face_points,
+    report_generation,
+)
+from hfembed.generation.latent_statistics import LatentStatistics, encode_images
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from tests.generation.tiny_autoencoder import smooth_images, tiny_autoencoder
 
 
 def features(seed, count=400, shift=0.0, scale=1.0):
@@ -51,3 +64,36 @@ def test_real_images_are_nearest_and_draws_differ():
     assert list(distances) == ["real_faces", "grey"]
     assert max(distances["real_faces"]) < 0.1 * min(distances["grey"])
     assert len(set(distances["real_faces"])) == 3
+
+
+def test_face_points_follow_the_crop():
+    faces = make_synthetic_faces(num_identities=3, photos_per_identity=4, image_size=48)
+    points = np.array(faces["landmarks"][:])
+    whole = ConvAutoencoderImageProcessor(size=96)
+    # twice as large: pixel centres at whole numbers, so x -> 2 x + 0.5
+    assert np.allclose(mean_face_points(faces, whole), 2 * points.mean(0) + 0.5)
+    middle = ConvAutoencoderImageProcessor(size=24, crop_fraction=0.5)
+    assert np.allclose(mean_face_points(faces, middle), points.mean(0) - 12)
+    with pytest.raises(InputError, match="landmarks"):
+        mean_face_points(faces.map(lambda row: {"landmarks": None}, features=faces.features), whole)
+
+
+def test_the_report_has_every_way_of_every_model(tmp_path):
+    model = tiny_autoencoder(variational=True)
+    images = smooth_images(120)
+    model.save_pretrained(tmp_path / "vae")
+    LatentStatistics.fit(model, encode_images(model, images), 2).save(tmp_path / "vae")
+    distances = report_generation(
+        {str(tmp_path / "vae"): model},
+        lambda crops: torch.nn.functional.avg_pool2d(crops, 8).flatten(1).numpy(),
+        images[:40],
+        images[40:],
+        tmp_path,
+        {"images": None},
+        draws=2,
+    )
+    assert set(distances) == {"real_faces", "pca_gaussian_32", "vae_mixture", "vae_gaussian", "vae_prior"}
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["generation_vae_prior"] == pytest.approx(np.mean(distances["vae_prior"]))
+    assert results["generation_real_faces"] < results["generation_vae_prior"]
+    assert results["generation"]["draws"]["vae_mixture"] == distances["vae_mixture"]

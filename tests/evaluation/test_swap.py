@@ -166,20 +166,23 @@ def test_the_command_measures_what_was_held_out(model, embedder, processors, tmp
 
 
 @pytest.mark.data
-def test_a_detector_finds_the_template_in_small_crops(research_data, tmp_path):
+def test_a_detector_finds_in_small_crops_what_it_finds_in_large_ones(research_data, tmp_path):
     weights = research_data / "weights" / "mtcnn_facenet_pytorch"
     archive = research_data / "celeba299" / "aligned_112x112.tgz"
     if not (weights.is_dir() and archive.is_file()):
         pytest.skip(f"no detector or no crops in {research_data}")
-    processor = FaceImageProcessor(size=64)
-    crops = []
-    with tarfile.open(archive, "r|gz") as photos:
-        for member in photos:
+    photos = []
+    with tarfile.open(archive, "r|gz") as opened:
+        for member in opened:
             if member.name.endswith(".jpg"):
-                crops.append(processor.align(photos.extractfile(member).read(), template_for_size(112, 112)))
-            if len(crops) == 12:
+                photos.append(opened.extractfile(member).read())
+            if len(photos) == 12:
                 break
-    faces = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
-    landmarks = find_landmarks(convert_mtcnn(str(weights), tmp_path / "mtcnn"), faces)
-    distances = np.linalg.norm(landmarks - np.array(template_for_size(64, 64)), axis=2)
-    assert np.isfinite(distances).all() and np.median(distances) < 2
+    detector = convert_mtcnn(str(weights), tmp_path / "mtcnn")
+    found = {}
+    for size in (64, 112):
+        crops = [FaceImageProcessor(size=size).align(photo, template_for_size(112, 112)) for photo in photos]
+        found[size] = find_landmarks(detector, torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255)
+    distances = np.linalg.norm(found[64] - ((found[112] + 0.5) * 64 / 112 - 0.5), axis=2)
+    assert np.isfinite(distances).all()
+    assert np.median(distances) < 1, "pixels of the small crop"
