@@ -47,7 +47,7 @@ for folder in sorted(pathlib.Path(root).iterdir()):
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
         assert type(processor).__module__.startswith("transformers_modules."), type(processor)
         inputs = processor(list(np.load(folder / "photos.npy")))["pixel_values"]
-        results["pixel_values"] = inputs
+        results["pixel_values"] = torch.stack(list(inputs))  # a list of photos, or a batch
     else:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         inputs = tokenizer("king queen and king", return_tensors="pt").input_ids
@@ -69,7 +69,7 @@ def here(folder):
     results = {}
     if (folder / "photos.npy").exists():
         inputs = AutoImageProcessor.from_pretrained(folder)(list(np.load(folder / "photos.npy")))["pixel_values"]
-        results["pixel_values"] = inputs
+        results["pixel_values"] = torch.stack(list(inputs))  # a list of photos, or a batch
     else:
         inputs = AutoTokenizer.from_pretrained(folder)("king queen and king", return_tensors="pt").input_ids
     for auto_class in (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining):
