@@ -1,5 +1,8 @@
 """`python -m hfembed.cli` is `hfembed`."""
 
+import sys
+
 from hfembed.cli import main
 
+sys.argv[0] = "hfembed"  # the name that usage lines and results.json give the command
 main()
