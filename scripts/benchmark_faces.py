@@ -130,9 +130,9 @@ def detection_rows(
     detector_folder: str, original: Path | None, photos: list[Image.Image], batch_size: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """The detector one by one and in batches, its exact mode, and the network's first implementation."""
-    fast, _ = load_image_model(detector_folder, FACE_DETECTOR, "a face detector", "cpu")
-    exact = copy.deepcopy(fast)
-    exact.config.resampling = "area"
+    exact, _ = load_image_model(detector_folder, FACE_DETECTOR, "a face detector", "cpu")
+    fast = copy.deepcopy(exact)
+    exact.config.resampling, fast.config.resampling = "area", "atlas"
     pixels = [torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos]
     batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
     variants: dict[str, Callable[[], list[torch.Tensor]]] = {

@@ -26,10 +26,11 @@ class FaceDetectorConfig(PreTrainedConfig):
         nms_thresholds (`list[float]`, *optional*, defaults to `[0.5, 0.7, 0.7, 0.7]`):
             Overlap above which the weaker of two windows is dropped: within a level, among all proposals, among
             refined windows (intersection over union), among faces (intersection over the smaller one).
-        resampling (`str`, *optional*, defaults to `"atlas"`):
-            How windows of a photo are brought to the networks' sizes. `"atlas"`: bilinear, in a copy of the photo
-            (halved, quartered ...) of a near scale, all windows at once. `"area"`: as the published weights were
-            used first, each level and window averaged down on its own; several times slower.
+        resampling (`str`, *optional*, defaults to `"area"`):
+            How windows of a photo are brought to the networks' sizes. `"area"`: as the published weights were used
+            first, each level and window averaged down on its own. `"atlas"`: bilinear, in a copy of the photo
+            (halved, quartered ...) of a near scale, all windows at once; faster on large photos, and landmarks move
+            by a pixel.
 
     Raises:
         ValueError: A field that does not exist, named together with the nearest one that does.
@@ -48,7 +49,7 @@ class FaceDetectorConfig(PreTrainedConfig):
     pyramid_factor: float = 0.709
     score_thresholds: list[float] = field(default_factory=lambda: [0.6, 0.7, 0.7])
     nms_thresholds: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.7, 0.7])
-    resampling: Literal["atlas", "area"] = "atlas"
+    resampling: Literal["area", "atlas"] = "area"
 
     def __post_init__(self, **kwargs: Any) -> None:
         # a misspelt field would be kept and mean nothing; a config.json may have fields of a later transformers
