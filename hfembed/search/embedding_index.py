@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.failure import hub_errors
 from hfembed.search.index_card import render_index_card
 from hfembed.search.vector_store import PRECISIONS, Precision, VectorStore
+
+if TYPE_CHECKING:
+    import faiss
 
 Template = Literal["best", "mean"]
 
@@ -220,6 +223,34 @@ class EmbeddingIndex:
         """
         scores, rows = self._store().top_k(self._checked(queries), min(_positive(top_k), len(self)))
         return scores.numpy(), rows.numpy()
+
+    def to_faiss(self, factory: str = "Flat") -> "faiss.Index":
+        """The same vectors in an index of faiss, for searches that may be inexact to be faster.
+
+        Args:
+            factory: What faiss' `index_factory` takes: "Flat", "HNSW32", "IVF1024,Flat", "PQ64" ...
+
+        Returns:
+            A trained `faiss.Index` by inner product, which is cosine similarity for queries of unit length; its row
+            numbers are those of `labels` and `files`.
+
+        Raises:
+            InputError: faiss is not installed, the index is empty, or faiss cannot make such an index of its vectors.
+        """
+        try:
+            import faiss
+        except ImportError:
+            raise InputError('faiss is not installed: pip install "hfembed[index]"') from None
+        self._store()
+        vectors = self.vectors().numpy()
+        try:
+            index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            index.train(vectors)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"faiss cannot make '{factory}' of {len(self)} vectors: {reason}") from error
+        index.add(vectors)
+        return index
 
     def search(
         self,

@@ -270,3 +270,20 @@ def test_what_cannot_be_asked_is_refused():
         EmbeddingIndex("float8")
     with pytest.raises(InputError, match="4 strangers carry none of the rates 0.1"):
         index.calibrate(queries[:4], fpir=[0.1])
+
+
+def test_faiss_takes_the_same_rows():
+    pytest.importorskip("faiss")
+    index, vectors, _, queries = filled()
+    scores, rows = index.nearest(queries, 5)
+    found_scores, found_rows = index.to_faiss().search(unit(queries), 5)
+    assert (found_rows == rows).all()
+    np.testing.assert_allclose(found_scores, scores, atol=1e-6)
+    inexact = index.to_faiss("HNSW16").search(unit(queries), 1)[1]
+    assert (inexact[:, 0] == rows[:, 0]).mean() > 0.9
+    with pytest.raises(InputError, match="faiss cannot make 'IVF4096,Flat'"):
+        index.to_faiss("IVF4096,Flat")
+    with pytest.raises(InputError, match="faiss cannot make 'Round'"):
+        index.to_faiss("Round")
+    with pytest.raises(InputError, match="empty"):
+        EmbeddingIndex().to_faiss()
