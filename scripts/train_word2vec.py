@@ -67,7 +67,7 @@ def main() -> None:
         write_results(output_dir, "words", measure(model), {"restrict_vocab_of_analogies": config.restrict_vocab})
         text = f"{report.words:,} words learnt from, of a text of {corpus.num_words:,} ({Path(config.corpus).name})."
         text = f"{text} {config.corpus_note}".strip()
-        write_notes(config, {"data": text, "seconds": round(report.seconds, 1), "machine": report.engine})
+        write_notes(config, {"data": text, "seconds": round(report.seconds, 3), "machine": report.engine})
         write_card(output_dir)
         print(f"{report.words_per_second:,.0f} words/s ({report.engine}); the model is in {output_dir}")
         sharing.push_result()
