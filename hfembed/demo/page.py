@@ -274,7 +274,9 @@ def _morph_tab(model: PreTrainedModel, processor: Any) -> None:
             return list(to_pictures(morph(model, start, end, int(steps))))
 
     with gr.Tab("Morph"):
-        gr.Markdown("From one face to another. Photos are faces cut out already, or show one in their middle.")
+        share = round(100 * processor.crop_fraction)
+        seen = "all of it" if share == 100 else f"the middle {share} % of its sides"
+        gr.Markdown(f"From one face to another, both upright. Of each photo the model sees {seen}.")
         with gr.Row():
             a, b = _photo("From", "morph-a"), _photo("To", "morph-b")
         steps = gr.Slider(3, 15, value=7, step=1, label="Pictures")

@@ -38,7 +38,7 @@ THRESHOLDS = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models")
+    place = tmp_path_factory.mktemp("models")
     config = FaceEmbedderConfig(
         trunk="iresnet",
         trunk_arguments={"depths": [1, 1, 1, 1], "widths": [8, 8, 8, 8]},
@@ -47,29 +47,29 @@ def models(tmp_path_factory):
         bn_neck=False,
         thresholds=THRESHOLDS,
     )
-    FaceEmbedderModel(config).save_pretrained(folder / "faces")
-    FaceImageProcessor(size=[32, 32]).save_pretrained(folder / "faces")
+    FaceEmbedderModel(config).save_pretrained(place / "faces")
+    FaceImageProcessor(size=[32, 32]).save_pretrained(place / "faces")
     words = Word2VecModel(
         Word2VecConfig(vocab_size=4, embedding_size=2), Vocabulary(["king", "queen", "man", "woman"], [4, 3, 2, 1])
     )
     with torch.no_grad():
         words.embeddings.weight.copy_(torch.tensor([[1.0, 0.9], [1.0, 0.7], [0.0, 1.0], [0.1, -1.0]]))
-    words.save_pretrained(folder / "words")
-    return folder
+    words.save_pretrained(place / "words")
+    return place
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Two photos of each of two people, and a file that is no picture."""
-    folder = tmp_path_factory.mktemp("photos")
+    place = tmp_path_factory.mktemp("photos")
     for person, name in enumerate(("Ann", "Bob")):
         texture = np.random.default_rng(person + 3).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         face = np.asarray(Image.fromarray(texture).resize((64, 64), Image.Resampling.BICUBIC), dtype=np.int16)
         for number in (1, 2):
             noise = np.random.default_rng((person, number)).integers(-4, 5, face.shape)
-            Image.fromarray((face + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{name}_{number}.png")
-    (folder / "broken.png").write_bytes(b"no picture at all")
-    return folder
+            Image.fromarray((face + noise).clip(0, 255).astype(np.uint8)).save(place / f"{name}_{number}.png")
+    (place / "broken.png").write_bytes(b"no picture at all")
+    return place
 
 
 @pytest.fixture(scope="module")
