@@ -65,16 +65,16 @@ class FaceReader:
         """The faces of photos, (N, D) float32.
 
         Raises:
-            InputError: A photo cannot be read or shows no face; named by its place, for its file is a passing one.
+            InputError: A photo cannot be read or shows no face.
         """
         if self.analyzer is None:
             with input_errors():
                 pixel_values = self.processor([str(photo) for photo in photos], return_tensors="pt").pixel_values
             return self.embedder.embed(pixel_values.to(self.embedder.device)).cpu().numpy()
         found = self.analyzer([str(photo) for photo in photos], "largest")
-        for number, photo in enumerate(found, 1):
-            if not photo.faces:
-                raise InputError(photo.error or f"no face was found in photo {number}")
+        for photo in found:
+            if photo.error:
+                raise InputError(photo.error)
         return np.stack([photo.faces[0].embedding for photo in found])
 
     def compare(self, a: str, b: str, rate: float) -> Answer:
@@ -89,21 +89,28 @@ class FaceReader:
             probability = None
             if "calibration" in self.embedder.config.thresholds:
                 probability = self.embedder.probability(first, second).item()
-        by_far = {float(far): cosine for far, cosine in self.embedder.config.thresholds["far"].items()}
-        return Answer(same, self.embedder.similarity(first, second).item(), by_far[rate], probability)
+        return Answer(same, self.embedder.similarity(first, second).item(), self.threshold(rate), probability)
 
-    def identify(
-        self, photo: str, gallery: EmbeddingIndex, rate: float, top_k: int = 5
-    ) -> list[tuple[str, float, bool]]:
-        """The nearest people: name, cosine, and whether they are near enough at a false accept rate.
+    def threshold(self, rate: float) -> float:
+        """The cosine from which on two faces are one person's, at a false accept rate.
 
         Raises:
-            InputError: As for `embed`.
+            InputError: There is no threshold for this rate.
         """
-        by_far = {float(far): cosine for far, cosine in self.embedder.config.thresholds["far"].items()}
+        with input_errors():
+            return self.embedder.threshold(rate)
+
+    def identify(
+        self, photo: str, gallery: EmbeddingIndex, threshold: float, top_k: int = 5
+    ) -> list[tuple[str, float, bool]]:
+        """The nearest people: name, cosine, and whether they are as near as the threshold, a cosine, asks.
+
+        Raises:
+            InputError: As for `embed`, or the gallery is of another model.
+        """
         matches = gallery.search(self.embed([photo]), top_k)
         return [
-            (label, float(score), bool(score >= by_far[rate]))
+            (label, float(score), bool(score >= threshold))
             for label, score in zip(matches.labels[0], matches.scores[0], strict=True)
         ]
 

@@ -3,7 +3,9 @@
 import functools
 import os
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -24,6 +26,7 @@ from hfembed.loading import (
     load_face_swap,
     load_word2vec,
 )
+from hfembed.pipelines.provenance_mark import save_marked
 from hfembed.search.embedding_index import EmbeddingIndex
 
 MAX_UPLOAD = "8mb"
@@ -128,14 +131,19 @@ def serve(
 
 
 def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Show what is wrong with the input as one line on the page."""
+    """Show what is wrong with the input as one line on the page; uploads go by the names they came with."""
 
     @functools.wraps(function)
     def wrapper(*arguments: Any) -> Any:
         try:
             return function(*arguments)
         except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            message = str(error)
+            for argument in arguments:
+                for upload in argument if isinstance(argument, list) else [argument]:
+                    if isinstance(upload, str) and os.path.isabs(upload):
+                        message = message.replace(upload, Path(upload).name)
+            raise gr.Error(message, print_exception=False) from error
 
     return wrapper
 
@@ -144,9 +152,9 @@ def _photo(label: str, name: str) -> gr.Image:
     return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload"], height=260, elem_id=name)
 
 
-def _rate(reader: FaceReader) -> gr.Dropdown:
-    choices = [(f"1 in {round(1 / rate):,}", rate) for rate in reader.rates]
-    return gr.Dropdown(choices, value=reader.rates[-1], label="False accepts allowed")
+def _rate(rates: Sequence[float], label: str) -> gr.Dropdown:
+    """Rates to choose from, falling; the lowest at first."""
+    return gr.Dropdown([(f"1 in {round(1 / rate):,}", rate) for rate in rates], value=rates[-1], label=label)
 
 
 def _both(a: str | None, b: str | None) -> None:
@@ -172,23 +180,38 @@ def _verify_tab(reader: FaceReader) -> None:
         gr.Markdown("Do two photos show one person?" + _crop_notice(reader))
         with gr.Row():
             a, b = _photo("First photo", "verify-a"), _photo("Second photo", "verify-b")
-        rate = _rate(reader)
+        rate = _rate(reader.rates, "False accepts allowed")
         button = gr.Button("Compare", variant="primary", elem_id="verify-button")
         button.click(verify, [a, b, rate], gr.Markdown(elem_id="verify-answer"), api_name="verify")
 
 
 def _identify_tab(reader: FaceReader, gallery: EmbeddingIndex | None) -> None:
+    # thresholds for pairs say nothing of how many a stranger is compared with; the gallery's own do
+    calibration = None if gallery is None else gallery.thresholds.get("best")
+
     @_answering
-    def identify(photo: str | None, people: list[str] | None, rate: float) -> tuple[str, list[list[str]]]:
+    def identify(photo: str | None, people: list[str] | None, rate: float) -> tuple[str, list[list[str]], str]:
         if photo is None:
             raise InputError("choose a photo first")
         if gallery is None and not people:
             raise InputError("choose photos of the people to look among first")
         index = gallery if gallery is not None else reader.enrol(people)
-        found = reader.identify(photo, index, rate)
+        if calibration is not None:
+            threshold = index.threshold(rate)
+            basis = (
+                f"one search for a stranger in {round(1 / rate):,} names somebody in this gallery, measured on "
+                f"{calibration['data']}"
+            )
+        else:
+            threshold = reader.threshold(rate)
+            basis = (
+                f"one false accept in {round(1 / rate):,} pairs, measured on {reader.data}; who is looked for is "
+                f"compared with {len(index):,} photos"
+            )
+        found = reader.identify(photo, index, threshold)
         name, _, near = found[0]
         rows = [[person, f"{score:.3f}", "yes" if near else "no"] for person, score, near in found]
-        return (f"It is {name}" if near else "Unknown"), rows
+        return (f"It is {name}" if near else "Unknown"), rows, f"threshold {threshold:.3f} ({basis})"
 
     with gr.Tab("Identify"):
         gr.Markdown("Who is it?" + _crop_notice(reader))
@@ -203,11 +226,16 @@ def _identify_tab(reader: FaceReader, gallery: EmbeddingIndex | None) -> None:
             )
         if gallery is not None:
             gr.Markdown(f"The gallery holds {len(gallery.names):,} people, {len(gallery):,} photos.")
-        rate = _rate(reader)
+        if calibration is not None:
+            rates = sorted(map(float, calibration["fpir"]), reverse=True)
+            rate = _rate(rates, "Searches for strangers that may name somebody")
+        else:
+            rate = _rate(reader.rates, "False accepts allowed")
         button = gr.Button("Identify", variant="primary", elem_id="identify-button")
         answer = gr.Textbox(label="Answer", elem_id="identify-answer")
         table = gr.Dataframe(headers=["person", "cosine", "near enough"], interactive=False)
-        button.click(identify, [photo, people, rate], [answer, table], api_name="identify")
+        basis = gr.Markdown(elem_id="identify-basis")
+        button.click(identify, [photo, people, rate], [answer, table, basis], api_name="identify")
 
 
 def _words_tab(vectors: PreTrainedModel) -> None:
@@ -246,7 +274,9 @@ def _morph_tab(model: PreTrainedModel, processor: Any) -> None:
             return list(to_pictures(morph(model, start, end, int(steps))))
 
     with gr.Tab("Morph"):
-        gr.Markdown("From one face to another. Photos are faces cut out already, or show one in their middle.")
+        share = round(100 * processor.crop_fraction)
+        seen = "all of it" if share == 100 else f"the middle {share} % of its sides"
+        gr.Markdown(f"From one face to another, both upright. Of each photo the model sees {seen}.")
         with gr.Row():
             a, b = _photo("From", "morph-a"), _photo("To", "morph-b")
         steps = gr.Slider(3, 15, value=7, step=1, label="Pictures")
@@ -264,10 +294,13 @@ def _swap_tab(checkpoint: str, reader: FaceReader | None, device: str) -> None:
     swapper = FaceSwapper(model, processor, reader.analyzer.detector)
 
     @_answering
-    def swap(photo: str | None, person: str) -> Any:
+    def swap(photo: str | None, person: str) -> Path:
         if photo is None:
             raise InputError("choose a photo first")
-        return swapper(photo, person)
+        # a file in the page's own folder is handed on as it is, with the note that it was generated, and is deleted
+        file = Path(picture.GRADIO_CACHE) / f"swapped_{uuid.uuid4().hex}.png"
+        save_marked(swapper(photo, person), file)
+        return file
 
     with gr.Tab("Swap"):
         gr.Markdown("Every face in the photo is drawn as another person's: only with the consent of both.")

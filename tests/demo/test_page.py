@@ -14,9 +14,15 @@ from hfembed.errors import InputError
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
+from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
+from hfembed.pipelines.provenance_mark import NOTE
+from hfembed.search.embedding_index import EmbeddingIndex
+from tests.generation.tiny_autoencoder import SIZE, save_tiny_autoencoder, smooth_images
+from tests.pipelines.conftest import analyzer, draw, folder  # noqa: F401
 
 pytest.importorskip("gradio", reason='the page needs gradio: pip install "hfembed[demo]"')
 
@@ -32,7 +38,7 @@ THRESHOLDS = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models")
+    place = tmp_path_factory.mktemp("models")
     config = FaceEmbedderConfig(
         trunk="iresnet",
         trunk_arguments={"depths": [1, 1, 1, 1], "widths": [8, 8, 8, 8]},
@@ -41,29 +47,29 @@ def models(tmp_path_factory):
         bn_neck=False,
         thresholds=THRESHOLDS,
     )
-    FaceEmbedderModel(config).save_pretrained(folder / "faces")
-    FaceImageProcessor(size=[32, 32]).save_pretrained(folder / "faces")
+    FaceEmbedderModel(config).save_pretrained(place / "faces")
+    FaceImageProcessor(size=[32, 32]).save_pretrained(place / "faces")
     words = Word2VecModel(
         Word2VecConfig(vocab_size=4, embedding_size=2), Vocabulary(["king", "queen", "man", "woman"], [4, 3, 2, 1])
     )
     with torch.no_grad():
         words.embeddings.weight.copy_(torch.tensor([[1.0, 0.9], [1.0, 0.7], [0.0, 1.0], [0.1, -1.0]]))
-    words.save_pretrained(folder / "words")
-    return folder
+    words.save_pretrained(place / "words")
+    return place
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Two photos of each of two people, and a file that is no picture."""
-    folder = tmp_path_factory.mktemp("photos")
+    place = tmp_path_factory.mktemp("photos")
     for person, name in enumerate(("Ann", "Bob")):
         texture = np.random.default_rng(person + 3).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         face = np.asarray(Image.fromarray(texture).resize((64, 64), Image.Resampling.BICUBIC), dtype=np.int16)
         for number in (1, 2):
             noise = np.random.default_rng((person, number)).integers(-4, 5, face.shape)
-            Image.fromarray((face + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{name}_{number}.png")
-    (folder / "broken.png").write_bytes(b"no picture at all")
-    return folder
+            Image.fromarray((face + noise).clip(0, 255).astype(np.uint8)).save(place / f"{name}_{number}.png")
+    (place / "broken.png").write_bytes(b"no picture at all")
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +103,10 @@ def test_a_person_is_found_among_the_photos_given(client, photos):
     from gradio_client import handle_file
 
     people = [handle_file(photos / name) for name in ("Ann_1.png", "Bob_1.png")]
-    answer, table = client.predict(handle_file(photos / "Bob_2.png"), people, 0.01, api_name="/identify")
-    assert answer == "It is Bob"
+    answer, table, basis = client.predict(handle_file(photos / "Bob_2.png"), people, 0.01, api_name="/identify")
+    assert answer == "It is Bob" and "threshold 0.950 (one false accept in 100 pairs, measured on drawn faces" in basis
     assert [row[0] for row in table["data"]] == ["Bob", "Ann"] and table["data"][1][2] == "no"
-    answer, _ = client.predict(handle_file(photos / "Bob_2.png"), people[:1], 0.01, api_name="/identify")
+    answer, *_ = client.predict(handle_file(photos / "Bob_2.png"), people[:1], 0.01, api_name="/identify")
     assert answer == "Unknown"
 
 
@@ -148,6 +154,122 @@ def test_models_that_do_not_go_together_are_refused(models, tmp_path):
     (tmp_path / "faces" / "config.json").write_text(json.dumps({**config, "thresholds": None}))
     with pytest.raises(InputError, match="has no thresholds"):
         build_page([str(tmp_path / "faces")], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture_models(tmp_path_factory):
+    """An autoencoder, and a face swap model that draws plain red or plain blue faces."""
+    place = tmp_path_factory.mktemp("picture-models")
+    save_tiny_autoencoder(place / "autoencoder", num_channels=3)
+    settings = {"image_size": 32, "encoder_widths": [6, 8], "decoder_widths": [8, 6], "latent_size": 10}
+    swap = FaceSwapModel(FaceSwapConfig(people=["red", "blue"], **settings))
+    with torch.no_grad():
+        for decoder, colour in zip(swap.decoders, ([9.0, -9.0, -9.0], [-9.0, -9.0, 9.0]), strict=True):
+            decoder.output.weight.zero_()
+            decoder.output.bias.copy_(torch.tensor(colour))
+    swap.save_pretrained(place / "swap")
+    FaceImageProcessor(size=32, image_mean=0.0, image_std=1.0).save_pretrained(place / "swap")
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole_photos(tmp_path_factory):
+    """Photos with faces somewhere in them: each one's file is named after who is on it."""
+    place = tmp_path_factory.mktemp("whole-photos")
+    for name, person, size in (("Ann_1", 1, (160, 120)), ("Ann_2", 1, (220, 150)), ("Bob_1", 2, (160, 120))):
+        draw((50, 30), person=person, size=size).save(place / f"{name}.png")
+    draw().save(place / "nobody.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def picture_page(analyzer, folder, picture_models, whole_photos, tmp_path_factory):  # noqa: F811
+    """A page with a detector, whose gallery was calibrated, and with the models that draw."""
+    from hfembed.demo.page import serve
+
+    gallery = EmbeddingIndex()
+    found = analyzer([str(whole_photos / "Ann_1.png"), str(whole_photos / "Bob_1.png")], "only")
+    gallery.add(np.stack([photo.faces[0].embedding for photo in found]), ["Ann", "Bob"])
+    strangers = np.random.default_rng(0).normal(size=(40, gallery.dimension))
+    gallery.calibrate(strangers, data="40 random directions")
+    place = tmp_path_factory.mktemp("gallery") / "index"
+    gallery.save(place)
+    models = [str(folder), str(picture_models / "autoencoder"), str(picture_models / "swap")]
+    page = serve(models, str(place), device="cpu", block=False)
+    yield page, gallery
+    page.close()
+    page.uploads.cleanup()
+
+
+@pytest.fixture(scope="module")
+def picture_client(picture_page, tmp_path_factory):
+    from gradio_client import Client
+
+    page, _ = picture_page
+    return Client(page.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+
+
+def test_faces_are_found_in_whole_photos(picture_client, whole_photos):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    ann, again, bob, nobody = (
+        handle_file(whole_photos / f"{name}.png") for name in ("Ann_1", "Ann_2", "Bob_1", "nobody")
+    )
+    assert picture_client.predict(ann, again, 0.01, api_name="/verify").startswith("## The same person")
+    assert picture_client.predict(ann, bob, 0.01, api_name="/verify").startswith("## Two people")
+    with pytest.raises(AppError) as error:
+        picture_client.predict(ann, nobody, 0.01, api_name="/verify")
+    assert str(error.value) == "nobody.png: no face was found", "no place on the disk is told"
+
+
+def test_a_calibrated_gallery_decides_by_its_own_threshold(picture_page, picture_client, whole_photos):
+    from gradio_client import handle_file
+
+    threshold = picture_page[1].threshold(0.1)
+    photo = handle_file(whole_photos / "Ann_2.png")
+    answer, table, basis = picture_client.predict(photo, None, 0.1, api_name="/identify")
+    assert answer == "It is Ann" and [row[0] for row in table["data"]] == ["Ann", "Bob"]
+    assert f"threshold {threshold:.3f} (one search for a stranger in 10 names somebody" in basis
+    assert "40 random directions" in basis
+
+
+def test_a_face_turns_into_another(picture_client, tmp_path):
+    from gradio_client import handle_file
+
+    for number, image in enumerate(smooth_images(2, 3)):
+        pixels = (255 * image).permute(1, 2, 0).to(torch.uint8).numpy()
+        Image.fromarray(pixels).resize((40, 40)).save(tmp_path / f"{number}.png")
+    a, b = handle_file(tmp_path / "0.png"), handle_file(tmp_path / "1.png")
+    shown = picture_client.predict(a, b, 5, api_name="/morph")
+    frames = [np.asarray(Image.open(entry["image"]).convert("RGB")).astype(int) for entry in shown]
+    assert len(frames) == 5 and frames[0].shape == (SIZE, SIZE, 3)
+    ends = np.abs(frames[0] - frames[-1]).mean()
+    assert ends > 0 and all(np.abs(frame - frames[0]).mean() <= ends for frame in frames)
+
+
+def test_a_swapped_face_is_marked(picture_client, whole_photos):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    shown = picture_client.predict(handle_file(whole_photos / "Bob_1.png"), "blue", api_name="/swap")
+    before = np.asarray(Image.open(whole_photos / "Bob_1.png")).astype(int)
+    with Image.open(shown) as picture:
+        assert picture.text["Description"] == NOTE
+        after = np.asarray(picture.convert("RGB")).astype(int)
+    assert after.shape == before.shape and np.array_equal(after[:20], before[:20])
+    face = np.abs(after - before)[40:64, 60:84]
+    assert face.mean() > 10, "the middle of the face was drawn anew"
+    assert (after[-10:, -20:] != before[-10:, -20:]).any(), "a label is written into the corner"
+    with pytest.raises(AppError, match="^no face was found in nobody.png"):
+        picture_client.predict(handle_file(whole_photos / "nobody.png"), "red", api_name="/swap")
+
+
+def test_a_swap_model_needs_a_detector(picture_models, models):
+    from hfembed.demo.page import build_page
+
+    with pytest.raises(InputError, match="needs a detector"):
+        build_page([str(models / "faces"), str(picture_models / "swap")], device="cpu")
 
 
 @pytest.mark.slow
