@@ -157,6 +157,19 @@ def test_cvlface_sees_the_colours_its_settings_say(layout, color, tmp_path):
     check_equal(tmp_path / "lonely", forward, (112, 112), std=127.5, bgr=color == "BGR")
 
 
+@pytest.mark.data
+@pytest.mark.parametrize("layout", ["insightface", "adaface"])
+def test_on_real_photos(layout, real_crops, tmp_path):
+    torch.manual_seed(0)
+    arcface = layout == "insightface"
+    state = (arcface_state_dict if arcface else adaface_state_dict)(DEPTHS["r18"])
+    torch.save(OrderedDict(state), tmp_path / "backbone.pth")
+    convert(layout, tmp_path / "backbone.pth", tmp_path / "out")
+    network = IResNets(state, DEPTHS["r18"])
+    forward = network.arcface if arcface else network.adaface
+    check_equal(tmp_path / "out", forward, (112, 112), std=127.5, bgr=not arcface, photos=real_crops)
+
+
 @pytest.mark.parametrize("name", DEPTHS)
 def test_public_sizes_get_the_public_names(name):
     """Checked on the meta device: keys and shapes, no numbers."""

@@ -56,6 +56,14 @@ def test_the_head_is_the_embedding(name, safe_serialization, tmp_path):
     assert model.config.embedding_size == 512 and model.config.trunk == f"timm/{architecture}"
 
 
+@pytest.mark.data
+def test_on_real_photos(real_crops, tmp_path):
+    architecture, arguments, _ = PUBLIC["vit_tiny"]
+    network = write_checkpoint(tmp_path / "repo", architecture, arguments)
+    convert("timm-face", tmp_path / "repo", tmp_path / "out")
+    check_equal(tmp_path / "out", network, (112, 112), std=127.5, photos=real_crops)
+
+
 def test_what_is_no_timm_face_is_refused(tmp_path):
     repo = tmp_path / "repo"
     write_checkpoint(repo, "test_vit", {"img_size": 32})
