@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +19,7 @@ from hfembed.atomic import atomic_folder
 from hfembed.errors import InputError
 from hfembed.evaluation.verification import far_is_carried
 from hfembed.hub.commit import Pushed, commit_files, full_name
-from hfembed.hub.failure import hub_errors
+from hfembed.hub.pull import find_files
 from hfembed.search.index_card import render_index_card
 from hfembed.search.vector_store import PRECISIONS, Precision, VectorStore
 
@@ -410,15 +409,8 @@ class EmbeddingIndex:
                 raise InputError(
                     f"{folder_or_repo}: no such folder, and no name on the Hub, which is written owner/name"
                 )
-            with hub_errors(str(folder_or_repo), revision):
-                folder = Path(
-                    snapshot_download(
-                        str(folder_or_repo),
-                        repo_type="dataset",
-                        revision=revision,
-                        allow_patterns=[VECTORS_FILE, LABELS_FILE, INDEX_FILE],
-                    )
-                )
+            files = (VECTORS_FILE, LABELS_FILE, INDEX_FILE)
+            folder = find_files(str(folder_or_repo), files, repo_type="dataset", revision=revision)
         for name in (INDEX_FILE, LABELS_FILE, VECTORS_FILE):
             if not (folder / name).is_file():
                 raise InputError(f"{folder_or_repo} holds no index: {name} is missing")
