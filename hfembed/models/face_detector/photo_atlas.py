@@ -126,7 +126,7 @@ class AreaResampling:
 
     def __init__(self, photos: list[torch.Tensor]) -> None:
         # a photo's row lies in one piece, all channels of a pixel beside each other
-        self.photos = [normalize(photo.permute(1, 2, 0)).contiguous() for photo in photos]
+        self.photos = [photo.permute(1, 2, 0).contiguous().float() for photo in photos]
 
     @staticmethod
     def level_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -136,7 +136,7 @@ class AreaResampling:
     def levels(self, photo: torch.Tensor, scale: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """As `PhotoAtlas.levels`; height and width decide, not the scale."""
         levels = [_area_means(self.photos[number], height, width) for number in photo.tolist()]
-        return torch.stack(levels).permute(0, 3, 1, 2)
+        return normalize(torch.stack(levels)).permute(0, 3, 1, 2)
 
     def crops(self, photo: torch.Tensor, edges: torch.Tensor, side: int) -> torch.Tensor:
         """As `PhotoAtlas.crops`, of whole pixels."""
@@ -144,7 +144,7 @@ class AreaResampling:
             _area_means(self.photos[number][top:bottom, left:right], side, side)
             for number, (left, top, right, bottom) in zip(photo.tolist(), edges.long().tolist(), strict=True)
         ]
-        return torch.stack(crops).permute(0, 3, 1, 2)
+        return normalize(torch.stack(crops)).permute(0, 3, 1, 2)
 
 
 def _area_means(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
