@@ -294,6 +294,8 @@ class ConvAutoencoderModel(PreTrainedModel):
         code = self.bottleneck.code
         warp = self.bottleneck.to_warp(hidden.flatten(1)).float()
         fitted = code.fit(pixel_values, warp.detach(), self.config.refinement_steps, coarse=self.training)
+        if self.training:
+            fitted = code.refit(fitted, pixel_values)
         reconstruction = code.decode(fitted)
         latents = fitted[:, :, None, None]
         output = ConvAutoencoderOutput(reconstruction=reconstruction, latents=latents, pooler_output=fitted)
@@ -301,7 +303,7 @@ class ConvAutoencoderModel(PreTrainedModel):
             targets = pixel_values
         if targets is not None:
             output.reconstruction_loss = self.reconstruction_loss(reconstruction, targets)
-            distance = (warp - fitted[:, : warp.shape[1]]).square().sum(1).mean()
+            distance = (warp - fitted[:, : warp.shape[1]].detach()).square().sum(1).mean()
             output.loss = output.reconstruction_loss + distance / targets[0].numel()
         return output
 
