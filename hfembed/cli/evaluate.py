@@ -153,7 +153,7 @@ def evaluate_denoising(
     max_images: Annotated[int, typer.Option(min=0, help="At most so many held-out images; 0 = all.")] = 0,
     device: Device = "auto",
 ) -> None:
-    """Measure a denoiser on held-out people, beside non-local means, total variation, a Wiener filter, biharmonic."""
+    """Measure a denoiser on held-out people, beside non-local means, total variation, Wiener, biharmonic."""
     from hfembed.data.aligned_faces import AlignedFaces
     from hfembed.data.faces import load_faces
     from hfembed.data.splits import split_people
@@ -167,11 +167,10 @@ def evaluate_denoising(
     rest, chosen = split_people(load_faces(images), held_out_share, split_seed)
     held_out = AlignedFaces(chosen, processor).pixels()
     held_out = held_out[:max_images] if max_images else held_out
-    # only noise has opponents that are fitted
-    known = AlignedFaces(rest, processor).pixels() if sigma else held_out[:0]
+    known = AlignedFaces(rest, processor).pixels()
     with input_errors():
         tests = [DenoisingTest(held_out, known, value, seed) for value in sigma or []]
-        tests += [InpaintingTest(held_out, size, seed) for size in hole or []]
+        tests += [InpaintingTest(held_out, known, size, seed) for size in hole or []]
         metrics = report_denoising(tests, autoencoder, output, {"images": images})
     for name, value in metrics.items():
         print(f"{name:48}{value:8.3f}")
