@@ -177,7 +177,11 @@ def main() -> None:
     pairs = {
         "diffusers AutoencoderKL": (autoencoder_kl, (1, 2, 4), {"latent_channels": 4}),
         "diffusers AutoencoderTiny": (autoencoder_tiny, (1, 2, 4), {"latent_channels": 4}),
-        "pythae Conv AE (CelebA)": (pythae_conv, (1, 4, 8, 16), {"latent_channels": 64, "bottleneck": "dense"}),
+        "pythae Conv AE (CelebA)": (
+            pythae_conv,
+            (1, 4, 16),
+            {"latent_channels": 64, "bottleneck": "dense", "patch_size": 4},
+        ),
     }
     results: dict[str, dict[str, float]] = {}
     print(f"{'images a second, one thread':44}{'parameters':>12}{'train':>9}{'encode':>9}{'decode':>9}")

@@ -12,6 +12,7 @@ disturbs all of them alike. Absolute figures are this machine's; the ratios are 
 """
 
 import argparse
+import contextlib
 import copy
 import io
 import json
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ from hfembed.atomic import atomic_write
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.loading import FACE_DETECTOR, load_face_embedder, load_image_model
 from hfembed.mining import semi_hard_triplets, squared_distances
-from hfembed.models.face_detector import modeling_face_detector
+from hfembed.models.face_detector.photo_atlas import AreaResampling
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
 from hfembed.pipelines.face_analyzer import FaceAnalyzer
 
@@ -179,7 +181,8 @@ def detection_rows(
             row["faces"] = sum(map(len, found))
             row["found_of_the_first_row"] = sum(distance < 10 for distance in distances)
             row["median_landmark_distance"] = statistics.median(distances)
-    return rows | {f"stage: {name}": row for name, row in stage_rows(fast, pixels, batches).items()}
+    stages = stage_rows(detection_stages(exact), variants["ours, area, batches"], len(photos))
+    return rows | {f"area, batches, stage: {name}": row for name, row in stages.items()}
 
 
 def nearest(place: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
@@ -190,44 +193,41 @@ def nearest(place: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
 
 
 def stage_rows(
-    detector: PreTrainedModel, pixels: list[torch.Tensor], batches: list[slice]
+    stages: dict[str, tuple[object, str]], run: Callable[[], object], count: int
 ) -> dict[str, dict[str, float]]:
-    """Where the time of batched detection goes."""
-    seconds: dict[str, float] = {}
+    """Where the CPU time of a run over `count` photos goes: stages are methods that do not call each other."""
+    seconds = dict.fromkeys(stages, 0.0)
 
     def timed(name: str, function: Callable) -> Callable:
-        def run(*arguments: object, **named: object) -> object:
+        def timing(*arguments: object, **named: object) -> object:
             start = time.process_time()
             result = function(*arguments, **named)
-            seconds[name] = seconds.get(name, 0.0) + time.process_time() - start
+            seconds[name] += time.process_time() - start
             return result
 
-        return run
+        return timing
 
-    watched = copy.deepcopy(detector)
-    for name, network in (
-        ("proposal network", watched.proposal),
-        ("refinement network", watched.refinement),
-        ("landmark network", watched.landmark),
-    ):
-        network.forward = timed(name, network.forward)
-    atlas = modeling_face_detector.PhotoAtlas
-    stages = {"__init__": "atlas", "levels": "levels of the pyramid", "crops": "windows"}
-    before = {method: getattr(atlas, method) for method in stages}
-    try:
-        for method, name in stages.items():
-            setattr(atlas, method, timed(name, before[method]))
+    with contextlib.ExitStack() as watched:
+        for name, (owner, method) in stages.items():
+            watched.enter_context(patch.object(owner, method, timed(name, getattr(owner, method))))
         start = time.process_time()
-        for batch in batches:
-            watched.detect_in(pixels[batch])
+        run()
         whole = time.process_time() - start
-    finally:
-        for method, function in before.items():
-            setattr(atlas, method, function)
     seconds["boxes, suppression, the rest"] = whole - sum(seconds.values())
     return {
-        name: {"milliseconds_a_photo": 1000 * spent / len(pixels), "share": spent / whole}
-        for name, spent in seconds.items()
+        name: {"milliseconds_a_photo": 1000 * spent / count, "share": spent / whole} for name, spent in seconds.items()
+    }
+
+
+def detection_stages(detector: PreTrainedModel) -> dict[str, tuple[object, str]]:
+    """The stages of a detector that averages areas, for `stage_rows`."""
+    return {
+        "pixels to float32": (AreaResampling, "__init__"),
+        "levels of the pyramid": (AreaResampling, "levels"),
+        "proposal network": (detector.proposal, "forward"),
+        "windows for the others": (AreaResampling, "crops"),
+        "refinement network, 24 x 24 windows": (detector.refinement, "forward"),
+        "landmark network, 48 x 48 windows": (detector.landmark, "forward"),
     }
 
 
@@ -248,15 +248,13 @@ def photo_rows(
     analyzer = FaceAnalyzer.from_models(detector_folder, model_folder, "cpu")
     detector, embedder, processor = analyzer.detector, analyzer.embedder, analyzer.embedder_processor
     mtcnn = None if original is None else original_detector(original, detector.config.min_face_size)
-    exact = copy.deepcopy(detector)
-    exact.config.resampling = "area"
 
     def one_by_one() -> int:
         faces = 0
         for photo in photos:
             image = Image.open(io.BytesIO(photo)).convert("RGB")
             if mtcnn is None:
-                landmarks = exact.detect(image)[0].landmarks.numpy()
+                landmarks = detector.detect(image)[0].landmarks.numpy()
             else:
                 landmarks = mtcnn.detect(image, landmarks=True)[2]
             for points in [] if landmarks is None else landmarks:
@@ -276,7 +274,7 @@ def photo_rows(
         seconds = interleaved(variants, rounds, time.perf_counter)
         counts = {name: run() for name, run in variants.items()}
     torch.set_num_threads(1)
-    return {
+    rows = {
         f"photos of mixed sizes to embeddings: {name}": {
             "photos_per_second": len(photos) / seconds[name],
             "ratio": seconds["one by one"] / seconds[name],
@@ -284,6 +282,15 @@ def photo_rows(
         }
         for name in variants
     }
+    if detector.config.resampling == "area":
+        stages = (
+            {"decoding": (analyzer.detector_processor, "open")}
+            | detection_stages(detector)
+            | {"alignment": (analyzer, "crop"), "embedding": (analyzer, "embed_crops")}
+        )
+        spent = stage_rows(stages, lambda: analyzer(photos, "all", batch_size), len(photos))
+        rows |= {f"FaceAnalyzer, one thread, stage: {name}": row for name, row in spent.items()}
+    return rows
 
 
 def of_mixed_sizes(photos: list[Image.Image]) -> list[bytes]:
@@ -342,7 +349,7 @@ def main() -> None:
                     arguments.model, arguments.detector, arguments.original, mixed, batch_size, rounds
                 )
     for name, row in results.items():
-        print(f"{name:56}" + "  ".join(f"{figure} {value:.3g}" for figure, value in row.items()))
+        print(f"{name:80}" + "  ".join(f"{figure} {value:.3g}" for figure, value in row.items()))
     if arguments.output:
         with atomic_write(arguments.output) as temporary:
             temporary.write_text(json.dumps(results, indent=2) + "\n")

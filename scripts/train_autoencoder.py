@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from hfembed.data.aligned_faces import AlignedFaces
 from hfembed.data.collators import AutoencoderCollator
 from hfembed.data.samplers import KeyedBatchSampler
-from hfembed.errors import exit_on_input_error
+from hfembed.errors import exit_on_input_error, input_errors
 from hfembed.evaluation.reconstruction import HeldOutReconstruction
 from hfembed.evaluation.reconstruction_pictures import draw_reconstructions
 from hfembed.hub.card import write_card
@@ -43,7 +43,6 @@ def main() -> None:
     batch_size = samples_per_round(config, accelerator)
     processor = make_processor(config)
     framed = make_processor(config, config.frame_margin)
-    collate = AutoencoderCollator(processor, make_augmentation(config), make_corruption(config))
 
     with accelerator.main_process_first():
         images = load_images(config)
@@ -60,6 +59,13 @@ def main() -> None:
     if model.config.bottleneck == "warp" and not config.init_from:
         pixels = without_margin(photos.pixels(), config.frame_margin)
         model.bottleneck.code.start_from_images(processor.normalize(pixels))
+    if model.config.inpainting and not config.init_from:
+        pixels = without_margin(photos.pixels(), config.frame_margin)
+        model.fill.start_from_images(processor.normalize(pixels))
+    with input_errors():
+        collate = AutoencoderCollator(
+            processor, make_augmentation(config), make_corruption(config), show_holes=model.config.inpainting
+        )
     sampler = KeyedBatchSampler(
         len(photos), batch_size,
         seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes,

@@ -9,18 +9,27 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+# what several commands ask for, in the same words
+FaceEmbedder = Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder.")]
+Landmarks = Annotated[Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")]
+Undetected = Annotated[Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")]
+BatchSize = Annotated[int, typer.Option(min=1)]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode and align.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of torch on a CPU: small parts gain nothing by more.")]
+HeldOutShare = Annotated[float, typer.Option(help="Share of the people that training held out.")]
+SplitSeed = Annotated[int, typer.Option(help="Of that split.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")]
+
 app = typer.Typer(no_args_is_help=True, help="Measure a model by a published protocol.")
 
 
 @app.command("lfw")
 def evaluate_lfw(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder.")],
+    model: FaceEmbedder,
     images: Annotated[str, typer.Option(help="LFW's archive (.tgz, .zip), folder, URL or Hub id.")],
     pairs: Annotated[str, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
     output: Annotated[Path, typer.Option(help="Folder for results.json, roc.png and mistakes.png.")],
-    landmarks: Annotated[
-        Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")
-    ] = None,
+    landmarks: Landmarks = None,
     detector: Annotated[
         str | None, typer.Option(help="Instead of landmarks: checkpoint folder or Hub id of a face detector.")
     ] = None,
@@ -30,9 +39,7 @@ def evaluate_lfw(
     fold: Annotated[
         list[int] | None, typer.Option(help="Only this fold, from 0; repeat it for more. Default: all of them.")
     ] = None,
-    undetected: Annotated[
-        Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")
-    ] = "error",
+    undetected: Undetected = "error",
     mirror: Annotated[
         Literal["none", "sum", "concatenate"] | None, typer.Option(help="Test-time mirror; default: the checkpoint's.")
     ] = None,
@@ -40,13 +47,10 @@ def evaluate_lfw(
     store_thresholds: Annotated[
         bool, typer.Option("--store-thresholds", help="Put the thresholds into MODEL's config, for model.verify().")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and align.")] = 2,
-    num_threads: Annotated[
-        int,
-        typer.Option(min=1, help="Threads of torch on a CPU: small parts gain nothing by more."),
-    ] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    batch_size: BatchSize = 64,
+    num_workers: Workers = 2,
+    num_threads: Threads = 1,
+    device: Device = "auto",
 ) -> None:
     """Measure a face embedder on Labeled Faces in the Wild."""
     import torch
@@ -88,15 +92,11 @@ def evaluate_lfw(
 
 @app.command("identification")
 def evaluate_identification(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder.")],
+    model: FaceEmbedder,
     images: Annotated[str, typer.Option(help="Folder with a folder a person, its archive, Parquet or a Hub id.")],
     output: Annotated[Path, typer.Option(help="Folder for results.json, cmc.png, det.png and a ROC curve.")],
-    landmarks: Annotated[
-        Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")
-    ] = None,
-    undetected: Annotated[
-        Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")
-    ] = "error",
+    landmarks: Landmarks = None,
+    undetected: Undetected = "error",
     distractors: Annotated[
         str | None, typer.Option(help="Photos of other people, for MegaFace's challenge 1; as --images.")
     ] = None,
@@ -107,13 +107,10 @@ def evaluate_identification(
     store_thresholds: Annotated[
         bool, typer.Option("--store-thresholds", help="Put the thresholds of all pairs into MODEL's config.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and align.")] = 2,
-    num_threads: Annotated[
-        int,
-        typer.Option(min=1, help="Threads of torch on a CPU: small parts gain nothing by more."),
-    ] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    batch_size: BatchSize = 64,
+    num_workers: Workers = 2,
+    num_threads: Threads = 1,
+    device: Device = "auto",
 ) -> None:
     """Measure how well a face embedder finds people again: closed set, open set, all pairs, BLUFR, MegaFace."""
     import torch
@@ -150,13 +147,13 @@ def evaluate_denoising(
     output: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")],
     sigma: Annotated[list[float] | None, typer.Option(help="Gaussian noise, pixels in [0, 1]; may repeat.")] = None,
     hole: Annotated[list[int] | None, typer.Option(help="Side of a square hole, in pixels; may repeat.")] = None,
-    held_out_share: Annotated[float, typer.Option(help="Share of the people that training held out.")] = 0.1,
-    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    held_out_share: HeldOutShare = 0.1,
+    split_seed: SplitSeed = 0,
     seed: Annotated[int, typer.Option(help="Of the noise and the places of holes.")] = 0,
     max_images: Annotated[int, typer.Option(min=0, help="At most so many held-out images; 0 = all.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Measure a denoiser on held-out people, beside non-local means, total variation, a Wiener filter, biharmonic."""
+    """Measure a denoiser on held-out people, beside non-local means, total variation, Wiener, biharmonic."""
     from hfembed.data.aligned_faces import AlignedFaces
     from hfembed.data.faces import load_faces
     from hfembed.data.splits import split_people
@@ -170,11 +167,10 @@ def evaluate_denoising(
     rest, chosen = split_people(load_faces(images), held_out_share, split_seed)
     held_out = AlignedFaces(chosen, processor).pixels()
     held_out = held_out[:max_images] if max_images else held_out
-    # only noise has opponents that are fitted
-    known = AlignedFaces(rest, processor).pixels() if sigma else held_out[:0]
+    known = AlignedFaces(rest, processor).pixels()
     with input_errors():
         tests = [DenoisingTest(held_out, known, value, seed) for value in sigma or []]
-        tests += [InpaintingTest(held_out, size, seed) for size in hole or []]
+        tests += [InpaintingTest(held_out, known, size, seed) for size in hole or []]
         metrics = report_denoising(tests, autoencoder, output, {"images": images})
     for name, value in metrics.items():
         print(f"{name:48}{value:8.3f}")
@@ -198,8 +194,8 @@ def evaluate_reconstruction(
     landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="LFW's pairs.txt: also verify people on reconstructions.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
-    num_threads: Annotated[int, typer.Option(min=1, help="Threads of torch on a CPU.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    num_threads: Threads = 1,
+    device: Device = "auto",
 ) -> None:
     """Measure an autoencoder on held-out people, beside PCA with as many numbers."""
     import torch
@@ -236,10 +232,10 @@ def evaluate_compression(
     model: Annotated[str, typer.Argument(help="Autoencoder with latent statistics, checkpoint folder or Hub id.")],
     images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
     output: Annotated[Path, typer.Option(help="Folder for results.json and rates.png.")],
-    held_out_share: Annotated[float, typer.Option(help="Share of the people that training held out.")] = 0.1,
-    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    held_out_share: HeldOutShare = 0.1,
+    split_seed: SplitSeed = 0,
     max_images: Annotated[int, typer.Option(min=1, help="At most so many held-out images, spread evenly.")] = 300,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Bytes against quality on held-out people: compressed latents, JPEG, WebP."""
     from hfembed.data.aligned_faces import AlignedFaces
@@ -270,11 +266,11 @@ def evaluate_generation(
     images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
     landmarks: Annotated[Path, typer.Option(help="JSON: file -> five points; their mean says where faces lie.")],
     output: Annotated[Path, typer.Option(help="Folder for results.json.")],
-    held_out_share: Annotated[float, typer.Option(help="Share of the people that training held out.")] = 0.1,
-    split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
+    held_out_share: HeldOutShare = 0.1,
+    split_seed: SplitSeed = 0,
     max_images: Annotated[int, typer.Option(min=2, help="Images of a draw, at most those held out.")] = 2000,
     draws: Annotated[int, typer.Option(min=1, help="Draws of each method, averaged.")] = 5,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Frechet distance of made-up faces to held-out ones: mixtures, priors, and Gaussians over pixels."""
     from hfembed.data.aligned_faces import AlignedFaces
@@ -324,7 +320,7 @@ def evaluate_words(
         bool, typer.Option("--unknown-is-wrong", help="Unknown words count as wrong answers; else they are not asked.")
     ] = False,
     method: Annotated[Literal["3cosadd", "3cosmul"], typer.Option(help="How candidates are scored.")] = "3cosadd",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure word vectors by analogies and by word pairs rated by people."""
     from hfembed.evaluation.word_report import report_words
@@ -346,8 +342,8 @@ def evaluate_swap(
     detector: Annotated[
         str | None, typer.Option(help="Face detector: also measure poses, which needs landmarks in the swaps.")
     ] = None,
-    num_threads: Annotated[int, typer.Option(min=1, help="Threads of torch on a CPU.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    num_threads: Threads = 1,
+    device: Device = "auto",
 ) -> None:
     """Measure a face swap model on the photos of its people that it was not trained on."""
     import torch

@@ -163,18 +163,16 @@ def _analyzer(model: str | None, detector: str | None, device: str) -> "FaceAnal
 
 
 def _gallery(gallery: str, analyzer: "FaceAnalyzer", batch_size: int, num_workers: int) -> "EmbeddingIndex":
-    from hfembed.errors import InputError
     from hfembed.pipelines.photo_folders import read_gallery
     from hfembed.search.embedding_index import INDEX_FILE, EmbeddingIndex
+    from hfembed.search.face_probe import probe_embedding
 
     if Path(gallery).is_dir() and not (Path(gallery) / INDEX_FILE).exists():
         index, summary = read_gallery(analyzer, gallery, batch_size, num_workers, sys.stderr.isatty())
         _report(summary.errors)
         return index
     index = EmbeddingIndex.load(gallery)
-    size = analyzer.embedder.config.embedding_size * (2 if analyzer.embedder.config.mirror == "concatenate" else 1)
-    if index.dimension != size:
-        raise InputError(f"{gallery} is of another model: its vectors have {index.dimension} numbers, not {size}")
+    index.check_model(str(analyzer.embedder.config.name_or_path), probe_embedding(analyzer.embedder))
     return index
 
 

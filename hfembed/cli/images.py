@@ -23,6 +23,7 @@ def fit_latents(
     held_out_share: Annotated[float, typer.Option(help="Leave out this share of the people, as training did.")] = 0.1,
     split_seed: Annotated[int, typer.Option(help="Of that split.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the mixture.")] = 0,
+    max_images: Annotated[int, typer.Option(min=0, help="At most so many, spread evenly; 0 = all.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Measure how latents are spread over images, for sample, walk and compress; written into the checkpoint."""
@@ -36,7 +37,8 @@ def fit_latents(
     faces = load_faces(images)
     if held_out_share:
         faces, _ = split_people(faces, held_out_share, split_seed)
-    latents = encode_images(autoencoder, processor.normalize(AlignedFaces(faces, processor).pixels()))
+    pixels = AlignedFaces(faces, processor).pixels(max_images or None)
+    latents = encode_images(autoencoder, processor.normalize(pixels))
     statistics = LatentStatistics.fit(autoencoder, latents, mixture_components, seed)
     print(f"{len(latents)} images, {latents[0].numel()} numbers each: {statistics.save(model)}")
 

@@ -1,7 +1,7 @@
 """Damage to clean images that a network learns to undo, each sample's a pure function of (seed, key)."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -163,19 +163,58 @@ class Corruption:
         Raises:
             ValueError: A hole may be larger than the images.
         """
-        if self.holes and self.hole_size[1] > min(pixels.shape[2:]):
-            raise ValueError(f"hole_size {self.hole_size} is larger than images of {tuple(pixels.shape[2:])}")
+        self._check_holes(*pixels.shape[2:])
         clean = pixels.to(torch.float32).numpy()
         damaged = np.empty_like(clean)
         for place, key in enumerate(keys):
-            damaged[place] = self._damage(clean[place], keyed_generator(self.seed, key, _STREAM))
+            damaged[place] = self._damage(clean[place], key)
         return torch.from_numpy(damaged)
 
-    def _damage(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """One sample, (channels, height, width) float32."""
-        draws = dict(zip(_DRAWS, generator.random(len(_DRAWS)), strict=True))
+    def hole_masks(self, keys: Sequence[Sequence[int]], height: int, width: int) -> torch.Tensor:
+        """Where the holes are that a batch of these keys gets.
+
+        Args:
+            keys: One a sample.
+            height: Of the images, in pixels.
+            width: Of the images, in pixels.
+
+        Returns:
+            (batch, 1, height, width) bool, true inside.
+
+        Raises:
+            ValueError: A hole may be larger than the images.
+        """
+        self._check_holes(height, width)
+        masks = np.zeros((len(keys), 1, height, width), dtype=bool)
+        for mask, key in zip(masks, keys, strict=True):
+            *_, holes = self._draws(key)
+            for rows, columns in self._places(holes, height, width):
+                mask[:, rows, columns] = True
+        return torch.from_numpy(masks)
+
+    def _check_holes(self, height: int, width: int) -> None:
+        if self.holes and self.hole_size[1] > min(height, width):
+            raise ValueError(f"hole_size {self.hole_size} is larger than images of {(height, width)}")
+
+    def _draws(
+        self, key: Sequence[int]
+    ) -> tuple[dict[str, float], np.random.Generator, np.random.Generator, np.random.Generator]:
+        """A sample's random strengths, and where its noise, its salt and pepper and its holes are drawn from."""
+        generator = keyed_generator(self.seed, key, _STREAM)
+        strengths = dict(zip(_DRAWS, generator.random(len(_DRAWS)), strict=True))
         # pixelwise draws come from streams of their own, spawned whether or not they are used
         noise, salt, holes = (np.random.Generator(generator.bit_generator.jumped(jump)) for jump in (1, 2, 3))
+        return strengths, noise, salt, holes
+
+    def _places(self, holes: np.random.Generator, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of each hole."""
+        for _ in range(self.holes):
+            size = int(holes.integers(self.hole_size[0], self.hole_size[1] + 1))
+            yield draw_hole(height, width, size, holes)
+
+    def _damage(self, image: np.ndarray, key: Sequence[int]) -> np.ndarray:
+        """One sample, (channels, height, width) float32."""
+        draws, noise, salt, holes = self._draws(key)
         if sigma := _between(self.blur, draws["blur"]):
             image = blur_image(image, sigma)
         if (share := _between(self.downsample, draws["downsample"])) < 1:
@@ -189,10 +228,7 @@ class Corruption:
             image = compress_as_jpeg(image, low + int(draws["jpeg"] * (high - low + 1)))
         if self.holes:
             image = image.copy()
-            height, width = image.shape[1:]
-            for _ in range(self.holes):
-                size = int(holes.integers(self.hole_size[0], self.hole_size[1] + 1))
-                rows, columns = draw_hole(height, width, size, holes)
+            for rows, columns in self._places(holes, *image.shape[1:]):
                 image[:, rows, columns] = 255 * self.hole_level
         return image
 

@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hfembed.errors import InputError
 
@@ -40,10 +40,12 @@ def read_upright(photo: str | Path | bytes) -> Image.Image:
     Raises:
         InputError: It cannot be read; names the file.
     """
+    name = "a photo" if isinstance(photo, bytes) else photo
     try:
         image = Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo)
         image.load()  # now, while its name is known: Pillow decodes late
         return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name}: not an image of any known kind") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        name = "a photo" if isinstance(photo, bytes) else photo
         raise InputError(f"{name} cannot be read as a photo: {error}") from error

@@ -28,6 +28,7 @@ from hfembed.loading import (
 )
 from hfembed.pipelines.provenance_mark import save_marked
 from hfembed.search.embedding_index import EmbeddingIndex
+from hfembed.search.face_probe import probe_embedding
 
 MAX_UPLOAD = "8mb"
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp"]
@@ -52,7 +53,8 @@ def build_page(models: Sequence[str], gallery: str | None = None, device: str = 
         The page; `serve` shows it.
 
     Raises:
-        InputError: A model cannot be read, is of an unknown kind, or two are of one kind.
+        InputError: A model cannot be read, is of an unknown kind, or two are of one kind; or the gallery is of
+            another face model.
     """
     by_kind: dict[str, str] = {}
     for model in models:
@@ -68,12 +70,15 @@ def build_page(models: Sequence[str], gallery: str | None = None, device: str = 
         raise InputError("a gallery needs the face model that its embeddings come from")
 
     reader = FaceReader(by_kind[FACE_EMBEDDER], device) if FACE_EMBEDDER in by_kind else None
+    index = None if gallery is None else EmbeddingIndex.load(gallery)
+    if index is not None:
+        index.check_model(by_kind[FACE_EMBEDDER], probe_embedding(reader.embedder))
     # uploads older than that are deleted, looked for once a minute
     with gr.Blocks(title="hfembed", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as page:
         gr.Markdown(f"# hfembed\n{_NOTICE}")
         if reader is not None:
             _verify_tab(reader)
-            _identify_tab(reader, None if gallery is None else EmbeddingIndex.load(gallery))
+            _identify_tab(reader, index)
         if WORD2VEC in by_kind:
             _words_tab(load_word2vec(by_kind[WORD2VEC], device))
         if CONV_AUTOENCODER in by_kind:

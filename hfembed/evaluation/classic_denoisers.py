@@ -84,6 +84,7 @@ STRENGTHS = {
     non_local_means: (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15),
     total_variation: (0.6, 0.8, 1.0, 1.2, 1.4, 1.7),
 }
+FILL_STRENGTHS = (1e-4, 3e-4, 1e-3)  # variance added to every pixel by the Gaussian fill
 PCA_STRENGTHS = (0.6, 0.8, 0.9, 1.0, 1.1, 1.3)
 
 

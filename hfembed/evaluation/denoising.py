@@ -14,6 +14,7 @@ from hfembed.evaluation import classic_denoisers
 from hfembed.evaluation.reconstruction import psnr, reconstruct, ssim
 from hfembed.evaluation.results import provenance, write_results
 from hfembed.generation.films import picture_grid, to_pictures, write_picture
+from hfembed.models.conv_autoencoder.gaussian_fill import GaussianFill
 
 _TUNING_IMAGES = 48  # of the training images, to choose the strengths of the classic methods on
 
@@ -115,26 +116,27 @@ class DenoisingTest:
 
 
 class InpaintingTest:
-    """PSNR inside a square hole, one in each image at a place fixed by a seed; beside it a biharmonic fill.
+    """PSNR inside a square hole, one in each image at a place fixed by a seed; beside it the classic fills.
+
+    These are the biharmonic, which looks at the hole's border, and the conditional mean under a Gaussian of the
+    training images, which looks at the whole image, its strength chosen as in `DenoisingTest`.
 
     Args:
         clean: (N, C, H, W) uint8, images that the network was not trained on.
+        known: (M, C, H, W) uint8, images of the training side.
         size: Side of the hole in pixels.
         seed: Of the places.
-        level: What fills the hole in the network's input, in [0, 1], as in training.
         batch_size: Images the network takes at once.
     """
 
     greater_is_better = True
 
-    def __init__(self, clean: torch.Tensor, size: int = 16, seed: int = 0, level: float = 0.5, batch_size: int = 64):
+    def __init__(self, clean: torch.Tensor, known: torch.Tensor, size: int = 16, seed: int = 0, batch_size: int = 64):
         self.name = f"denoising_hole{size}"
         self.primary_metric = f"{self.name}_psnr"
-        hole = Corruption(seed, holes=1, hole_size=(size, size), hole_level=level)
-        self.clean, self.masked = _corrupt(clean, hole)
-        # the same draws on a white and on a black image show where the hole is
-        white, black = (_corrupt(torch.full_like(clean[:, :1], value), hole)[1] for value in (255, 0))
-        self.masks = white == black  # (N, 1, H, W)
+        self.size = size
+        self.clean, self.masked, self.masks = self._cut(clean, seed)
+        self.known = known
         self.seed = seed
         self.batch_size = batch_size
 
@@ -149,31 +151,49 @@ class InpaintingTest:
             model: Images (B, C, H, W) in [0, 1] -> an output with `reconstruction`; in eval mode.
 
         Returns:
-            `denoising_hole<s>_psnr` (dB, of the squared error inside all holes), `..._biharmonic_psnr` and
-            `..._gain`; and the images, untouched outside of the holes.
+            `denoising_hole<s>_psnr` (dB, of the squared error inside all holes), `..._biharmonic_psnr`,
+            `..._gaussian_psnr`, `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB; and the
+            images, untouched outside of the holes.
 
         Raises:
-            InputError: The model takes images of other channels or sizes.
+            InputError: The model does not fill holes, or takes images of other channels or sizes.
         """
+        if not model.config.inpainting:
+            raise InputError("this autoencoder does not fill holes: train one with inpainting (recipes/inpaint.yaml)")
         biharmonic = classic_denoisers.biharmonic_fill(self.masked.numpy(), self.masks[:, 0].numpy())
-        filled = {
+        fill, strength = self._gaussian_fill()
+        classics = {
             "biharmonic": torch.from_numpy(biharmonic).float().clamp(0, 1),
-            "model": torch.where(self.masks, _restored(model, self.masked, self.batch_size), self.masked),
+            "gaussian": fill(self.masked, self.masks).clamp(0, 1),
         }
-        inside = {name: self._psnr_inside(images) for name, images in filled.items()}
-        metrics = {
-            f"{self.name}_psnr": inside["model"],
-            f"{self.name}_biharmonic_psnr": inside["biharmonic"],
-            f"{self.name}_gain": inside["model"] - inside["biharmonic"],
-        }
-        return Denoising(metrics, {"clean": self.clean, "corrupted": self.masked, **filled})
+        filled = {**classics, "model": _restored(model, self.masked, self.batch_size, self.masks)}
+        inside = {name: psnr(self._inside(images), self._inside(self.clean)) for name, images in filled.items()}
+        best = max(inside[name] for name in classics)
+        metrics = {f"{self.name}_psnr": inside["model"]}
+        metrics |= {f"{self.name}_{name}_psnr": inside[name] for name in classics}
+        metrics |= {f"{self.name}_best_classic_psnr": best, f"{self.name}_gain": inside["model"] - best}
+        return Denoising(metrics, {"clean": self.clean, "corrupted": self.masked, **filled}, {"gaussian": strength})
 
-    def _psnr_inside(self, images: torch.Tensor) -> float:
+    def _gaussian_fill(self) -> tuple[GaussianFill, float]:
+        """The fill of the strength that is best on some of the known images, measured on the others."""
+        clean, masked, masks = self._cut(self.known[:_TUNING_IMAGES], self.seed + 1)
+        measured = self.known[_TUNING_IMAGES:].float() / 255
+        fills, errors = {}, {}
+        for strength in classic_denoisers.FILL_STRENGTHS:
+            fills[strength] = GaussianFill(clean.shape[1], list(clean.shape[2:]))
+            fills[strength].start_from_images(measured, strength)
+            errors[strength] = float((fills[strength](masked, masks).clamp(0, 1) - clean).square().sum())
+        chosen = min(errors, key=errors.get)
+        return fills[chosen], chosen
+
+    def _cut(self, clean: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Clean images, images with holes, both float32 in [0, 1], and where the holes are, bool (N, 1, H, W)."""
+        holes = Corruption(seed, holes=1, hole_size=(self.size, self.size))
+        return *_corrupt(clean, holes), holes.hole_masks(_keys(clean), *clean.shape[2:])
+
+    def _inside(self, images: torch.Tensor) -> torch.Tensor:
         # all holes are of one size: cut out, they are images of their own
-        inside = self.masks.expand_as(images)
-        size = int(self.masks[0].sum() ** 0.5)
-        shape = (len(images), images.shape[1], size, size)
-        return psnr(images[inside].view(shape), self.clean[inside].view(shape))
+        return images[self.masks.expand_as(images)].view(len(images), images.shape[1], self.size, self.size)
 
 
 def report_denoising(
@@ -212,10 +232,14 @@ def report_denoising(
     return metrics
 
 
-def _restored(model: PreTrainedModel, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+def _restored(
+    model: PreTrainedModel, images: torch.Tensor, batch_size: int, masks: torch.Tensor | None = None
+) -> torch.Tensor:
     """What `hfembed denoise` makes of images: the mean of what becomes of each and of its mirror image."""
+    mirrored_masks = masks if masks is None else masks.flip(3)
     try:
-        plain, mirrored = (reconstruct(model, view, batch_size)[0] for view in (images, images.flip(3)))
+        plain = reconstruct(model, images, batch_size, masks)[0]
+        mirrored = reconstruct(model, images.flip(3), batch_size, mirrored_masks)[0]
         return ((plain + mirrored.flip(3)) / 2).clamp(0, 1)
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -223,5 +247,8 @@ def _restored(model: PreTrainedModel, images: torch.Tensor, batch_size: int) -> 
 
 def _corrupt(clean: torch.Tensor, corruption: Corruption) -> tuple[torch.Tensor, torch.Tensor]:
     """Clean and corrupted images, float32 in [0, 1]."""
-    keys = [(0, index) for index in range(len(clean))]
-    return clean.float() / 255, corruption(clean, keys) / 255
+    return clean.float() / 255, corruption(clean, _keys(clean)) / 255
+
+
+def _keys(images: torch.Tensor) -> list[tuple[int, int]]:
+    return [(0, index) for index in range(len(images))]

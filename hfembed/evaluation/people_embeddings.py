@@ -11,6 +11,7 @@ from hfembed.data.faces import load_faces
 from hfembed.errors import InputError
 from hfembed.evaluation.embedding import FaceFile, embed_faces
 from hfembed.search.embedding_index import EmbeddingIndex
+from hfembed.search.face_probe import probe_embedding
 
 
 class PeopleEmbeddings(NamedTuple):
@@ -80,6 +81,7 @@ def embed_people(
     embeddings[rows] = found
     if index_folder is not None:
         index = EmbeddingIndex(model=str(model.name_or_path))
+        index.probe = probe_embedding(model)
         usable = [row for row in rows if files[row] not in broken]
         index.add(embeddings[usable], [people[row] for row in usable], [files[row] for row in usable])
         index.save(index_folder)

@@ -74,7 +74,7 @@ def active_latents(latents: torch.Tensor, threshold: float = ACTIVE_VARIANCE) ->
 
 @torch.no_grad()
 def reconstruct(
-    model: PreTrainedModel, pixel_values: torch.Tensor, batch_size: int = 64
+    model: PreTrainedModel, pixel_values: torch.Tensor, batch_size: int = 64, masks: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Take images through a `ConvAutoencoderModel`.
 
@@ -82,13 +82,18 @@ def reconstruct(
         model: In eval mode, on any device.
         pixel_values: (N, C, H, W) in [0, 1], on the CPU.
         batch_size: Images a forward pass.
+        masks: (N, 1, H, W) bool, the holes that an inpainting model is to fill.
 
     Returns:
         Reconstructions (N, C, H, W), not clipped, and flat latents (N, D), both float32 on the CPU.
     """
-    outputs = [
-        model(batch.to(model.device, memory_format=torch.channels_last)) for batch in pixel_values.split(batch_size)
-    ]
+    outputs = []
+    for start in range(0, len(pixel_values), batch_size):
+        part = slice(start, start + batch_size)
+        inputs = {"pixel_values": pixel_values[part].to(model.device, memory_format=torch.channels_last)}
+        if masks is not None:
+            inputs["mask"] = masks[part].to(model.device)
+        outputs.append(model(**inputs))
     return (
         torch.cat([output.reconstruction.float().cpu().contiguous() for output in outputs]),
         torch.cat([output.pooler_output.float().cpu() for output in outputs]),
@@ -164,9 +169,10 @@ class HeldOutReconstruction:
         self, pixels: torch.Tensor, corruption: Corruption | None = None, batch_size: int = 64, name: str = ""
     ):
         self.pixels = pixels
-        self.damaged = pixels
+        self.damaged, self.masks = pixels, None
         if corruption is not None:
-            self.damaged = corruption(pixels, [(0, index) for index in range(len(pixels))])
+            keys = [(0, index) for index in range(len(pixels))]
+            self.damaged, self.masks = corruption(pixels, keys), corruption.hole_masks(keys, *pixels.shape[2:])
         self.batch_size = batch_size
         self.name = f"{name}_" if name else ""
         self.primary_metric = f"{self.name}psnr"
@@ -182,5 +188,6 @@ class HeldOutReconstruction:
             "psnr" in dB and "ssim", behind the name.
         """
         targets = processor.normalize(self.pixels)
-        reconstruction, _ = reconstruct(model, processor.normalize(self.damaged), self.batch_size)
+        masks = self.masks if model.config.inpainting else None
+        reconstruction, _ = reconstruct(model, processor.normalize(self.damaged), self.batch_size, masks)
         return {f"{self.name}psnr": psnr(reconstruction, targets), f"{self.name}ssim": ssim(reconstruction, targets)}

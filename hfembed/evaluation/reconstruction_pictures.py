@@ -36,7 +36,8 @@ def draw_reconstructions(
     chosen = torch.linspace(0, len(protocol.pixels) - 1, min(count, len(protocol.pixels))).round().long()
     targets = processor.normalize(protocol.pixels[chosen])
     damaged = processor.normalize(protocol.damaged[chosen])
-    again, _ = reconstruct(model, damaged)
+    masks = protocol.masks[chosen] if model.config.inpainting else None
+    again, _ = reconstruct(model, damaged, masks=masks)
     rows = [targets, again] if protocol.damaged is protocol.pixels else [targets, damaged, again]
     draw_rows(rows, path)
 

@@ -119,6 +119,10 @@ def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
         model, processor = load_autoencoder(checkpoint, "cpu")
         pixels, latents = (model.config.num_channels, *model.config.image_size), model.config.latent_shape
         made = ("reconstruction",)
+        if model.config.inpainting:
+            raise InputError(
+                f"{checkpoint} fills holes by solving equations of the hole's size: no ONNX graph does that"
+            )
         if model.config.skip_connections:
             whole = _Part(model, lambda model, x: model(x).reconstruction, "pixel_values", made, pixels)
             return processor, {"model": whole}

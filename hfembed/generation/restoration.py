@@ -1,5 +1,7 @@
 """Photos of any size through a denoiser: without noise, without holes."""
 
+from collections.abc import Callable
+
 import torch
 from transformers import PreTrainedModel
 
@@ -27,50 +29,68 @@ def denoise(model: PreTrainedModel, photo: torch.Tensor, overlap: int | None = N
     Raises:
         InputError: The overlap is more than half a tile.
     """
-    height, width = model.config.image_size
-    overlap = min(height, width) // 4 if overlap is None else overlap
-
-    def network(tiles: torch.Tensor) -> torch.Tensor:
-        count, channels = tiles.shape[:2]
-        if model.config.num_channels == 1:
-            planes = tiles.reshape(count * channels, 1, height, width)
-        else:
-            planes = tiles.expand(-1, 3, -1, -1)
-        planes = planes.to(model.device)
-        restored = (model(planes).reconstruction + model(planes.flip(3)).reconstruction.flip(3)).float().cpu() / 2
-        if restored.shape[1] > channels:
-            restored = restored.mean(1, keepdim=True)
-        return restored.reshape(tiles.shape)
-
-    try:
-        return apply_in_tiles(network, photo.float(), (height, width), overlap).clamp(0, 1)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    return _in_tiles(model, lambda tiles: _with_mirror(model, tiles), photo.float(), overlap).clamp(0, 1)
 
 
+@torch.no_grad()
 def inpaint(
-    model: PreTrainedModel, photo: torch.Tensor, mask: torch.Tensor, level: float = 0.5, overlap: int | None = None
+    model: PreTrainedModel, photo: torch.Tensor, mask: torch.Tensor, overlap: int | None = None
 ) -> torch.Tensor:
-    """Fill a hole; all pixels outside of it stay as they are.
+    """Fill holes; all pixels outside of them stay as they are. Tiles, colours and the mirror image as in `denoise`.
 
     Args:
-        model: An autoencoder trained to fill holes of the grey `level`, in eval mode.
+        model: An inpainting autoencoder, in eval mode.
         photo: (1 or 3, H, W) float in [0, 1].
         mask: (H, W) bool, true where the photo is to be filled.
-        level: What the model was trained to see in a hole (`hole_level` of its corruption).
         overlap: See `denoise`.
 
     Returns:
         The same shape, float32 in [0, 1].
 
     Raises:
-        InputError: Mask and photo differ in size, or nothing or everything is masked.
+        InputError: The model does not fill holes; mask and photo differ in size, or nothing or everything is masked;
+            the overlap is more than half a tile.
     """
+    if not model.config.inpainting:
+        raise InputError("this autoencoder does not fill holes: train one with inpainting (recipes/inpaint.yaml)")
     if mask.shape != photo.shape[1:]:
         raise InputError(
             f"the mask is {mask.shape[0]} x {mask.shape[1]}, the photo {photo.shape[1]} x {photo.shape[2]} pixels"
         )
     if not mask.any() or mask.all():
         raise InputError("the mask covers nothing, or everything: white is what is to be filled in")
-    masked = torch.where(mask, torch.full_like(photo, level), photo)
-    return torch.where(mask, denoise(model, masked, overlap), photo)
+
+    def network(tiles: torch.Tensor) -> torch.Tensor:
+        # the mask travels as one more channel; where tiles were filled up by mirroring, it was mirrored too
+        return torch.cat([_with_mirror(model, tiles[:, :-1], tiles[:, -1:] > 0.5), tiles[:, -1:]], dim=1)
+
+    filled = _in_tiles(model, network, torch.cat([photo.float(), mask[None].float()]), overlap)[:-1].clamp(0, 1)
+    return torch.where(mask, filled, photo)
+
+
+def _in_tiles(
+    model: PreTrainedModel, network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, overlap: int | None
+) -> torch.Tensor:
+    height, width = model.config.image_size
+    overlap = min(height, width) // 4 if overlap is None else overlap
+    try:
+        return apply_in_tiles(network, image, (height, width), overlap)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _with_mirror(model: PreTrainedModel, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+    """Tiles (B, 1 or 3, h, w) through a grey or a colour model, as they are and mirrored; the mean of both."""
+    count, channels, height, width = tiles.shape
+    if model.config.num_channels == 1:
+        planes = tiles.reshape(count * channels, 1, height, width)
+        masks = masks if masks is None else masks.repeat_interleave(channels, dim=0)
+    else:
+        planes = tiles.expand(-1, 3, -1, -1)
+    plain, mirrored = ({"pixel_values": planes.to(model.device)}, {"pixel_values": planes.flip(3).to(model.device)})
+    if masks is not None:
+        plain["mask"], mirrored["mask"] = masks.to(model.device), masks.flip(3).to(model.device)
+    restored = (model(**plain).reconstruction + model(**mirrored).reconstruction.flip(3)).float().cpu() / 2
+    if restored.shape[1] > channels:
+        restored = restored.mean(1, keepdim=True)
+    return restored.reshape(tiles.shape)

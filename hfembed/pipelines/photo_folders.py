@@ -13,6 +13,7 @@ from hfembed.data.person_folders import IMAGE_SUFFIXES, check_person_names
 from hfembed.errors import InputError
 from hfembed.pipelines.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces
 from hfembed.search.embedding_index import EmbeddingIndex
+from hfembed.search.face_probe import probe_embedding
 
 _NUMBER = pa.float32()
 # a photo without usable faces is one row without a face
@@ -137,6 +138,7 @@ def read_gallery(
         raise InputError(f"{stray[0]} is in nobody's directory: a gallery has a directory for each person")
     check_person_names(people, folder)
     index, errors = EmbeddingIndex(model=str(analyzer.embedder.config.name_or_path)), {}
+    index.probe = probe_embedding(analyzer.embedder)
     photos = _stream(analyzer, paths, "largest", batch_size, num_workers, progress)
     for path, person, photo in zip(paths, people, photos, strict=True):
         if photo.error:

@@ -59,6 +59,7 @@ class EmbeddingIndex:
         model: Folder or Hub id of the model the embeddings come from, for whoever finds the index later.
 
     Attributes:
+        probe: (D,) float32, what the model makes of a fixed input, where that is known: see `check_model`.
         thresholds: Template -> what `calibrate` stored. Adding or removing labels empties it, for a threshold holds
             for the gallery it was set on.
 
@@ -79,6 +80,7 @@ class EmbeddingIndex:
             raise InputError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
         self.precision = precision
         self.model = model
+        self.probe: np.ndarray | None = None
         self.thresholds: dict[str, dict[str, Any]] = {}
         self._names: list[str] = []  # each label once, in the order of its first photo
         self._number: dict[str, int] = {}  # label -> its place in _names
@@ -187,6 +189,24 @@ class EmbeddingIndex:
         if len(other):
             self.add(other.vectors(), other.labels, other.files)
             self.model = self.model or other.model
+            self.probe = other.probe if self.probe is None else self.probe
+
+    def check_model(self, model: str, probe: np.ndarray) -> None:
+        """Refuse a model whose embeddings cannot be compared with these.
+
+        Args:
+            model: Its name, for the message.
+            probe: (D,), what it makes of the input that `probe` is of.
+
+        Raises:
+            InputError: Its embeddings have another dimension, or its probe has another direction.
+        """
+        made_by = f"the index was made by {self.model or 'another model'}, whose embeddings"
+        if self.dimension != len(probe):
+            raise InputError(f"{made_by} have {self.dimension} numbers, not {len(probe)} as those of {model}")
+        # of the same weights in half precision the cosine is above 0.999, of others anything
+        if self.probe is not None and float(self.probe @ probe) < 0.99:
+            raise InputError(f"{made_by} cannot be compared with those of {model}: use the one it was made by")
 
     def vectors(self, label: str | None = None) -> torch.Tensor:
         """The vectors as the index knows them, of unit length up to the precision.
@@ -422,6 +442,8 @@ class EmbeddingIndex:
             index._vectors = VectorStore.from_tensors(tensors, index.precision)
             labels, index._files = table["label"].to_pylist(), table["file"].to_pylist()
             index.thresholds = description["thresholds"]
+            if description.get("probe") is not None:  # the first indexes had none
+                index.probe = np.array(description["probe"], dtype=np.float32)
         except (ValueError, KeyError, TypeError, pa.ArrowException, SafetensorError) as error:
             raise InputError(f"{folder_or_repo} holds no whole index: {str(error).splitlines()[0]}") from error
         if len(labels) != len(index._vectors):
@@ -485,6 +507,7 @@ class EmbeddingIndex:
             "vectors": len(self),
             "labels": len(self._names),
             "model": self.model,
+            "probe": None if self.probe is None else self.probe.tolist(),
             "thresholds": self.thresholds,
         }
         (folder / INDEX_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

@@ -61,7 +61,7 @@ class FaceEmbeddings(nn.Module):
         self, embedder: FaceEmbedderModel, processor: BaseImageProcessor, points: Sequence[Sequence[float]]
     ) -> None:
         super().__init__()
-        self.embedder = embedder
+        self.embedder = embedder.to(memory_format=torch.channels_last)
         self.processor = processor
         self.points = np.asarray(points, dtype=np.float64)
         self.requires_grad_(False)

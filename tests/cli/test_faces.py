@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hfembed import FaceEmbedderConfig, FaceEmbedderModel, FaceImageProcessor
 from hfembed.cli import main
 from tests.pipelines.conftest import analyzer, draw, folder  # noqa: F401
 
@@ -89,6 +90,17 @@ def test_identify(hfembed, photos, folder):  # noqa: F811
     assert "no threshold at FPIR" in hfembed(
         "identify", saved, photos / "c.png", "--model", folder, "--fpir", "0.1", fails=True
     )
+    # another model's embeddings say nothing about these, of the same length though they are
+    torch.manual_seed(1)
+    other = FaceEmbedderModel(FaceEmbedderConfig.from_pretrained(folder))
+    other.save_pretrained(photos / "other")
+    FaceImageProcessor.from_pretrained(folder).save_pretrained(photos / "other")
+    error = hfembed(
+        *("identify", saved, photos / "c.png", "--model", photos / "other", "--detector", folder / "detector"),
+        fails=True,
+    )
+    assert "error: the index was made by " in error
+    assert f"cannot be compared with those of {photos / 'other'}" in error
 
 
 def test_an_analyzer_is_put_together(hfembed, photos, folder, tmp_path):  # noqa: F811

@@ -100,6 +100,7 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
 
 def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
     save_tiny_autoencoder(tmp_path / "model", skip_connections=True)
+    save_tiny_autoencoder(tmp_path / "filler", skip_connections=True, inpainting=True)
     photo = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
     assert run("denoise", tmp_path / "model", tmp_path / "photo.png", tmp_path / "out.png")[0] == 0
@@ -108,11 +109,13 @@ def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
     mask[10:20, 10:20] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     files = [tmp_path / name for name in ("photo.png", "mask.png", "filled.png")]
-    assert run("inpaint", tmp_path / "model", *files)[0] == 0
+    assert run("inpaint", tmp_path / "filler", *files)[0] == 0
     filled = np.asarray(Image.open(tmp_path / "filled.png"))
     assert np.array_equal(filled[mask == 0], photo[mask == 0]) and not np.array_equal(filled, photo)
-    code, _, err = run("inpaint", tmp_path / "model", tmp_path / "photo.png", photos[0], tmp_path / "x.png")
+    code, _, err = run("inpaint", tmp_path / "filler", tmp_path / "photo.png", photos[0], tmp_path / "x.png")
     assert code == 1 and "the mask is 24 x 24, the photo 37 x 50" in err
+    code, _, err = run("inpaint", tmp_path / "model", *files)
+    assert code == 1 and "does not fill holes" in err
 
 
 @pytest.mark.parametrize(

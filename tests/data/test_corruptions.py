@@ -109,6 +109,16 @@ def test_holes_have_their_size_and_reach_every_place():
         Corruption(holes=1, hole_size=(16, 21))(pixels, keys(300))
 
 
+def test_the_mask_shows_the_holes_of_the_same_keys():
+    pixels = torch.full((20, 3, 24, 20), 10, dtype=torch.uint8)
+    corruption = Corruption(holes=2, hole_size=(3, 9), blur=(0.0, 1.0), hole_level=1.0)
+    masks = corruption.hole_masks(keys(20), 24, 20)
+    assert masks.shape == (20, 1, 24, 20) and masks.dtype == torch.bool
+    assert torch.equal(masks.expand_as(pixels), corruption(pixels, keys(20)) > 200)
+    with pytest.raises(ValueError, match="hole_size"):
+        corruption.hole_masks(keys(20), 24, 8)
+
+
 def test_blur_is_scipys():
     from scipy.ndimage import gaussian_filter
 

@@ -15,11 +15,14 @@ class Darken:
     device = torch.device("cpu")
 
     def __init__(self, channels):
-        self.config = SimpleNamespace(num_channels=channels, image_size=[SIZE, SIZE])
+        self.config = SimpleNamespace(num_channels=channels, image_size=[SIZE, SIZE], inpainting=True)
 
-    def __call__(self, images):
-        assert images.shape[1:] == (self.config.num_channels, SIZE, SIZE)
-        return SimpleNamespace(reconstruction=images / 2)
+    def __call__(self, pixel_values, mask=None):
+        assert pixel_values.shape[1:] == (self.config.num_channels, SIZE, SIZE)
+        if mask is not None:
+            assert mask.shape == (len(pixel_values), 1, SIZE, SIZE) and mask.dtype == torch.bool
+            pixel_values = torch.where(mask, 0.4, pixel_values)
+        return SimpleNamespace(reconstruction=pixel_values / 2)
 
 
 @pytest.mark.parametrize("model_channels", [1, 3])
@@ -42,10 +45,12 @@ def test_a_photo_and_its_mirror_image_give_mirrored_results():
     assert torch.allclose(denoise(model, photo.flip(2)), denoise(model, photo).flip(2), atol=1e-6)
 
 
-def test_only_the_hole_is_filled():
-    photo, mask = torch.rand(3, 30, 20), torch.zeros(30, 20, dtype=torch.bool)
+@pytest.mark.parametrize("model_channels", [1, 3])
+@pytest.mark.parametrize("photo_channels", [1, 3])
+def test_only_the_hole_is_filled(model_channels, photo_channels):
+    photo, mask = torch.rand(photo_channels, 30, 20), torch.zeros(30, 20, dtype=torch.bool)
     mask[5:12, 3:9] = True
-    filled = inpaint(Darken(1), photo, mask, level=0.4)
+    filled = inpaint(Darken(model_channels), photo, mask)
     assert torch.equal(filled[:, ~mask], photo[:, ~mask])
     assert torch.allclose(filled[:, mask], torch.tensor(0.2), atol=1e-6)
     with pytest.raises(InputError, match="30 x 19"):
@@ -53,6 +58,8 @@ def test_only_the_hole_is_filled():
     for nothing in (mask & False, mask | True):
         with pytest.raises(InputError, match="mask covers"):
             inpaint(Darken(1), photo, nothing)
+    with pytest.raises(InputError, match="does not fill holes"):
+        inpaint(tiny_autoencoder(skip_connections=True), photo, mask)
 
 
 def test_a_morph_goes_from_one_reconstruction_to_the_other():

@@ -186,6 +186,7 @@ def test_calibration_among_the_labels_themselves_searches_each_without_its_own(t
 def test_a_saved_index_answers_the_same(precision, tmp_path):
     index, vectors, labels, queries = filled(precision)
     index.model = "outputs/mobilefacenet"
+    index.probe = np.eye(index.dimension, dtype=np.float32)[0]
     index.calibrate(fpir=[0.1])
     index.save(tmp_path / "index")
     index.save(tmp_path / "index")
@@ -198,6 +199,10 @@ def test_a_saved_index_answers_the_same(precision, tmp_path):
     np.testing.assert_array_equal(ours.scores, expected.scores)
     np.testing.assert_array_equal(ours.known, expected.known)
     assert loaded.model == "outputs/mobilefacenet" and loaded.names == index.names
+    loaded.check_model("a copy of it", index.probe)
+    for other, words in ((np.roll(index.probe, 1), "cannot be compared"), (index.probe[1:], "numbers, not")):
+        with pytest.raises(InputError, match=f"made by outputs/mobilefacenet.* {words}"):
+            loaded.check_model("another", other)
     loaded.add(vectors, labels)
     assert len(loaded) == 2 * len(labels)
 

@@ -70,6 +70,10 @@ class ConvAutoencoderConfig(PreTrainedConfig):
         skip_connections (`bool`, *optional*, defaults to `False`):
             For denoising: the encoder's maps are handed to the decoder, and the network predicts the correction that
             is added to its input (Ronneberger et al., 2015; Zhang et al., 2017). Such a model cannot decode latents.
+        inpainting (`bool`, *optional*, defaults to `False`):
+            Images come with a mask of holes. These are filled by their conditional mean under a Gaussian over images
+            of `image_size`, and the network, which sees the mask, predicts the correction inside of them. Needs
+            `skip_connections`.
         loss_weights (`dict[str, float]`, *optional*, defaults to `{"mean_squared": 1.0}`):
             What `forward`'s loss sums, with weights: `"mean_squared"`, `"mean_absolute"`, `"ssim"` (one minus SSIM),
             `"ms_ssim"` (one minus MS-SSIM).
@@ -105,6 +109,7 @@ class ConvAutoencoderConfig(PreTrainedConfig):
     latent_penalty: Literal["none", "l1", "l2"] = "none"
     latent_penalty_weight: float | int = 1e-4
     skip_connections: bool = False
+    inpainting: bool = False
     loss_weights: dict[str, Any] = field(default_factory=lambda: {"mean_squared": 1.0})
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -179,6 +184,11 @@ class ConvAutoencoderConfig(PreTrainedConfig):
             raise ValueError('bottleneck "warp" fits its latents: it cannot be variational or have skip_connections')
         if any(side % 2 for side in self.image_size):
             raise ValueError(f'bottleneck "warp" needs even sides, not image_size {self.image_size}')
+
+    def validate_inpainting(self) -> None:
+        """Refuse an inpainting model that predicts something else than a correction."""
+        if self.inpainting and not self.skip_connections:
+            raise ValueError("inpainting needs skip_connections: the network corrects what stands in the holes")
 
     def validate_objective(self) -> None:
         """Refuse losses that do not exist or cannot be."""

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 # keys that transformers itself writes beside ours
@@ -131,6 +131,8 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
                 raise ValueError(f"{photo.width} x {photo.height} pixels are fewer than {self.size_divisor} at a side")
             else:
                 photo = photo.crop(box)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{_name(image)}: not an image of any known kind") from error
         # what Pillow and its plugins raise for broken files of one format or another
         except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
             raise ValueError(f"{_name(image)}: cannot be made into an image: {error}") from error

@@ -10,6 +10,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_conv_autoencoder import ConvAutoencoderConfig
+from .gaussian_fill import GaussianFill
 from .reconstruction_losses import (
     mean_absolute_error,
     mean_squared_error,
@@ -81,7 +82,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = config.widths
         self.fold = nn.PixelUnshuffle(config.patch_size)
-        self.conv_in = nn.Conv2d(config.num_channels * config.patch_size**2, widths[0], 3, padding=1)
+        planes = config.num_channels + (1 if config.inpainting else 0)
+        self.conv_in = nn.Conv2d(planes * config.patch_size**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks_per_level))) for width in widths
         )
@@ -90,7 +92,9 @@ class Encoder(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-        """Images (B, num_channels, H, W) in [0, 1] -> a map of each level, the smallest last."""
+        """Images (B, num_channels, H, W) in [0, 1], with a mask as one more channel for inpainting -> a map of each
+        level, the smallest last.
+        """
         hidden = self.fold(pixel_values - 0.5)
         hidden = self.conv_in(hidden)
         maps = [self.levels[0](hidden)]
@@ -213,6 +217,8 @@ class ConvAutoencoderModel(PreTrainedModel):
 
     def __init__(self, config: ConvAutoencoderConfig) -> None:
         super().__init__(config)
+        if config.inpainting:
+            self.fill = GaussianFill(config.num_channels, config.image_size)
         self.encoder = Encoder(config)
         if config.bottleneck == "warp":
             self.bottleneck = WarpBottleneck(config)
@@ -231,6 +237,10 @@ class ConvAutoencoderModel(PreTrainedModel):
             fan_in = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
             init.normal_(module.weight, std=fan_in**-0.5)
             init.zeros_(module.bias)
+        elif isinstance(module, GaussianFill):
+            init.constant_(module.mean, 0.5)
+            init.copy_(module.precision, torch.eye(len(module.precision)))
+            init.zeros_(module.count)
         elif isinstance(module, WarpedLinearCode):
             for parameter, value in zip(
                 (module.mean, module.basis, module.fields), module.starting_values(), strict=True
@@ -239,22 +249,38 @@ class ConvAutoencoderModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def forward(self, pixel_values: torch.Tensor, targets: torch.Tensor | None = None) -> ConvAutoencoderOutput:
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> ConvAutoencoderOutput:
         """Reconstruct a batch of images. A variational model draws its latents in training, and else takes their mean.
 
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
             targets: What to reconstruct, of the same shape: the clean images of corrupted `pixel_values`. In training
                 `pixel_values` themselves unless given.
+            mask: (batch_size, 1, height, width) bool, for an inpainting model: true where images have holes. Without
+                it there are none. What lies outside of holes stays as it is, so that the loss is that of the holes.
 
         Returns:
             ConvAutoencoderOutput.
 
         Raises:
-            ValueError: The images have other channels, or a size that the stride does not divide.
+            ValueError: The images have other channels, or a size that the stride does not divide; the mask has
+                another size, or the model is not made for one.
         """
         self.check_pixel_values(pixel_values)
-        maps = self.encoder(pixel_values.to(self.dtype))
+        if self.config.inpainting:
+            mask = self._checked_mask(pixel_values, mask)
+            # in training the images are those that the fill was measured on
+            pixel_values = self.fill(pixel_values, mask, targets if self.training else None)
+            maps = self.encoder(torch.cat([pixel_values, mask], dim=1).to(self.dtype))
+        elif mask is not None:
+            raise ValueError("this autoencoder knows of no masks: train one with inpainting")
+        else:
+            maps = self.encoder(pixel_values.to(self.dtype))
         if self.config.bottleneck == "warp":
             return self._forward_warped(pixel_values, maps[-1], targets)
         codes = self.bottleneck.encode(maps[-1])
@@ -263,6 +289,8 @@ class ConvAutoencoderModel(PreTrainedModel):
         hidden = self.bottleneck.decode(latents)
         if self.config.skip_connections:
             reconstruction = pixel_values + self.decoder(hidden + maps[-1], maps[:-1])
+            if self.config.inpainting:
+                reconstruction = torch.where(mask, reconstruction, pixel_values)
         else:
             reconstruction = 0.5 + self.decoder(hidden)
         output = ConvAutoencoderOutput(reconstruction=reconstruction, latents=latents, pooler_output=mean.flatten(1))
@@ -294,6 +322,8 @@ class ConvAutoencoderModel(PreTrainedModel):
         code = self.bottleneck.code
         warp = self.bottleneck.to_warp(hidden.flatten(1)).float()
         fitted = code.fit(pixel_values, warp.detach(), self.config.refinement_steps, coarse=self.training)
+        if self.training:
+            fitted = code.refit(fitted, pixel_values)
         reconstruction = code.decode(fitted)
         latents = fitted[:, :, None, None]
         output = ConvAutoencoderOutput(reconstruction=reconstruction, latents=latents, pooler_output=fitted)
@@ -301,7 +331,7 @@ class ConvAutoencoderModel(PreTrainedModel):
             targets = pixel_values
         if targets is not None:
             output.reconstruction_loss = self.reconstruction_loss(reconstruction, targets)
-            distance = (warp - fitted[:, : warp.shape[1]]).square().sum(1).mean()
+            distance = (warp - fitted[:, : warp.shape[1]].detach()).square().sum(1).mean()
             output.loss = output.reconstruction_loss + distance / targets[0].numel()
         return output
 
@@ -316,9 +346,12 @@ class ConvAutoencoderModel(PreTrainedModel):
             warp.
 
         Raises:
-            ValueError: The images have other channels, or a size that the stride does not divide.
+            ValueError: The images have other channels, or a size that the stride does not divide; or the model is
+                one for inpainting.
         """
         self.check_pixel_values(pixel_values)
+        if self.config.inpainting:
+            raise ValueError("an inpainting autoencoder takes images with their mask: call the model itself")
         hidden = self.encoder(pixel_values.to(self.dtype))[-1]
         if self.config.bottleneck == "warp":
             warp = self.bottleneck.to_warp(hidden.flatten(1))
@@ -430,9 +463,10 @@ class ConvAutoencoderModel(PreTrainedModel):
                 f"{tuple(pixel_values.shape)}; its image processor makes them so"
             )
         height, width = pixel_values.shape[2:]
-        if not config.is_convolutional and [height, width] != config.image_size:
+        part = "inpainting" if config.inpainting else f"a {config.bottleneck} bottleneck"
+        if (config.inpainting or not config.is_convolutional) and [height, width] != config.image_size:
             raise ValueError(
-                f"a {config.bottleneck} bottleneck takes {config.image_size[0]} x {config.image_size[1]} images only, "
+                f"{part} takes {config.image_size[0]} x {config.image_size[1]} images only, "
                 f"got {height} x {width}; resize them with its image processor"
             )
         if height % config.stride or width % config.stride or not height or not width:
@@ -440,6 +474,15 @@ class ConvAutoencoderModel(PreTrainedModel):
                 f"height and width must be multiples of {config.stride} for this model, got {height} x {width}; "
                 "resize, crop or pad the images"
             )
+
+    @staticmethod
+    def _checked_mask(pixel_values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        shape = (len(pixel_values), 1, *pixel_values.shape[2:])
+        if mask is None:
+            return torch.zeros(shape, dtype=torch.bool, device=pixel_values.device)
+        if mask.shape != shape or mask.dtype != torch.bool:
+            raise ValueError(f"mask must be bool {shape} for these images, got {mask.dtype} {tuple(mask.shape)}")
+        return mask
 
     def _mean_and_log_variance(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         if not self.config.variational:

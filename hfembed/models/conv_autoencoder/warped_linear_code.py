@@ -14,6 +14,29 @@ _WARP_RIDGE, _CODE_RIDGE = 2e-2, 1e-3
 _PIXELS = 0.25
 
 
+class _Unwarp(torch.autograd.Function):
+    """The transpose of the linear map `image -> grid_sample(image, places)`; torch cannot differentiate its own."""
+
+    @staticmethod
+    def forward(ctx, warped: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) and (B, H, W, 2) -> (B, C, H, W): each value handed back to the pixels it was taken from."""
+        ctx.save_for_backward(places)
+        with torch.enable_grad():
+            image = torch.zeros_like(warped, requires_grad=True)
+            (gradient,) = torch.autograd.grad(_sample(image, places), image, warped)
+        return gradient
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The transpose of the transpose."""
+        (places,) = ctx.saved_tensors
+        return _sample(gradient, places), None
+
+
+def _sample(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return F.grid_sample(images, places, padding_mode="border", align_corners=False)
+
+
 class WarpedLinearCode(nn.Module):
     """Images as warp(mean + code @ basis): Cootes et al., "Active Appearance Models", 2001, sections 2 and 3.
 
@@ -73,10 +96,27 @@ class WarpedLinearCode(nn.Module):
         """Latents (B, latent_channels) -> images (B, C, H, W), float32."""
         latents = latents.float()
         warp, code = latents[:, : self.warp_latents], latents[:, self.warp_latents :]
-        images = self._unwarped(code).view(-1, self.num_channels, self.height, self.width)
-        places = self._places(warp, self.height, self.width).transpose(1, 2)
-        places = places.reshape(-1, self.height, self.width, 2)
-        return F.grid_sample(images, places, padding_mode="border", align_corners=False)
+        return _sample(self._unwarped(code), self._sampling_places(warp))
+
+    def refit(self, latents: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        """One gradient step of the code towards least squares, through which mean and basis get gradients.
+
+        The warped basis is nearly orthonormal, so that the step is nearly the whole way, and its derivative that of
+        the least-squares code: what a change of the basis does to the code counts too, in losses other than the
+        squared error.
+
+        Args:
+            latents: (B, latent_channels), near the least squares; constants here.
+            pixel_values: (B, C, H, W) in [0, 1].
+
+        Returns:
+            (B, latent_channels), float32.
+        """
+        warp, code = latents.float().detach().split([self.warp_latents, len(self.basis)], dim=1)
+        places = self._sampling_places(warp).detach()
+        residual = pixel_values.float() - _sample(self._unwarped(code), places)
+        step = _Unwarp.apply(residual, places).flatten(1) @ self.basis.float().flatten(1).T / _STORED
+        return torch.cat([warp, code + step], 1)
 
     @torch.no_grad()
     def fit(self, pixel_values: torch.Tensor, warp: torch.Tensor, steps: int, coarse: bool = False) -> torch.Tensor:
@@ -86,8 +126,8 @@ class WarpedLinearCode(nn.Module):
             pixel_values: (B, C, H, W) in [0, 1].
             warp: (B, warp_latents) to start from.
             steps: Gauss-Newton steps at half the resolution, and then as many at full.
-            coarse: Only those at half the resolution, and two gradient steps for the code at full: several times
-                faster, for training.
+            coarse: Only those at half the resolution, and one gradient step for the code at full: several times
+                faster, for training, which takes another step (`refit`).
 
         Returns:
             (B, latent_channels), float32.
@@ -106,15 +146,7 @@ class WarpedLinearCode(nn.Module):
             return self._gauss_newton(
                 images, latents[:, : self.warp_latents], latents[:, self.warp_latents :], steps, 1
             )
-        for _ in range(2):
-            # the warped basis is nearly orthonormal: the gradient is nearly the whole way
-            with torch.enable_grad():
-                latents = latents.detach().requires_grad_()
-                error = 0.5 * (self.decode(latents) - images).square().sum()
-                (gradient,) = torch.autograd.grad(error, latents)
-            gradient[:, : self.warp_latents] = 0
-            latents = latents.detach() - gradient
-        return latents
+        return self.refit(latents, images)
 
     def _gauss_newton(
         self, images: torch.Tensor, warp: torch.Tensor, code: torch.Tensor | None, steps: int, factor: int
@@ -146,9 +178,7 @@ class WarpedLinearCode(nn.Module):
             warped = warped.view(batch, places, channels, -1).transpose(1, 2).reshape(batch, channels * places, -1)
             if code is None:
                 code = scale * ((targets - warped[..., -1])[:, None] @ warped[..., :-1]).squeeze(1)
-            unwarped = F.avg_pool2d(self._unwarped(code).view(batch, channels, self.height, self.width), factor).view(
-                batch, channels, places
-            )
+            unwarped = F.avg_pool2d(self._unwarped(code), factor).view(batch, channels, places)
             taken = unwarped.gather(2, corners.view(batch, 1, -1).expand(-1, channels, -1))
             upper_left, upper_right, lower_left, lower_right = taken.view(batch, channels, places, 4).unbind(-1)
             x, y = x[:, None], y[:, None]
@@ -166,8 +196,13 @@ class WarpedLinearCode(nn.Module):
         return torch.cat([warp, code], 1)
 
     def _unwarped(self, code: torch.Tensor) -> torch.Tensor:
-        """Codes (B, codes) -> images (B, C * H * W)."""
-        return (self.mean.float().flatten() + code @ self.basis.float().flatten(1)) / _STORED
+        """Codes (B, codes) -> images (B, C, H, W)."""
+        images = (self.mean.float().flatten() + code @ self.basis.float().flatten(1)) / _STORED
+        return images.view(-1, self.num_channels, self.height, self.width)
+
+    def _sampling_places(self, warp: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 2), for `grid_sample`."""
+        return self._places(warp, self.height, self.width).transpose(1, 2).reshape(-1, self.height, self.width, 2)
 
     def _fields(self, height: int, width: int) -> torch.Tensor:
         """(warp_latents, 2, height * width): movements across and down, where -1 to 1 is the whole image."""

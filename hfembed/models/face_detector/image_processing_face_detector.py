@@ -94,7 +94,7 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
                 raise ValueError(f"{photo.width} x {photo.height} pixels, more than max_pixels = {self.max_pixels:,}")
             upright = _to_rgb(ImageOps.exif_transpose(photo))
         except UnidentifiedImageError as error:
-            raise ValueError(f"{_name(image)}: cannot be read as a photo: no known kind of image") from error
+            raise ValueError(f"{_name(image)}: not an image of any known kind") from error
         # what Pillow and its plugins raise for broken files of one format or another
         except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
             raise ValueError(f"{_name(image)}: cannot be read as a photo: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 # Left eye, right eye, nose, left and right mouth corner (as seen in the image) in a 112 x 112 crop, [x, y] in pixels,
@@ -180,6 +180,8 @@ class FaceImageProcessor(BaseImageProcessor):
         """
         try:
             return self._align(image, landmarks)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{_name(image)}: not an image of any known kind") from error
         # what Pillow and its plugins raise for broken files of one format or another
         except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
             raise ValueError(f"{_name(image)}: cannot be made into a face crop: {error}") from error

@@ -97,7 +97,7 @@ def test_impossible_settings_are_refused(settings, words):
 def test_broken_photos_are_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"not a photo")
     processor = ConvAutoencoderImageProcessor()
-    with pytest.raises(ValueError, match=r"image 1 of 2: .*broken\.jpg: cannot be made into an image"):
+    with pytest.raises(ValueError, match=r"image 1 of 2: .*broken\.jpg: not an image of any known kind$"):
         processor([photo(8, 8), tmp_path / "broken.jpg"])
     with pytest.raises(ValueError, match="got no images"):
         processor([])

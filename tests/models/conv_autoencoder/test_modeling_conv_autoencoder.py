@@ -37,6 +37,7 @@ class AutoencoderContract(ModelContract):
         "latent_channels": 0,
         "kl_weight": -1.0,
         "free_bits": -0.5,
+        "inpainting": True,
         "latent_penalty": "l3",
         "latent_penalty_weight": -1,
         "loss_weights": {"perceptual": 1.0},
@@ -64,6 +65,22 @@ class TestVariationalAutoencoder(AutoencoderContract):
 class TestSkippingAutoencoder(AutoencoderContract):
     def config(self):
         return tiny_config(skip_connections=True, patch_size=1)
+
+    def model(self, model_class):
+        model = super().model(model_class)
+        with torch.no_grad():  # it starts at zero
+            model.decoder.conv_out.weight.add_(0.1)
+        return model
+
+
+class TestInpaintingAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(skip_connections=True, inpainting=True)
+
+    def inputs(self, config, batch_size=3):
+        mask = torch.zeros(batch_size, 1, *config.image_size, dtype=torch.bool)
+        mask[:, :, 3:9, 10:20] = True
+        return {"pixel_values": images(config, batch_size), "mask": mask}
 
     def model(self, model_class):
         model = super().model(model_class)

@@ -85,6 +85,28 @@ def test_fit_finds_latents_that_were_drawn():
     assert F.mse_loss(coarse, images) < 0.1 * images.var(0).mean()
 
 
+def test_gradients_are_those_of_the_least_squares_code():
+    """Of a loss that is not the squared error: against linear algebra that torch differentiates, under a warp."""
+    images, weights = shifted_blobs(4, seed=5), shifted_blobs(4, seed=6)
+    module = code(latents=9, warp=2)
+    module.start_from_images(shifted_blobs(200))
+    warp = torch.tensor([[2.0, -1.0]] * 4)  # one movement for the whole image: the basis stays nearly orthonormal
+    parameters = [module.mean, module.basis]
+
+    rows = torch.cat([module.basis, module.mean[None]]) / 10
+    places = module._sampling_places(warp[:1]).detach().expand(len(rows), -1, -1, -1)
+    rows = F.grid_sample(rows, places, padding_mode="border", align_corners=False).flatten(1)
+    basis, mean = rows[:-1], rows[-1]
+    exact = torch.linalg.solve(basis @ basis.T, basis @ (images.flatten(1) - mean).T).T
+    expected = torch.autograd.grad((((mean + exact @ basis).view_as(images)) * weights).sum(), parameters)
+
+    latents = torch.cat([warp, exact.detach()], 1)
+    actual = torch.autograd.grad((module.decode(module.refit(latents, images)) * weights).sum(), parameters)
+    of_given = torch.autograd.grad((module.decode(latents) * weights).sum(), parameters)
+    for ours, naive, theirs in zip(actual, of_given, expected, strict=True):
+        assert (ours - theirs).norm() < 0.2 * (naive - theirs).norm()
+
+
 def test_training_beats_pca_on_what_moves():
     torch.manual_seed(0)
     config = ConvAutoencoderConfig(
