@@ -82,7 +82,7 @@ def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Open a page in the browser to try models on; needs the extra [demo]."""
+    """Open a page in the browser to try models on; needs the demo extra."""
     from hfembed.errors import InputError
 
     try:

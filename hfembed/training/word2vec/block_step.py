@@ -1,10 +1,11 @@
 """The block-banded step: word2vec as three batched matrix products, gradients by hand, on CPU threads and GPUs alike.
 
-A block is N consecutive centre words with `window` positions of context on either side. Its score matrix holds every
-(output row, context position) product at once; a band (the window, cut at the sentences' borders) picks the positive
-pairs, and K negatives are shared by the whole block, weighted so that in expectation every pair has `negative` of
-them. Two things make steps of thousands of words learn as well as one word at a time: the blocks of a step come from
-across the segment, and a row on which many pairs land is held back (the row cap).
+A block is N consecutive words, each of them a centre and context of the others: windows end at its borders as at those
+of sentences, which costs some pairs in a hundred and saves fetching the rows around. Its score matrix holds every
+(output row, context position) product at once; a band (the window) picks the positive pairs, and K negatives are
+shared by the whole block, weighted so that in expectation every pair has `negative` of them. Two things make steps of
+thousands of words learn as well as one word at a time: the blocks of a step come from across the segment, and a row on
+which many pairs land is held back (the row cap).
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4.
 """
@@ -53,7 +54,7 @@ class BlockStep:
     """
 
     block_size: int
-    """N, centre words a block."""
+    """N, words a block."""
     shared_negatives: int
     """K, negatives shared by a block."""
     row_cap: float
@@ -85,11 +86,22 @@ class BlockStep:
         self.pairs_per_row.index_add_(0, rows, weights)
         return self.pairs_per_row.index_select(0, rows).reciprocal_().mul_(self.row_cap).clamp_(max=rate)
 
+    def draw_windows(self, words: torch.Tensor, smallest: int, largest: int, generator: torch.Generator):
+        """Draw how far contexts reach, a window (the argument of a step) for each step.
+
+        Args:
+            words: int64 (steps, B, N).
+            smallest: Smallest reach.
+            largest: Largest reach.
+            generator: On the device of `words`.
+        """
+        raise NotImplementedError
+
     def __call__(
         self,
         words: torch.Tensor,
         sentences: torch.Tensor,
-        window: int,
+        window: torch.Tensor | int,
         negatives: torch.Tensor,
         rate: float,
         with_loss: bool = False,
@@ -97,9 +109,9 @@ class BlockStep:
         """Take one step in place.
 
         Args:
-            words: int64 (B, N + 2 window), context positions of B blocks.
-            sentences: int32 (B, N + 2 window), equal within a sentence; each padded position has its own number.
-            window: Context positions on either side of a centre.
+            words: int64 (B, N).
+            sentences: int32 (B, N), not negative, equal within a sentence; each padded position has its own number.
+            window: As drawn by `draw_windows`.
             negatives: int64 (B, K).
             rate: Learning rate.
             with_loss: Whether to return the loss, which costs a pass over the scores.
@@ -113,33 +125,35 @@ class BlockStep:
 class SkipGramStep(BlockStep):
     """Skip-gram: each context word alone predicts the centre word."""
 
-    block_size, shared_negatives, row_cap = 32, 32, 1.5
+    block_size, shared_negatives, row_cap = 48, 32, 1.5
 
-    def band(self, sentences: torch.Tensor, window: int) -> torch.Tensor:
-        """Positive pairs as float32 ones (B, N, C), by the sentence of each position (B, C)."""
-        num_blocks, width = sentences.shape
-        centre = torch.arange(window, width - window, device=sentences.device)[:, None]
-        distance = (torch.arange(width, device=sentences.device) - centre).abs_()
-        inside = (distance > 0) & (distance <= window)
-        inside = inside & (sentences[:, window : width - window, None] == sentences[:, None])
+    def draw_windows(self, words, smallest, largest, generator):
+        """Return int64 (steps, B, N): each centre has its own."""
+        return torch.randint(smallest, largest + 1, words.shape, generator=generator, device=words.device)
+
+    def band(self, sentences: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+        """Positive pairs as float32 ones (B, N, N): a row for each centre, a column for each context position."""
+        place = torch.arange(sentences.shape[1], device=sentences.device)
+        distance = (place - place[:, None]).abs_()
+        distance.fill_diagonal_(len(place))  # a word is not its own context
+        inside = (distance <= windows[:, :, None]).logical_and_(sentences[:, :, None] == sentences[:, None])
         return self.buffer("band", *inside.shape).copy_(inside)
 
     def __call__(self, words, sentences, window, negatives, rate, with_loss=False):  # noqa: D102
-        num_blocks, width = words.shape
-        num_centres, size = width - 2 * window, self.input_rows.shape[1]
-        outputs = torch.cat([words[:, window : width - window], negatives], dim=1).flatten()  # (B * (N + K),)
+        num_blocks, block = words.shape
+        size, height = self.input_rows.shape[1], block + self.shared_negatives
         inputs = words.flatten()
-        height = num_centres + self.shared_negatives
+        outputs = torch.cat([words, negatives], dim=1).flatten()  # (B * (N + K),)
 
-        x = torch.index_select(self.input_rows, 0, inputs, out=self.buffer("x", num_blocks * width, size))
+        x = torch.index_select(self.input_rows, 0, inputs, out=self.buffer("x", num_blocks * block, size))
         y = torch.index_select(self.output_rows, 0, outputs, out=self.buffer("y", num_blocks * height, size))
-        x, y = x.view(num_blocks, width, size), y.view(num_blocks, height, size)
+        x, y = x.view(num_blocks, block, size), y.view(num_blocks, height, size)
         band = self.band(sentences, window)
-        pairs = band.sum(1)  # (B, C): positive pairs of each position, m_j
+        pairs = band.sum(1)  # (B, N): positive pairs of each position, m_j
         negative_weight = pairs * (self.negative / self.shared_negatives)
 
-        scores = torch.bmm(y, x.transpose(1, 2), out=self.buffer("scores", num_blocks, height, width))
-        positive, shared = scores[:, :num_centres], scores[:, num_centres:]
+        scores = torch.bmm(y, x.transpose(1, 2), out=self.buffer("scores", num_blocks, height, block))
+        positive, shared = scores[:, :block], scores[:, block:]
         loss = None
         if with_loss:
             loss = (F.softplus(-positive) * band).sum() + (F.softplus(shared).sum(1) * negative_weight).sum()
@@ -163,38 +177,45 @@ class SkipGramStep(BlockStep):
 class CbowStep(BlockStep):
     """CBOW: the mean (or the sum) of the context predicts the centre word.
 
-    A context is a bag of 2 `window` rows, and so are the errors that come back to a position: two `embedding_bag`s in
-    place of products with a band that is nearly all zeros. With the mean, the error goes undivided to every context
-    row, as in word2vec.c and gensim: dividing it by the number of context words slows the input rows down several
-    times over.
+    A context is a bag of rows, and so are the errors that come back to a position: two `embedding_bag`s over the
+    step's own rows in place of products with a band that is nearly all zeros. With the mean, the error goes undivided
+    to every context row, as in word2vec.c and gensim: dividing it by the number of context words slows the input rows
+    down several times over.
     """
 
-    block_size, shared_negatives, row_cap = 64, 16, 4.0
+    block_size, shared_negatives, row_cap = 128, 16, 4.0
+
+    def draw_windows(self, words, smallest, largest, generator):
+        """Return a list of a number for each step: its bags are of one size."""
+        # from a generator's seed, so that on a GPU no step waits for its number
+        on_cpu = torch.Generator().manual_seed(generator.initial_seed())
+        return torch.randint(smallest, largest + 1, (len(words),), generator=on_cpu).tolist()
 
     def __call__(self, words, sentences, window, negatives, rate, with_loss=False):  # noqa: D102
-        num_blocks, width = words.shape
-        block, size = width - 2 * window, self.input_rows.shape[1]
-        num_centres = num_blocks * block
+        num_blocks, block = words.shape
+        num_centres, size = words.numel(), self.input_rows.shape[1]
         inputs = words.flatten()
-        targets = words[:, window : width - window].flatten()
-        outputs = torch.cat([targets, negatives.flatten()])  # first the targets, then the negatives
+        outputs = torch.cat([inputs, negatives.flatten()])  # first the targets, then the negatives
 
-        # a centre's bag: the words around it, with a weight where they are of its sentence and not itself
+        # a centre's bag: the words around it, with a weight where they are of its sentence and not itself. The errors
+        # that come back to a position are the same bag: those in my context have me in theirs
         around = 2 * window + 1
-        together = sentences.unfold(1, around, 1) == sentences[:, window : width - window, None]
+        together = F.pad(sentences, (window, window), value=-1).unfold(1, around, 1) == sentences[:, :, None]
         together[:, :, window] = False
         together = together.view(num_centres, around).float()
         context_size = together.sum(1, keepdim=True)
-        valid = (context_size > 0).float()
-        share = context_size.clamp_(min=1).reciprocal_()
-        if self.cbow_mean:
-            together.mul_(share)
-        bags = words.unfold(1, around, 1).reshape(num_centres, around)
-        hidden = F.embedding_bag(bags, self.input_rows, mode="sum", per_sample_weights=together)
+        valid = context_size.clamp(max=1)
+        share = context_size.clamp(min=1).reciprocal_()
+        # places of the step; those that overhang have no weight
+        bags = torch.arange(num_centres, device=words.device)[:, None]
+        bags = (bags + torch.arange(-window, window + 1, device=words.device)).clamp_(0, num_centres - 1)
 
+        x = torch.index_select(self.input_rows, 0, inputs, out=self.buffer("x", num_centres, size))
+        weights = together * share if self.cbow_mean else together
+        hidden = F.embedding_bag(bags, x, mode="sum", per_sample_weights=weights)
         y_and_z = torch.index_select(self.output_rows, 0, outputs, out=self.buffer("y", outputs.numel(), size))
         y, z = y_and_z[:num_centres], y_and_z[num_centres:].view(num_blocks, -1, size)
-        product = torch.mul(hidden, y, out=self.buffer("error", num_centres, size))
+        product = torch.mul(hidden, y, out=x)  # x is no longer needed
         positive = product.sum(1, keepdim=True)  # (B * N, 1)
         hidden_blocks = hidden.view(num_blocks, block, size)
         shared = torch.bmm(
@@ -223,18 +244,8 @@ class CbowStep(BlockStep):
         shared.mul_(output_rates[num_centres:].view(num_blocks, 1, -1))
         torch.bmm(shared.transpose(1, 2), hidden_blocks, out=z)
 
-        # a position's bag: the errors of the centres around it, in its block and of its sentence
-        sources = torch.arange(-2 * window, block + 2 * window, device=words.device)
-        sources = sources.unfold(0, around, 1)  # (C, around)
-        inside = (sources >= 0) & (sources < block)
-        inside[:, window] = False
-        together = F.pad(sentences, (window, window)).unfold(1, around, 1) == sentences[:, :, None]
-        together = together.logical_and_(inside).float().view(inputs.numel(), around)
-        input_rates = self.capped_rates(inputs, together.sum(1) * (1 + self.negative), rate)
-        together.mul_(input_rates[:, None])
-        first = torch.arange(0, num_centres, block, device=words.device).view(-1, 1, 1)
-        bags = (sources.clamp(0, block - 1) + first).view(inputs.numel(), around)
-        x_step = F.embedding_bag(bags, error, mode="sum", per_sample_weights=together)
+        input_rates = self.capped_rates(inputs, context_size.flatten() * (1 + self.negative), rate)
+        x_step = F.embedding_bag(bags, error, mode="sum", per_sample_weights=together.mul_(input_rates[:, None]))
         self.input_rows.index_add_(0, inputs, x_step)
         self.output_rows.index_add_(0, outputs, y_and_z)
         return loss
@@ -291,28 +302,22 @@ class TorchWorker:
             return None
 
         # step t takes blocks t, t + num_steps, t + 2 * num_steps ...: from all over the segment
-        reach, size = self.objective.window, self.step.block_size
+        size = self.step.block_size
         num_steps = -(-len(words) // (size * self.blocks_per_step))
         num_blocks = -(-len(words) // (size * num_steps))
         padding = size * num_steps * num_blocks - len(words)
-        words = F.pad(words, (reach, reach + padding)).unfold(0, size + 2 * reach, size)
-        outside = -torch.arange(1, 2 * reach + padding + 1, dtype=torch.int32, device=self.device)
-        sentences = torch.cat([outside[:reach], sentences, outside[reach:]]).unfold(0, size + 2 * reach, size)
-        words, sentences = (part.view(num_blocks, num_steps, -1) for part in (words, sentences))
+        outside = torch.arange(padding, dtype=torch.int32, device=self.device) + (sentences.max() + 1)
+        words = F.pad(words, (0, padding)).view(num_blocks, num_steps, size).transpose(0, 1)
+        sentences = torch.cat([sentences, outside]).view(num_blocks, num_steps, size).transpose(0, 1)
+        smallest = 1 if self.objective.shrink_windows else self.objective.window
+        windows = self.step.draw_windows(words, smallest, self.objective.window, generator)
         negatives = self.sampler.draw((num_steps, num_blocks, self.step.shared_negatives), generator)
-        # a step's centres share their window: over the steps it is as evenly spread as if each had its own
-        windows = torch.full((num_steps,), reach)
-        if self.objective.shrink_windows:
-            windows = torch.randint(1, reach + 1, (num_steps,), generator=torch.Generator().manual_seed(key))
-        windows = windows.tolist()
 
         losses = []
         for t in range(num_steps):
             rate = first_rate + (last_rate - first_rate) * t / num_steps
-            cut = slice(reach - windows[t], size + reach + windows[t])
-            loss = self.step(
-                words[:, t, cut], sentences[:, t, cut], windows[t], negatives[t], rate, with_loss=t % _LOSS_EVERY == 0
-            )
+            with_loss = t % _LOSS_EVERY == 0
+            loss = self.step(words[t], sentences[t], windows[t], negatives[t], rate, with_loss)
             if loss is not None:
                 losses.append(loss)
         return float(torch.stack(losses).mean())

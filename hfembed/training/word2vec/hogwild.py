@@ -3,7 +3,8 @@
 Needs `hfembed[fast]`. Its unit is the block of `block_step`, but small and learnt at once, one after the other: the
 rows of 16 consecutive centres, of their context and of 16 negatives that they share fit into the nearest cache, and
 small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from far memory
-for each centre; here it is one.
+for each centre; here it is one. CBOW has less arithmetic to do, so that memory rules: its blocks are of 64 centres,
+and their contexts are differences of running sums, so that a row is read and written once for all of them.
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
 et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
@@ -13,7 +14,10 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from hfembed.training.word2vec.alias_table import alias_table
 from hfembed.training.word2vec.segments import Objective
@@ -24,7 +28,9 @@ _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _compile = njit(nogil=True, fastmath=_FAST, cache=True, boundscheck=False, error_model="numpy")
 
 SIGMOID_RANGE, SIGMOID_SIZE = 8, 4096
+# centres and negatives of a block
 BLOCK_SIZE, SHARED_NEGATIVES = 16, 16
+CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 64, 16
 
 
 def sigmoid_table() -> np.ndarray:
@@ -103,6 +109,44 @@ def _logistic(score, sigmoid):
 @_compile
 def _softplus(score):
     return max(score, np.float32(0)) + math.log1p(math.exp(-abs(score)))
+
+
+@intrinsic
+def _prefetch_line(_, rows, row, column):
+    """Have the cache line of rows[row, column] brought near while other work goes on."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        pointer = cgutils.get_item_pointer(context, builder, signature.args[0], array, arguments[1:])
+        flag = ir.IntType(32)
+        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(prefetch, [pointer, flag(0), flag(3), flag(1)])  # to read; into all caches; data
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp), generate
+
+
+@_compile
+def _prefetch(rows, row):
+    for column in range(0, rows.shape[1], 16):  # floats a cache line
+        _prefetch_line(rows, row, column)
+
+
+@_compile
+def _dot(left, i, right, j):
+    total = np.float32(0)
+    for d in range(left.shape[1]):
+        total += left[i, d] * right[j, d]
+    return total
+
+
+@_compile
+def _add_row(rows, row, factor, steps, step):
+    """rows[row] += factor * steps[step]: a loop of its own, because compilers vectorise only simple ones."""
+    for d in range(rows.shape[1]):
+        rows[row, d] += factor * steps[step, d]
 
 
 @_compile
@@ -258,61 +302,81 @@ def train_cbow(
         (sum of the losses looked at, number of centres looked at): one block in 64 is.
     """
     count, size = len(words), input_rows.shape[1]
-    width, height = BLOCK_SIZE + 2 * window, BLOCK_SIZE + SHARED_NEGATIVES
-    inputs, outputs = np.empty(width, np.int64), np.empty(height, np.int64)
-    x, y = np.empty((width, size), np.float32), np.empty((height, size), np.float32)
-    hidden, error = np.empty((BLOCK_SIZE, size), np.float32), np.empty((BLOCK_SIZE, size), np.float32)
-    band, shares = np.empty((BLOCK_SIZE, width), np.float32), np.empty(BLOCK_SIZE, np.float32)
-    scores = np.empty((BLOCK_SIZE, SHARED_NEGATIVES), np.float32)
-    targets, negatives = y[:BLOCK_SIZE], y[BLOCK_SIZE:]
-    share = np.float32(negative / SHARED_NEGATIVES)
+    width = CBOW_BLOCK_SIZE + 2 * window
+    # sums[i]: of the rows of all positions before the block's i-th. The sum of a context is the difference of two of
+    # them, less the centre's own row. steps[i]: what begins at the i-th position less what ended before it; their
+    # running sum is a position's step, less what comes from itself
+    sums, steps = np.zeros((width + 1, size), np.float32), np.zeros((width + 1, size), np.float32)
+    running = np.empty((1, size), np.float32)
+    hidden, errors = np.empty((CBOW_BLOCK_SIZE, size), np.float32), np.zeros((width, size), np.float32)
+    error = errors[window : window + CBOW_BLOCK_SIZE]
+    first, stop = np.empty(CBOW_BLOCK_SIZE, np.int64), np.empty(CBOW_BLOCK_SIZE, np.int64)
+    shares = np.empty(CBOW_BLOCK_SIZE, np.float32)
+    chosen, negatives = np.empty(CBOW_NEGATIVES, np.int64), np.empty((CBOW_NEGATIVES, size), np.float32)
+    scores = np.empty((CBOW_BLOCK_SIZE, CBOW_NEGATIVES), np.float32)
+    weight = np.float32(negative / CBOW_NEGATIVES)
     loss, num_losses = 0.0, 0.0
-    for begin in range(0, count, BLOCK_SIZE):
+    for begin in range(0, count, CBOW_BLOCK_SIZE):
         rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
-        with_loss = begin % (64 * BLOCK_SIZE) == 0
-        _choose_rows(words, begin, window, inputs, outputs, threshold, alias, state)
-        _gather(input_rows, inputs, x)
-        _gather(output_rows, outputs, y)
-        for n in range(BLOCK_SIZE):
-            position, first, stop = begin + n, 0, 1
+        with_loss = begin % (64 * CBOW_BLOCK_SIZE) == 0
+        start = begin - window  # the position of `sums`, `steps` and `errors` 0; may lie before the text
+        inside = range(max(-start, 0), min(count - start, width))
+        for i in inside:
+            row = words[start + i]
+            for d in range(size):
+                sums[i + 1, d] = sums[i, d] + input_rows[row, d]
+        for k in range(CBOW_NEGATIVES):
+            chosen[k] = _draw(state, threshold, alias)
+        _gather(output_rows, chosen, negatives)
+        for n in range(CBOW_BLOCK_SIZE):
+            position, shares[n] = begin + n, 0
+            if position + width < count:
+                _prefetch(output_rows, words[position])
+                _prefetch(input_rows, words[position + window + CBOW_BLOCK_SIZE])
             if position < count:
-                first, stop = _context(position, sentences, count, window, shrink_windows, state)
-            for c in range(width):
-                other = begin - window + c
-                band[n, c] = first <= other < stop and other != position
-            shares[n] = np.float32(1) / (stop - first - 1) if stop - first > 1 else np.float32(0)
-        np.dot(band, x, hidden)
-        if cbow_mean:
-            for n in range(BLOCK_SIZE):
-                for d in range(size):
-                    hidden[n, d] *= shares[n]
+                first[n], stop[n] = _context(position, sentences, count, window, shrink_windows, state)
+                if stop[n] - first[n] > 1:
+                    shares[n] = np.float32(1) / (stop[n] - first[n] - 1)
+            if shares[n] == 0:
+                hidden[n] = 0
+                continue
+            row, f, e = words[position], first[n] - start, stop[n] - start
+            scale = shares[n] if cbow_mean else np.float32(1)
+            for d in range(size):
+                hidden[n, d] = scale * (sums[e, d] - sums[f, d] - input_rows[row, d])
         np.dot(hidden, negatives.T, scores)
         # scores become steps: rate * (label - sigmoid(score)), weighted
-        for n in range(BLOCK_SIZE):
-            weight = rate * share if shares[n] > 0 else np.float32(0)
-            for k in range(SHARED_NEGATIVES):
-                if with_loss and weight > 0:
-                    loss += share * _softplus(scores[n, k])
-                scores[n, k] = -weight * _logistic(scores[n, k], sigmoid)
+        for n in range(CBOW_BLOCK_SIZE):
+            factor = rate * weight if shares[n] > 0 else np.float32(0)
+            for k in range(CBOW_NEGATIVES):
+                if with_loss and factor > 0:
+                    loss += weight * _softplus(scores[n, k])
+                scores[n, k] = -factor * _logistic(scores[n, k], sigmoid)
         np.dot(scores, negatives, error)
         np.dot(scores.T, hidden, negatives)  # the rows read are no longer needed: their steps take their place
-        for n in range(BLOCK_SIZE):
-            score = np.float32(0)
+        _add(output_rows, chosen, negatives)
+        for n in range(CBOW_BLOCK_SIZE):
+            if shares[n] == 0:
+                continue
+            row = words[begin + n]
+            score = _dot(hidden, n, output_rows, row)
+            if with_loss:
+                loss += _softplus(-score)
+                num_losses += 1
+            step = rate * (1 - _logistic(score, sigmoid))
+            _add_row(error, n, step, output_rows, row)
+            _add_row(output_rows, row, step, hidden, n)
+            if not cbow_mean:
+                _add_row(error, n, shares[n] - np.float32(1), error, n)
+            _add_row(steps, first[n] - start, np.float32(1), error, n)
+            _add_row(steps, stop[n] - start, np.float32(-1), error, n)
+        running[0] = 0
+        for i in inside:
+            row = words[start + i]
             for d in range(size):
-                score += hidden[n, d] * targets[n, d]
-            step = np.float32(0)
-            if shares[n] > 0:
-                step = rate * (1 - _logistic(score, sigmoid))
-                if with_loss:
-                    loss += _softplus(-score)
-                    num_losses += 1
-            divided = np.float32(1) if cbow_mean else shares[n]
-            for d in range(size):
-                error[n, d] = (error[n, d] + step * targets[n, d]) * divided
-                targets[n, d] = step * hidden[n, d]
-        np.dot(band.T, error, x)
-        _add(input_rows, inputs, x)
-        _add(output_rows, outputs, y)
+                running[0, d] += steps[i, d]
+                input_rows[row, d] += running[0, d] - errors[i, d]
+        steps[:] = 0
     return loss, num_losses
 
 

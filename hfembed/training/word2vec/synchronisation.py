@@ -9,7 +9,7 @@ rank has already gone most of the way would overshoot with the sum: they get bet
 import numpy as np
 import torch
 
-SYNC_CAP = 100.0
+SYNC_CAP = 25.0
 """Learning rate x pair weight of a row between two meetings from which on its deltas are no longer simply added."""
 
 
