@@ -56,12 +56,13 @@ def main() -> None:
 
     set_seed(config.seed)
     model = make_model(config).to(memory_format=torch.channels_last)
-    if model.config.bottleneck == "warp" and not config.init_from:
-        pixels = without_margin(photos.pixels(), config.frame_margin)
-        model.bottleneck.code.start_from_images(processor.normalize(pixels))
-    if model.config.inpainting and not config.init_from:
-        pixels = without_margin(photos.pixels(), config.frame_margin)
-        model.fill.start_from_images(processor.normalize(pixels))
+    # parts that are measured on the photos before they are trained
+    parts = [model.bottleneck.code] if model.config.bottleneck == "warp" else []
+    parts += [model.fill] if model.config.inpainting else []
+    if parts and not config.init_from:
+        pixels = processor.normalize(without_margin(photos.pixels(), config.frame_margin))
+        for part in parts:
+            part.start_from_images(pixels)
     with input_errors():
         collate = AutoencoderCollator(
             processor, make_augmentation(config), make_corruption(config), show_holes=model.config.inpainting
