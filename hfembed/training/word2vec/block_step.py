@@ -120,7 +120,7 @@ class BlockStep:
 class SkipGramStep(BlockStep):
     """Skip-gram: each context word alone predicts the centre word."""
 
-    block_size, shared_negatives, row_cap = 48, 32, 1.5
+    block_size, shared_negatives, row_cap = 32, 24, 1.5
 
     def draw_windows(self, words, smallest, largest, generator):
         """Return int64 (steps, B, N): each centre has its own."""

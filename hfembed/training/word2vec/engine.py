@@ -222,7 +222,9 @@ class _Run:
             return lambda: NumbaWorker(*self.rows, self.objective), f"numba (Hogwild, {place})"
         centres = settings.centres_per_step
         if not centres:
-            centres = 2048 if device.type == "cpu" else 8192
+            centres = 8192
+            if device.type == "cpu":  # a step's rows, some 800 kB, are to stay in the second cache
+                centres = min(204_800 // self.model.config.embedding_size, 2048)
             centres = max(min(centres, self.corpus.num_words // 1024), 32)
         return (
             lambda: TorchWorker(*self.rows, self.objective, centres),
