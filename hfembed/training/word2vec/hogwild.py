@@ -29,7 +29,7 @@ _compile = njit(nogil=True, fastmath=_FAST, cache=True, boundscheck=False, error
 
 SIGMOID_RANGE, SIGMOID_SIZE = 8, 4096
 # centres and negatives of a block
-BLOCK_SIZE, SHARED_NEGATIVES = 16, 16
+BLOCK_SIZE, SHARED_NEGATIVES = 24, 16
 CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 64, 16
 
 
@@ -87,15 +87,21 @@ def subsample(words, sentences, keep_probabilities, state):
 
 
 @_compile
-def _context(position, sentences, count, window, shrink_windows, state):
-    """First and one past the last position of a centre and its context."""
-    reach = window
+def _draw_reach(window, shrink_windows, state):
+    """How far a context reaches."""
     if shrink_windows:
-        reach = 1 + np.int64((_next(state) * np.uint64(window)) >> np.uint64(32))
+        return 1 + np.int64((_next(state) * np.uint64(window)) >> np.uint64(32))
+    return np.int64(window)
+
+
+@_compile
+def _context(position, sentences, begin, end, window, shrink_windows, state):
+    """First and one past the last position of a centre and its context, in the block from `begin` to `end`."""
+    reach = _draw_reach(window, shrink_windows, state)
     first, stop = position, position + 1
-    while first > 0 and position - first < reach and sentences[first - 1] == sentences[position]:
+    while first > begin and position - first < reach and sentences[first - 1] == sentences[position]:
         first -= 1
-    while stop < count and stop - position <= reach and sentences[stop] == sentences[position]:
+    while stop < end and stop - position <= reach and sentences[stop] == sentences[position]:
         stop += 1
     return first, stop
 
@@ -150,6 +156,29 @@ def _add_row(rows, row, factor, steps, step):
 
 
 @_compile
+def _difference(out, i, scale, running, rows, row):
+    """out[i] = scale * (running - rows[row])."""
+    for d in range(rows.shape[1]):
+        out[i, d] = scale * (running[0, d] - rows[row, d])
+
+
+@_compile
+def _add_difference(rows, row, running, steps, step):
+    """rows[row] += running - steps[step]."""
+    for d in range(rows.shape[1]):
+        rows[row, d] += running[0, d] - steps[step, d]
+
+
+@_compile
+def _exchange(error, rows, row, step, hidden, n):
+    """error[n] += step * rows[row], rows[row] += step * hidden[n], both from what they were."""
+    for d in range(rows.shape[1]):
+        y = rows[row, d]
+        error[n, d] += step * y
+        rows[row, d] = y + step * hidden[n, d]
+
+
+@_compile
 def _gather(rows, which, out):
     """out[i] = rows[which[i]]."""
     for i in range(len(which)):
@@ -165,21 +194,6 @@ def _add(rows, which, steps):
         row = which[i]
         for d in range(rows.shape[1]):
             rows[row, d] += steps[i, d]
-
-
-@_compile
-def _choose_rows(words, begin, window, inputs, outputs, threshold, alias, state):
-    """The input rows of a block's positions; the output rows of its centres, then of freshly drawn negatives.
-
-    Positions outside the text get some word's row, and no weight later.
-    """
-    last = len(words) - 1
-    for c in range(len(inputs)):
-        inputs[c] = words[min(max(begin - window + c, 0), last)]
-    for n in range(BLOCK_SIZE):
-        outputs[n] = words[min(begin + n, last)]
-    for k in range(BLOCK_SIZE, len(outputs)):
-        outputs[k] = _draw(state, threshold, alias)
 
 
 @_compile
@@ -219,29 +233,33 @@ def train_skip_gram(
         (sum of the losses looked at, number of pairs looked at): one block in 64 is.
     """
     count, size = len(words), input_rows.shape[1]
-    width, height = BLOCK_SIZE + 2 * window, BLOCK_SIZE + SHARED_NEGATIVES
-    inputs, outputs = np.empty(width, np.int64), np.empty(height, np.int64)
-    x, x_step = np.empty((width, size), np.float32), np.empty((width, size), np.float32)
+    height = BLOCK_SIZE + SHARED_NEGATIVES
+    outputs = np.empty(height, np.int64)
+    inputs = outputs[:BLOCK_SIZE]
+    x, x_step = np.empty((BLOCK_SIZE, size), np.float32), np.empty((BLOCK_SIZE, size), np.float32)
     y, y_step = np.empty((height, size), np.float32), np.empty((height, size), np.float32)
-    scores, pairs = np.empty((height, width), np.float32), np.empty(width, np.float32)
+    scores, pairs = np.empty((height, BLOCK_SIZE), np.float32), np.empty(BLOCK_SIZE, np.float32)
     share = np.float32(negative / SHARED_NEGATIVES)
     loss, num_losses = 0.0, 0.0
     for begin in range(0, count, BLOCK_SIZE):
         rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
         with_loss = begin % (64 * BLOCK_SIZE) == 0
-        _choose_rows(words, begin, window, inputs, outputs, threshold, alias, state)
+        end = min(begin + BLOCK_SIZE, count)
+        for n in range(BLOCK_SIZE):
+            inputs[n] = words[min(begin + n, count - 1)]  # the last block may be short: no weight later
+        for k in range(BLOCK_SIZE, height):
+            outputs[k] = _draw(state, threshold, alias)
         _gather(input_rows, inputs, x)
         _gather(output_rows, outputs, y)
         np.dot(y, x.T, scores)
         # scores become steps: rate * (label - sigmoid(score)), weighted
         pairs[:] = 0
         for n in range(BLOCK_SIZE):
-            position, first, stop = begin + n, 0, 0
-            if position < count:
-                first, stop = _context(position, sentences, count, window, shrink_windows, state)
-            for c in range(width):
-                other = begin - window + c
-                if first <= other < stop and other != position:
+            first, stop = 0, 0
+            if begin + n < end:
+                first, stop = _context(begin + n, sentences, begin, end, window, shrink_windows, state)
+            for c in range(BLOCK_SIZE):
+                if first <= begin + c < stop and c != n:
                     pairs[c] += 1
                     if with_loss:
                         loss += _softplus(-scores[n, c])
@@ -250,7 +268,7 @@ def train_skip_gram(
                 else:
                     scores[n, c] = 0
         for k in range(BLOCK_SIZE, height):
-            for c in range(width):
+            for c in range(BLOCK_SIZE):
                 if with_loss:
                     loss += share * pairs[c] * _softplus(scores[k, c])
                 scores[k, c] = -rate * share * pairs[c] * _logistic(scores[k, c], sigmoid)
@@ -302,16 +320,9 @@ def train_cbow(
         (sum of the losses looked at, number of centres looked at): one block in 64 is.
     """
     count, size = len(words), input_rows.shape[1]
-    width = CBOW_BLOCK_SIZE + 2 * window
-    # sums[i]: of the rows of all positions before the block's i-th. The sum of a context is the difference of two of
-    # them, less the centre's own row. steps[i]: what begins at the i-th position less what ended before it; their
-    # running sum is a position's step, less what comes from itself
-    sums, steps = np.zeros((width + 1, size), np.float32), np.zeros((width + 1, size), np.float32)
+    hidden, error = np.empty((CBOW_BLOCK_SIZE, size), np.float32), np.empty((CBOW_BLOCK_SIZE, size), np.float32)
     running = np.empty((1, size), np.float32)
-    hidden, errors = np.empty((CBOW_BLOCK_SIZE, size), np.float32), np.zeros((width, size), np.float32)
-    error = errors[window : window + CBOW_BLOCK_SIZE]
     first, stop = np.empty(CBOW_BLOCK_SIZE, np.int64), np.empty(CBOW_BLOCK_SIZE, np.int64)
-    shares = np.empty(CBOW_BLOCK_SIZE, np.float32)
     chosen, negatives = np.empty(CBOW_NEGATIVES, np.int64), np.empty((CBOW_NEGATIVES, size), np.float32)
     scores = np.empty((CBOW_BLOCK_SIZE, CBOW_NEGATIVES), np.float32)
     weight = np.float32(negative / CBOW_NEGATIVES)
@@ -319,44 +330,45 @@ def train_cbow(
     for begin in range(0, count, CBOW_BLOCK_SIZE):
         rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
         with_loss = begin % (64 * CBOW_BLOCK_SIZE) == 0
-        start = begin - window  # the position of `sums`, `steps` and `errors` 0; may lie before the text
-        inside = range(max(-start, 0), min(count - start, width))
-        for i in inside:
-            row = words[start + i]
-            for d in range(size):
-                sums[i + 1, d] = sums[i, d] + input_rows[row, d]
+        end = min(begin + CBOW_BLOCK_SIZE, count)
+        reach = _draw_reach(window, shrink_windows, state)
         for k in range(CBOW_NEGATIVES):
             chosen[k] = _draw(state, threshold, alias)
+            _prefetch(output_rows, chosen[k])
+        # a window slides over the rows: what enters is added, what leaves is taken away
+        f, s = begin, begin
+        running[0] = 0
+        for position in range(begin, end):
+            n = position - begin
+            _prefetch(output_rows, words[position])
+            if position + CBOW_BLOCK_SIZE < count:
+                _prefetch(input_rows, words[position + CBOW_BLOCK_SIZE])
+            while f < position and (position - f > reach or sentences[f] != sentences[position]):
+                _add_row(running, 0, np.float32(-1), input_rows, words[f])
+                f += 1
+            while s < end and s - position <= reach and sentences[s] == sentences[position]:
+                _add_row(running, 0, np.float32(1), input_rows, words[s])
+                s += 1
+            first[n], stop[n] = f, s
+            scale = np.float32(1) / (s - f - 1) if cbow_mean else np.float32(1)
+            if s - f == 1:
+                scale = np.float32(0)
+            _difference(hidden, n, scale, running, input_rows, words[position])
+        hidden[end - begin :] = 0
         _gather(output_rows, chosen, negatives)
-        for n in range(CBOW_BLOCK_SIZE):
-            position, shares[n] = begin + n, 0
-            if position + width < count:
-                _prefetch(output_rows, words[position])
-                _prefetch(input_rows, words[position + window + CBOW_BLOCK_SIZE])
-            if position < count:
-                first[n], stop[n] = _context(position, sentences, count, window, shrink_windows, state)
-                if stop[n] - first[n] > 1:
-                    shares[n] = np.float32(1) / (stop[n] - first[n] - 1)
-            if shares[n] == 0:
-                hidden[n] = 0
-                continue
-            row, f, e = words[position], first[n] - start, stop[n] - start
-            scale = shares[n] if cbow_mean else np.float32(1)
-            for d in range(size):
-                hidden[n, d] = scale * (sums[e, d] - sums[f, d] - input_rows[row, d])
         np.dot(hidden, negatives.T, scores)
         # scores become steps: rate * (label - sigmoid(score)), weighted
         for n in range(CBOW_BLOCK_SIZE):
-            factor = rate * weight if shares[n] > 0 else np.float32(0)
+            factor = rate * weight
             for k in range(CBOW_NEGATIVES):
-                if with_loss and factor > 0:
+                if with_loss and begin + n < end and stop[n] - first[n] > 1:
                     loss += weight * _softplus(scores[n, k])
                 scores[n, k] = -factor * _logistic(scores[n, k], sigmoid)
         np.dot(scores, negatives, error)
         np.dot(scores.T, hidden, negatives)  # the rows read are no longer needed: their steps take their place
         _add(output_rows, chosen, negatives)
-        for n in range(CBOW_BLOCK_SIZE):
-            if shares[n] == 0:
+        for n in range(end - begin):
+            if stop[n] - first[n] == 1:
                 continue
             row = words[begin + n]
             score = _dot(hidden, n, output_rows, row)
@@ -364,19 +376,21 @@ def train_cbow(
                 loss += _softplus(-score)
                 num_losses += 1
             step = rate * (1 - _logistic(score, sigmoid))
-            _add_row(error, n, step, output_rows, row)
-            _add_row(output_rows, row, step, hidden, n)
+            _exchange(error, output_rows, row, step, hidden, n)
             if not cbow_mean:
-                _add_row(error, n, shares[n] - np.float32(1), error, n)
-            _add_row(steps, first[n] - start, np.float32(1), error, n)
-            _add_row(steps, stop[n] - start, np.float32(-1), error, n)
+                _add_row(error, n, np.float32(1) / (stop[n] - first[n] - 1) - np.float32(1), error, n)
+        # the errors that come back to a word are those of its own context: the same window slides over them
+        f, s = begin, begin
         running[0] = 0
-        for i in inside:
-            row = words[start + i]
-            for d in range(size):
-                running[0, d] += steps[i, d]
-                input_rows[row, d] += running[0, d] - errors[i, d]
-        steps[:] = 0
+        for n in range(end - begin):
+            while f < first[n]:
+                _add_row(running, 0, np.float32(-1), error, f - begin)
+                f += 1
+            while s < stop[n]:
+                _add_row(running, 0, np.float32(1), error, s - begin)
+                s += 1
+            if stop[n] - first[n] > 1:
+                _add_difference(input_rows, words[begin + n], running, error, n)
     return loss, num_losses
 
 
