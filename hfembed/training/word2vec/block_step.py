@@ -155,7 +155,9 @@ class SkipGramStep(BlockStep):
             pairs = band.sum(1)  # (B, N): positive pairs of each position, m_j
             torch.bmm(y, x.transpose(1, 2), out=scores)
             if loss is None:
-                loss = (F.softplus(-positive) * band).sum() + (F.softplus(shared).sum(1) * pairs).sum() * negative_weight
+                loss = (F.softplus(-positive) * band).sum() + (
+                    F.softplus(shared).sum(1) * pairs
+                ).sum() * negative_weight
                 loss /= pairs.sum().clamp(min=1)
 
             # scores become the negative gradients with respect to themselves
@@ -166,7 +168,9 @@ class SkipGramStep(BlockStep):
             x_step = torch.bmm(scores.transpose(1, 2), y, out=x)  # x is no longer needed
             shared_weight = (pairs.sum(1, keepdim=True) * negative_weight).expand(-1, self.shared_negatives)
             output_weights = torch.cat([band.sum(2), shared_weight], dim=1)
-            x_step.mul_(self.capped_rates(inputs[t], pairs.flatten() * (1 + self.negative), rate).view(num_blocks, -1, 1))
+            x_step.mul_(
+                self.capped_rates(inputs[t], pairs.flatten() * (1 + self.negative), rate).view(num_blocks, -1, 1)
+            )
             y_step.mul_(self.capped_rates(outputs[t], output_weights.flatten(), rate).view(num_blocks, -1, 1))
             self.input_rows.index_add_(0, inputs[t], x_rows)
             self.output_rows.index_add_(0, outputs[t], y_step.view(-1, size))
@@ -223,9 +227,9 @@ class CbowStep(BlockStep):
         y, z = y_and_z[:num_centres], y_and_z[num_centres:].view(num_blocks, -1, size)
         negative_scores = self.buffer("shared", num_blocks, block, self.shared_negatives)
         loss = None
-        for t, (weight, inward, outward) in enumerate(zip(weights.unbind(), inputs.unbind(), outputs.unbind(), strict=True)):
+        for t, (inward, outward) in enumerate(zip(inputs.unbind(), outputs.unbind(), strict=True)):
             torch.index_select(self.input_rows, 0, inward, out=x)
-            hidden = F.embedding_bag(bags, x, mode="sum", per_sample_weights=weight)
+            hidden = F.embedding_bag(bags, x, mode="sum", per_sample_weights=weights[t])
             hidden_blocks = hidden.view(num_blocks, block, size)
             torch.index_select(self.output_rows, 0, outward, out=y_and_z)
             positive = torch.mul(hidden, y, out=x).sum(1, keepdim=True)  # (B * N, 1); x is no longer needed
@@ -316,7 +320,9 @@ class TorchWorker:
         windows = self.step.draw_windows(words, smallest, self.objective.window, generator)
         negatives = self.sampler.draw((num_steps, num_blocks, self.step.shared_negatives), generator)
 
-        rates = torch.arange(num_steps, device=self.device)[:, None] * ((last_rate - first_rate) / num_steps) + first_rate
+        rates = (
+            torch.arange(num_steps, device=self.device)[:, None] * ((last_rate - first_rate) / num_steps) + first_rate
+        )
 
         losses = []
         for t in range(0, num_steps, _TOGETHER):

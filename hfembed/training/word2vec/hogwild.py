@@ -1,10 +1,10 @@
 """The numba kernel: word2vec a few centre words at a time, several threads on shared rows without locks ("Hogwild").
 
 Needs `hfembed[fast]`. Its unit is the block of `block_step`, but small and learnt at once, one after the other: the
-rows of 16 consecutive centres, of their context and of 16 negatives that they share fit into the nearest cache, and
-small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from far memory
-for each centre; here it is one. CBOW has less arithmetic to do, so that memory rules: its blocks are of 64 centres,
-and their contexts are differences of running sums, so that a row is read and written once for all of them.
+rows of some 30 words, centres and context of each other, and of the negatives that they share fit into the nearest
+cache, and small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from far
+memory for each centre; here it is one, or less. CBOW has less arithmetic to do, so that memory rules: a block has one
+window, and the context is a running sum that rows enter and leave, so that each is read and written once for all.
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
 et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
@@ -29,8 +29,8 @@ _compile = njit(nogil=True, fastmath=_FAST, cache=True, boundscheck=False, error
 
 SIGMOID_RANGE, SIGMOID_SIZE = 8, 4096
 # centres and negatives of a block
-BLOCK_SIZE, SHARED_NEGATIVES = 24, 16
-CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 64, 16
+BLOCK_SIZE, SHARED_NEGATIVES = 24, 24
+CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 32, 12
 
 
 def sigmoid_table() -> np.ndarray:
@@ -150,9 +150,37 @@ def _dot(left, i, right, j):
 
 @_compile
 def _add_row(rows, row, factor, steps, step):
-    """rows[row] += factor * steps[step]: a loop of its own, because compilers vectorise only simple ones."""
+    """rows[row] += factor * steps[step]."""
     for d in range(rows.shape[1]):
         rows[row, d] += factor * steps[step, d]
+
+
+# what follows are loops of their own, because compilers vectorise only simple ones
+
+
+@_compile
+def _slide_in(hidden, n, scale, running, rows, entering, leaving, own, output_rows):
+    """The next context of CBOW: a row enters the running sum, one leaves it.
+
+    hidden[n] = scale * (running - rows[own]); returns hidden[n] @ output_rows[own].
+    """
+    total = np.float32(0)
+    for d in range(rows.shape[1]):
+        context = running[0, d] + (rows[entering, d] - rows[leaving, d])
+        running[0, d] = context
+        h = scale * (context - rows[own, d])
+        hidden[n, d] = h
+        total += h * output_rows[own, d]
+    return total
+
+
+@_compile
+def _slide_back(rows, row, running, error, entering, leaving, own):
+    """The errors of the next context: one enters, one leaves; rows[row] += running - error[own]."""
+    for d in range(rows.shape[1]):
+        context = running[0, d] + (error[entering, d] - error[leaving, d])
+        running[0, d] = context
+        rows[row, d] += context - error[own, d]
 
 
 @_compile
@@ -321,7 +349,7 @@ def train_cbow(
     """
     count, size = len(words), input_rows.shape[1]
     hidden, error = np.empty((CBOW_BLOCK_SIZE, size), np.float32), np.empty((CBOW_BLOCK_SIZE, size), np.float32)
-    running = np.empty((1, size), np.float32)
+    running, positives = np.empty((1, size), np.float32), np.empty(CBOW_BLOCK_SIZE, np.float32)
     first, stop = np.empty(CBOW_BLOCK_SIZE, np.int64), np.empty(CBOW_BLOCK_SIZE, np.int64)
     chosen, negatives = np.empty(CBOW_NEGATIVES, np.int64), np.empty((CBOW_NEGATIVES, size), np.float32)
     scores = np.empty((CBOW_BLOCK_SIZE, CBOW_NEGATIVES), np.float32)
@@ -335,62 +363,72 @@ def train_cbow(
         for k in range(CBOW_NEGATIVES):
             chosen[k] = _draw(state, threshold, alias)
             _prefetch(output_rows, chosen[k])
-        # a window slides over the rows: what enters is added, what leaves is taken away
+        # the context slides over the rows: what enters is added, what leaves is taken away
         f, s = begin, begin
         running[0] = 0
-        for position in range(begin, end):
-            n = position - begin
-            _prefetch(output_rows, words[position])
-            if position + CBOW_BLOCK_SIZE < count:
+        for n in range(end - begin):
+            position = begin + n
+            row, old_f, old_s = words[position], f, s
+            if position + CBOW_BLOCK_SIZE < count:  # one by one: only so many can be under way
                 _prefetch(input_rows, words[position + CBOW_BLOCK_SIZE])
+                _prefetch(output_rows, words[position + CBOW_BLOCK_SIZE])
             while f < position and (position - f > reach or sentences[f] != sentences[position]):
-                _add_row(running, 0, np.float32(-1), input_rows, words[f])
                 f += 1
             while s < end and s - position <= reach and sentences[s] == sentences[position]:
-                _add_row(running, 0, np.float32(1), input_rows, words[s])
                 s += 1
             first[n], stop[n] = f, s
-            scale = np.float32(1) / (s - f - 1) if cbow_mean else np.float32(1)
-            if s - f == 1:
-                scale = np.float32(0)
-            _difference(hidden, n, scale, running, input_rows, words[position])
+            scale = np.float32(1) / max(s - f - 1, 1) if cbow_mean else np.float32(1)
+            if f == old_f + 1 and s == old_s + 1:
+                positives[n] = _slide_in(
+                    hidden, n, scale, running, input_rows, words[old_s], words[old_f], row, output_rows
+                )
+                continue
+            for i in range(old_f, f):
+                _add_row(running, 0, np.float32(-1), input_rows, words[i])
+            for i in range(old_s, s):
+                _add_row(running, 0, np.float32(1), input_rows, words[i])
+            if s - f == 1:  # alone in its sentence
+                running[0] = input_rows[row]
+            _difference(hidden, n, scale, running, input_rows, row)
+            positives[n] = _dot(hidden, n, output_rows, row)
         hidden[end - begin :] = 0
         _gather(output_rows, chosen, negatives)
         np.dot(hidden, negatives.T, scores)
         # scores become steps: rate * (label - sigmoid(score)), weighted
         for n in range(CBOW_BLOCK_SIZE):
-            factor = rate * weight
             for k in range(CBOW_NEGATIVES):
                 if with_loss and begin + n < end and stop[n] - first[n] > 1:
                     loss += weight * _softplus(scores[n, k])
-                scores[n, k] = -factor * _logistic(scores[n, k], sigmoid)
+                scores[n, k] = -rate * weight * _logistic(scores[n, k], sigmoid)
         np.dot(scores, negatives, error)
         np.dot(scores.T, hidden, negatives)  # the rows read are no longer needed: their steps take their place
         _add(output_rows, chosen, negatives)
         for n in range(end - begin):
-            if stop[n] - first[n] == 1:
+            context_size = stop[n] - first[n] - 1
+            if context_size == 0:
                 continue
-            row = words[begin + n]
-            score = _dot(hidden, n, output_rows, row)
             if with_loss:
-                loss += _softplus(-score)
+                loss += _softplus(-positives[n])
                 num_losses += 1
-            step = rate * (1 - _logistic(score, sigmoid))
-            _exchange(error, output_rows, row, step, hidden, n)
+            step = rate * (1 - _logistic(positives[n], sigmoid))
+            _exchange(error, output_rows, words[begin + n], step, hidden, n)
             if not cbow_mean:
-                _add_row(error, n, np.float32(1) / (stop[n] - first[n] - 1) - np.float32(1), error, n)
-        # the errors that come back to a word are those of its own context: the same window slides over them
+                _add_row(error, n, np.float32(1) / context_size - np.float32(1), error, n)
+        # the errors that come back to a word are those of its own context
         f, s = begin, begin
         running[0] = 0
         for n in range(end - begin):
-            while f < first[n]:
-                _add_row(running, 0, np.float32(-1), error, f - begin)
-                f += 1
-            while s < stop[n]:
-                _add_row(running, 0, np.float32(1), error, s - begin)
-                s += 1
-            if stop[n] - first[n] > 1:
-                _add_difference(input_rows, words[begin + n], running, error, n)
+            row, old_f, old_s = words[begin + n], f, s
+            f, s = first[n], stop[n]
+            if f == old_f + 1 and s == old_s + 1:
+                _slide_back(input_rows, row, running, error, old_s - begin, old_f - begin, n)
+                continue
+            for i in range(old_f, f):
+                _add_row(running, 0, np.float32(-1), error, i - begin)
+            for i in range(old_s, s):
+                _add_row(running, 0, np.float32(1), error, i - begin)
+            if s - f > 1:
+                _add_difference(input_rows, row, running, error, n)
     return loss, num_losses
 
 
