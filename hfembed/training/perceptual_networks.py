@@ -71,6 +71,19 @@ class FaceEmbeddings(nn.Module):
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> embeddings (B, D)."""
         return self.embedder(self.align(pixel_values, points)).embeddings
 
+    def jittered_points(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Where landmarks of `count` crops may lie: `points` turned by up to 7 degrees, 7 % larger or smaller, moved by 2.
+
+        Returns:
+            (count, 5, 2).
+        """
+        turn = np.deg2rad(rng.uniform(-7, 7, count))
+        scale = np.exp(rng.uniform(-0.07, 0.07, count))
+        across, along = scale * np.cos(turn), scale * np.sin(turn)
+        matrices = np.stack([across, along, -along, across], axis=1).reshape(count, 2, 2)
+        centre = self.points.mean(0)
+        return (self.points - centre) @ matrices + centre + rng.uniform(-2, 2, (count, 1, 2))
+
     def align(self, pixel_values: torch.Tensor, points: np.ndarray | None = None) -> torch.Tensor:
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> the embedder's input."""
         count, _, height, width = pixel_values.shape

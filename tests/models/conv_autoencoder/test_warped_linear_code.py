@@ -128,3 +128,44 @@ def test_training_beats_pca_on_what_moves():
     centred = held_out.flatten(1) - flat.mean(0)
     pca = (centred - centred @ components.T @ components).square().mean().item()
     assert 10 * math.log10(pca / error) > 2, "decibels above PCA with as many numbers"
+
+
+def test_start_in_a_metric_is_the_best_linear_code_there():
+    """Against the dense generalised eigenproblem: the part of the distance that no code of this length can keep."""
+    generator = torch.Generator().manual_seed(0)
+    spectrum = torch.linspace(1, 0.1, 64)
+    images = 0.5 + (torch.randn(400, 64, generator=generator) * spectrum).view(400, 1, 8, 8)
+    slopes = torch.randn(50, 64, generator=generator) * spectrum.flip(0)
+    module = WarpedLinearCode(1, [8, 8], 9, 1, 2, code_filters=True)
+    with torch.no_grad():
+        for parameter, value in zip((module.mean, module.basis, module.fields), module.starting_values(), strict=True):
+            parameter.copy_(value)
+    flat = images.flatten(1)
+    basis = module.basis.detach().flatten(1) / 10
+    left = flat - 0.5 - (flat - 0.5) @ basis.T @ basis
+    scale = left[:50].square().sum(1).mean() / (left[:50] @ slopes.T).square().mean()
+    metric = torch.eye(64) + 2 * scale * slopes.T @ slopes / 50
+    root = torch.linalg.cholesky(metric)
+    least = torch.linalg.eigvalsh(root.T @ torch.cov(flat.T, correction=0) @ root)[:-8].sum()
+
+    module.start_in_metric(images, slopes.view(50, 1, 8, 8), 2.0)
+
+    def distance(latents):
+        error = (module.decode(latents) - images).detach().flatten(1)
+        return ((error @ metric) * error).sum(1).mean()
+
+    code = module.refit(torch.zeros(400, 9), images)  # no warp, and an orthonormal basis: one step is all
+    torch.testing.assert_close(distance(code), least, rtol=1e-3, atol=0)
+    orthogonal = module._step(torch.zeros(400, 9), images, module.basis)
+    assert distance(orthogonal) > 1.1 * least
+
+
+def test_unwarp_undoes_a_smooth_warp_and_keeps_what_is_drawn():
+    module = code()
+    module.start_from_images(shifted_blobs(200))
+    latents = torch.randn(4, 12, generator=torch.Generator().manual_seed(3))
+    drawn = module._unwarped(latents[:, 6:])
+    torch.testing.assert_close(module.unwarp(module.decode(latents), latents), drawn)
+    other = drawn + 0.1 * shifted_blobs(4, seed=7)
+    again = module.unwarp(module.warp(other, latents[:, :6]), latents)
+    assert F.mse_loss(again, other) < 0.2 * F.mse_loss(drawn, other)
