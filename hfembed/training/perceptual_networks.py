@@ -72,10 +72,14 @@ class FaceEmbeddings(nn.Module):
         return self.embedder(self.align(pixel_values, points)).embeddings
 
     def jittered_points(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Where landmarks of `count` crops may lie: `points` turned by up to 7 degrees, 7 % larger or smaller, moved by 2.
+        """Where the landmarks of crops may lie: a face embedder that sees them elsewhere sees other things.
+
+        Args:
+            count: Crops.
+            rng: Turns `points` by up to 7 degrees, scales them by up to 7 %, moves them by up to 2 pixels.
 
         Returns:
-            (count, 5, 2).
+            (count, 5, 2), a draw for each crop.
         """
         turn = np.deg2rad(rng.uniform(-7, 7, count))
         scale = np.exp(rng.uniform(-0.07, 0.07, count))

@@ -57,7 +57,7 @@ def test_what_the_network_sees_is_kept_at_the_cost_of_the_rest():
     seen = [error[:, :, 4:6, 4:7].square().mean() for error in errors]
     whole = [error.square().mean() for error in errors]
     assert seen[1] < 0.25 * seen[0]
-    assert whole[0] < whole[1] < 10 * whole[0]
+    assert whole[0] < whole[1]
     first, again = models[1:]
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), again.parameters(), strict=True))
 
