@@ -97,6 +97,7 @@ def _run(script: str, arguments: list[str], environment: dict[str, str], output:
     os.dup2(file, 2)
     os.environ.update(environment)
     os.chdir(REPOSITORY)
+    multiprocessing.set_start_method(None, force=True)  # as in a program of its own: its workers too would be served
     sys.argv = [script, *arguments]
     datasets.config.HF_DATASETS_CACHE = output.parent / "cache"  # what is cached stays in the test's folder
     runpy.run_path(script, run_name="__main__")
