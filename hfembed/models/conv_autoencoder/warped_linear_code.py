@@ -221,7 +221,7 @@ class WarpedLinearCode(nn.Module):
         batch, channels, kinds = len(images), self.num_channels, self.warp_latents
         height, width = self.height // factor, self.width // factor
         places = height * width
-        targets = F.avg_pool2d(images, factor).view(batch, channels * places)
+        targets = F.avg_pool2d(images, factor).flatten(1)
         rows = torch.cat([self.basis, self.mean[None]]).float() / _STORED
         # (places, channels * (codes + 1)): what one place knows lies together
         table = F.avg_pool2d(rows, factor).view(len(rows), channels, places).permute(2, 1, 0).reshape(places, -1)

@@ -23,8 +23,8 @@ def shifted_blobs(count, seed=0):
     return images[:, None]
 
 
-def code(latents=12, warp=6):
-    module = WarpedLinearCode(1, [32, 32], latents, warp, 4)
+def code(latents=12, warp=6, channels=1):
+    module = WarpedLinearCode(channels, [32, 32], latents, warp, 4)
     with torch.no_grad():
         for parameter, value in zip((module.mean, module.basis, module.fields), module.starting_values(), strict=True):
             parameter.copy_(value)
@@ -50,6 +50,17 @@ def test_without_warp_it_is_pca():
     fitted = module.fit(images, torch.zeros(200, 1), 3)
     assert (module.decode(fitted) - images).square().mean() <= 1.001 * expected_error.square().mean()
     assert error.shape == expected_error.shape
+
+
+def test_colours_are_fitted_however_they_lie_in_memory():
+    images = torch.cat([shifted_blobs(60), shifted_blobs(60).flip(3), shifted_blobs(60, seed=1)], 1)
+    torch.manual_seed(0)
+    module = code(channels=3)
+    module.start_from_images(images)
+    fitted = module.fit(images[:5], torch.zeros(5, 6), 3)
+    in_other_order = module.fit(images[:5].contiguous(memory_format=torch.channels_last), torch.zeros(5, 6), 3)
+    torch.testing.assert_close(in_other_order, fitted, atol=1e-4, rtol=1e-4)
+    assert (module.decode(fitted) - images[:5]).square().mean() < 0.1 * images[:5].var()
 
 
 def test_a_step_is_that_of_the_numerical_jacobian():
