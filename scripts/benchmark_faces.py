@@ -13,7 +13,6 @@ disturbs all of them alike. Absolute figures are this machine's; the ratios are 
 
 import argparse
 import contextlib
-import copy
 import io
 import json
 import resource
@@ -33,7 +32,7 @@ from hfembed.atomic import atomic_write
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.loading import FACE_DETECTOR, load_face_embedder, load_image_model
 from hfembed.mining import semi_hard_triplets, squared_distances
-from hfembed.models.face_detector.photo_atlas import AreaResampling
+from hfembed.models.face_detector.area_resampling import AreaResampling
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
 from hfembed.pipelines.face_analyzer import FaceAnalyzer
 
@@ -131,24 +130,16 @@ def mining_row(rounds: int) -> dict[str, float]:
 def detection_rows(
     detector_folder: str, original: Path | None, photos: list[Image.Image], batch_size: int, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """The detector one by one and in batches, its exact mode, and the network's first implementation."""
-    exact, _ = load_image_model(detector_folder, FACE_DETECTOR, "a face detector", "cpu")
-    fast = copy.deepcopy(exact)
-    exact.config.resampling, fast.config.resampling = "area", "atlas"
+    """The detector one by one and in batches, and the network's first implementation."""
+    detector, _ = load_image_model(detector_folder, FACE_DETECTOR, "a face detector", "cpu")
     pixels = [torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos]
     batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
     variants: dict[str, Callable[[], list[torch.Tensor]]] = {
-        "ours, area, one by one": lambda: [exact.detect_in([photo])[0].landmarks for photo in pixels],
-        "ours, area, batches": lambda: [
-            faces.landmarks for batch in batches for faces in exact.detect_in(pixels[batch])
-        ],
-        "ours, atlas, one by one": lambda: [fast.detect_in([photo])[0].landmarks for photo in pixels],
-        "ours, atlas, batches": lambda: [
-            faces.landmarks for batch in batches for faces in fast.detect_in(pixels[batch])
-        ],
+        "ours, one by one": lambda: [detector.detect_in([photo])[0].landmarks for photo in pixels],
+        "ours, batches": lambda: [faces.landmarks for batch in batches for faces in detector.detect_in(pixels[batch])],
     }
     if original is not None:
-        mtcnn = original_detector(original, fast.config.min_face_size)
+        mtcnn = original_detector(original, detector.config.min_face_size)
 
         def one_by_one() -> list[torch.Tensor]:
             found = [mtcnn.detect(photo, landmarks=True)[2] for photo in photos]
@@ -181,8 +172,8 @@ def detection_rows(
             row["faces"] = sum(map(len, found))
             row["found_of_the_first_row"] = sum(distance < 10 for distance in distances)
             row["median_landmark_distance"] = statistics.median(distances)
-    stages = stage_rows(detection_stages(exact), variants["ours, area, batches"], len(photos))
-    return rows | {f"area, batches, stage: {name}": row for name, row in stages.items()}
+    stages = stage_rows(detection_stages(detector), variants["ours, batches"], len(photos))
+    return rows | {f"detection: batches, stage: {name}": row for name, row in stages.items()}
 
 
 def nearest(place: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
@@ -220,7 +211,7 @@ def stage_rows(
 
 
 def detection_stages(detector: PreTrainedModel) -> dict[str, tuple[object, str]]:
-    """The stages of a detector that averages areas, for `stage_rows`."""
+    """The stages of a detector, for `stage_rows`."""
     return {
         "pixels to float32": (AreaResampling, "__init__"),
         "levels of the pyramid": (AreaResampling, "levels"),
@@ -282,15 +273,13 @@ def photo_rows(
         }
         for name in variants
     }
-    if detector.config.resampling == "area":
-        stages = (
-            {"decoding": (analyzer.detector_processor, "open")}
-            | detection_stages(detector)
-            | {"alignment": (analyzer, "crop"), "embedding": (analyzer, "embed_crops")}
-        )
-        spent = stage_rows(stages, lambda: analyzer(photos, "all", batch_size), len(photos))
-        rows |= {f"FaceAnalyzer, one thread, stage: {name}": row for name, row in spent.items()}
-    return rows
+    stages = (
+        {"decoding": (analyzer.detector_processor, "open")}
+        | detection_stages(detector)
+        | {"alignment": (analyzer, "crop"), "embedding": (analyzer, "embed_crops")}
+    )
+    spent = stage_rows(stages, lambda: analyzer(photos, "all", batch_size), len(photos))
+    return rows | {f"FaceAnalyzer, one thread, stage: {name}": row for name, row in spent.items()}
 
 
 def of_mixed_sizes(photos: list[Image.Image]) -> list[bytes]:

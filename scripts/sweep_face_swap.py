@@ -26,9 +26,10 @@ from hfembed.evaluation.results import provenance
 from hfembed.evaluation.swap import SwapEvaluation
 from hfembed.evaluation.swap_report import read_sides, report_swap
 from hfembed.hub.card import TRAINING_FILE
-from hfembed.loading import load_face_embedder, load_face_swap
+from hfembed.loading import FACE_DETECTOR, load_face_embedder, load_face_swap, load_image_model
 
 FIGURES = ("swap_cosine_to_target", "swap_closer_to_target", "swap_cosine_redrawn")
+POSE_FIGURES = ("swap_pose_error", "swap_yaw_correlation")
 TRAIN = Path(__file__).with_name("train_face_swap.py")
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of weights, order, warps and held-out photos")
     parser.add_argument("--max_steps", type=int, default=0, help="shorter runs than the recipe's")
     parser.add_argument("--embedder", required=True, help="face embedder that measures")
+    parser.add_argument("--detector", default="", help="face detector that finds poses; without it they are left out")
     parser.add_argument("--output_dir", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,7 +61,8 @@ def main() -> None:
                 print(
                     f"{group} seed {seed} {name}: cosine {results[name][-1]['swap_cosine_to_target']:.3f}", flush=True
                 )
-    table = {figure: {name: [run[figure] for run in runs] for name, runs in results.items()} for figure in FIGURES}
+    chosen = FIGURES + (POSE_FIGURES if arguments.detector else ())
+    table = {figure: {name: [run[figure] for run in runs] for name, runs in results.items()} for figure in chosen}
     report = {"groups": arguments.groups, "seeds": arguments.seeds, "runs": table, **provenance({})}
     with atomic_write(arguments.output_dir / "sweep.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
@@ -86,8 +89,12 @@ def run(arguments: argparse.Namespace, folder: Path, people: list[str], fields: 
     model, processor = load_face_swap(str(folder), "cpu")
     embedder, embedder_processor = load_face_embedder(arguments.embedder, "cpu")
     trained, tested = read_sides(folder / TRAINING_FILE, folders, model, processor)
-    evaluation = SwapEvaluation(trained, tested, embedder, embedder_processor)
-    report_swap(evaluation, model, processor, folder, {"embedder": arguments.embedder})
+    detector = None
+    if arguments.detector:
+        detector, _ = load_image_model(arguments.detector, FACE_DETECTOR, "a face detector", "cpu")
+    evaluation = SwapEvaluation(trained, tested, embedder, embedder_processor, detector)
+    files = {"embedder": arguments.embedder, "detector": arguments.detector or None}
+    report_swap(evaluation, model, processor, folder, files)
 
 
 def compare(table: dict[str, dict[str, list[float]]]) -> list[str]:

@@ -30,6 +30,7 @@ from hfembed.training.autoencoder_recipe import (
     without_margin,
 )
 from hfembed.training.config import read_config
+from hfembed.training.identity_start import start_from_identity
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
 from hfembed.training.sharing import HubSharing
@@ -63,6 +64,13 @@ def main() -> None:
         pixels = processor.normalize(without_margin(photos.pixels(), config.frame_margin))
         for part in parts:
             part.start_from_images(pixels)
+    objective = AutoencoderLoss(config, accelerator.device)
+    if config.identity_start:
+        some = without_margin(photos.pixels(config.identity_start_photos), config.frame_margin)
+        start_from_identity(
+            model.to(accelerator.device), processor, objective.embeddings, some, config.identity_start,
+            seed=config.seed,
+        )  # fmt: skip
     with input_errors():
         collate = AutoencoderCollator(
             processor, make_augmentation(config), make_corruption(config), show_holes=model.config.inpainting
@@ -100,7 +108,7 @@ def main() -> None:
         config,
         accelerator,
         model,
-        AutoencoderLoss(config, accelerator.device),
+        objective,
         photos,
         sampler,
         collate,

@@ -1,13 +1,12 @@
 """The gathered loss of two real processes has the gradient of one process with the whole batch."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing import start_processes
 
 from hfembed.distributed import gather_labels, gather_with_gradient
+from tests.fork_server import fork_server, free_port
 
 WORLD_SIZE = 2
 
@@ -45,10 +44,8 @@ def run_rank(rank, port, folder):
 
 @pytest.mark.multiprocess
 def test_two_ranks_have_the_gradient_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(run_rank, args=(port, str(tmp_path)), nprocs=WORLD_SIZE)
+    fork_server()
+    start_processes(run_rank, (free_port(), str(tmp_path)), nprocs=WORLD_SIZE, start_method="forkserver")
 
     pixels, labels = make_batch()
     model = make_model()

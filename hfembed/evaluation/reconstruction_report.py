@@ -19,6 +19,8 @@ from hfembed.evaluation.embedding import AlignedCrops
 from hfembed.evaluation.lfw import LfwVerification
 from hfembed.evaluation.reconstruction_pictures import draw_rows
 from hfembed.evaluation.results import provenance, read_results, write_results
+from hfembed.generation.latent_statistics import decode_latents
+from hfembed.generation.morphing import midpoint_sharpness
 from hfembed.hub.card import TRAINING_FILE
 from hfembed.losses.perceptual import feature_distance
 from hfembed.training.perceptual_networks import FaceEmbeddings
@@ -110,6 +112,10 @@ def report_reconstruction(
         "num_latents": count,
         "active_latents": reconstruction.active_latents(latents),
     }
+    ends = far_pairs(len(test))
+    if len(test) > 1 and not model.config.skip_connections:
+        middles = latents[ends].mean(0).view(-1, *model.config.latent_shape)
+        figures["midpoint_sharpness"] = pairs_sharpness(again[ends], decode_latents(model, middles))
     rows = [test, again]
     if count <= min(len(train), train[0].numel()):
         by_pca = reconstruction.pca_reconstruction(train, test, count)
@@ -119,6 +125,8 @@ def report_reconstruction(
             "pca_ssim": reconstruction.ssim(by_pca, test),
             "pca_image_psnr": reconstruction.image_psnr(by_pca, test),
         }
+        if "midpoint_sharpness" in figures:
+            figures["pca_midpoint_sharpness"] = pairs_sharpness(by_pca[ends], by_pca[ends].mean(0))
     by_jpeg, size = reconstruction.jpeg_reconstruction(test, count)
     figures |= {
         "jpeg_bytes": size,
@@ -149,6 +157,26 @@ def report_reconstruction(
         draw_rows([row[chosen] for row in rows], output / "reconstructions.png")
     write_results(output, NAME, figures, details)
     return {**figures, NAME: details}
+
+
+def far_pairs(count: int, pairs: int = 100) -> torch.Tensor:
+    """Rows of photos to morph into each other: (2, at most `pairs`), the second half a data set after the first."""
+    first = torch.linspace(0, count - count // 2 - 1, min(pairs, count // 2)).long()
+    return torch.stack([first, first + count // 2])
+
+
+def pairs_sharpness(ends: torch.Tensor, middles: torch.Tensor) -> float:
+    """Mean of `midpoint_sharpness` over morphs.
+
+    Args:
+        ends: (2, N, C, H, W), both reconstructions of each pair.
+        middles: (N, C, H, W), what is decoded halfway.
+
+    Returns:
+        Gradient energy of the middles in shares of the ends'.
+    """
+    morphs = zip(ends[0].clamp(0, 1), middles.clamp(0, 1), ends[1].clamp(0, 1), strict=True)
+    return float(np.mean([midpoint_sharpness(torch.stack(frames)) for frames in morphs]))
 
 
 @torch.no_grad()
@@ -248,6 +276,9 @@ def summary(report: dict[str, Any]) -> str:
         f"  JPEG:       PSNR {report['jpeg_psnr']:.2f} dB, SSIM {report['jpeg_ssim']:.3f} at "
         f"{report['jpeg_bytes']:.0f} bytes"
     )
+    if "midpoint_sharpness" in report:
+        pca = f", PCA {report['pca_midpoint_sharpness']:.0%}" if "pca_midpoint_sharpness" in report else ""
+        lines.append(f"  sharpness halfway between two photos: {report['midpoint_sharpness']:.0%} of theirs{pca}")
     if "identity_kept" in report:
         pca = f", PCA {report['pca_identity_kept']:.3f}" if "pca_identity_kept" in report else ""
         lines.append(f"  identity kept (cosine): {report['identity_kept']:.3f}{pca}")

@@ -52,7 +52,7 @@ def read_config(folder: Path, name: str | None = None) -> PreTrainedConfig:
     unknown = sorted(key for key in content if key not in known and not key.startswith("_"))
     if unknown:
         raise InputError(
-            f"{name}: {CONFIG_FILE} has the unknown key '{unknown[0]}': written by a newer hfembed, or misspelt"
+            f"{name}: {CONFIG_FILE} has the unknown key '{unknown[0]}': of another version of hfembed, or misspelt"
         )
     try:
         return config_class.from_dict(content)

@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -131,6 +130,7 @@ class FaceAnalyzer:
         self.detector_processor = detector_processor
         self.embedder = embedder
         self.embedder_processor = embedder_processor
+        self._folded: PreTrainedModel | None = None
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | Path, device: str = "auto") -> "FaceAnalyzer":
@@ -330,13 +330,16 @@ class FaceAnalyzer:
         pixels = photo.pixels.permute(1, 2, 0).numpy() if photo.shrinkage == 1 else source
         return self.embedder_processor.align(pixels, landmarks)
 
-    @cached_property
     def _fast_embedder(self) -> PreTrainedModel:
-        """The embedder as it was when the first face was embedded, its BatchNorm folded away."""
-        try:
-            return self.embedder.optimize_for_inference()
-        except ValueError:  # a trunk that does not use its BatchNorm where it lists it: embeds as it is
-            return self.embedder
+        """A copy of the embedder, its BatchNorm folded away; made anew where the embedder has moved."""
+        kept = self._folded
+        if kept is None or (kept.device, kept.dtype) != (self.embedder.device, self.embedder.dtype):
+            try:
+                kept = self.embedder.optimize_for_inference()
+            except ValueError:  # a trunk that does not use its BatchNorm where it lists it: embeds as it is
+                kept = self.embedder
+            self._folded = kept
+        return kept
 
     def embed_crops(self, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Embed aligned crops (height, width, channels) of a `crop`.
@@ -346,7 +349,7 @@ class FaceAnalyzer:
         """
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
         normalized = self.embedder_processor.normalize(pixels.to(self.embedder.device))
-        embeddings, norms = self._fast_embedder.embed_with_norms(normalized)
+        embeddings, norms = self._fast_embedder().embed_with_norms(normalized)
         return embeddings.cpu().numpy(), norms.cpu().numpy(), sharpness(pixels).numpy()
 
     def _analyze(self, photos: Sequence[PhotoSource], names: list[str], faces: WhichFaces) -> list[AnalyzedPhoto]:

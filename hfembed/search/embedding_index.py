@@ -184,8 +184,16 @@ class EmbeddingIndex:
         Raises:
             InputError: The dimensions differ, or the embeddings are of two models.
         """
-        if self.model and other.model and self.model != other.model:
-            raise InputError(f"embeddings of {self.model} and of {other.model} cannot be compared")
+        if self.probe is not None and other.probe is not None:
+            # tells more than names do: a folder is copied, or overwritten by another model
+            of_one_model = _of_one_model(self.probe, other.probe)
+        else:
+            of_one_model = not (self.model and other.model) or self.model == other.model
+        if not of_one_model:
+            raise InputError(
+                f"the indexes were made by two models, {self.model or 'one without a name'} and "
+                f"{other.model or 'one without a name'}, whose embeddings cannot be compared: use one model for both"
+            )
         if len(other):
             self.add(other.vectors(), other.labels, other.files)
             self.model = self.model or other.model
@@ -204,8 +212,7 @@ class EmbeddingIndex:
         made_by = f"the index was made by {self.model or 'another model'}, whose embeddings"
         if self.dimension != len(probe):
             raise InputError(f"{made_by} have {self.dimension} numbers, not {len(probe)} as those of {model}")
-        # of the same weights in half precision the cosine is above 0.999, of others anything
-        if self.probe is not None and float(self.probe @ probe) < 0.99:
+        if self.probe is not None and not _of_one_model(self.probe, probe):
             raise InputError(f"{made_by} cannot be compared with those of {model}: use the one it was made by")
 
     def vectors(self, label: str | None = None) -> torch.Tensor:
@@ -570,6 +577,11 @@ class EmbeddingIndex:
     def _changed(self) -> None:
         self._means = None
         self.thresholds = {}
+
+
+def _of_one_model(probe: np.ndarray, other: np.ndarray) -> bool:
+    # of the same weights in half precision the cosine is above 0.999, of others anything
+    return len(probe) == len(other) and float(probe @ other) >= 0.99
 
 
 def _positive(top_k: int) -> int:

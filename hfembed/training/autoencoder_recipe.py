@@ -56,6 +56,10 @@ class AutoencoderTrainingConfig(TrainingConfig):
     perceptual_weight: float = setting(0.1, "of the distance of features in the loss")
     identity_network: str = setting("", "face embedder, folder or Hub id, whose embeddings are compared too")
     identity_weight: float = setting(0.01, "of one minus the cosine of embeddings in the loss")
+    identity_start: float = setting(
+        0.0, "weight of the identity network in a closed-form start from init_from, a warped code; 0 = none"
+    )
+    identity_start_photos: int = setting(6000, "training photos that this start is measured on")
     face_points: list[list[float]] = setting(
         [], "five [x, y] in the crop: where a face's landmarks are on average; empty = the standard template"
     )
@@ -75,6 +79,10 @@ class AutoencoderTrainingConfig(TrainingConfig):
             raise ValueError(f"frame_margin needs room around the crop: crop_fraction of at most {1 / frame:.3f}")
         if len(self.perceptual_layers) != len(self.perceptual_layer_weights):
             raise ValueError("perceptual_layer_weights must have a weight for each of perceptual_layers")
+        if self.identity_start < 0 or self.identity_start_photos < 1:
+            raise ValueError("identity_start must not be negative, identity_start_photos at least 1")
+        if self.identity_start and not (self.identity_network and self.init_from):
+            raise ValueError("identity_start needs an identity_network to measure with, and init_from to start from")
         if self.face_points and [len(point) for point in self.face_points] != [2] * 5:
             raise ValueError(f"face_points must be five [x, y], not {self.face_points}")
         for name in ("image_size", "num_channels"):
@@ -223,6 +231,14 @@ def make_model(config: AutoencoderTrainingConfig) -> PreTrainedModel:
             f"init_from {config.init_from} takes {model.config.num_channels} channels and multiples of "
             f"{model.config.stride} pixels, the recipe has {channels} and {config.image_size}"
         )
+    if config.identity_start and not model.config.code_filters:
+        if model.config.bottleneck != "warp":
+            raise InputError(
+                f"identity_start needs a warped code, {config.init_from} has a {model.config.bottleneck} one"
+            )
+        model.config.code_filters = True
+        start, model = model, ConvAutoencoderModel(model.config)
+        model.load_state_dict(start.state_dict(), strict=False)  # the filters stay at zero
     return model.train()
 
 

@@ -71,6 +71,23 @@ class FaceEmbeddings(nn.Module):
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> embeddings (B, D)."""
         return self.embedder(self.align(pixel_values, points)).embeddings
 
+    def jittered_points(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Where the landmarks of crops may lie: a face embedder that sees them elsewhere sees other things.
+
+        Args:
+            count: Crops.
+            rng: Turns `points` by up to 7 degrees, scales them by up to 7 %, moves them by up to 2 pixels.
+
+        Returns:
+            (count, 5, 2), a draw for each crop.
+        """
+        turn = np.deg2rad(rng.uniform(-7, 7, count))
+        scale = np.exp(rng.uniform(-0.07, 0.07, count))
+        across, along = scale * np.cos(turn), scale * np.sin(turn)
+        matrices = np.stack([across, along, -along, across], axis=1).reshape(count, 2, 2)
+        centre = self.points.mean(0)
+        return (self.points - centre) @ matrices + centre + rng.uniform(-2, 2, (count, 1, 2))
+
     def align(self, pixel_values: torch.Tensor, points: np.ndarray | None = None) -> torch.Tensor:
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> the embedder's input."""
         count, _, height, width = pixel_values.shape

@@ -1,8 +1,7 @@
 import io
 import json
-import subprocess
-import sys
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 
 import datasets
 import numpy as np
@@ -13,6 +12,7 @@ from hfembed.data.lfw import LfwPairs, lfw_people_in_folds
 from hfembed.data.splits import hold_out_photos, split_people
 from hfembed.errors import InputError
 from tests.data.conftest import encode, person_photos, write_folder, write_tar
+from tests.fork_server import fork_server
 
 
 def people_of(faces):
@@ -201,12 +201,13 @@ def test_a_missing_repository_is_one_line(tmp_path):
         load_faces(str(tmp_path / "*.parquet"))
 
 
+def fingerprint(folder):
+    return load_faces(folder, min_photos=2)._fingerprint
+
+
 def test_the_fingerprint_is_the_same_in_another_process(folder):
-    program = (
-        f"from hfembed.data.faces import load_faces; print(load_faces({str(folder)!r}, min_photos=2)._fingerprint)"
-    )
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert other.stdout.split()[-1] == load_faces(folder, min_photos=2)._fingerprint
+    with ProcessPoolExecutor(1, mp_context=fork_server()) as pool:
+        assert pool.submit(fingerprint, folder).result() == fingerprint(folder)
 
 
 def test_people_on_one_side_of_a_split_only(tmp_path):

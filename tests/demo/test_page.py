@@ -21,6 +21,7 @@ from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
 from hfembed.pipelines.provenance_mark import NOTE
 from hfembed.search.embedding_index import EmbeddingIndex
+from hfembed.search.face_probe import probe_embedding
 from tests.generation.tiny_autoencoder import SIZE, save_tiny_autoencoder, smooth_images
 from tests.pipelines.conftest import analyzer, draw, folder  # noqa: F401
 
@@ -154,6 +155,26 @@ def test_models_that_do_not_go_together_are_refused(models, tmp_path):
     (tmp_path / "faces" / "config.json").write_text(json.dumps({**config, "thresholds": None}))
     with pytest.raises(InputError, match="has no thresholds"):
         build_page([str(tmp_path / "faces")], device="cpu")
+
+
+def test_a_gallery_of_another_model_is_refused(models, tmp_path):
+    from hfembed.demo.page import build_page
+
+    faces = str(models / "faces")
+    gallery = EmbeddingIndex(model="outputs/another")
+    gallery.add(np.eye(16), [f"person {number}" for number in range(16)])
+    gallery.probe = -probe_embedding(FaceEmbedderModel.from_pretrained(faces))
+    gallery.save(tmp_path / "gallery")
+    with pytest.raises(InputError, match="made by outputs/another, whose embeddings cannot be compared with those of"):
+        build_page([faces], gallery=str(tmp_path / "gallery"), device="cpu")
+    longer = EmbeddingIndex(model="outputs/another")
+    longer.add(np.eye(32), ["somebody"] * 32)
+    longer.save(tmp_path / "longer")
+    with pytest.raises(InputError, match="have 32 numbers, not 16 as those of"):
+        build_page([faces], gallery=str(tmp_path / "longer"), device="cpu")
+    gallery.probe = -gallery.probe
+    gallery.save(tmp_path / "gallery")
+    build_page([faces], gallery=str(tmp_path / "gallery"), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,13 @@ from hfembed.evaluation.reconstruction import (
     ssim,
 )
 from hfembed.evaluation.reconstruction_pictures import draw_curves
-from hfembed.evaluation.reconstruction_report import make_judge, report_reconstruction, summary
+from hfembed.evaluation.reconstruction_report import (
+    far_pairs,
+    make_judge,
+    pairs_sharpness,
+    report_reconstruction,
+    summary,
+)
 from hfembed.evaluation.results import read_results, write_results
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
@@ -51,6 +57,14 @@ def test_psnr_of_the_mean_error_and_of_each_image():
     error = np.mean((clipped - target.double().numpy()) ** 2)
     assert psnr(again, target) == pytest.approx(-10 * math.log10(error))
     assert psnr(target, target) == image_psnr(target, target) == 100
+
+
+def test_sharpness_halfway_is_a_half_for_two_pictures_laid_over_each_other():
+    ends = torch.rand(2, 7, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert pairs_sharpness(ends, ends.mean(0)) == pytest.approx(0.5, abs=0.05)
+    assert pairs_sharpness(ends, ends[1]) == pytest.approx(1, abs=0.1)
+    assert far_pairs(1092).shape == (2, 100) and far_pairs(1092).max() == 1091
+    assert far_pairs(5).tolist() == [[0, 2], [2, 4]]
 
 
 def test_ssim_of_images_is_one_where_equal_and_falls_with_noise():
@@ -156,6 +170,7 @@ def test_the_command(tmp_path):
     assert done.exit_code == 0 and "PCA:" in done.output
     results = read_results(tmp_path / "out")
     assert {"psnr", "ssim", "pca_psnr", "pca_ssim", "jpeg_psnr", "active_latents"} <= results.keys()
+    assert 0 < results["pca_midpoint_sharpness"] < 1 and results["midpoint_sharpness"] > 0
     assert results["num_latents"] == 16 and results["pca_psnr"] > results["psnr"]
     assert results["reconstruction"]["images"].startswith("6 of 3 held-out people"), "the split of its training"
     assert (tmp_path / "out" / "reconstructions.png").exists()

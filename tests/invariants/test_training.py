@@ -1,8 +1,7 @@
-"""What must hold of every training run, with real processes: the script, accelerate's launcher, a real kill -9."""
+"""What must hold of every training run, with real processes: the scripts, ranks over gloo, a real kill -9."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.fork_server import ScriptRun
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "train_face_embedder.py"
@@ -78,57 +79,48 @@ WARPING = AUTOENCODER | {
 }  # fmt: skip
 
 
-def command(recipe: dict, folder: Path, ranks: int, *arguments: str, script: Path = SCRIPT) -> list[str]:
+def arguments(recipe: dict, folder: Path, *more: str) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder.parent / f"{folder.name}.yaml"
     config.write_text(yaml.safe_dump(recipe))
-    several = ["--multi_gpu"] if ranks > 1 else []  # with ACCELERATE_USE_CPU: several ranks over gloo
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(ranks)]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    return [*launch, str(script), "--config", str(config), "--output_dir", str(folder / "run"), *arguments]
+    return ["--config", str(config), "--output_dir", str(folder / "run"), *more]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(REPOSITORY),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+def start(recipe: dict, folder: Path, ranks: int, *more: str, script: Path = SCRIPT) -> ScriptRun:
+    return ScriptRun(script, arguments(recipe, folder, *more), folder.parent / f"{folder.name}.txt", ranks)
 
 
-def train(recipe: dict, folder: Path, ranks: int = 1, *arguments: str, script: Path = SCRIPT) -> list[dict]:
+def train(recipe: dict, folder: Path, ranks: int = 1, *more: str, script: Path = SCRIPT) -> list[dict]:
     """Run the script to its end; its log lines."""
-    done = subprocess.run(
-        command(recipe, folder, ranks, *arguments, script=script),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    code, printed = start(recipe, folder, ranks, *more, script=script).finish()
+    assert code == 0, printed[-6000:]
+    assert f"on {ranks} rank" in printed
+    return read_log(folder)
+
+
+def launch(recipe: dict, folder: Path, ranks: int) -> list[dict]:
+    """As `train`, by accelerate's launcher."""
+    several = ["--multi_gpu", "--num_processes", str(ranks)]  # with ACCELERATE_USE_CPU: several ranks over gloo
+    several += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *several, str(SCRIPT), *arguments(recipe, folder)]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert f"on {ranks} rank" in done.stdout
     return read_log(folder)
 
 
 def train_until_killed(recipe: dict, folder: Path, step: int, ranks: int = 1, script: Path = SCRIPT) -> None:
-    """Start the script and kill -9 it, launcher and ranks, once it has logged `step`."""
-    process = subprocess.Popen(
-        command(recipe, folder, ranks, script=script),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    """Start the script and kill -9 all its ranks once it has logged `step`."""
+    run = start(recipe, folder, ranks, script=script)
     deadline = time.monotonic() + 300
     try:
         while not any(line["step"] >= step for line in read_log(folder)):
-            assert process.poll() is None, "the run ended before it could be killed"
+            assert run.is_running(), "the run ended before it could be killed"
             assert time.monotonic() < deadline, "the run logged nothing"
             time.sleep(0.02)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        run.kill()
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -164,7 +156,7 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, ranks):
 @pytest.mark.multiprocess
 def test_one_rank_is_two_ranks_is_accumulation(tmp_path):
     one = losses(train(SAME_ON_ANY_RANKS, tmp_path / "one"))
-    two = losses(train(SAME_ON_ANY_RANKS, tmp_path / "two", 2))
+    two = losses(launch(SAME_ON_ANY_RANKS, tmp_path / "two", 2))
     accumulated = losses(train(SAME_ON_ANY_RANKS, tmp_path / "accumulated", 1, "--accumulation_steps", "4"))
     assert len(one) == 15
     assert two == pytest.approx(one, rel=1e-4)

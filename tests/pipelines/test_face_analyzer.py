@@ -1,5 +1,6 @@
 """From photos to faces, decisions and tables; whatever is wrong with a photo, the others are served."""
 
+import copy
 import io
 
 import numpy as np
@@ -11,6 +12,8 @@ from transformers import AutoModel, pipeline
 
 from hfembed import FaceAnalyzer
 from hfembed.errors import InputError
+from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.pipelines.face_analyzer import sharpness
 from hfembed.pipelines.photo_folders import embed_folder, list_photos, read_gallery
 from tests.pipelines.conftest import draw
@@ -41,6 +44,33 @@ def test_the_embedding_is_that_of_the_aligned_crop(analyzer):
     face = analyzer(image)[0].faces[0]
     inputs = analyzer.embedder_processor(image, landmarks=face.landmarks, return_tensors="pt")
     np.testing.assert_allclose(face.embedding, analyzer.embedder.embed(inputs.pixel_values)[0], atol=1e-5)
+
+
+def with_embedder(analyzer, embedder):
+    return FaceAnalyzer(analyzer.detector, analyzer.detector_processor, embedder, analyzer.embedder_processor)
+
+
+def test_an_embedder_that_moved_embeds_as_one_that_was_there(analyzer):
+    crops = list(np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), np.uint8))
+    moved = with_embedder(analyzer, copy.deepcopy(analyzer.embedder))
+    before = moved.embed_crops(crops)[0]
+    moved.embedder.to(torch.bfloat16)
+    fresh = with_embedder(analyzer, copy.deepcopy(analyzer.embedder).to(torch.bfloat16))
+    np.testing.assert_array_equal(moved.embed_crops(crops)[0], fresh.embed_crops(crops)[0])
+    assert not np.array_equal(moved.embed_crops(crops)[0], before)
+
+
+def test_a_trunk_that_cannot_be_folded_embeds_as_it_is(analyzer):
+    # its BatchNorm holds an activation too
+    config = FaceEmbedderConfig(trunk="timm/test_efficientnet", image_size=[24, 24], embedding_size=8)
+    embedder = FaceEmbedderModel(config).eval()
+    crops = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), np.uint8)
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ValueError, match="'timm/test_efficientnet' cannot be folded"):
+            embedder.to(dtype).optimize_for_inference()
+        pixels = analyzer.embedder_processor.normalize(torch.from_numpy(crops).permute(0, 3, 1, 2))
+        embeddings = with_embedder(analyzer, embedder).embed_crops(list(crops))[0]
+        np.testing.assert_array_equal(embeddings, embedder.embed(pixels))
 
 
 def test_batches_and_threads_change_nothing(analyzer):

@@ -1,17 +1,14 @@
 """The script as its users start it, on texts of two topics that share no words."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
+from tests.fork_server import REPOSITORY, ScriptRun
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "scripts" / "compare_text_features.py"
 
 
 def test_one_table(tmp_path):
@@ -24,15 +21,13 @@ def test_one_table(tmp_path):
     (tmp_path / "train.csv").write_text("text,topic\n" + "\n".join(rows) + "\n")
 
     def run(*arguments):
-        command = [sys.executable, "scripts/compare_text_features.py", "--model", str(tmp_path / "model"), *arguments]
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(tmp_path / "home")}
-        return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+        arguments = ["--model", tmp_path / "model", "--train", tmp_path / "train.csv", *arguments]
+        return ScriptRun(SCRIPT, arguments, tmp_path / "output.txt").finish()
 
-    train = ("--train", str(tmp_path / "train.csv"))
-    done = run(*train, "--label_column", "topic", "--device", "cpu", "--output", str(tmp_path / "table.json"))
-    assert done.returncode == 0, done.stderr
+    code, printed = run("--label_column", "topic", "--device", "cpu", "--output", tmp_path / "table.json")
+    assert code == 0, printed
     table = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert len(table) == 8 and all(row["accuracy"] > 90 for row in table), table
     assert {row["features"]: row["number"] for row in table}["word vectors, mean"] == 8
-    refused = run(*train)
-    assert refused.returncode == 1 and "no column 'label'" in refused.stderr and "Traceback" not in refused.stderr
+    code, printed = run()
+    assert code == 1 and "no column 'label'" in printed and "Traceback" not in printed

@@ -1,11 +1,9 @@
 """Training a face swap model by its script: pictures, notes, resuming, ranks, starts, bad folders."""
 
 import json
-import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.training.config import read_config
 from hfembed.training.swap_recipe import SwapTrainingConfig
 from tests.data.conftest import person_photos, write_folder
+from tests.fork_server import ScriptRun
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "train_face_swap.py"
@@ -153,23 +152,10 @@ def test_two_ranks_see_what_one_sees(people, tmp_path, monkeypatch):
     recipe = {"ema_decay": 0.0, "checkpoint_every": 0, "evaluate_every": 0}
     folders = [people / "Ann", people / "Bob"]
     one = run(tmp_path, monkeypatch, "one", folders, recipe)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [
-        "--config",
-        str(tmp_path / "one.yaml"),
-        "--output_dir",
-        str(tmp_path / "two"),
-        "--people",
-        *map(str, folders),
-    ]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    environment |= {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [*launch, str(SCRIPT), *command], env=os.environ | environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "on 2 rank(s)" in done.stdout
+    arguments = ["--config", tmp_path / "one.yaml", "--output_dir", tmp_path / "two", "--people", *folders]
+    code, printed = ScriptRun(SCRIPT, arguments, tmp_path / "two.txt", ranks=2).finish()
+    assert code == 0, printed[-3000:]
+    assert "on 2 rank(s)" in printed
     losses = [[line["loss"] for line in numbers(folder) if "loss" in line] for folder in (one, tmp_path / "two")]
     assert len(losses[0]) == 9
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

@@ -146,8 +146,25 @@ def test_merging_joins_people_of_one_name_and_converts():
     other = EmbeddingIndex(model="another/model")
     other.add(vectors, labels)
     second.model = "some/model"
-    with pytest.raises(InputError, match="cannot be compared"):
+    with pytest.raises(InputError, match="two models, some/model and another/model, whose .* cannot be compared"):
         second.merge(other)
+    # what the models make of one input tells more than their names: another folder's copy, other weights in one folder
+    second.probe, other.probe = np.array([1, 0]), np.array([1, 0.01])
+    second.merge(other)
+    assert len(second) == len(labels) - half + len(labels)
+    other.model = second.model
+    other.probe = np.array([0, 1])
+    with pytest.raises(InputError, match="two models, some/model and some/model, whose .* cannot be compared"):
+        second.merge(other)
+    assert len(second) == len(labels) - half + len(labels), "nothing was added"
+
+
+def test_an_empty_index_takes_the_model_of_what_is_merged_into_it():
+    index, *_ = filled()
+    index.model, index.probe = "some/model", np.eye(index.dimension, dtype=np.float32)[0]
+    empty = EmbeddingIndex()
+    empty.merge(index)
+    assert empty.model == "some/model" and np.array_equal(empty.probe, index.probe) and len(empty) == len(index)
 
 
 @pytest.mark.parametrize("template", ["best", "mean"])

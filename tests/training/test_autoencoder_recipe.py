@@ -54,6 +54,8 @@ def recipe(**fields):
         ({"color": "bgr"}, "'rgb' or 'gray'"),
         ({"perceptual_layers": [1]}, "perceptual_layer_weights must have a weight for each"),
         ({"face_points": [[1.0, 2.0]]}, "five"),
+        ({"identity_start": 1.0}, "identity_start needs an identity_network"),
+        ({"model": {"code_filters": True}}, 'code_filters needs the bottleneck "warp"'),
     ],
 )
 def test_impossible_recipes_are_refused(fields, words):
@@ -126,3 +128,18 @@ def test_start_from_another_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "hfembed_word2vec"}))
     with pytest.raises(InputError, match="not an autoencoder"):
         make_model(recipe(init_from=str(tmp_path)))
+
+
+def test_identity_start_needs_a_warped_code_and_gives_it_filters(tmp_path):
+    warped = {"bottleneck": "warp", "latent_channels": 6, "warp_latents": 2, "widths": [8], "patch_size": 4}
+    for name, model in (("conv", TINY["model"]), ("warp", warped)):
+        config = recipe(model=model)
+        make_model(config).save_pretrained(tmp_path / name)
+        make_processor(config).save_pretrained(tmp_path / name)
+    start = {"identity_start": 0.5, "identity_network": "some"}
+    with pytest.raises(InputError, match="identity_start needs a warped code, .*conv has a conv one"):
+        make_model(recipe(init_from=str(tmp_path / "conv"), **start))
+    model = make_model(recipe(init_from=str(tmp_path / "warp"), **start))
+    first = make_model(recipe(init_from=str(tmp_path / "warp")))
+    assert model.training and not model.bottleneck.code.filters.any()
+    assert torch.equal(model.bottleneck.code.basis, first.bottleneck.code.basis)

@@ -56,6 +56,9 @@ class ConvAutoencoderConfig(PreTrainedConfig):
             Points, across and down, between which the warp is interpolated.
         refinement_steps (`int`, *optional*, defaults to 2):
             Gauss-Newton steps of the fit, where `bottleneck` is `"warp"`.
+        code_filters (`bool`, *optional*, defaults to `False`):
+            Where `bottleneck` is `"warp"`: besides what its basis can draw, the code takes in what filters of its own
+            see in the rest. For codes that are to be good by another measure than the squared error.
         variational (`bool`, *optional*, defaults to `False`):
             The encoder gives a Gaussian for each latent number, and its mean for use (Kingma and Welling, 2014).
         kl_weight (`float`, *optional*, defaults to 1e-4):
@@ -103,6 +106,7 @@ class ConvAutoencoderConfig(PreTrainedConfig):
     warp_latents: int = 16
     warp_grid: int = 8
     refinement_steps: int = 2
+    code_filters: bool = False
     variational: bool = False
     kl_weight: float | int = 1e-4
     free_bits: float | int = 0.0
@@ -175,6 +179,8 @@ class ConvAutoencoderConfig(PreTrainedConfig):
     def validate_warp(self) -> None:
         """Refuse warps that leave nothing to the code, or do not go with what else the model is to be."""
         if self.bottleneck != "warp":
+            if self.code_filters:
+                raise ValueError('code_filters needs the bottleneck "warp"')
             return
         if not 0 < self.warp_latents < self.latent_channels:
             raise ValueError(f"warp_latents must be some of the {self.latent_channels} latent_channels, not all")

@@ -196,7 +196,12 @@ class WarpBottleneck(nn.Module):
         height, width = (side // config.map_stride for side in config.image_size)
         self.to_warp = nn.Linear(config.widths[-1] * height * width, config.warp_latents)
         self.code = WarpedLinearCode(
-            config.num_channels, config.image_size, config.latent_channels, config.warp_latents, config.warp_grid
+            config.num_channels,
+            config.image_size,
+            config.latent_channels,
+            config.warp_latents,
+            config.warp_grid,
+            config.code_filters,
         )
 
 
@@ -246,6 +251,8 @@ class ConvAutoencoderModel(PreTrainedModel):
                 (module.mean, module.basis, module.fields), module.starting_values(), strict=True
             ):
                 init.copy_(parameter, value)
+            if module.filters is not None:
+                init.zeros_(module.filters)
         else:
             super()._init_weights(module)
 
@@ -319,12 +326,9 @@ class ConvAutoencoderModel(PreTrainedModel):
         So mean, basis and fields learn from the reconstruction at the fitted latents as if these were given, and the
         encoder learns to say the fitted warp at once.
         """
-        code = self.bottleneck.code
         warp = self.bottleneck.to_warp(hidden.flatten(1)).float()
-        fitted = code.fit(pixel_values, warp.detach(), self.config.refinement_steps, coarse=self.training)
-        if self.training:
-            fitted = code.refit(fitted, pixel_values)
-        reconstruction = code.decode(fitted)
+        fitted = self._fit(pixel_values, warp)
+        reconstruction = self.bottleneck.code.decode(fitted)
         latents = fitted[:, :, None, None]
         output = ConvAutoencoderOutput(reconstruction=reconstruction, latents=latents, pooler_output=fitted)
         if targets is None and self.training:
@@ -334,6 +338,12 @@ class ConvAutoencoderModel(PreTrainedModel):
             distance = (warp - fitted[:, : warp.shape[1]].detach()).square().sum(1).mean()
             output.loss = output.reconstruction_loss + distance / targets[0].numel()
         return output
+
+    def _fit(self, pixel_values: torch.Tensor, warp: torch.Tensor) -> torch.Tensor:
+        """Images, and where their warp starts, to latents (B, latent_channels)."""
+        code = self.bottleneck.code
+        fitted = code.fit(pixel_values, warp.detach(), self.config.refinement_steps, coarse=self.training)
+        return code.refit(fitted, pixel_values) if self.training or self.config.code_filters else fitted
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images to latents; of a variational model, their mean.
@@ -354,8 +364,7 @@ class ConvAutoencoderModel(PreTrainedModel):
             raise ValueError("an inpainting autoencoder takes images with their mask: call the model itself")
         hidden = self.encoder(pixel_values.to(self.dtype))[-1]
         if self.config.bottleneck == "warp":
-            warp = self.bottleneck.to_warp(hidden.flatten(1))
-            return self.bottleneck.code.fit(pixel_values, warp, self.config.refinement_steps)[:, :, None, None]
+            return self._fit(pixel_values, self.bottleneck.to_warp(hidden.flatten(1)))[:, :, None, None]
         return self._mean_and_log_variance(self.bottleneck.encode(hidden))[0]
 
     def encode_distribution(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -44,16 +44,27 @@ class WarpedLinearCode(nn.Module):
     coefficients of basis images. Mean, basis and fields are learned. Latents are fitted to an image by Gauss-Newton:
     given a start for the warp, a few steps find the least squares.
 
+    With `code_filters` the code also takes in what the basis cannot draw, by a filter for each number: an oblique
+    projection instead of the orthogonal one of least squares, as codes for another distance than the squared error
+    need it (`start_in_metric`).
+
     Args:
         num_channels: Channels C of the images.
         image_size: Height and width of the images.
         latent_channels: Numbers in all.
         warp_latents: How many of them are the warp's.
         warp_grid: The fields are interpolated between so many points, across and down.
+        code_filters: Learn filters beside the basis.
     """
 
     def __init__(
-        self, num_channels: int, image_size: list[int], latent_channels: int, warp_latents: int, warp_grid: int
+        self,
+        num_channels: int,
+        image_size: list[int],
+        latent_channels: int,
+        warp_latents: int,
+        warp_grid: int,
+        code_filters: bool = False,
     ) -> None:
         super().__init__()
         self.num_channels, self.height, self.width = num_channels, *image_size
@@ -61,6 +72,7 @@ class WarpedLinearCode(nn.Module):
         self.mean = nn.Parameter(torch.empty(num_channels, *image_size))
         self.basis = nn.Parameter(torch.empty(latent_channels - warp_latents, num_channels, *image_size))
         self.fields = nn.Parameter(torch.empty(warp_latents, 2, warp_grid, warp_grid))
+        self.filters = nn.Parameter(torch.empty_like(self.basis)) if code_filters else None
 
     def starting_values(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A grey mean and the lowest cosine waves, of grey levels and of movements."""
@@ -92,18 +104,68 @@ class WarpedLinearCode(nn.Module):
         self.mean.copy_(_STORED * mean.view_as(self.mean))
         self.basis.copy_(_STORED * components[:, : len(self.basis)].T.reshape(self.basis.shape))
 
+    @torch.no_grad()
+    def start_in_metric(self, unwarped: torch.Tensor, slopes: torch.Tensor, weight: float) -> None:
+        """Take mean, basis and filters from principal components in the metric of something that looks at images.
+
+        Two images are as far apart as their squared distance and `weight` times the mean, over slopes, of the squared
+        product of their difference with a slope. Among all linear codes of this length, the one whose mean distance
+        to the images is least has an encoder and a decoder of their own (Jolliffe, "Principal Component Analysis",
+        2002, section 14.2.1: the generalised singular value decomposition).
+
+        Args:
+            unwarped: (N, C, H, W), from `unwarp`; N at least the code's length.
+            slopes: (M, C, H, W), of what looks, with respect to images before their warp. They are scaled: with weight
+                1 they count as much as the squared distance, on what the basis so far cannot draw.
+            weight: From 0, where it is the squared distance alone, up.
+        """
+        mean = self.mean.float().flatten() / _STORED
+        flat = unwarped.flatten(1).float() - mean
+        slopes = slopes.flatten(1).float()
+        basis = self.basis.float().flatten(1) / _STORED
+        left = flat[: len(slopes)] - flat[: len(slopes)] @ basis.T @ basis
+        scale = weight * left.square().sum(1).mean() / (left @ slopes.T).square().mean()
+        # the metric is 1 + directions' * lengths * directions: its powers are as short
+        lengths, directions = torch.linalg.eigh(slopes @ slopes.T * (scale / len(slopes)))
+        kept = lengths > 1e-4 * lengths[-1]
+        lengths, directions = lengths[kept], F.normalize(directions[:, kept].T @ slopes, dim=1)
+
+        def stretched(rows: torch.Tensor, power: float) -> torch.Tensor:
+            return rows + ((1 + lengths) ** power - 1) * (rows @ directions.T) @ directions
+
+        offset = flat.mean(0)
+        components = torch.pca_lowrank(stretched(flat - offset, 0.5), len(basis) + 32, center=False, niter=3)[2]
+        encoder = stretched(components[:, : len(basis)].T, 0.5)
+        decoder = stretched(components[:, : len(basis)].T, -0.5)
+        orthonormal, triangle = torch.linalg.qr(decoder.T)
+        filters = triangle @ (encoder - (encoder @ orthonormal) @ orthonormal.T)
+        self.mean.copy_(_STORED * (mean + offset).view_as(self.mean))
+        self.basis.copy_(_STORED * orthonormal.T.reshape(self.basis.shape))
+        self.filters.copy_(_STORED * filters.view_as(self.basis))
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, latent_channels) -> images (B, C, H, W), float32."""
         latents = latents.float()
         warp, code = latents[:, : self.warp_latents], latents[:, self.warp_latents :]
-        return _sample(self._unwarped(code), self._sampling_places(warp))
+        return self.warp(self._unwarped(code), warp)
+
+    def warp(self, images: torch.Tensor, warp: torch.Tensor) -> torch.Tensor:
+        """Images before the warp (B, C, H, W), and (B, warp_latents) -> the images."""
+        return _sample(images, self._sampling_places(warp))
+
+    def unwarp(self, pixel_values: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) and their fitted latents -> (B, C, H, W), about what they were before the warp."""
+        warp, code = latents.float().split([self.warp_latents, len(self.basis)], dim=1)
+        places, drawn = self._sampling_places(warp), self._unwarped(code)
+        # the warp's transpose is nearly its inverse; what is drawn, the most of an image, is spared the difference
+        return drawn + _Unwarp.apply(pixel_values.float() - _sample(drawn, places), places)
 
     def refit(self, latents: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-        """One gradient step of the code towards least squares, through which mean and basis get gradients.
+        """One step of the code, through which mean, basis and filters get gradients.
 
-        The warped basis is nearly orthonormal, so that the step is nearly the whole way, and its derivative that of
-        the least-squares code: what a change of the basis does to the code counts too, in losses other than the
-        squared error.
+        Without filters it is a gradient step towards least squares. The warped basis is nearly orthonormal, so that
+        the step is nearly the whole way, and its derivative that of the least-squares code: what a change of the basis
+        does to the code counts too, in losses other than the squared error. Filters add what they see in the rest.
 
         Args:
             latents: (B, latent_channels), near the least squares; constants here.
@@ -112,10 +174,14 @@ class WarpedLinearCode(nn.Module):
         Returns:
             (B, latent_channels), float32.
         """
+        return self._step(latents, pixel_values, self.basis if self.filters is None else self.basis + self.filters)
+
+    def _step(self, latents: torch.Tensor, pixel_values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The code moves by the products of rows with what is not drawn yet."""
         warp, code = latents.float().detach().split([self.warp_latents, len(self.basis)], dim=1)
         places = self._sampling_places(warp).detach()
         residual = pixel_values.float() - _sample(self._unwarped(code), places)
-        step = _Unwarp.apply(residual, places).flatten(1) @ self.basis.float().flatten(1).T / _STORED
+        step = _Unwarp.apply(residual, places).flatten(1) @ rows.float().flatten(1).T / _STORED
         return torch.cat([warp, code + step], 1)
 
     @torch.no_grad()
@@ -146,7 +212,7 @@ class WarpedLinearCode(nn.Module):
             return self._gauss_newton(
                 images, latents[:, : self.warp_latents], latents[:, self.warp_latents :], steps, 1
             )
-        return self.refit(latents, images)
+        return self._step(latents, images, self.basis)
 
     def _gauss_newton(
         self, images: torch.Tensor, warp: torch.Tensor, code: torch.Tensor | None, steps: int, factor: int
@@ -155,7 +221,7 @@ class WarpedLinearCode(nn.Module):
         batch, channels, kinds = len(images), self.num_channels, self.warp_latents
         height, width = self.height // factor, self.width // factor
         places = height * width
-        targets = F.avg_pool2d(images, factor).view(batch, channels * places)
+        targets = F.avg_pool2d(images, factor).flatten(1)
         rows = torch.cat([self.basis, self.mean[None]]).float() / _STORED
         # (places, channels * (codes + 1)): what one place knows lies together
         table = F.avg_pool2d(rows, factor).view(len(rows), channels, places).permute(2, 1, 0).reshape(places, -1)

@@ -2,7 +2,7 @@
 
 import difflib
 from dataclasses import field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -26,11 +26,6 @@ class FaceDetectorConfig(PreTrainedConfig):
         nms_thresholds (`list[float]`, *optional*, defaults to `[0.5, 0.7, 0.7, 0.7]`):
             Overlap above which the weaker of two windows is dropped: within a level, among all proposals, among
             refined windows (intersection over union), among faces (intersection over the smaller one).
-        resampling (`str`, *optional*, defaults to `"area"`):
-            How windows of a photo are brought to the networks' sizes. `"area"`: as the published weights were used
-            first, each level and window averaged down on its own. `"atlas"`: bilinear, in a copy of the photo
-            (halved, quartered ...) of a near scale, all windows at once; faster on large photos, and landmarks move
-            by a pixel.
 
     Raises:
         ValueError: A field that does not exist, named together with the nearest one that does.
@@ -49,7 +44,6 @@ class FaceDetectorConfig(PreTrainedConfig):
     pyramid_factor: float = 0.709
     score_thresholds: list[float] = field(default_factory=lambda: [0.6, 0.7, 0.7])
     nms_thresholds: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.7, 0.7])
-    resampling: Literal["area", "atlas"] = "area"
 
     def __post_init__(self, **kwargs: Any) -> None:
         # a misspelt field would be kept and mean nothing; a config.json may have fields of a later transformers

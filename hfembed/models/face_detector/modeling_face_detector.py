@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .area_resampling import AreaResampling
 from .cascade_networks import LandmarkNetwork, ProposalNetwork, RefinementNetwork
 from .configuration_face_detector import FaceDetectorConfig
 from .image_processing_face_detector import FaceDetectorImageProcessor, PhotoSource
-from .photo_atlas import AreaResampling, PhotoAtlas
 from .windows import cell_windows, clip_windows, pyramid_scales, shift_windows, square_windows, suppress_within
 
 
@@ -165,7 +166,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
             ValueError: A photo has another shape.
         """
         photos = [self._checked(pixels).to(self.device) for pixels in pixel_values]
-        resampling = PhotoAtlas(photos) if self.config.resampling == "atlas" else AreaResampling(photos)
+        resampling = AreaResampling(photos)
         sizes = torch.tensor([photo.shape[1:] for photo in photos], device=self.device)
 
         photo, windows = self._propose(resampling, sizes.tolist())
@@ -180,9 +181,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
             )
         return pixels
 
-    def _propose(
-        self, resampling: PhotoAtlas | AreaResampling, sizes: list[list[int]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _propose(self, resampling: AreaResampling, sizes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """All windows that may show a face: photo (K,) and square windows (K, 4)."""
         config = self.config
         levels = [
@@ -192,17 +191,12 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         ]
         found = [_no_proposals(self.device)]
         first = 0
-        for batch in self._level_batches(levels, resampling.levels_can_be_padded):
-            photo, scale, height, width = (
-                torch.tensor(column, device=self.device) for column in zip(*batch, strict=True)
-            )
-            pixels = resampling.levels(photo, scale, int(height.max()), int(width.max()))
+        for batch in self._level_batches(levels):
+            photo = torch.tensor([level.photo for level in batch], device=self.device)
+            scale = torch.tensor([level.scale for level in batch], device=self.device)
+            pixels = resampling.levels(photo, batch[0].height, batch[0].width)
             scores, shifts = self.proposal(self._input(pixels))
-            # cells beyond a level that was padded to the batch's size do not count
-            rows, columns = ((side - 1) // 2 - 4 for side in (height, width))
-            inside = torch.arange(scores.shape[1], device=self.device)[:, None] < rows[:, None, None]
-            inside = inside & (torch.arange(scores.shape[2], device=self.device) < columns[:, None, None])
-            level, row, column = ((scores >= config.score_thresholds[0]) & inside).nonzero().unbind(1)
+            level, row, column = (scores >= config.score_thresholds[0]).nonzero().unbind(1)
             windows = cell_windows(column, row, scale[level])
             found.append(
                 (windows, scores[level, row, column], shifts[level, :, row, column], photo[level], first + level)
@@ -216,10 +210,10 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         return photo[kept], square_windows(shift_windows(windows[kept], shifts[kept], last_pixel=0))
 
     def _refine(
-        self, resampling: PhotoAtlas | AreaResampling, sizes: torch.Tensor, photo: torch.Tensor, windows: torch.Tensor
+        self, resampling: AreaResampling, sizes: torch.Tensor, photo: torch.Tensor, windows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The proposals that a closer look lets stand: photo (K,) and square windows (K, 4)."""
-        photo, windows, edges = _within_photos(photo, windows, sizes, resampling.whole_pixels)
+        photo, windows, edges = _within_photos(photo, windows, sizes)
         judged = [
             self.refinement(self._input(resampling.crops(photo[part], edges[part], 24)))
             for part in self._parts(len(windows), 24)
@@ -233,10 +227,10 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         return photo[kept], square_windows(shift_windows(windows[kept], shifts[kept], last_pixel=1))
 
     def _locate(
-        self, resampling: PhotoAtlas | AreaResampling, sizes: torch.Tensor, photo: torch.Tensor, windows: torch.Tensor
+        self, resampling: AreaResampling, sizes: torch.Tensor, photo: torch.Tensor, windows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The faces: photo (K,), boxes (K, 4), scores (K,), landmarks (K, 5, 2)."""
-        photo, windows, edges = _within_photos(photo, windows, sizes, resampling.whole_pixels)
+        photo, windows, edges = _within_photos(photo, windows, sizes)
         judged = [
             self.landmark(self._input(resampling.crops(photo[part], edges[part], 48)))
             for part in self._parts(len(windows), 48)
@@ -261,34 +255,29 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         at_a_time = self.windows_at_a_time * (48 // side) ** 2 if self.device.type == "cpu" else 512
         return [slice(start, start + at_a_time) for start in range(0, count, at_a_time)]
 
-    def _level_batches(self, levels: list[_Level], can_be_padded: bool) -> Iterator[list[_Level]]:
-        """Levels that go through the proposal network together: of like sizes, so that little of it is padding."""
+    def _level_batches(self, levels: list[_Level]) -> Iterator[list[_Level]]:
+        """Levels that go through the proposal network together: of one size, up to so many pixels."""
         limit = self.windows_at_a_time * 48**2 if self.device.type == "cpu" else self.pixels_at_a_time
-        batch: list[_Level] = []
-        area = height = width = 0
-        for level in sorted(levels, key=lambda level: (level.height, level.width)):
-            height, width = max(height, level.height), max(width, level.width)
-            area += level.height * level.width
-            padded = (len(batch) + 1) * height * width
-            if batch and (padded > limit or padded > area * (1.25 if can_be_padded else 1)):
-                yield batch
-                batch, height, width = [], level.height, level.width
-                area = height * width
-            batch.append(level)
-        if batch:
-            yield batch
+
+        def size(level: _Level) -> tuple[int, int]:
+            return level.height, level.width
+
+        for (height, width), group in groupby(sorted(levels, key=size), key=size):
+            alike, at_a_time = list(group), max(limit // (height * width), 1)
+            for start in range(0, len(alike), at_a_time):
+                yield alike[start : start + at_a_time]
 
     def _searched_together(self, sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
-        """Numbers of photos of like sizes, up to so many pixels on an atlas."""
+        """Numbers of photos, those of one size beside each other, up to so many pixels."""
         batch: list[int] = []
-        height = width = 0
-        for number in sorted(range(len(sizes)), key=lambda number: sizes[number][::-1]):
-            width = max(width, sizes[number][1])
-            height += sizes[number][0]
-            if batch and height * width > self.pixels_at_a_time:
+        pixels = 0
+        for number in sorted(range(len(sizes)), key=sizes.__getitem__):
+            height, width = sizes[number]
+            if batch and pixels + height * width > self.pixels_at_a_time:
                 yield batch
-                batch, (height, width) = [], sizes[number]
+                batch, pixels = [], 0
             batch.append(number)
+            pixels += height * width
         if batch:
             yield batch
 
@@ -299,10 +288,10 @@ def _no_proposals(device: torch.device) -> tuple[torch.Tensor, ...]:
 
 
 def _within_photos(
-    photo: torch.Tensor, windows: torch.Tensor, sizes: torch.Tensor, whole_pixels: bool
+    photo: torch.Tensor, windows: torch.Tensor, sizes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The windows that show some of their photo, and the edges of what they show."""
-    edges = clip_windows(windows, sizes[photo], whole_pixels)
+    edges = clip_windows(windows, sizes[photo])
     shown = (edges[:, 2:] > edges[:, :2]).all(1)
     return photo[shown], windows[shown], edges[shown]
 

@@ -50,20 +50,20 @@ def square_windows(windows: torch.Tensor) -> torch.Tensor:
     return torch.cat([corner, corner + longer], 1)
 
 
-def clip_windows(windows: torch.Tensor, sizes: torch.Tensor, whole_pixels: bool) -> torch.Tensor:
+def clip_windows(windows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     """The parts of windows (K, 4) that lie within photos of `sizes` (K, 2), [height, width].
+
+    Fractions of pixels are cut off, as the published weights were first used.
 
     Args:
         windows: (K, 4).
         sizes: (K, 2).
-        whole_pixels: Cut fractions of pixels off, as the published weights were first used; else half a pixel, which
-            is as much on average, is taken from every side.
 
     Returns:
         (K, 4), edges: left and top from 0, right and bottom one past the last pixel. Empty where right <= left or
         bottom <= top.
     """
-    windows = windows.trunc() if whole_pixels else windows - 0.5
+    windows = windows.trunc()
     return torch.cat([windows[:, :2].clamp(min=1) - 1, torch.minimum(windows[:, 2:], sizes.flip(1).to(windows))], 1)
 
 

@@ -284,9 +284,8 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         copied = copy.deepcopy(self).eval()
         fold_batch_norm(copied.base_model)
         probe = torch.rand(2, self.config.num_channels, *self.config.image_size, device=self.device)
-        if not torch.allclose(
-            copied.embed(probe), self.embed(probe), atol=1e-5 if self.dtype == torch.float32 else 0.1
-        ):
+        difference = (copied.embed(probe) - self.embed(probe)).norm(dim=1)  # of unit vectors
+        if difference.max() > (1e-4 if self.dtype == torch.float32 else 0.1):
             raise ValueError(f"trunk '{self.config.trunk}' cannot be folded: its outputs would change")
         if self.config.trunk == "mobilefacenet" and self.device.type == "cpu":
             copied.base_model.trunk.run_in_parts()

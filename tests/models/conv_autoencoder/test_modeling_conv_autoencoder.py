@@ -85,7 +85,15 @@ class TestInpaintingAutoencoder(TestSkippingAutoencoder):
 
 class TestWarpingAutoencoder(AutoencoderContract):
     def config(self):
-        return tiny_config(bottleneck="warp", latent_channels=14, warp_latents=6, warp_grid=4, blocks_per_level=0)
+        return tiny_config(
+            bottleneck="warp", latent_channels=14, warp_latents=6, warp_grid=4, blocks_per_level=0, code_filters=True
+        )
+
+    def model(self, model_class):
+        model = super().model(model_class)
+        with torch.no_grad():  # they start at zero
+            model.bottleneck.code.filters.add_(0.1 * model.bottleneck.code.basis.flip(0))
+        return model
 
     def inputs(self, config, batch_size=3):
         # the fit is as smooth as its images
@@ -98,6 +106,7 @@ class TestWarpingAutoencoder(AutoencoderContract):
     [
         {},
         {"bottleneck": "warp", "latent_channels": 20},
+        {"bottleneck": "warp", "latent_channels": 20, "code_filters": True},
         {"bottleneck": "dense"},
         {"variational": True},
         {"skip_connections": True},

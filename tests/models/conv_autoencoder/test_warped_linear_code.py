@@ -23,8 +23,8 @@ def shifted_blobs(count, seed=0):
     return images[:, None]
 
 
-def code(latents=12, warp=6):
-    module = WarpedLinearCode(1, [32, 32], latents, warp, 4)
+def code(latents=12, warp=6, channels=1):
+    module = WarpedLinearCode(channels, [32, 32], latents, warp, 4)
     with torch.no_grad():
         for parameter, value in zip((module.mean, module.basis, module.fields), module.starting_values(), strict=True):
             parameter.copy_(value)
@@ -50,6 +50,17 @@ def test_without_warp_it_is_pca():
     fitted = module.fit(images, torch.zeros(200, 1), 3)
     assert (module.decode(fitted) - images).square().mean() <= 1.001 * expected_error.square().mean()
     assert error.shape == expected_error.shape
+
+
+def test_colours_are_fitted_however_they_lie_in_memory():
+    images = torch.cat([shifted_blobs(60), shifted_blobs(60).flip(3), shifted_blobs(60, seed=1)], 1)
+    torch.manual_seed(0)
+    module = code(channels=3)
+    module.start_from_images(images)
+    fitted = module.fit(images[:5], torch.zeros(5, 6), 3)
+    in_other_order = module.fit(images[:5].contiguous(memory_format=torch.channels_last), torch.zeros(5, 6), 3)
+    torch.testing.assert_close(in_other_order, fitted, atol=1e-4, rtol=1e-4)
+    assert (module.decode(fitted) - images[:5]).square().mean() < 0.1 * images[:5].var()
 
 
 def test_a_step_is_that_of_the_numerical_jacobian():
@@ -128,3 +139,44 @@ def test_training_beats_pca_on_what_moves():
     centred = held_out.flatten(1) - flat.mean(0)
     pca = (centred - centred @ components.T @ components).square().mean().item()
     assert 10 * math.log10(pca / error) > 2, "decibels above PCA with as many numbers"
+
+
+def test_start_in_a_metric_is_the_best_linear_code_there():
+    """Against the dense generalised eigenproblem: the part of the distance that no code of this length can keep."""
+    generator = torch.Generator().manual_seed(0)
+    spectrum = torch.linspace(1, 0.1, 64)
+    images = 0.5 + (torch.randn(400, 64, generator=generator) * spectrum).view(400, 1, 8, 8)
+    slopes = torch.randn(50, 64, generator=generator) * spectrum.flip(0)
+    module = WarpedLinearCode(1, [8, 8], 9, 1, 2, code_filters=True)
+    with torch.no_grad():
+        for parameter, value in zip((module.mean, module.basis, module.fields), module.starting_values(), strict=True):
+            parameter.copy_(value)
+    flat = images.flatten(1)
+    basis = module.basis.detach().flatten(1) / 10
+    left = flat - 0.5 - (flat - 0.5) @ basis.T @ basis
+    scale = left[:50].square().sum(1).mean() / (left[:50] @ slopes.T).square().mean()
+    metric = torch.eye(64) + 2 * scale * slopes.T @ slopes / 50
+    root = torch.linalg.cholesky(metric)
+    least = torch.linalg.eigvalsh(root.T @ torch.cov(flat.T, correction=0) @ root)[:-8].sum()
+
+    module.start_in_metric(images, slopes.view(50, 1, 8, 8), 2.0)
+
+    def distance(latents):
+        error = (module.decode(latents) - images).detach().flatten(1)
+        return ((error @ metric) * error).sum(1).mean()
+
+    code = module.refit(torch.zeros(400, 9), images)  # no warp, and an orthonormal basis: one step is all
+    torch.testing.assert_close(distance(code), least, rtol=1e-3, atol=0)
+    orthogonal = module._step(torch.zeros(400, 9), images, module.basis)
+    assert distance(orthogonal) > 1.1 * least
+
+
+def test_unwarp_undoes_a_smooth_warp_and_keeps_what_is_drawn():
+    module = code()
+    module.start_from_images(shifted_blobs(200))
+    latents = torch.randn(4, 12, generator=torch.Generator().manual_seed(3))
+    drawn = module._unwarped(latents[:, 6:])
+    torch.testing.assert_close(module.unwarp(module.decode(latents), latents), drawn)
+    other = drawn + 0.1 * shifted_blobs(4, seed=7)
+    again = module.unwarp(module.warp(other, latents[:, :6]), latents)
+    assert F.mse_loss(again, other) < 0.2 * F.mse_loss(drawn, other)

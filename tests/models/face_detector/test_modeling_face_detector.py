@@ -50,7 +50,6 @@ class TestFaceDetector(ModelContract):
         "pyramid_factor": 1.0,
         "score_thresholds": [0.5, 0.5],
         "nms_thresholds": [0.5, 0.5, 0.5, 1.5],
-        "resampling": "nearest",
     }
 
     def config(self):
@@ -76,9 +75,8 @@ def assert_same_faces(first, second, tolerance):
         torch.testing.assert_close(values, others, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("resampling", ["atlas", "area"])
-def test_a_photo_is_searched_alike_alone_and_among_others(resampling):
-    model = random_detector(resampling=resampling)
+def test_a_photo_is_searched_alike_alone_and_among_others():
+    model = random_detector()
     photos = random_photos((60, 80), (200, 120), (61, 83), (12, 300), (60, 80), (5, 7), (33, 24))
     together = model.detect_in(photos)
     assert sum(len(faces.scores) for faces in together) > 20

@@ -43,7 +43,7 @@ def test_cells_squares_and_shifts():
 def test_clipped_windows_are_the_pixels_a_slice_shows():
     photo = torch.arange(30 * 40).view(30, 40)
     windows = random_windows(50)
-    edges = clip_windows(windows, torch.tensor([[30, 40]]).expand(50, 2), whole_pixels=True).long()
+    edges = clip_windows(windows, torch.tensor([[30, 40]]).expand(50, 2)).long()
     for window, (left, top, right, bottom) in zip(windows.tolist(), edges.tolist(), strict=True):
         columns = [x for x in range(1, 41) if math.trunc(window[0]) <= x <= math.trunc(window[2])]
         rows = [y for y in range(1, 31) if math.trunc(window[1]) <= y <= math.trunc(window[3])]

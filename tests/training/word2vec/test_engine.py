@@ -1,6 +1,5 @@
 """The engine on a corpus made so that one knows what there is to learn."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -122,19 +121,8 @@ def test_impossible_settings_are_named(setting, value):
         EngineSettings(**{setting: value})
 
 
-def test_without_numba_its_engine_is_an_error_and_not_another_engine():
-    program = """
-import sys
-sys.modules["numba"] = None
-import torch
-from hfembed.data.corpora import prepare_corpus
-from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecConfig
-from hfembed.training.word2vec.engine import EngineSettings, train_word2vec
-import tempfile
-corpus = prepare_corpus(iter(["a b a b"]), tempfile.mkdtemp(), min_count=1)
-model = Word2VecForPreTraining(Word2VecConfig(vocab_size=2, embedding_size=4), corpus.vocabulary)
-train_word2vec(model, corpus, EngineSettings(engine="numba"))
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode != 0
-    assert "install hfembed[fast]" in result.stderr.splitlines()[-1]
+def test_without_numba_its_engine_is_an_error_and_not_another_engine(corpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
+    monkeypatch.delitem(sys.modules, "hfembed.training.word2vec.hogwild", raising=False)
+    with pytest.raises(InputError, match=r"install hfembed\[fast\]"):
+        train_word2vec(make_model(corpus), corpus, EngineSettings(engine="numba"))
