@@ -47,9 +47,10 @@ class EngineSettings:
         learning_rate: At the first word.
         final_learning_rate: At the last word; it falls linearly with the words seen.
         num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
-        centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU, 8,192 on a GPU, fewer for small
-            corpora.
-        sync_words: Corpus words of each rank between two meetings of several ranks.
+        centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has more
+            than 100 dimensions), 8,192 on a GPU, fewer for small corpora.
+        sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 65,536 on CPUs, 1,048,576 on
+            GPUs.
         checkpoint_every: Corpus words between checkpoints; 0 = none.
         keep_checkpoints: How many of them to keep.
         evaluate_every: Corpus words between evaluations; 0 = none.
@@ -63,7 +64,7 @@ class EngineSettings:
     final_learning_rate: float = 1e-4
     num_threads: int = 0
     centres_per_step: int = 0
-    sync_words: int = 65_536
+    sync_words: int = 0
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     evaluate_every: int = 0
@@ -78,10 +79,11 @@ class EngineSettings:
         """
         if self.engine not in ENGINES:
             raise InputError(f"engine must be one of {', '.join(ENGINES)}, not '{self.engine}'")
-        for name in ("epochs", "sync_words", "keep_checkpoints"):
+        for name in ("epochs", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("num_threads", "centres_per_step", "checkpoint_every", "evaluate_every", "hub_every", "seed"):
+        intervals = ("sync_words", "checkpoint_every", "evaluate_every", "hub_every")
+        for name in ("num_threads", "centres_per_step", *intervals, "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not 0 < self.learning_rate <= 1:
@@ -202,9 +204,10 @@ class _Run:
             seed=settings.seed,
         )
         self.make_worker, self.engine = self._choose_engine(device)
+        self.sync_words = settings.sync_words or (65_536 if device.type == "cpu" else 1_048_576)
         workers, longest = self.num_ranks * self.num_threads, 524_288
         if self.num_ranks > 1:  # a segment is what a thread learns between two meetings
-            longest = min(max(settings.sync_words // self.num_threads, 1), longest)
+            longest = min(max(self.sync_words // self.num_threads, 1), longest)
         self.plan = SegmentPlan.for_corpus(corpus.num_words, workers, settings.seed, segment_words=longest)
         self.synchronizer = None
 
@@ -343,7 +346,7 @@ class _Run:
     def _segments_a_meeting(self) -> int:
         """Segments that all ranks together learn between two meetings, each rank the same number."""
         segment_words = self.plan.num_words / self.plan.num_segments
-        rounds = max(round(self.settings.sync_words / segment_words / self.num_threads), 1)
+        rounds = max(round(self.sync_words / segment_words / self.num_threads), 1)
         return rounds * self.num_threads * self.num_ranks
 
     def _next_stop(self, done: int, total: int) -> int:
