@@ -180,10 +180,9 @@ class SkipGramStep(BlockStep):
 class CbowStep(BlockStep):
     """CBOW: the mean (or the sum) of the context predicts the centre word.
 
-    A context is a bag of rows, and so are the errors that come back to a position: two `embedding_bag`s over the
-    step's own rows in place of products with a band that is nearly all zeros. With the mean, the error goes undivided
-    to every context row, as in word2vec.c and gensim: dividing it by the number of context words slows the input rows
-    down several times over.
+    A context is a bag of rows, and so are the errors that come back to a position: two `embedding_bag`s in place of
+    products with a band that is nearly all zeros. With the mean, the error goes undivided to every context row, as in
+    word2vec.c and gensim: dividing it by the number of context words slows the input rows down several times over.
     """
 
     block_size, shared_negatives, row_cap = 128, 16, 4.0
@@ -202,18 +201,19 @@ class CbowStep(BlockStep):
         inputs = words.reshape(num_steps, num_centres)
         outputs = torch.cat([inputs, negatives.reshape(num_steps, -1)], dim=1)  # first targets, then negatives
 
-        # a centre's bag: the places around it, with a weight where they are of its sentence. The errors that come
-        # back to a place are the same bag: those in my context have me in theirs
+        # a centre's context: the words around it, with a weight where they are of its sentence
         around = F.pad(sentences, (window, window), value=-1).unfold(2, 2 * window + 1, 1) == sentences[..., None]
         around = torch.cat([around[..., :window], around[..., window + 1 :]], dim=3)  # but for itself
         around = around.view(num_steps, num_centres, 2 * window).float()
+        contexts = F.pad(inputs.int(), (window, window)).unfold(1, 2 * window + 1, 1)
+        contexts = torch.cat([contexts[..., :window], contexts[..., window + 1 :]], dim=2)
         context_size = around.sum(2)
         share = (1 / context_size.clamp(min=1))[..., None]
+        # where the errors come back from: those in my context have me in theirs; places that overhang have no weight
         distances = torch.cat([torch.arange(-window, 0), torch.arange(1, window + 1)]).to(words.device)
-        # places that overhang have no weight
-        bags = (torch.arange(num_centres, device=words.device)[:, None] + distances).clamp_(0, num_centres - 1)
+        places = (torch.arange(num_centres, device=words.device)[:, None] + distances).clamp_(0, num_centres - 1).int()
 
-        # a centre without context has nothing to say: its bag is zero, and no bag holds its error
+        # a centre without context has nothing to say: its sum is zero, and its error comes back to no one
         valid = context_size.clamp(max=1)
         negative_weight = self.negative / self.shared_negatives
         shared_weight = valid.view(num_steps, num_blocks, block).sum(2, keepdim=True) * negative_weight
@@ -222,17 +222,16 @@ class CbowStep(BlockStep):
         input_weights = context_size * (1 + self.negative)
         weights = around * share if self.cbow_mean else around
 
-        x = self.buffer("x", num_centres, size)
+        error = self.buffer("error", num_centres, size)
         y_and_z = self.buffer("y", num_outputs, size)
         y, z = y_and_z[:num_centres], y_and_z[num_centres:].view(num_blocks, -1, size)
         negative_scores = self.buffer("shared", num_blocks, block, self.shared_negatives)
         loss = None
         for t, (inward, outward) in enumerate(zip(inputs.unbind(), outputs.unbind(), strict=True)):
-            torch.index_select(self.input_rows, 0, inward, out=x)
-            hidden = F.embedding_bag(bags, x, mode="sum", per_sample_weights=weights[t])
+            hidden = F.embedding_bag(contexts[t], self.input_rows, mode="sum", per_sample_weights=weights[t])
             hidden_blocks = hidden.view(num_blocks, block, size)
             torch.index_select(self.output_rows, 0, outward, out=y_and_z)
-            positive = torch.mul(hidden, y, out=x).sum(1, keepdim=True)  # (B * N, 1); x is no longer needed
+            positive = torch.mul(hidden, y, out=error).sum(1, keepdim=True)  # (B * N, 1); a place for the product
             torch.bmm(hidden_blocks, z.transpose(1, 2), out=negative_scores)
             if loss is None:
                 loss = F.softplus(-positive).mul_(valid[0][:, None]).sum()
@@ -242,7 +241,7 @@ class CbowStep(BlockStep):
             # scores become the negative gradients with respect to themselves
             positive.neg_().sigmoid_()
             negative_scores.sigmoid_().mul_(-negative_weight)
-            error = torch.bmm(negative_scores, z, out=x.view_as(hidden_blocks)).view(num_centres, size)
+            torch.bmm(negative_scores, z, out=error.view_as(hidden_blocks))
             error.addcmul_(positive, y)
             if not self.cbow_mean:
                 error.mul_(share[t])
@@ -252,7 +251,9 @@ class CbowStep(BlockStep):
             negative_scores.mul_(output_rates[num_centres:].view(num_blocks, 1, -1))
             torch.bmm(negative_scores.transpose(1, 2), hidden_blocks, out=z)
             input_rates = self.capped_rates(inward, input_weights[t], rates[t])
-            x_step = F.embedding_bag(bags, error, mode="sum", per_sample_weights=around[t].mul_(input_rates[:, None]))
+            x_step = F.embedding_bag(
+                places, error, mode="sum", per_sample_weights=around[t].mul_(input_rates[:, None])
+            )
             self.input_rows.index_add_(0, inward, x_step)
             self.output_rows.index_add_(0, outward, y_and_z)
         return loss
