@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from hfembed.training.word2vec.alias_table import alias_table
 from hfembed.training.word2vec.segments import Objective
 
-_LOSS_EVERY = 16  # steps; it costs a pass over the scores
+_TOGETHER = 16  # steps whose bookkeeping is done at once; the first of them tells its loss
 
 
 class NegativeSampler:
@@ -74,20 +74,21 @@ class BlockStep:
             self.workspace[name] = torch.empty(size, device=self.input_rows.device)
         return self.workspace[name][:size].view(shape)
 
-    def capped_rates(self, rows: torch.Tensor, weights: torch.Tensor, rate: float) -> torch.Tensor:
+    def capped_rates(self, rows: torch.Tensor, weights: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
         """Learning rate of each contribution, held down by the row cap.
 
         Args:
-            rows: int (n,), the row each contribution goes to.
+            rows: int64 (n,), the row each contribution goes to.
             weights: (n,), pair weight of each contribution.
-            rate: Learning rate.
+            rate: Learning rate, float32 (1,).
         """
         self.pairs_per_row.index_fill_(0, rows, 0)
         self.pairs_per_row.index_add_(0, rows, weights)
-        return self.pairs_per_row.index_select(0, rows).reciprocal_().mul_(self.row_cap).clamp_(max=rate)
+        caps = self.pairs_per_row.index_select(0, rows).reciprocal_().mul_(self.row_cap)
+        return torch.minimum(caps, rate, out=caps)
 
     def draw_windows(self, words: torch.Tensor, smallest: int, largest: int, generator: torch.Generator):
-        """Draw how far contexts reach, a window (the argument of a step) for each step.
+        """Draw how far contexts reach, something that can be sliced by steps.
 
         Args:
             words: int64 (steps, B, N).
@@ -98,26 +99,20 @@ class BlockStep:
         raise NotImplementedError
 
     def __call__(
-        self,
-        words: torch.Tensor,
-        sentences: torch.Tensor,
-        window: torch.Tensor | int,
-        negatives: torch.Tensor,
-        rate: float,
-        with_loss: bool = False,
-    ) -> torch.Tensor | None:
-        """Take one step in place.
+        self, words: torch.Tensor, sentences: torch.Tensor, windows, negatives: torch.Tensor, rates: torch.Tensor
+    ) -> torch.Tensor:
+        """Take steps in place, one after the other.
 
         Args:
-            words: int64 (B, N).
-            sentences: int32 (B, N), not negative, equal within a sentence; each padded position has its own number.
-            window: As drawn by `draw_windows`.
-            negatives: int64 (B, K).
-            rate: Learning rate.
-            with_loss: Whether to return the loss, which costs a pass over the scores.
+            words: int64 (steps, B, N).
+            sentences: int32 (steps, B, N), not negative, equal within a sentence; each padded position has its own
+                number.
+            windows: These steps' share of what `draw_windows` drew.
+            negatives: int64 (steps, B, K).
+            rates: float32 (steps, 1), learning rates.
 
         Returns:
-            The mean loss per predicted word before the step (a pair in skip-gram, a centre in CBOW), or None.
+            The mean loss per predicted word before the first step (a pair in skip-gram, a centre in CBOW).
         """
         raise NotImplementedError
 
@@ -125,7 +120,7 @@ class BlockStep:
 class SkipGramStep(BlockStep):
     """Skip-gram: each context word alone predicts the centre word."""
 
-    block_size, shared_negatives, row_cap = 48, 32, 1.5
+    block_size, shared_negatives, row_cap = 32, 24, 1.5
 
     def draw_windows(self, words, smallest, largest, generator):
         """Return int64 (steps, B, N): each centre has its own."""
@@ -139,38 +134,46 @@ class SkipGramStep(BlockStep):
         inside = (distance <= windows[:, :, None]).logical_and_(sentences[:, :, None] == sentences[:, None])
         return self.buffer("band", *inside.shape).copy_(inside)
 
-    def __call__(self, words, sentences, window, negatives, rate, with_loss=False):  # noqa: D102
-        num_blocks, block = words.shape
-        size, height = self.input_rows.shape[1], block + self.shared_negatives
-        inputs = words.flatten()
-        outputs = torch.cat([words, negatives], dim=1).flatten()  # (B * (N + K),)
+    def __call__(self, words, sentences, windows, negatives, rates):  # noqa: D102
+        num_blocks, block, size = *words.shape[1:], self.input_rows.shape[1]
+        height = block + self.shared_negatives
+        inputs = words.flatten(1)
+        outputs = torch.cat([words, negatives], dim=2).flatten(1)  # (steps, B * (N + K))
+        negative_weight = self.negative / self.shared_negatives
 
-        x = torch.index_select(self.input_rows, 0, inputs, out=self.buffer("x", num_blocks * block, size))
-        y = torch.index_select(self.output_rows, 0, outputs, out=self.buffer("y", num_blocks * height, size))
-        x, y = x.view(num_blocks, block, size), y.view(num_blocks, height, size)
-        band = self.band(sentences, window)
-        pairs = band.sum(1)  # (B, N): positive pairs of each position, m_j
-        negative_weight = pairs * (self.negative / self.shared_negatives)
-
-        scores = torch.bmm(y, x.transpose(1, 2), out=self.buffer("scores", num_blocks, height, block))
+        x_rows = self.buffer("x", num_blocks * block, size)
+        y_rows = self.buffer("y", num_blocks * height, size)
+        x, y = x_rows.view(num_blocks, block, size), y_rows.view(num_blocks, height, size)
+        y_step = self.buffer("y step", num_blocks, height, size)
+        scores = self.buffer("scores", num_blocks, height, block)
         positive, shared = scores[:, :block], scores[:, block:]
         loss = None
-        if with_loss:
-            loss = (F.softplus(-positive) * band).sum() + (F.softplus(shared).sum(1) * negative_weight).sum()
-            loss /= pairs.sum().clamp(min=1)
+        for t, rate in enumerate(rates.unbind()):
+            torch.index_select(self.input_rows, 0, inputs[t], out=x_rows)
+            torch.index_select(self.output_rows, 0, outputs[t], out=y_rows)
+            band = self.band(sentences[t], windows[t])
+            pairs = band.sum(1)  # (B, N): positive pairs of each position, m_j
+            torch.bmm(y, x.transpose(1, 2), out=scores)
+            if loss is None:
+                loss = (F.softplus(-positive) * band).sum() + (
+                    F.softplus(shared).sum(1) * pairs
+                ).sum() * negative_weight
+                loss /= pairs.sum().clamp(min=1)
 
-        # scores become the negative gradients with respect to themselves
-        scores.sigmoid_()
-        torch.addcmul(band, positive, band, value=-1, out=positive)
-        shared.mul_(negative_weight.neg()[:, None])
-        y_step = torch.bmm(scores, x, out=self.buffer("y step", num_blocks, height, size)).view(-1, size)
-        x_step = torch.bmm(scores.transpose(1, 2), y, out=x).view(-1, size)  # x is no longer needed
-        shared_weight = negative_weight.sum(1, keepdim=True).expand(-1, self.shared_negatives)
-        output_weights = torch.cat([band.sum(2), shared_weight], dim=1).flatten()
-        x_step.mul_(self.capped_rates(inputs, pairs.flatten() * (1 + self.negative), rate)[:, None])
-        y_step.mul_(self.capped_rates(outputs, output_weights, rate)[:, None])
-        self.input_rows.index_add_(0, inputs, x_step)
-        self.output_rows.index_add_(0, outputs, y_step)
+            # scores become the negative gradients with respect to themselves
+            scores.sigmoid_()
+            torch.addcmul(band, positive, band, value=-1, out=positive)
+            shared.mul_(pairs[:, None] * -negative_weight)
+            torch.bmm(scores, x, out=y_step)
+            x_step = torch.bmm(scores.transpose(1, 2), y, out=x)  # x is no longer needed
+            shared_weight = (pairs.sum(1, keepdim=True) * negative_weight).expand(-1, self.shared_negatives)
+            output_weights = torch.cat([band.sum(2), shared_weight], dim=1)
+            x_step.mul_(
+                self.capped_rates(inputs[t], pairs.flatten() * (1 + self.negative), rate).view(num_blocks, -1, 1)
+            )
+            y_step.mul_(self.capped_rates(outputs[t], output_weights.flatten(), rate).view(num_blocks, -1, 1))
+            self.input_rows.index_add_(0, inputs[t], x_rows)
+            self.output_rows.index_add_(0, outputs[t], y_step.view(-1, size))
         return loss
 
 
@@ -186,68 +189,72 @@ class CbowStep(BlockStep):
     block_size, shared_negatives, row_cap = 128, 16, 4.0
 
     def draw_windows(self, words, smallest, largest, generator):
-        """Return a list of a number for each step: its bags are of one size."""
+        """Return a list of a number for each step, the same for steps taken together: their bags are of one size."""
         # from a generator's seed, so that on a GPU no step waits for its number
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
-        return torch.randint(smallest, largest + 1, (len(words),), generator=on_cpu).tolist()
+        windows = torch.randint(smallest, largest + 1, (-(-len(words) // _TOGETHER),), generator=on_cpu)
+        return windows.repeat_interleave(_TOGETHER).tolist()
 
-    def __call__(self, words, sentences, window, negatives, rate, with_loss=False):  # noqa: D102
-        num_blocks, block = words.shape
-        num_centres, size = words.numel(), self.input_rows.shape[1]
-        inputs = words.flatten()
-        outputs = torch.cat([inputs, negatives.flatten()])  # first the targets, then the negatives
+    def __call__(self, words, sentences, windows, negatives, rates):  # noqa: D102
+        num_steps, num_blocks, block = words.shape
+        num_centres, size, window = num_blocks * block, self.input_rows.shape[1], windows[0]
+        num_outputs = num_centres + num_blocks * self.shared_negatives
+        inputs = words.reshape(num_steps, num_centres)
+        outputs = torch.cat([inputs, negatives.reshape(num_steps, -1)], dim=1)  # first targets, then negatives
 
-        # a centre's bag: the words around it, with a weight where they are of its sentence and not itself. The errors
-        # that come back to a position are the same bag: those in my context have me in theirs
-        around = 2 * window + 1
-        together = F.pad(sentences, (window, window), value=-1).unfold(1, around, 1) == sentences[:, :, None]
-        together[:, :, window] = False
-        together = together.view(num_centres, around).float()
-        context_size = together.sum(1, keepdim=True)
+        # a centre's bag: the places around it, with a weight where they are of its sentence. The errors that come
+        # back to a place are the same bag: those in my context have me in theirs
+        around = F.pad(sentences, (window, window), value=-1).unfold(2, 2 * window + 1, 1) == sentences[..., None]
+        around = torch.cat([around[..., :window], around[..., window + 1 :]], dim=3)  # but for itself
+        around = around.view(num_steps, num_centres, 2 * window).float()
+        context_size = around.sum(2)
+        share = (1 / context_size.clamp(min=1))[..., None]
+        distances = torch.cat([torch.arange(-window, 0), torch.arange(1, window + 1)]).to(words.device)
+        # places that overhang have no weight
+        bags = (torch.arange(num_centres, device=words.device)[:, None] + distances).clamp_(0, num_centres - 1)
+
+        # a centre without context has nothing to say: its bag is zero, and no bag holds its error
         valid = context_size.clamp(max=1)
-        share = context_size.clamp(min=1).reciprocal_()
-        # places of the step; those that overhang have no weight
-        bags = torch.arange(num_centres, device=words.device)[:, None]
-        bags = (bags + torch.arange(-window, window + 1, device=words.device)).clamp_(0, num_centres - 1)
+        negative_weight = self.negative / self.shared_negatives
+        shared_weight = valid.view(num_steps, num_blocks, block).sum(2, keepdim=True) * negative_weight
+        shared_weight = shared_weight.expand(-1, -1, self.shared_negatives).reshape(num_steps, -1)
+        output_weights = torch.cat([valid, shared_weight], dim=1)
+        input_weights = context_size * (1 + self.negative)
+        weights = around * share if self.cbow_mean else around
 
-        x = torch.index_select(self.input_rows, 0, inputs, out=self.buffer("x", num_centres, size))
-        weights = together * share if self.cbow_mean else together
-        hidden = F.embedding_bag(bags, x, mode="sum", per_sample_weights=weights)
-        y_and_z = torch.index_select(self.output_rows, 0, outputs, out=self.buffer("y", outputs.numel(), size))
+        x = self.buffer("x", num_centres, size)
+        y_and_z = self.buffer("y", num_outputs, size)
         y, z = y_and_z[:num_centres], y_and_z[num_centres:].view(num_blocks, -1, size)
-        product = torch.mul(hidden, y, out=x)  # x is no longer needed
-        positive = product.sum(1, keepdim=True)  # (B * N, 1)
-        hidden_blocks = hidden.view(num_blocks, block, size)
-        shared = torch.bmm(
-            hidden_blocks, z.transpose(1, 2), out=self.buffer("shared", num_blocks, block, self.shared_negatives)
-        )
-        flat_shared = shared.view(num_centres, -1)
-        negative_weight = valid * (self.negative / self.shared_negatives)
+        negative_scores = self.buffer("shared", num_blocks, block, self.shared_negatives)
         loss = None
-        if with_loss:
-            losses = F.softplus(-positive) * valid
-            losses += F.softplus(flat_shared).sum(1, keepdim=True) * negative_weight
-            loss = losses.sum() / valid.sum().clamp(min=1)
+        for t, (inward, outward) in enumerate(zip(inputs.unbind(), outputs.unbind(), strict=True)):
+            torch.index_select(self.input_rows, 0, inward, out=x)
+            hidden = F.embedding_bag(bags, x, mode="sum", per_sample_weights=weights[t])
+            hidden_blocks = hidden.view(num_blocks, block, size)
+            torch.index_select(self.output_rows, 0, outward, out=y_and_z)
+            positive = torch.mul(hidden, y, out=x).sum(1, keepdim=True)  # (B * N, 1); x is no longer needed
+            torch.bmm(hidden_blocks, z.transpose(1, 2), out=negative_scores)
+            if loss is None:
+                loss = F.softplus(-positive).mul_(valid[0][:, None]).sum()
+                loss += F.softplus(negative_scores).view(num_centres, -1).sum(1).mul_(valid[0]).sum() * negative_weight
+                loss /= valid[0].sum().clamp(min=1)
 
-        # scores become the negative gradients with respect to themselves
-        positive = torch.addcmul(valid, positive.sigmoid_(), valid, value=-1)
-        flat_shared.sigmoid_().mul_(negative_weight.neg_())
-        error = torch.bmm(shared, z, out=product.view_as(hidden_blocks)).view(num_centres, size)
-        error.addcmul_(positive, y)
-        if not self.cbow_mean:
-            error.mul_(share)
-        shared_weight = negative_weight.view(num_blocks, block).sum(1, keepdim=True).neg_()
-        output_weights = torch.cat([valid.flatten(), shared_weight.expand(-1, self.shared_negatives).flatten()])
-        output_rates = self.capped_rates(outputs, output_weights, rate)
-        # the rows read are no longer needed: their steps take their place
-        torch.mul(hidden, positive.mul_(output_rates[:num_centres, None]), out=y)
-        shared.mul_(output_rates[num_centres:].view(num_blocks, 1, -1))
-        torch.bmm(shared.transpose(1, 2), hidden_blocks, out=z)
-
-        input_rates = self.capped_rates(inputs, context_size.flatten() * (1 + self.negative), rate)
-        x_step = F.embedding_bag(bags, error, mode="sum", per_sample_weights=together.mul_(input_rates[:, None]))
-        self.input_rows.index_add_(0, inputs, x_step)
-        self.output_rows.index_add_(0, outputs, y_and_z)
+            # scores become the negative gradients with respect to themselves
+            positive.neg_().sigmoid_()
+            negative_scores.sigmoid_().mul_(-negative_weight)
+            error = torch.bmm(negative_scores, z, out=x.view_as(hidden_blocks)).view(num_centres, size)
+            error.addcmul_(positive, y)
+            if not self.cbow_mean:
+                error.mul_(share[t])
+            # the rows read are no longer needed: their steps take their place
+            output_rates = self.capped_rates(outward, output_weights[t], rates[t])
+            torch.mul(hidden, positive.mul_(output_rates[:num_centres, None]), out=y)
+            negative_scores.mul_(output_rates[num_centres:].view(num_blocks, 1, -1))
+            torch.bmm(negative_scores.transpose(1, 2), hidden_blocks, out=z)
+            input_rates = self.capped_rates(inward, input_weights[t], rates[t])
+            x_step = F.embedding_bag(bags, error, mode="sum", per_sample_weights=around[t].mul_(input_rates[:, None]))
+            self.input_rows.index_add_(0, inward, x_step)
+            self.output_rows.index_add_(0, outward, y_and_z)
         return loss
 
 
@@ -313,11 +320,12 @@ class TorchWorker:
         windows = self.step.draw_windows(words, smallest, self.objective.window, generator)
         negatives = self.sampler.draw((num_steps, num_blocks, self.step.shared_negatives), generator)
 
+        rates = (
+            torch.arange(num_steps, device=self.device)[:, None] * ((last_rate - first_rate) / num_steps) + first_rate
+        )
+
         losses = []
-        for t in range(num_steps):
-            rate = first_rate + (last_rate - first_rate) * t / num_steps
-            with_loss = t % _LOSS_EVERY == 0
-            loss = self.step(words[t], sentences[t], windows[t], negatives[t], rate, with_loss)
-            if loss is not None:
-                losses.append(loss)
+        for t in range(0, num_steps, _TOGETHER):
+            now = slice(t, t + _TOGETHER)
+            losses.append(self.step(words[now], sentences[now], windows[now], negatives[now], rates[now]))
         return float(torch.stack(losses).mean())

@@ -47,9 +47,10 @@ class EngineSettings:
         learning_rate: At the first word.
         final_learning_rate: At the last word; it falls linearly with the words seen.
         num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
-        centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU, 8,192 on a GPU, fewer for small
-            corpora.
-        sync_words: Corpus words of each rank between two meetings of several ranks.
+        centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has more
+            than 100 dimensions), 8,192 on a GPU, fewer for small corpora.
+        sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 65,536 on CPUs, 1,048,576 on
+            GPUs.
         checkpoint_every: Corpus words between checkpoints; 0 = none.
         keep_checkpoints: How many of them to keep.
         evaluate_every: Corpus words between evaluations; 0 = none.
@@ -63,7 +64,7 @@ class EngineSettings:
     final_learning_rate: float = 1e-4
     num_threads: int = 0
     centres_per_step: int = 0
-    sync_words: int = 1_000_000
+    sync_words: int = 0
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     evaluate_every: int = 0
@@ -78,10 +79,11 @@ class EngineSettings:
         """
         if self.engine not in ENGINES:
             raise InputError(f"engine must be one of {', '.join(ENGINES)}, not '{self.engine}'")
-        for name in ("epochs", "sync_words", "keep_checkpoints"):
+        for name in ("epochs", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("num_threads", "centres_per_step", "checkpoint_every", "evaluate_every", "hub_every", "seed"):
+        intervals = ("sync_words", "checkpoint_every", "evaluate_every", "hub_every")
+        for name in ("num_threads", "centres_per_step", *intervals, "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not 0 < self.learning_rate <= 1:
@@ -202,7 +204,11 @@ class _Run:
             seed=settings.seed,
         )
         self.make_worker, self.engine = self._choose_engine(device)
-        self.plan = SegmentPlan.for_corpus(corpus.num_words, self.num_ranks * self.num_threads, settings.seed)
+        self.sync_words = settings.sync_words or (65_536 if device.type == "cpu" else 1_048_576)
+        workers, longest = self.num_ranks * self.num_threads, 524_288
+        if self.num_ranks > 1:  # a segment is what a thread learns between two meetings
+            longest = min(max(self.sync_words // self.num_threads, 1), longest)
+        self.plan = SegmentPlan.for_corpus(corpus.num_words, workers, settings.seed, segment_words=longest)
         self.synchronizer = None
 
     def _choose_engine(self, device: torch.device) -> tuple[Callable, str]:
@@ -222,7 +228,9 @@ class _Run:
             return lambda: NumbaWorker(*self.rows, self.objective), f"numba (Hogwild, {place})"
         centres = settings.centres_per_step
         if not centres:
-            centres = 2048 if device.type == "cpu" else 8192
+            centres = 8192
+            if device.type == "cpu":  # a step's rows, some 800 kB, are to stay in the second cache
+                centres = min(204_800 // self.model.config.embedding_size, 2048)
             centres = max(min(centres, self.corpus.num_words // 1024), 32)
         return (
             lambda: TorchWorker(*self.rows, self.objective, centres),
@@ -284,17 +292,26 @@ class _Run:
                 finally:
                     for future in futures:
                         future.cancel()
+                whole = stop == total or any(self._due(words, done, stop) for words in self._intervals())
                 if self.synchronizer is not None:
-                    words = self._words_before(stop) - self._words_before(done)
-                    self.synchronizer.synchronize(words, self._rate(self._words_before(done)))
+                    words, rate = (
+                        self._words_before(stop) - self._words_before(done),
+                        self._rate(self._words_before(done)),
+                    )
+                    meeting = max(stop // self._segments_a_meeting(), 1)
+                    num_rows = len(self.rows[0]) if whole else self.synchronizer.num_rows(meeting)
+                    self.synchronizer.synchronize(words, rate, num_rows)
                 seconds += time.perf_counter() - begun
                 cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss
-                if not all(bool(torch.isfinite(matrix).all()) for matrix in self.rows):
+                if whole and not all(bool(torch.isfinite(matrix).all()) for matrix in self.rows):
                     raise FloatingPointError(
                         f"training diverged after {self._words_before(stop)} words: lower learning_rate"
                     )
-                self._pause(done, stop, total)
+                if whole:
+                    self._pause(done, stop, total)
+                    if self.num_ranks > 1:
+                        self.accelerator.wait_for_everyone()
                 done = stop
         torch.set_num_threads(threads_before)
         self._update_model()
@@ -317,15 +334,27 @@ class _Run:
         first, last = self.settings.learning_rate, self.settings.final_learning_rate
         return first + (last - first) * words / (self.settings.epochs * self.plan.num_words)
 
+    def _intervals(self) -> tuple[int, int, int]:
+        """Words after which training pauses, 0 for never: the ranks' rows are all the same then."""
+        settings = self.settings
+        return settings.checkpoint_every, settings.evaluate_every, settings.hub_every
+
+    def _due(self, words: int, done: int, stop: int) -> bool:
+        """Whether a multiple of `words` lies between two segments."""
+        return words > 0 and self._words_before(stop) // words > self._words_before(done) // words
+
+    def _segments_a_meeting(self) -> int:
+        """Segments that all ranks together learn between two meetings, each rank the same number."""
+        segment_words = self.plan.num_words / self.plan.num_segments
+        rounds = max(round(self.sync_words / segment_words / self.num_threads), 1)
+        return rounds * self.num_threads * self.num_ranks
+
     def _next_stop(self, done: int, total: int) -> int:
         """The segment before which all threads wait for one another the next time."""
         stops = [total]
         if self.synchronizer is not None:
-            # all ranks learn the same number of segments between two meetings
-            segment_words = self.plan.num_words / self.plan.num_segments
-            step = max(round(self.settings.sync_words / segment_words / self.num_threads), 1)
-            stops.append(done + step * self.num_threads * self.num_ranks)
-        for words in (self.settings.checkpoint_every, self.settings.evaluate_every, self.settings.hub_every):
+            stops.append(done + self._segments_a_meeting())
+        for words in self._intervals():
             if words:
                 due = (self._words_before(done) // words + 1) * words
                 stop = int(np.ceil(due / self.plan.num_words * self.plan.num_segments))
@@ -336,18 +365,14 @@ class _Run:
 
     def _pause(self, done: int, stop: int, total: int) -> None:
         """Evaluate, share and write a checkpoint where they are due."""
-
-        def due(words: int) -> bool:
-            return words > 0 and self._words_before(stop) // words > self._words_before(done) // words
-
-        for act, words in ((self.evaluate, self.settings.evaluate_every), (self.share, self.settings.hub_every)):
-            if self.rank == 0 and act is not None and due(words) and stop < total:
+        settings = self.settings
+        for act, words in ((self.evaluate, settings.evaluate_every), (self.share, settings.hub_every)):
+            if self.rank == 0 and act is not None and self._due(words, done, stop) and stop < total:
                 self._update_model()
                 act(self._words_before(stop))
-        if self.rank == 0 and self.checkpoints is not None and (due(self.settings.checkpoint_every) and stop < total):
+        checkpoint = self.checkpoints is not None and self._due(settings.checkpoint_every, done, stop)
+        if self.rank == 0 and checkpoint and stop < total:
             self._save_checkpoint(stop)
-        if self.accelerator is not None and self.num_ranks > 1:
-            self.accelerator.wait_for_everyone()
 
     def _update_model(self) -> None:
         """Copy the rows into the model where it does not share their memory."""

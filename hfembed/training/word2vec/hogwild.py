@@ -1,10 +1,10 @@
 """The numba kernel: word2vec a few centre words at a time, several threads on shared rows without locks ("Hogwild").
 
 Needs `hfembed[fast]`. Its unit is the block of `block_step`, but small and learnt at once, one after the other: the
-rows of 16 consecutive centres, of their context and of 16 negatives that they share fit into the nearest cache, and
-small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from far memory
-for each centre; here it is one. CBOW has less arithmetic to do, so that memory rules: its blocks are of 64 centres,
-and their contexts are differences of running sums, so that a row is read and written once for all of them.
+rows of some 30 words, centres and context of each other, and of the negatives that they share fit into the nearest
+cache, and small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from far
+memory for each centre; here it is one, or less. CBOW has less arithmetic to do, so that memory rules: a block has one
+window, and the context is a running sum that rows enter and leave, so that each is read and written once for all.
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
 et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
@@ -29,8 +29,8 @@ _compile = njit(nogil=True, fastmath=_FAST, cache=True, boundscheck=False, error
 
 SIGMOID_RANGE, SIGMOID_SIZE = 8, 4096
 # centres and negatives of a block
-BLOCK_SIZE, SHARED_NEGATIVES = 16, 16
-CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 64, 16
+BLOCK_SIZE, SHARED_NEGATIVES = 24, 24
+CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 32, 12
 
 
 def sigmoid_table() -> np.ndarray:
@@ -87,15 +87,21 @@ def subsample(words, sentences, keep_probabilities, state):
 
 
 @_compile
-def _context(position, sentences, count, window, shrink_windows, state):
-    """First and one past the last position of a centre and its context."""
-    reach = window
+def _draw_reach(window, shrink_windows, state):
+    """How far a context reaches."""
     if shrink_windows:
-        reach = 1 + np.int64((_next(state) * np.uint64(window)) >> np.uint64(32))
+        return 1 + np.int64((_next(state) * np.uint64(window)) >> np.uint64(32))
+    return np.int64(window)
+
+
+@_compile
+def _context(position, sentences, begin, end, window, shrink_windows, state):
+    """First and one past the last position of a centre and its context, in the block from `begin` to `end`."""
+    reach = _draw_reach(window, shrink_windows, state)
     first, stop = position, position + 1
-    while first > 0 and position - first < reach and sentences[first - 1] == sentences[position]:
+    while first > begin and position - first < reach and sentences[first - 1] == sentences[position]:
         first -= 1
-    while stop < count and stop - position <= reach and sentences[stop] == sentences[position]:
+    while stop < end and stop - position <= reach and sentences[stop] == sentences[position]:
         stop += 1
     return first, stop
 
@@ -144,9 +150,60 @@ def _dot(left, i, right, j):
 
 @_compile
 def _add_row(rows, row, factor, steps, step):
-    """rows[row] += factor * steps[step]: a loop of its own, because compilers vectorise only simple ones."""
+    """rows[row] += factor * steps[step]."""
     for d in range(rows.shape[1]):
         rows[row, d] += factor * steps[step, d]
+
+
+# what follows are loops of their own, because compilers vectorise only simple ones
+
+
+@_compile
+def _slide_in(hidden, n, scale, running, rows, entering, leaving, own, output_rows):
+    """The next context of CBOW: a row enters the running sum, one leaves it.
+
+    hidden[n] = scale * (running - rows[own]); returns hidden[n] @ output_rows[own].
+    """
+    total = np.float32(0)
+    for d in range(rows.shape[1]):
+        context = running[0, d] + (rows[entering, d] - rows[leaving, d])
+        running[0, d] = context
+        h = scale * (context - rows[own, d])
+        hidden[n, d] = h
+        total += h * output_rows[own, d]
+    return total
+
+
+@_compile
+def _slide_back(rows, row, running, error, entering, leaving, own):
+    """The errors of the next context: one enters, one leaves; rows[row] += running - error[own]."""
+    for d in range(rows.shape[1]):
+        context = running[0, d] + (error[entering, d] - error[leaving, d])
+        running[0, d] = context
+        rows[row, d] += context - error[own, d]
+
+
+@_compile
+def _difference(out, i, scale, running, rows, row):
+    """out[i] = scale * (running - rows[row])."""
+    for d in range(rows.shape[1]):
+        out[i, d] = scale * (running[0, d] - rows[row, d])
+
+
+@_compile
+def _add_difference(rows, row, running, steps, step):
+    """rows[row] += running - steps[step]."""
+    for d in range(rows.shape[1]):
+        rows[row, d] += running[0, d] - steps[step, d]
+
+
+@_compile
+def _exchange(error, rows, row, step, hidden, n):
+    """error[n] += step * rows[row], rows[row] += step * hidden[n], both from what they were."""
+    for d in range(rows.shape[1]):
+        y = rows[row, d]
+        error[n, d] += step * y
+        rows[row, d] = y + step * hidden[n, d]
 
 
 @_compile
@@ -165,21 +222,6 @@ def _add(rows, which, steps):
         row = which[i]
         for d in range(rows.shape[1]):
             rows[row, d] += steps[i, d]
-
-
-@_compile
-def _choose_rows(words, begin, window, inputs, outputs, threshold, alias, state):
-    """The input rows of a block's positions; the output rows of its centres, then of freshly drawn negatives.
-
-    Positions outside the text get some word's row, and no weight later.
-    """
-    last = len(words) - 1
-    for c in range(len(inputs)):
-        inputs[c] = words[min(max(begin - window + c, 0), last)]
-    for n in range(BLOCK_SIZE):
-        outputs[n] = words[min(begin + n, last)]
-    for k in range(BLOCK_SIZE, len(outputs)):
-        outputs[k] = _draw(state, threshold, alias)
 
 
 @_compile
@@ -219,29 +261,33 @@ def train_skip_gram(
         (sum of the losses looked at, number of pairs looked at): one block in 64 is.
     """
     count, size = len(words), input_rows.shape[1]
-    width, height = BLOCK_SIZE + 2 * window, BLOCK_SIZE + SHARED_NEGATIVES
-    inputs, outputs = np.empty(width, np.int64), np.empty(height, np.int64)
-    x, x_step = np.empty((width, size), np.float32), np.empty((width, size), np.float32)
+    height = BLOCK_SIZE + SHARED_NEGATIVES
+    outputs = np.empty(height, np.int64)
+    inputs = outputs[:BLOCK_SIZE]
+    x, x_step = np.empty((BLOCK_SIZE, size), np.float32), np.empty((BLOCK_SIZE, size), np.float32)
     y, y_step = np.empty((height, size), np.float32), np.empty((height, size), np.float32)
-    scores, pairs = np.empty((height, width), np.float32), np.empty(width, np.float32)
+    scores, pairs = np.empty((height, BLOCK_SIZE), np.float32), np.empty(BLOCK_SIZE, np.float32)
     share = np.float32(negative / SHARED_NEGATIVES)
     loss, num_losses = 0.0, 0.0
     for begin in range(0, count, BLOCK_SIZE):
         rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
         with_loss = begin % (64 * BLOCK_SIZE) == 0
-        _choose_rows(words, begin, window, inputs, outputs, threshold, alias, state)
+        end = min(begin + BLOCK_SIZE, count)
+        for n in range(BLOCK_SIZE):
+            inputs[n] = words[min(begin + n, count - 1)]  # the last block may be short: no weight later
+        for k in range(BLOCK_SIZE, height):
+            outputs[k] = _draw(state, threshold, alias)
         _gather(input_rows, inputs, x)
         _gather(output_rows, outputs, y)
         np.dot(y, x.T, scores)
         # scores become steps: rate * (label - sigmoid(score)), weighted
         pairs[:] = 0
         for n in range(BLOCK_SIZE):
-            position, first, stop = begin + n, 0, 0
-            if position < count:
-                first, stop = _context(position, sentences, count, window, shrink_windows, state)
-            for c in range(width):
-                other = begin - window + c
-                if first <= other < stop and other != position:
+            first, stop = 0, 0
+            if begin + n < end:
+                first, stop = _context(begin + n, sentences, begin, end, window, shrink_windows, state)
+            for c in range(BLOCK_SIZE):
+                if first <= begin + c < stop and c != n:
                     pairs[c] += 1
                     if with_loss:
                         loss += _softplus(-scores[n, c])
@@ -250,7 +296,7 @@ def train_skip_gram(
                 else:
                     scores[n, c] = 0
         for k in range(BLOCK_SIZE, height):
-            for c in range(width):
+            for c in range(BLOCK_SIZE):
                 if with_loss:
                     loss += share * pairs[c] * _softplus(scores[k, c])
                 scores[k, c] = -rate * share * pairs[c] * _logistic(scores[k, c], sigmoid)
@@ -302,16 +348,9 @@ def train_cbow(
         (sum of the losses looked at, number of centres looked at): one block in 64 is.
     """
     count, size = len(words), input_rows.shape[1]
-    width = CBOW_BLOCK_SIZE + 2 * window
-    # sums[i]: of the rows of all positions before the block's i-th. The sum of a context is the difference of two of
-    # them, less the centre's own row. steps[i]: what begins at the i-th position less what ended before it; their
-    # running sum is a position's step, less what comes from itself
-    sums, steps = np.zeros((width + 1, size), np.float32), np.zeros((width + 1, size), np.float32)
-    running = np.empty((1, size), np.float32)
-    hidden, errors = np.empty((CBOW_BLOCK_SIZE, size), np.float32), np.zeros((width, size), np.float32)
-    error = errors[window : window + CBOW_BLOCK_SIZE]
+    hidden, error = np.empty((CBOW_BLOCK_SIZE, size), np.float32), np.empty((CBOW_BLOCK_SIZE, size), np.float32)
+    running, positives = np.empty((1, size), np.float32), np.empty(CBOW_BLOCK_SIZE, np.float32)
     first, stop = np.empty(CBOW_BLOCK_SIZE, np.int64), np.empty(CBOW_BLOCK_SIZE, np.int64)
-    shares = np.empty(CBOW_BLOCK_SIZE, np.float32)
     chosen, negatives = np.empty(CBOW_NEGATIVES, np.int64), np.empty((CBOW_NEGATIVES, size), np.float32)
     scores = np.empty((CBOW_BLOCK_SIZE, CBOW_NEGATIVES), np.float32)
     weight = np.float32(negative / CBOW_NEGATIVES)
@@ -319,64 +358,77 @@ def train_cbow(
     for begin in range(0, count, CBOW_BLOCK_SIZE):
         rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
         with_loss = begin % (64 * CBOW_BLOCK_SIZE) == 0
-        start = begin - window  # the position of `sums`, `steps` and `errors` 0; may lie before the text
-        inside = range(max(-start, 0), min(count - start, width))
-        for i in inside:
-            row = words[start + i]
-            for d in range(size):
-                sums[i + 1, d] = sums[i, d] + input_rows[row, d]
+        end = min(begin + CBOW_BLOCK_SIZE, count)
+        reach = _draw_reach(window, shrink_windows, state)
         for k in range(CBOW_NEGATIVES):
             chosen[k] = _draw(state, threshold, alias)
-        _gather(output_rows, chosen, negatives)
-        for n in range(CBOW_BLOCK_SIZE):
-            position, shares[n] = begin + n, 0
-            if position + width < count:
-                _prefetch(output_rows, words[position])
-                _prefetch(input_rows, words[position + window + CBOW_BLOCK_SIZE])
-            if position < count:
-                first[n], stop[n] = _context(position, sentences, count, window, shrink_windows, state)
-                if stop[n] - first[n] > 1:
-                    shares[n] = np.float32(1) / (stop[n] - first[n] - 1)
-            if shares[n] == 0:
-                hidden[n] = 0
+            _prefetch(output_rows, chosen[k])
+        # the context slides over the rows: what enters is added, what leaves is taken away
+        f, s = begin, begin
+        running[0] = 0
+        for n in range(end - begin):
+            position = begin + n
+            row, old_f, old_s = words[position], f, s
+            if position + CBOW_BLOCK_SIZE < count:  # one by one: only so many can be under way
+                _prefetch(input_rows, words[position + CBOW_BLOCK_SIZE])
+                _prefetch(output_rows, words[position + CBOW_BLOCK_SIZE])
+            while f < position and (position - f > reach or sentences[f] != sentences[position]):
+                f += 1
+            while s < end and s - position <= reach and sentences[s] == sentences[position]:
+                s += 1
+            first[n], stop[n] = f, s
+            scale = np.float32(1) / max(s - f - 1, 1) if cbow_mean else np.float32(1)
+            if f == old_f + 1 and s == old_s + 1:
+                positives[n] = _slide_in(
+                    hidden, n, scale, running, input_rows, words[old_s], words[old_f], row, output_rows
+                )
                 continue
-            row, f, e = words[position], first[n] - start, stop[n] - start
-            scale = shares[n] if cbow_mean else np.float32(1)
-            for d in range(size):
-                hidden[n, d] = scale * (sums[e, d] - sums[f, d] - input_rows[row, d])
+            for i in range(old_f, f):
+                _add_row(running, 0, np.float32(-1), input_rows, words[i])
+            for i in range(old_s, s):
+                _add_row(running, 0, np.float32(1), input_rows, words[i])
+            if s - f == 1:  # alone in its sentence
+                running[0] = input_rows[row]
+            _difference(hidden, n, scale, running, input_rows, row)
+            positives[n] = _dot(hidden, n, output_rows, row)
+        hidden[end - begin :] = 0
+        _gather(output_rows, chosen, negatives)
         np.dot(hidden, negatives.T, scores)
         # scores become steps: rate * (label - sigmoid(score)), weighted
         for n in range(CBOW_BLOCK_SIZE):
-            factor = rate * weight if shares[n] > 0 else np.float32(0)
             for k in range(CBOW_NEGATIVES):
-                if with_loss and factor > 0:
+                if with_loss and begin + n < end and stop[n] - first[n] > 1:
                     loss += weight * _softplus(scores[n, k])
-                scores[n, k] = -factor * _logistic(scores[n, k], sigmoid)
+                scores[n, k] = -rate * weight * _logistic(scores[n, k], sigmoid)
         np.dot(scores, negatives, error)
         np.dot(scores.T, hidden, negatives)  # the rows read are no longer needed: their steps take their place
         _add(output_rows, chosen, negatives)
-        for n in range(CBOW_BLOCK_SIZE):
-            if shares[n] == 0:
+        for n in range(end - begin):
+            context_size = stop[n] - first[n] - 1
+            if context_size == 0:
                 continue
-            row = words[begin + n]
-            score = _dot(hidden, n, output_rows, row)
             if with_loss:
-                loss += _softplus(-score)
+                loss += _softplus(-positives[n])
                 num_losses += 1
-            step = rate * (1 - _logistic(score, sigmoid))
-            _add_row(error, n, step, output_rows, row)
-            _add_row(output_rows, row, step, hidden, n)
+            step = rate * (1 - _logistic(positives[n], sigmoid))
+            _exchange(error, output_rows, words[begin + n], step, hidden, n)
             if not cbow_mean:
-                _add_row(error, n, shares[n] - np.float32(1), error, n)
-            _add_row(steps, first[n] - start, np.float32(1), error, n)
-            _add_row(steps, stop[n] - start, np.float32(-1), error, n)
+                _add_row(error, n, np.float32(1) / context_size - np.float32(1), error, n)
+        # the errors that come back to a word are those of its own context
+        f, s = begin, begin
         running[0] = 0
-        for i in inside:
-            row = words[start + i]
-            for d in range(size):
-                running[0, d] += steps[i, d]
-                input_rows[row, d] += running[0, d] - errors[i, d]
-        steps[:] = 0
+        for n in range(end - begin):
+            row, old_f, old_s = words[begin + n], f, s
+            f, s = first[n], stop[n]
+            if f == old_f + 1 and s == old_s + 1:
+                _slide_back(input_rows, row, running, error, old_s - begin, old_f - begin, n)
+                continue
+            for i in range(old_f, f):
+                _add_row(running, 0, np.float32(-1), error, i - begin)
+            for i in range(old_s, s):
+                _add_row(running, 0, np.float32(1), error, i - begin)
+            if s - f > 1:
+                _add_difference(input_rows, row, running, error, n)
     return loss, num_losses
 
 

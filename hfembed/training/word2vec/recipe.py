@@ -62,7 +62,7 @@ class Word2VecTrainingConfig(SharingConfig):
     final_learning_rate: float = setting(1e-4, "at the last word; it falls linearly with the words seen")
     num_threads: int = setting(0, "threads of a rank on the CPU; 0 = all cores, shared out among the ranks")
     centres_per_step: int = setting(0, "centre words a step of the torch engine; 0 = by device and corpus size")
-    sync_words: int = setting(1_000_000, "corpus words of each rank between two meetings of several ranks")
+    sync_words: int = setting(0, "corpus words of each rank between two meetings of several ranks; 0 = by device")
     checkpoint_every: int = setting(50_000_000, "corpus words between checkpoints to resume from; 0 = none")
     keep_checkpoints: int = setting(2, "how many checkpoints to keep")
     evaluate_every: int = setting(0, "corpus words between evaluations; 0 = only at the end")

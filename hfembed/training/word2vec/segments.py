@@ -64,12 +64,14 @@ class SegmentPlan:
     ) -> "SegmentPlan":
         """Cut a corpus so that every worker (a thread of a rank) gets the same number of segments an epoch.
 
-        Small corpora get shorter segments, so that workers stand at about the same learning rate at any time.
+        Small corpora get shorter segments, so that workers stand at about the same learning rate at any time; short
+        segments get shorter chunks, so that they too are from all over the corpus.
         """
         num_segments = max(-(-num_words // segment_words), min(8 * num_workers, num_words // 16_384))
         num_segments = -(-num_segments // num_workers) * num_workers
-        shortest = max(num_words // (num_segments * 8), 1)
-        return cls(num_words, num_segments, min(chunk_words, shortest), seed)
+        segment_words = num_words // num_segments
+        chunk_words = min(chunk_words, max(segment_words // 128, 256), max(segment_words // 8, 1))
+        return cls(num_words, num_segments, chunk_words, seed)
 
     @property
     def num_chunks(self) -> int:

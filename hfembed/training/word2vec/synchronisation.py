@@ -1,42 +1,73 @@
-"""Several ranks, one model: what each of them learnt since the last meeting is added up.
+"""Several ranks, one model: what each of them learnt since they last met is added up.
 
 DistributedDataParallel would send both matrices after every step. Here each rank learns from its own share of the
-corpus, and every so many words the ranks add up their *deltas*. Rows that moved little since then (nearly all of them)
-get the sum: rarely seen words must not learn less because there are more ranks. Rows that moved so much that every
-rank has already gone most of the way would overshoot with the sum: they get between the sum and the mean.
+corpus, and now and then the ranks meet and add up their *deltas*.
+
+Which rows: a row of a frequent word moves far in a few thousand words, and the ranks must not lose sight of each
+other; a row of a rare word moves once in millions. Rows are sorted by frequency, so every meeting takes the most
+frequent ones, every second one twice as many, every fourth four times, and so on: all rows meet seldom, and the bytes
+sent stay few.
+
+How they are added up: rows that moved little since they met get the sum, because rare words must not learn less when
+there are more ranks. Where every rank has gone most of the way by itself the sum would overshoot: those rows get their
+mean. In between, a rank that keeps a share c of the distance to its goal makes 1 - c of the way; one after the other R
+ranks would make 1 - c ** R; so their sum is multiplied by (1 - c ** R) / (R (1 - c)).
 """
 
 import numpy as np
 import torch
 
-SYNC_CAP = 25.0
-"""Learning rate x pair weight of a row between two meetings from which on its deltas are no longer simply added."""
+FORGETTING = 50.0
+"""Learning rate x pair weight after which a row keeps 1 / e of the distance to its goal."""
 
 
 class DeltaSynchronizer:
-    """Keeps the rows of all ranks equal, meeting by meeting.
+    """Keeps the rows of all ranks together, meeting by meeting.
 
     Args:
         rows: The matrices, changed in place; the same on all ranks at the start.
         pairs_per_word: For each matrix, the expected pair weight of each row per corpus word, float (vocab_size,).
         num_ranks: Ranks of the default process group.
+        smallest: Rows that every meeting takes.
     """
 
-    def __init__(self, rows: list[torch.Tensor], pairs_per_word: list[np.ndarray], num_ranks: int):
-        self.rows, self.num_ranks = rows, num_ranks
+    def __init__(
+        self, rows: list[torch.Tensor], pairs_per_word: list[np.ndarray], num_ranks: int, smallest: int = 1024
+    ):
+        self.rows, self.num_ranks, self.smallest = rows, num_ranks, smallest
         self.pairs_per_word = [torch.as_tensor(p, dtype=torch.float32).to(rows[0].device) for p in pairs_per_word]
         self.agreed = [matrix.clone() for matrix in rows]
+        self.moved = torch.zeros(len(rows[0]), device=rows[0].device)  # words x learning rate since a row's meeting
 
-    def synchronize(self, num_words: int, rate: float) -> None:
-        """Add up the deltas. Call on every rank.
+    def num_rows(self, meeting: int) -> int:
+        """How many of the rows a meeting takes; meetings count from 1."""
+        return min(self.smallest * (meeting & -meeting), len(self.moved))
+
+    def synchronize(self, num_words: int, rate: float, num_rows: int) -> None:
+        """Add up the deltas of the first `num_rows` rows. Call on every rank.
 
         Args:
             num_words: Corpus words that all ranks together have learnt from since the last meeting.
             rate: Learning rate.
+            num_rows: The same on every rank; those that are not taken keep what this rank learnt.
         """
+        self.moved += num_words * rate
         for matrix, agreed, pairs in zip(self.rows, self.agreed, self.pairs_per_word, strict=True):
+            matrix, agreed = matrix[:num_rows], agreed[:num_rows]
             matrix.sub_(agreed)
             torch.distributed.all_reduce(matrix)
-            share = (SYNC_CAP / (pairs * (num_words * rate))).clamp_(min=1 / self.num_ranks, max=1)
-            agreed.addcmul_(matrix, share[:, None])
+            agreed.addcmul_(matrix, self.share(pairs[:num_rows] * self.moved[:num_rows])[:, None])
             matrix.copy_(agreed)
+        self.moved[:num_rows] = 0
+
+    def share(self, weights: torch.Tensor) -> torch.Tensor:
+        """What the sum of deltas is multiplied by.
+
+        Args:
+            weights: (n,), learning rate x pair weight that all ranks together put on each row.
+
+        Returns:
+            (n,), from 1 for rows hardly touched down to 1 / ranks.
+        """
+        kept = weights / FORGETTING
+        return torch.expm1(-kept) / (self.num_ranks * torch.expm1(-kept / self.num_ranks)).clamp(max=-1e-12)
