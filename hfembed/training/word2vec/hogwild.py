@@ -140,6 +140,9 @@ def _prefetch(rows, row):
         _prefetch_line(rows, row, column)
 
 
+# what follows are loops of their own, because compilers vectorise only simple ones
+
+
 @_compile
 def _dot(left, i, right, j):
     total = np.float32(0)
@@ -153,9 +156,6 @@ def _add_row(rows, row, factor, steps, step):
     """rows[row] += factor * steps[step]."""
     for d in range(rows.shape[1]):
         rows[row, d] += factor * steps[step, d]
-
-
-# what follows are loops of their own, because compilers vectorise only simple ones
 
 
 @_compile
