@@ -155,10 +155,8 @@ class SkipGramStep(BlockStep):
             pairs = band.sum(1)  # (B, N): positive pairs of each position, m_j
             torch.bmm(y, x.transpose(1, 2), out=scores)
             if loss is None:
-                loss = (F.softplus(-positive) * band).sum() + (
-                    F.softplus(shared).sum(1) * pairs
-                ).sum() * negative_weight
-                loss /= pairs.sum().clamp(min=1)
+                loss = (F.softplus(shared).sum(1) * pairs).sum() * negative_weight
+                loss = (loss + (F.softplus(-positive) * band).sum()) / pairs.sum().clamp(min=1)
 
             # scores become the negative gradients with respect to themselves
             scores.sigmoid_()
@@ -167,11 +165,11 @@ class SkipGramStep(BlockStep):
             torch.bmm(scores, x, out=y_step)
             x_step = torch.bmm(scores.transpose(1, 2), y, out=x)  # x is no longer needed
             shared_weight = (pairs.sum(1, keepdim=True) * negative_weight).expand(-1, self.shared_negatives)
-            output_weights = torch.cat([band.sum(2), shared_weight], dim=1)
-            x_step.mul_(
-                self.capped_rates(inputs[t], pairs.flatten() * (1 + self.negative), rate).view(num_blocks, -1, 1)
-            )
-            y_step.mul_(self.capped_rates(outputs[t], output_weights.flatten(), rate).view(num_blocks, -1, 1))
+            output_weights = torch.cat([band.sum(2), shared_weight], dim=1).flatten()
+            input_rates = self.capped_rates(inputs[t], pairs.flatten() * (1 + self.negative), rate)
+            output_rates = self.capped_rates(outputs[t], output_weights, rate)
+            x_step.mul_(input_rates.view(num_blocks, block, 1))
+            y_step.mul_(output_rates.view(num_blocks, height, 1))
             self.input_rows.index_add_(0, inputs[t], x_rows)
             self.output_rows.index_add_(0, outputs[t], y_step.view(-1, size))
         return loss
@@ -251,9 +249,8 @@ class CbowStep(BlockStep):
             negative_scores.mul_(output_rates[num_centres:].view(num_blocks, 1, -1))
             torch.bmm(negative_scores.transpose(1, 2), hidden_blocks, out=z)
             input_rates = self.capped_rates(inward, input_weights[t], rates[t])
-            x_step = F.embedding_bag(
-                places, error, mode="sum", per_sample_weights=around[t].mul_(input_rates[:, None])
-            )
+            around[t].mul_(input_rates[:, None])
+            x_step = F.embedding_bag(places, error, mode="sum", per_sample_weights=around[t])
             self.input_rows.index_add_(0, inward, x_step)
             self.output_rows.index_add_(0, outward, y_and_z)
         return loss

@@ -294,13 +294,10 @@ class _Run:
                         future.cancel()
                 whole = stop == total or any(self._due(words, done, stop) for words in self._intervals())
                 if self.synchronizer is not None:
-                    words, rate = (
-                        self._words_before(stop) - self._words_before(done),
-                        self._rate(self._words_before(done)),
-                    )
+                    begin, end = self._words_before(done), self._words_before(stop)
                     meeting = max(stop // self._segments_a_meeting(), 1)
                     num_rows = len(self.rows[0]) if whole else self.synchronizer.num_rows(meeting)
-                    self.synchronizer.synchronize(words, rate, num_rows)
+                    self.synchronizer.synchronize(end - begin, self._rate(begin), num_rows)
                 seconds += time.perf_counter() - begun
                 cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss
