@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace, folder: Path, people: list[str], fields: 
 
 def compare(table: dict[str, dict[str, list[float]]]) -> list[str]:
     """Lines of a Markdown table: means, and differences to the first way over the same groups and seeds."""
-    lines = ["| figure | way | mean | difference to the first, 95 % interval | runs better |", "|---|---|---|---|---|"]
+    lines = ["| figure | way | mean | difference to the first, 95 % interval | runs higher |", "|---|---|---|---|---|"]
     for figure, by_way in table.items():
         first = np.array(next(iter(by_way.values())))
         for number, (name, values) in enumerate(by_way.items()):
