@@ -28,8 +28,9 @@ _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _compile = njit(nogil=True, fastmath=_FAST, cache=True, boundscheck=False, error_model="numpy")
 
 SIGMOID_RANGE, SIGMOID_SIZE = 8, 4096
+# centres of a block, and as many negatives; among few words each would come up too often in one that is larger
+BLOCK_SIZE, SMALL_BLOCK_SIZE, SMALL_VOCABULARY = 24, 16, 100
 # centres and negatives of a block
-BLOCK_SIZE, SHARED_NEGATIVES = 24, 24
 CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 32, 12
 
 
@@ -239,6 +240,7 @@ def train_skip_gram(
     last_rate,
     state,
     sigmoid,
+    block_size,
 ):
     """Learn a segment by skip-gram, in place: each context word alone predicts the centre word.
 
@@ -256,37 +258,38 @@ def train_skip_gram(
         last_rate: Learning rate after the last word; linear in between.
         state: Random state, uint64 (1,).
         sigmoid: From `sigmoid_table`.
+        block_size: Centres of a block, and its negatives.
 
     Returns:
         (sum of the losses looked at, number of pairs looked at): one block in 64 is.
     """
     count, size = len(words), input_rows.shape[1]
-    height = BLOCK_SIZE + SHARED_NEGATIVES
+    height = 2 * block_size
     outputs = np.empty(height, np.int64)
-    inputs = outputs[:BLOCK_SIZE]
-    x, x_step = np.empty((BLOCK_SIZE, size), np.float32), np.empty((BLOCK_SIZE, size), np.float32)
+    inputs = outputs[:block_size]
+    x, x_step = np.empty((block_size, size), np.float32), np.empty((block_size, size), np.float32)
     y, y_step = np.empty((height, size), np.float32), np.empty((height, size), np.float32)
-    scores, pairs = np.empty((height, BLOCK_SIZE), np.float32), np.empty(BLOCK_SIZE, np.float32)
-    share = np.float32(negative / SHARED_NEGATIVES)
+    scores, pairs = np.empty((height, block_size), np.float32), np.empty(block_size, np.float32)
+    share = np.float32(negative / block_size)
     loss, num_losses = 0.0, 0.0
-    for begin in range(0, count, BLOCK_SIZE):
+    for begin in range(0, count, block_size):
         rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
-        with_loss = begin % (64 * BLOCK_SIZE) == 0
-        end = min(begin + BLOCK_SIZE, count)
-        for n in range(BLOCK_SIZE):
+        with_loss = begin % (64 * block_size) == 0
+        end = min(begin + block_size, count)
+        for n in range(block_size):
             inputs[n] = words[min(begin + n, count - 1)]  # the last block may be short: no weight later
-        for k in range(BLOCK_SIZE, height):
+        for k in range(block_size, height):
             outputs[k] = _draw(state, threshold, alias)
         _gather(input_rows, inputs, x)
         _gather(output_rows, outputs, y)
         np.dot(y, x.T, scores)
         # scores become steps: rate * (label - sigmoid(score)), weighted
         pairs[:] = 0
-        for n in range(BLOCK_SIZE):
+        for n in range(block_size):
             first, stop = 0, 0
             if begin + n < end:
                 first, stop = _context(begin + n, sentences, begin, end, window, shrink_windows, state)
-            for c in range(BLOCK_SIZE):
+            for c in range(block_size):
                 if first <= begin + c < stop and c != n:
                     pairs[c] += 1
                     if with_loss:
@@ -295,8 +298,8 @@ def train_skip_gram(
                     scores[n, c] = rate * (1 - _logistic(scores[n, c], sigmoid))
                 else:
                     scores[n, c] = 0
-        for k in range(BLOCK_SIZE, height):
-            for c in range(BLOCK_SIZE):
+        for k in range(block_size, height):
+            for c in range(block_size):
                 if with_loss:
                     loss += share * pairs[c] * _softplus(scores[k, c])
                 scores[k, c] = -rate * share * pairs[c] * _logistic(scores[k, c], sigmoid)
@@ -447,6 +450,7 @@ class NumbaWorker:
         self.keep_probabilities = np.asarray(objective.keep_probabilities, dtype=np.float32)
         self.threshold, self.alias = alias_table(np.asarray(objective.noise_weights, dtype=np.float64))
         self.sigmoid = sigmoid_table()
+        self.block_size = BLOCK_SIZE if len(input_rows) >= SMALL_VOCABULARY else SMALL_BLOCK_SIZE
         nothing = np.empty(0, dtype=np.int32)
         self.learn(nothing, nothing, key=1, first_rate=0.0, last_rate=0.0)  # compiles now, not while time is taken
 
@@ -465,7 +469,7 @@ class NumbaWorker:
         sizes = (objective.window, objective.shrink_windows, objective.negative)
         rates = (float(first_rate), float(last_rate), state, self.sigmoid)
         if objective.architecture == "skip-gram":
-            loss, number = train_skip_gram(*matrices, *sizes, *rates)
+            loss, number = train_skip_gram(*matrices, *sizes, *rates, self.block_size)
         else:
             loss, number = train_cbow(*matrices, *sizes, objective.cbow_mean, *rates)
         return loss / number if number else None
