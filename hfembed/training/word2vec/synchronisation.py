@@ -69,5 +69,5 @@ class DeltaSynchronizer:
         Returns:
             (n,), from 1 for rows hardly touched down to 1 / ranks.
         """
-        kept = weights / FORGETTING
-        return torch.expm1(-kept) / (self.num_ranks * torch.expm1(-kept / self.num_ranks)).clamp(max=-1e-12)
+        exponents = (weights / FORGETTING).clamp(min=1e-12)  # a row not touched at all gets the sum too
+        return torch.expm1(-exponents) / (self.num_ranks * torch.expm1(-exponents / self.num_ranks))
