@@ -49,7 +49,7 @@ class EngineSettings:
         num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
         centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has more
             than 100 dimensions), 8,192 on a GPU, fewer for small corpora.
-        sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 65,536 on CPUs, 1,048,576 on
+        sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 81,920 on CPUs, 1,048,576 on
             GPUs.
         checkpoint_every: Corpus words between checkpoints; 0 = none.
         keep_checkpoints: How many of them to keep.
@@ -204,7 +204,7 @@ class _Run:
             seed=settings.seed,
         )
         self.make_worker, self.engine = self._choose_engine(device)
-        self.sync_words = settings.sync_words or (65_536 if device.type == "cpu" else 1_048_576)
+        self.sync_words = settings.sync_words or (81_920 if device.type == "cpu" else 1_048_576)
         workers, longest = self.num_ranks * self.num_threads, 524_288
         if self.num_ranks > 1:  # a segment is what a thread learns between two meetings
             longest = min(max(self.sync_words // self.num_threads, 1), longest)
@@ -240,10 +240,6 @@ class _Run:
     def train(self, resume: bool) -> TrainingReport:
         """Run from the start, or from the newest checkpoint."""
         done = self._load_checkpoint() if resume else 0
-        if self.num_ranks > 1:
-            for matrix in self.rows:
-                torch.distributed.broadcast(matrix, src=0)
-            self.synchronizer = DeltaSynchronizer(self.rows, self._pairs_per_word(), self.num_ranks)
         logger.info("engine: %s", self.engine)
         started = done
         total = self.plan.num_segments * self.settings.epochs
@@ -251,6 +247,11 @@ class _Run:
         idle = queue.SimpleQueue()
         for _ in range(self.num_threads):
             idle.put(self.make_worker())
+        if self.num_ranks > 1:
+            for matrix in self.rows:
+                torch.distributed.broadcast(matrix, src=0)
+            self.synchronizer = DeltaSynchronizer(self.rows, self._pairs_per_word(), self.num_ranks)
+            self.accelerator.wait_for_everyone()  # the time of a rank is not to count the preparation of another
 
         def learn(segment: int) -> float | None:
             epoch, place = divmod(segment, self.plan.num_segments)
@@ -298,6 +299,8 @@ class _Run:
                     meeting = max(stop // self._segments_a_meeting(), 1)
                     num_rows = len(self.rows[0]) if whole else self.synchronizer.num_rows(meeting)
                     self.synchronizer.synchronize(end - begin, self._rate(begin), num_rows)
+                    if whole:
+                        self.synchronizer.settle()
                 seconds += time.perf_counter() - begun
                 cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss

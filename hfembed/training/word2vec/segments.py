@@ -8,6 +8,7 @@ resuming exact.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -40,6 +41,12 @@ class Objective:
         """A number below 2 ** 63 and not 0 that seeds all that is drawn in a segment."""
         state = np.random.SeedSequence([self.seed, epoch, segment]).generate_state(1, np.uint64)
         return int(state[0] >> np.uint64(1)) | 1
+
+
+@lru_cache(maxsize=2)  # threads may stand on both sides of an epoch's end
+def _shuffled(num_chunks: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch's chunks, int64 (num_chunks,)."""
+    return np.random.default_rng([seed, epoch]).permutation(num_chunks)
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,7 @@ class SegmentPlan:
 
     def chunks(self, epoch: int, segment: int) -> np.ndarray:
         """First words of a segment's chunks, in reading order; int64 (chunks of the segment,)."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_chunks)
-        return order[segment :: self.num_segments] * self.chunk_words
+        return _shuffled(self.num_chunks, self.seed, epoch)[segment :: self.num_segments] * self.chunk_words
 
     def words_before(self, segment: int) -> int:
         """Words counted as seen when this segment of an epoch begins (segments count alike)."""
@@ -99,6 +105,7 @@ class SegmentPlan:
         Returns:
             words int32 (n,) and sentence int32 (n,): a number that changes at every sentence and chunk border.
         """
+        ids, sentence_ends = np.asarray(ids), np.asarray(sentence_ends)  # slices of a memmap are slow to make
         starts = self.chunks(epoch, segment)
         stops = np.minimum(starts + self.chunk_words, self.num_words)
         lengths = stops - starts

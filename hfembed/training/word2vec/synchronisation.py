@@ -8,11 +8,17 @@ other; a row of a rare word moves once in millions. Rows are sorted by frequency
 frequent ones, every second one twice as many, every fourth four times, and so on: all rows meet seldom, and the bytes
 sent stay few.
 
+When: the deltas travel while the next words are learnt, and the sum is added at the next meeting in place of what the
+rank itself had sent. So nobody waits for the network, nor for a rank that was a little slower; the price is that what
+the others learnt comes one meeting later.
+
 How they are added up: rows that moved little since they met get the sum, because rare words must not learn less when
 there are more ranks. Where every rank has gone most of the way by itself the sum would overshoot: those rows get their
 mean. In between, a rank that keeps a share c of the distance to its goal makes 1 - c of the way; one after the other R
 ranks would make 1 - c ** R; so their sum is multiplied by (1 - c ** R) / (R (1 - c)).
 """
+
+import math
 
 import numpy as np
 import torch
@@ -32,33 +38,56 @@ class DeltaSynchronizer:
     """
 
     def __init__(
-        self, rows: list[torch.Tensor], pairs_per_word: list[np.ndarray], num_ranks: int, smallest: int = 1024
+        self, rows: list[torch.Tensor], pairs_per_word: list[np.ndarray], num_ranks: int, smallest: int = 2048
     ):
         self.rows, self.num_ranks, self.smallest = rows, num_ranks, smallest
         self.pairs_per_word = [torch.as_tensor(p, dtype=torch.float32).to(rows[0].device) for p in pairs_per_word]
         self.agreed = [matrix.clone() for matrix in rows]
         self.moved = torch.zeros(len(rows[0]), device=rows[0].device)  # words x learning rate since a row's meeting
+        # what a meeting sends and the rows it was taken from: of both matrices, one after the other
+        self.buffers = [rows[0].new_empty(sum(matrix.numel() for matrix in rows)) for _ in range(2)]
+        self.under_way = None
 
     def num_rows(self, meeting: int) -> int:
         """How many of the rows a meeting takes; meetings count from 1."""
         return min(self.smallest * (meeting & -meeting), len(self.moved))
 
     def synchronize(self, num_words: int, rate: float, num_rows: int) -> None:
-        """Add up the deltas of the first `num_rows` rows. Call on every rank.
+        """Settle the last meeting and send the deltas of the first `num_rows` rows. Call on every rank.
 
         Args:
             num_words: Corpus words that all ranks together have learnt from since the last meeting.
             rate: Learning rate.
             num_rows: The same on every rank; those that are not taken keep what this rank learnt.
         """
+        self.settle()
         self.moved += num_words * rate
-        for matrix, agreed, pairs in zip(self.rows, self.agreed, self.pairs_per_word, strict=True):
-            matrix, agreed = matrix[:num_rows], agreed[:num_rows]
-            matrix.sub_(agreed)
-            torch.distributed.all_reduce(matrix)
-            agreed.addcmul_(matrix, self.share(pairs[:num_rows] * self.moved[:num_rows])[:, None])
-            matrix.copy_(agreed)
+        self.shares = [self.share(pairs[:num_rows] * self.moved[:num_rows])[:, None] for pairs in self.pairs_per_word]
         self.moved[:num_rows] = 0
+        shape = len(self.rows), num_rows, self.rows[0].shape[1]
+        self.sums, self.sent = (buffer[: math.prod(shape)].view(shape) for buffer in self.buffers)
+        for matrix, agreed, sums, sent in zip(self.rows, self.agreed, self.sums, self.sent, strict=True):
+            sent.copy_(matrix[:num_rows])
+            torch.sub(sent, agreed[:num_rows], out=sums)
+        self.under_way = torch.distributed.all_reduce(self.sums, async_op=True)
+
+    def settle(self) -> None:
+        """Wait for the sums that are under way and add them; what this rank learnt meanwhile stays.
+
+        Where nothing was learnt meanwhile and the meeting took all rows, they are the same on all ranks to the bit.
+        """
+        if self.under_way is None:
+            return
+        self.under_way.wait()
+        self.under_way = None
+        num_rows = self.sums.shape[1]
+        for matrix, agreed, sums, sent, shares in zip(
+            self.rows, self.agreed, self.sums, self.sent, self.shares, strict=True
+        ):
+            matrix, agreed = matrix[:num_rows], agreed[:num_rows]
+            matrix.sub_(sent)
+            agreed.addcmul_(sums, shares)
+            matrix.add_(agreed)
 
     def share(self, weights: torch.Tensor) -> torch.Tensor:
         """What the sum of deltas is multiplied by.

@@ -31,19 +31,58 @@ def test_frequent_rows_meet_often_and_all_rows_seldom(synchronizer):
     assert [synchronizer.num_rows(meeting) for meeting in range(1, 9)] == [2, 4, 2, 8, 2, 4, 2, 8]
 
 
-def test_a_meeting_adds_up_and_leaves_other_rows_alone(synchronizer, monkeypatch):
-    mine, theirs = torch.randn(VOCAB_SIZE, SIZE), torch.randn(VOCAB_SIZE, SIZE)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda deltas: deltas.add_(theirs[: len(deltas)]))
-    for matrix in synchronizer.rows:
-        matrix += mine
+@pytest.fixture
+def theirs(monkeypatch):
+    """What the other rank sends: the same deltas at every meeting, there when they are waited for."""
+    deltas = torch.randn(2, VOCAB_SIZE, SIZE)
+
+    class Work:
+        def __init__(self, sums):
+            self.sums = sums
+
+        def wait(self):
+            self.sums += deltas[:, : self.sums.shape[1]]
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums, async_op: Work(sums))
+    return deltas
+
+
+def test_a_meeting_adds_up_and_leaves_other_rows_alone(synchronizer, theirs):
+    mine = torch.randn(2, VOCAB_SIZE, SIZE)
+    for matrix, delta in zip(synchronizer.rows, mine, strict=True):
+        matrix += delta
     synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=2)
-    for matrix, pairs in zip(synchronizer.rows, synchronizer.pairs_per_word, strict=True):
+    synchronizer.settle()
+    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, theirs, strict=True)
+    for matrix, pairs, own, other in everything:
         share = synchronizer.share(pairs * 1000 * 0.05)[:, None]
-        torch.testing.assert_close(matrix[:2], (share * (mine + theirs))[:2])
-        torch.testing.assert_close(matrix[2:], mine[2:])
+        torch.testing.assert_close(matrix[:2], (share * (own + other))[:2])
+        torch.testing.assert_close(matrix[2:], own[2:])
         assert share[0] < 1
     # the rows that were left out count the words of both meetings; the others moved no further
     synchronizer.synchronize(num_words=3000, rate=0.05, num_rows=VOCAB_SIZE)
-    for matrix, pairs in zip(synchronizer.rows, synchronizer.pairs_per_word, strict=True):
+    synchronizer.settle()
+    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, theirs, strict=True)
+    for matrix, pairs, own, other in everything:
         share = synchronizer.share(pairs * 4000 * 0.05)[:, None]
-        torch.testing.assert_close(matrix[2:], (share * (mine + theirs))[2:])
+        torch.testing.assert_close(matrix[2:], (share * (own + other))[2:])
+
+
+def test_the_others_deltas_come_a_meeting_later_and_own_learning_goes_on(synchronizer, theirs):
+    mine, meanwhile = torch.randn(2, VOCAB_SIZE, SIZE), torch.randn(2, VOCAB_SIZE, SIZE)
+    for matrix, delta in zip(synchronizer.rows, mine, strict=True):
+        matrix += delta
+    synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=VOCAB_SIZE)
+    for matrix, own in zip(synchronizer.rows, mine, strict=True):
+        torch.testing.assert_close(matrix, own)
+    for matrix, delta in zip(synchronizer.rows, meanwhile, strict=True):
+        matrix += delta
+    synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=VOCAB_SIZE)
+    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, meanwhile, theirs, strict=True)
+    for place, (matrix, pairs, own, later, other) in enumerate(everything):
+        share = synchronizer.share(pairs * 1000 * 0.05)[:, None]
+        torch.testing.assert_close(matrix, share * (own + other) + later)
+        torch.testing.assert_close(synchronizer.sums[place], later)  # nothing is sent twice
+    synchronizer.settle()
+    for matrix, agreed in zip(synchronizer.rows, synchronizer.agreed, strict=True):
+        assert torch.equal(matrix, agreed)

@@ -1,6 +1,7 @@
 """The training script as its users start it: killed, resumed, on two ranks, with bad input."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def test_two_ranks_share_the_work_and_learn_the_topics(text, tmp_path):
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -1)
     assert np.array_equal(topics[cosines.argmax(1)], topics)
+
+
+@pytest.mark.multiprocess
+def test_two_ranks_resume_as_if_nothing_had_been(text, tmp_path):
+    # checkpoints lie between meetings whose deltas are still under way
+    more = ("--sync_words", "20000", "--checkpoint_every", "150000", "--keep_checkpoints", "99")
+    train(text, tmp_path / "run", *more, ranks=2)
+    whole = load_file(tmp_path / "run" / "model.safetensors")
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("segments_*[0-9]"))
+    assert len(checkpoints) > 3
+    for later in checkpoints[2:]:
+        shutil.rmtree(later)
+    assert "resuming after" in train(text, tmp_path / "run", *more, "--resume", ranks=2)
+    resumed = load_file(tmp_path / "run" / "model.safetensors")
+    assert all((whole[name] == resumed[name]).all() for name in whole)
 
 
 @pytest.mark.multiprocess
