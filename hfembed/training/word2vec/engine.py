@@ -49,7 +49,7 @@ class EngineSettings:
         num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
         centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has more
             than 100 dimensions), 8,192 on a GPU, fewer for small corpora.
-        sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 81,920 on CPUs, 1,048,576 on
+        sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 90,112 on CPUs, 1,048,576 on
             GPUs.
         checkpoint_every: Corpus words between checkpoints; 0 = none.
         keep_checkpoints: How many of them to keep.
@@ -204,7 +204,7 @@ class _Run:
             seed=settings.seed,
         )
         self.make_worker, self.engine = self._choose_engine(device)
-        self.sync_words = settings.sync_words or (81_920 if device.type == "cpu" else 1_048_576)
+        self.sync_words = settings.sync_words or (90_112 if device.type == "cpu" else 1_048_576)
         workers, longest = self.num_ranks * self.num_threads, 524_288
         if self.num_ranks > 1:  # a segment is what a thread learns between two meetings
             longest = min(max(self.sync_words // self.num_threads, 1), longest)
