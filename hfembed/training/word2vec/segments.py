@@ -22,6 +22,7 @@ class Objective:
         shrink_windows: Whether each centre draws its window from 1 to `window`.
         negative: Noise words a pair.
         cbow_mean: CBOW averages the context (True) or adds it up.
+        frequencies: Share of each word in the corpus, float (vocab_size,).
         keep_probabilities: Subsampling, float (vocab_size,).
         noise_weights: What noise words are drawn in proportion to, float64 (vocab_size,).
         seed: With epoch and segment, the key of every random number.
@@ -32,9 +33,18 @@ class Objective:
     shrink_windows: bool
     negative: int
     cbow_mean: bool
+    frequencies: np.ndarray
     keep_probabilities: np.ndarray
     noise_weights: np.ndarray
     seed: int
+
+    def pairs_per_word(self) -> list[np.ndarray]:
+        """Expected pair weight on each input row and each output row per corpus word, float (vocab_size,) each."""
+        kept = self.frequencies * self.keep_probabilities
+        context = self.window + 1 if self.shrink_windows else 2 * self.window
+        noise = self.noise_weights / self.noise_weights.sum()
+        predictions = context if self.architecture == "skip-gram" else 1
+        return [kept * context * (1 + self.negative), (kept + noise * kept.sum() * self.negative) * predictions]
 
     def key(self, epoch: int, segment: int) -> int:
         """A number below 2 ** 63 and not 0 that seeds all that is drawn in a segment."""

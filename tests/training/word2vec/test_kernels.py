@@ -1,5 +1,11 @@
 """One step of each engine against the negative-sampling gradient in plain loops."""
 
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +27,8 @@ def make_objective(architecture: str, cbow_mean: bool = True) -> Objective:
     noise = np.zeros(VOCAB_SIZE)
     noise[NOISE_WORD] = 1
     keep = np.ones(VOCAB_SIZE)
-    return Objective(architecture, WINDOW, False, NEGATIVE, cbow_mean, keep, noise, seed=0)
+    frequencies = np.full(VOCAB_SIZE, 1 / VOCAB_SIZE)
+    return Objective(architecture, WINDOW, False, NEGATIVE, cbow_mean, frequencies, keep, noise, seed=0)
 
 
 def make_rows() -> tuple[np.ndarray, np.ndarray]:
@@ -61,25 +68,59 @@ def brute_force(architecture: str, cbow_mean: bool, inputs: np.ndarray, outputs:
     return input_gradient, output_gradient, loss / predictions
 
 
-@pytest.mark.parametrize("engine", ["torch", "numba"])
+def learn(engine: str, rows: tuple[torch.Tensor, torch.Tensor], objective: Objective) -> float:
+    """One step over all words, in place."""
+    if engine == "torch":
+        worker = TorchWorker(*rows, objective, centres_per_step=128)
+    elif engine == "numba":
+        worker = NumbaWorker(*rows, objective)
+    else:
+        triton_blocks = pytest.importorskip("hfembed.training.word2vec.triton_blocks")
+        worker = triton_blocks.TritonWorker(*rows, objective, num_programs=1, precision="ieee")
+    return worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=RATE, last_rate=RATE)
+
+
+def learn_in_interpreter(rows, objective: Objective, folder: Path) -> tuple[list[torch.Tensor], float]:
+    """`learn` with triton, but without a GPU: Triton interprets kernels where it is told to before it is imported."""
+    pytest.importorskip("triton")
+    task, answer = folder / "task.pt", folder / "answer.pt"
+    torch.save({"rows": rows, "objective": asdict(objective)}, task)
+    code = (
+        "import sys, torch\n"
+        "from hfembed.training.word2vec.segments import Objective\n"
+        "from tests.training.word2vec.test_kernels import learn\n"
+        "task = torch.load(sys.argv[1], weights_only=False)\n"
+        "loss = learn('triton', task['rows'], Objective(**task['objective']))\n"
+        "torch.save([list(task['rows']), loss], sys.argv[2])\n"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code, task, answer], cwd=root, env=environment, check=True)
+    return torch.load(answer)
+
+
+@pytest.mark.parametrize("engine", ["torch", "numba", "triton"])
 @pytest.mark.parametrize(("architecture", "cbow_mean"), [("skip-gram", True), ("cbow", True), ("cbow", False)])
-def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean):
+def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean, tmp_path):
     inputs, outputs = make_rows()
     expected_input, expected_output, expected_loss = brute_force(architecture, cbow_mean, inputs, outputs)
     # differences of float32 rows: start where 1e-4 * gradient is not lost in rounding
     rows = torch.tensor(inputs, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
     before = [matrix.clone() for matrix in rows]
     objective = make_objective(architecture, cbow_mean)
-    if engine == "torch":
-        worker = TorchWorker(*rows, objective, centres_per_step=128)
+    if engine != "triton":
+        loss = learn(engine, rows, objective)
+    elif torch.cuda.is_available():
+        on_gpu = [matrix.cuda() for matrix in rows]
+        loss = learn(engine, on_gpu, objective)
+        rows = [matrix.cpu() for matrix in on_gpu]
     else:
-        worker = NumbaWorker(*rows, objective)
-    loss = worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=RATE, last_rate=RATE)
+        rows, loss = learn_in_interpreter(rows, objective, tmp_path)
     moved = [(matrix - start).numpy() / -RATE for matrix, start in zip(rows, before, strict=True)]
     # numba reads the logistic function from a table with errors below 0.0005, and learns word by word
     np.testing.assert_allclose(moved[0], expected_input, rtol=5e-3, atol=2e-2)
     np.testing.assert_allclose(moved[1], expected_output, rtol=5e-3, atol=2e-2)
-    if engine == "torch":
+    if engine != "numba":
         assert loss == pytest.approx(expected_loss, rel=1e-4)
 
 
