@@ -47,8 +47,9 @@ class EngineSettings:
         learning_rate: At the first word.
         final_learning_rate: At the last word; it falls linearly with the words seen.
         num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
-        centres_per_step: Centre words a step of the torch engine, or in flight at a time with triton; 0 = 2,048 on a
-            CPU (fewer where a vector has more than 100 dimensions), 8,192 on a GPU, fewer for small corpora.
+        centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has more
+            than 100 dimensions), 8,192 on a GPU, fewer for small corpora. With triton, centre words in flight; 0 =
+            4,096, fewer for small corpora.
         sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 65,536 on CPUs, 1,048,576 on
             GPUs.
         checkpoint_every: Corpus words between checkpoints; 0 = none.
@@ -231,7 +232,7 @@ class _Run:
             return lambda: NumbaWorker(*self.rows, self.objective), f"numba (Hogwild, {place})"
         centres = settings.centres_per_step
         if not centres:
-            centres = 8192
+            centres = 4096 if settings.engine == "triton" else 8192
             if device.type == "cpu":  # a step's rows, some 800 kB, are to stay in the second cache
                 centres = min(204_800 // self.model.config.embedding_size, 2048)
             centres = max(min(centres, self.corpus.num_words // 1024), 32)
