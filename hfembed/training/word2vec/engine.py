@@ -48,8 +48,8 @@ class EngineSettings:
         final_learning_rate: At the last word; it falls linearly with the words seen.
         num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
         centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has more
-            than 100 dimensions), 8,192 on a GPU, fewer for small corpora. With triton, centre words in flight; 0 =
-            4,096, fewer for small corpora.
+            than 100 dimensions), 8,192 on a GPU, fewer for small corpora. With triton, centre words in flight, at
+            most 32 a multiprocessor; 0 = 4,096, fewer for small corpora.
         sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 65,536 on CPUs, 1,048,576 on
             GPUs.
         checkpoint_every: Corpus words between checkpoints; 0 = none.
@@ -243,7 +243,9 @@ class _Run:
                 from hfembed.training.word2vec.triton_blocks import BLOCK_SIZE, TritonWorker
             except ImportError as error:
                 raise InputError(f"engine 'triton' cannot be used ({error}): take engine 'torch'") from None
-            programs = max(centres // BLOCK_SIZE, 1)
+            # a multiprocessor holds the rows of one block
+            multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+            programs = min(max(centres // BLOCK_SIZE, 1), multiprocessors)
             return (
                 lambda: TritonWorker(*self.rows, self.objective, programs),
                 f"triton (Hogwild, {programs} blocks of {BLOCK_SIZE} words in flight, {place})",

@@ -1,4 +1,4 @@
-"""The Triton kernels: blocks of word2vec on a GPU, hundreds at once on shared rows without locks ("Hogwild").
+"""The Triton kernels: blocks of word2vec on a GPU, a hundred at once on shared rows without locks ("Hogwild").
 
 The unit is the block of `block_step`: N consecutive words, centres and context of each other, with K negatives that
 they share. Here one program of the kernel takes a block from its words to the last row written, all in the registers
@@ -17,12 +17,11 @@ import triton
 import triton.language as tl
 
 from hfembed.training.word2vec.alias_table import alias_table
+from hfembed.training.word2vec.block_step import CbowStep, SkipGramStep
 from hfembed.training.word2vec.segments import Objective
 
 BLOCK_SIZE = 32
 """N, words a block, and K, its negatives."""
-ROW_CAP = {"skip-gram": 1.5, "cbow": 4.0}
-"""As in `block_step`."""
 NUM_WARPS = 8
 """Warps a block: with fewer its matrices do not fit into their registers."""
 _NUMBERS = ["count", "vocab_size", "seed", "num_blocks", "blocks_per_program"]  # not a kernel for each kind of them
@@ -336,7 +335,10 @@ class TritonWorker:
             torch.as_tensor(pairs * others, dtype=torch.float32).to(self.device)
             for pairs in objective.pairs_per_word()
         ]
-        self.kernel = train_skip_gram if objective.architecture == "skip-gram" else train_cbow
+        if objective.architecture == "skip-gram":
+            self.kernel, self.options = train_skip_gram, {"CAP": SkipGramStep.row_cap}
+        else:
+            self.kernel, self.options = train_cbow, {"CAP": CbowStep.row_cap, "MEAN": objective.cbow_mean}
         # segments are brought over and subsampled while the one before them is learnt
         self.preparing = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         nothing = np.empty(0, dtype=np.int32)
@@ -364,7 +366,6 @@ class TritonWorker:
 
         num_blocks = -(-len(words) // BLOCK_SIZE)
         objective, size = self.objective, self.input_rows.shape[1]
-        only_cbow = {} if objective.architecture == "skip-gram" else {"MEAN": objective.cbow_mean}
         self.kernel[(self.num_programs,)](
             words,
             sentences,
@@ -387,11 +388,10 @@ class TritonWorker:
             WINDOW=objective.window,
             SHRINK=objective.shrink_windows,
             NEGATIVE=objective.negative,
-            CAP=ROW_CAP[objective.architecture],
             PRECISION=self.precision,
             num_warps=NUM_WARPS,
             num_stages=1,
-            **only_cbow,
+            **self.options,
         )
         loss, number = losses.sum(0).tolist()
         return loss / number if number else None
