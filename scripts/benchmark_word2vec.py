@@ -3,6 +3,8 @@ r"""Measure the engines against gensim: same corpus, cores, dimension and epochs
     python scripts/benchmark_word2vec.py --corpus FILE --architecture skip-gram --dimension 100 --threads 2 \
         --epochs 1 --rounds 3 --output FILE.json [--analogies FILE --word_pairs "[FILE]"]
 
+With `--device cuda` the engines run on a GPU, gensim on the CPU threads of the same machine.
+
 gensim reads the text from a file (`corpus_file=`, its fastest mode) at every learning rate asked for; its best one
 counts, for speed and for quality each. Only training is timed, not counting words or encoding. A ratio is the median
 over the rounds of engine / gensim within the round, so that a busy machine slows both; one is of words a second, the
@@ -34,6 +36,7 @@ from hfembed.training.word2vec.recipe import TrainingTests
 
 SENTENCE_LENGTH = 10_000  # gensim cuts there
 WINDOW, NEGATIVE, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
+ENGINES_OF_DEVICE = {"cpu": ["torch", "numba"], "cuda": ["torch", "triton"]}
 
 
 @strict
@@ -48,7 +51,8 @@ class BenchmarkConfig:
     epochs: int = setting(1, "passes over the corpus")
     rounds: int = setting(3, "how often everything is measured")
     output: str = setting("", "JSON file for the figures")
-    engines: list[str] = setting(list(ENGINES), "our engines to measure")
+    device: str = setting("cpu", "cpu or cuda, where our engines run")
+    engines: list[str] = setting([], "our engines to measure; [] = those of the device")
     learning_rate: float = setting(0.0, "of our engines; 0 = the recipes': 0.05 for skip-gram, 0.075 for cbow")
     gensim_learning_rates: list[float] = setting([0.025, 0.05], "of gensim, one after the other")
     cache_dir: str = setting("", "folder for the encoded corpus; by default a temporary one")
@@ -64,6 +68,8 @@ class BenchmarkConfig:
         for name in ("dimension", "threads", "epochs", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.device not in ENGINES_OF_DEVICE:
+            raise ValueError(f"device must be cpu or cuda, not '{self.device}'")
         for engine in self.engines:
             if engine not in ENGINES:
                 raise ValueError(f"engines must be among {', '.join(ENGINES)}, not '{engine}'")
@@ -141,7 +147,7 @@ def run_engine(
             initializer_scale=2,
         ),
         corpus.vocabulary,
-    )
+    ).to(config.device)
     settings = EngineSettings(
         engine=engine,
         epochs=config.epochs,
@@ -154,7 +160,7 @@ def run_engine(
         report.words_per_second,
         report.words / report.cpu_seconds,
         corpus.vocabulary.words,
-        model.word2vec.embeddings.weight.detach(),
+        model.word2vec.embeddings.weight.detach().cpu(),
     )
 
 
@@ -174,6 +180,7 @@ def main() -> None:
     """Everything in turn, round after round; then the table and the JSON file."""
     config = read_config(BenchmarkConfig, description=__doc__)
     tests = TrainingTests(config.analogies, config.word_pairs, restrict_vocab=30_000)
+    engines = config.engines or ENGINES_OF_DEVICE[config.device]
     speeds: dict[str, list[float]] = {}
     cpu_speeds: dict[str, list[float]] = {}
     quality: dict[str, list[dict[str, float]]] = {}
@@ -185,7 +192,7 @@ def main() -> None:
         )
         for number in range(config.rounds):
             runs = {f"gensim {rate:g}": (run_gensim, text, rate) for rate in config.gensim_learning_rates}
-            runs |= {engine: (run_engine, corpus, engine) for engine in config.engines}
+            runs |= {engine: (run_engine, corpus, engine) for engine in engines}
             for name, (run, *arguments) in runs.items():
                 speed, cpu_speed, words, vectors = run(config, *arguments, number)
                 speeds.setdefault(name, []).append(speed)
@@ -213,7 +220,8 @@ def main() -> None:
         "vocabulary": len(corpus.vocabulary),
         "settings": {name: value for name, value in vars(config).items() if name not in ("output", "cache_dir")},
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}",
+        "machine": f"{platform.machine()}, {platform.processor() or platform.system()}"
+        + (f", {torch.cuda.get_device_name()}" if config.device == "cuda" else ""),
         "versions": {name: version(name) for name in ("torch", "gensim", "numpy")},
     }
     with atomic_write(config.output) as temporary:

@@ -1,8 +1,8 @@
 """Training word2vec: segments handed to threads, the learning rate, ranks, checkpoints and the progress bar.
 
-The engine knows two ways to learn a segment (`TorchWorker`, `NumbaWorker`) and nothing of what is in them. It reads
-the corpus in the order of a `SegmentPlan`, so that all there is to know about where a run stands is a number of
-segments and the two matrices.
+The engine knows three ways to learn a segment (`TorchWorker`, `NumbaWorker`, `TritonWorker`) and nothing of what is in
+them. It reads the corpus in the order of a `SegmentPlan`, so that all there is to know about where a run stands is a
+number of segments and the two matrices.
 """
 
 import json
@@ -34,7 +34,7 @@ from hfembed.training.word2vec.synchronisation import DeltaSynchronizer
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("torch", "numba")
+ENGINES = ("torch", "numba", "triton")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,14 @@ class EngineSettings:
     """How to train; what to learn is in the model's config.
 
     Args:
-        engine: "torch" (CPU threads or a GPU) or "numba" (CPU threads, needs `hfembed[fast]`).
+        engine: "torch" (CPU threads or a GPU), "numba" (CPU threads, needs `hfembed[fast]`) or "triton" (a GPU).
         epochs: Passes over the corpus.
         learning_rate: At the first word.
         final_learning_rate: At the last word; it falls linearly with the words seen.
         num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
         centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has more
-            than 100 dimensions), 8,192 on a GPU, fewer for small corpora.
+            than 100 dimensions), 8,192 on a GPU, fewer for small corpora. With triton, centre words in flight, at
+            most 32 a multiprocessor; 0 = 4,096, fewer for small corpora.
         sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 65,536 on CPUs, 1,048,576 on
             GPUs.
         checkpoint_every: Corpus words between checkpoints; 0 = none.
@@ -192,6 +193,8 @@ class _Run:
         self.num_threads = 1
         if device.type == "cpu":
             self.num_threads = settings.num_threads or max(len(os.sched_getaffinity(0)) // self.num_ranks, 1)
+        elif settings.engine == "triton":
+            self.num_threads = 4  # while the GPU learns one segment, the next ones are read and brought over
         vocabulary = corpus.vocabulary
         self.objective = Objective(
             architecture=config.architecture,
@@ -199,6 +202,7 @@ class _Run:
             shrink_windows=config.shrink_windows,
             negative=config.negative,
             cbow_mean=config.cbow_mean,
+            frequencies=vocabulary.counts / vocabulary.counts.sum(),
             keep_probabilities=vocabulary.keep_probabilities(config.sample),
             noise_weights=vocabulary.negative_sampling_weights(config.ns_exponent),
             seed=settings.seed,
@@ -228,10 +232,24 @@ class _Run:
             return lambda: NumbaWorker(*self.rows, self.objective), f"numba (Hogwild, {place})"
         centres = settings.centres_per_step
         if not centres:
-            centres = 8192
+            centres = 4096 if settings.engine == "triton" else 8192
             if device.type == "cpu":  # a step's rows, some 800 kB, are to stay in the second cache
                 centres = min(204_800 // self.model.config.embedding_size, 2048)
             centres = max(min(centres, self.corpus.num_words // 1024), 32)
+        if settings.engine == "triton":
+            if device.type != "cuda":
+                raise InputError(f"engine 'triton' computes on a GPU, not on {device.type}: take engine 'torch'")
+            try:
+                from hfembed.training.word2vec.triton_blocks import BLOCK_SIZE, TritonWorker
+            except ImportError as error:
+                raise InputError(f"engine 'triton' cannot be used ({error}): take engine 'torch'") from None
+            # a multiprocessor holds the rows of one block
+            multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+            programs = min(max(centres // BLOCK_SIZE, 1), multiprocessors)
+            return (
+                lambda: TritonWorker(*self.rows, self.objective, programs),
+                f"triton (Hogwild, {programs} blocks of {BLOCK_SIZE} words in flight, {place})",
+            )
         return (
             lambda: TorchWorker(*self.rows, self.objective, centres),
             f"torch (block-banded, {centres} centre words a step, {place})",
@@ -243,7 +261,7 @@ class _Run:
         if self.num_ranks > 1:
             for matrix in self.rows:
                 torch.distributed.broadcast(matrix, src=0)
-            self.synchronizer = DeltaSynchronizer(self.rows, self._pairs_per_word(), self.num_ranks)
+            self.synchronizer = DeltaSynchronizer(self.rows, self.objective.pairs_per_word(), self.num_ranks)
         logger.info("engine: %s", self.engine)
         started = done
         total = self.plan.num_segments * self.settings.epochs
@@ -379,19 +397,6 @@ class _Run:
                     parameter.copy_(matrix)
                 else:  # numba writes where torch does not see it
                     torch.autograd.graph.increment_version(parameter)
-
-    def _pairs_per_word(self) -> list[np.ndarray]:
-        """Expected pair weight on each input and output row per corpus word."""
-        counts = self.corpus.vocabulary.counts
-        kept = counts / counts.sum() * self.objective.keep_probabilities
-        window, negative = self.objective.window, self.objective.negative
-        context = window + 1 if self.objective.shrink_windows else 2 * window
-        noise = self.objective.noise_weights / self.objective.noise_weights.sum()
-        predictions = context if self.objective.architecture == "skip-gram" else 1
-        return [
-            np.maximum(kept * context * (1 + negative), 1e-30),
-            np.maximum((kept + noise * kept.sum() * negative) * predictions, 1e-30),
-        ]
 
     def _identity(self) -> dict:
         """What a run and its checkpoints must have in common."""

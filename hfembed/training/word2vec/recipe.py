@@ -56,12 +56,16 @@ class Word2VecTrainingConfig(SharingConfig):
     cbow_mean: bool = setting(True, "CBOW averages the context instead of adding it up")
     initializer_scale: float = setting(2.0, "input rows start at U(-1, 1) * initializer_scale / embedding_size")
 
-    engine: str = setting("torch", "torch (CPU threads or a GPU) or numba (CPU threads; needs hfembed[fast])")
+    engine: str = setting(
+        "torch", "torch (CPU threads or a GPU), numba (CPU threads; needs hfembed[fast]) or triton (a GPU)"
+    )
     epochs: int = setting(5, "passes over the corpus")
     learning_rate: float = setting(0.05, "at the first word")
     final_learning_rate: float = setting(1e-4, "at the last word; it falls linearly with the words seen")
     num_threads: int = setting(0, "threads of a rank on the CPU; 0 = all cores, shared out among the ranks")
-    centres_per_step: int = setting(0, "centre words a step of the torch engine; 0 = by device and corpus size")
+    centres_per_step: int = setting(
+        0, "centre words a step of torch, or in flight with triton; 0 = by device and corpus size"
+    )
     sync_words: int = setting(0, "corpus words of each rank between two meetings of several ranks; 0 = by device")
     checkpoint_every: int = setting(50_000_000, "corpus words between checkpoints to resume from; 0 = none")
     keep_checkpoints: int = setting(2, "how many checkpoints to keep")

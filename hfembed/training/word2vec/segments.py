@@ -8,6 +8,7 @@ resuming exact.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Objective:
         shrink_windows: Whether each centre draws its window from 1 to `window`.
         negative: Noise words a pair.
         cbow_mean: CBOW averages the context (True) or adds it up.
+        frequencies: Share of each word in the corpus, float (vocab_size,).
         keep_probabilities: Subsampling, float (vocab_size,).
         noise_weights: What noise words are drawn in proportion to, float64 (vocab_size,).
         seed: With epoch and segment, the key of every random number.
@@ -32,14 +34,29 @@ class Objective:
     shrink_windows: bool
     negative: int
     cbow_mean: bool
+    frequencies: np.ndarray
     keep_probabilities: np.ndarray
     noise_weights: np.ndarray
     seed: int
+
+    def pairs_per_word(self) -> list[np.ndarray]:
+        """Expected pair weight on each input row and each output row per corpus word, float (vocab_size,) each."""
+        kept = self.frequencies * self.keep_probabilities
+        context = self.window + 1 if self.shrink_windows else 2 * self.window
+        noise = self.noise_weights / self.noise_weights.sum()
+        predictions = context if self.architecture == "skip-gram" else 1
+        return [kept * context * (1 + self.negative), (kept + noise * kept.sum() * self.negative) * predictions]
 
     def key(self, epoch: int, segment: int) -> int:
         """A number below 2 ** 63 and not 0 that seeds all that is drawn in a segment."""
         state = np.random.SeedSequence([self.seed, epoch, segment]).generate_state(1, np.uint64)
         return int(state[0] >> np.uint64(1)) | 1
+
+
+@lru_cache(maxsize=2)
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """An epoch's order of the chunks, the same for all its segments."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 @dataclass(frozen=True)
@@ -79,9 +96,8 @@ class SegmentPlan:
         return -(-self.num_words // self.chunk_words)
 
     def chunks(self, epoch: int, segment: int) -> np.ndarray:
-        """First words of a segment's chunks, in reading order; int64 (chunks of the segment,)."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_chunks)
-        return order[segment :: self.num_segments] * self.chunk_words
+        """Numbers of a segment's chunks, in reading order; int64 (chunks of the segment,)."""
+        return _shuffled(self.num_chunks, self.seed, epoch)[segment :: self.num_segments]
 
     def words_before(self, segment: int) -> int:
         """Words counted as seen when this segment of an epoch begins (segments count alike)."""
@@ -99,16 +115,19 @@ class SegmentPlan:
         Returns:
             words int32 (n,) and sentence int32 (n,): a number that changes at every sentence and chunk border.
         """
-        starts = self.chunks(epoch, segment)
-        stops = np.minimum(starts + self.chunk_words, self.num_words)
-        lengths = stops - starts
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        words = np.empty(offsets[-1], dtype=np.int32)
-        begins = np.zeros(offsets[-1] + 1, dtype=np.int32)
+        # whole chunks are rows of a table; what is left over makes a short one, read last
+        chunks, num_whole = self.chunks(epoch, segment), self.num_words // self.chunk_words
+        chunks = np.concatenate([chunks[chunks < num_whole], chunks[chunks >= num_whole]])
+        table = ids[: num_whole * self.chunk_words].reshape(num_whole, self.chunk_words)
+        words = table.take(chunks[chunks < num_whole], axis=0).ravel()
+        if num_whole in chunks:
+            words = np.concatenate([words, ids[num_whole * self.chunk_words :]])
+
+        starts, offsets = chunks * self.chunk_words, np.arange(len(chunks)) * self.chunk_words
         first = np.searchsorted(sentence_ends, starts, side="right")
-        last = np.searchsorted(sentence_ends, stops, side="left")
-        for chunk, (start, stop, offset) in enumerate(zip(starts, stops, offsets[:-1], strict=True)):
-            words[offset : offset + stop - start] = ids[start:stop]
-            begins[offset] = 1
-            begins[sentence_ends[first[chunk] : last[chunk]] - start + offset] = 1
-        return words, np.cumsum(begins[:-1], dtype=np.int32)
+        number = np.searchsorted(sentence_ends, starts + self.chunk_words, side="left") - first
+        ends = np.arange(number.sum()) + np.repeat(first - (np.cumsum(number) - number), number)
+        borders = sentence_ends[ends] + np.repeat(offsets - starts, number)
+        begins = np.sort(np.concatenate([offsets, borders[borders < len(words)]]))
+        sentences = np.repeat(np.arange(len(begins), dtype=np.int32), np.diff(begins, append=len(words)))
+        return words, sentences

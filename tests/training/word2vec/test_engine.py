@@ -13,6 +13,7 @@ from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.word2vec.engine import EngineSettings, train_word2vec
 
 TOPICS, WORDS_PER_TOPIC = 5, 8
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +42,17 @@ def make_model(corpus: EncodedCorpus, architecture: str = "skip-gram") -> Word2V
 
 
 def vectors_of(model: Word2VecForPreTraining) -> np.ndarray:
-    return model.word2vec.embeddings.weight.detach().numpy().copy()
+    return model.word2vec.embeddings.weight.detach().cpu().numpy().copy()
 
 
-@pytest.mark.parametrize("engine", ["torch", "numba"])
 @pytest.mark.parametrize("architecture", ["skip-gram", "cbow"])
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_words_of_a_topic_come_together(corpus, engine, architecture, num_threads):
-    model = make_model(corpus, architecture)
+@pytest.mark.parametrize(
+    ("engine", "device", "num_threads"),
+    [("torch", "cpu", 1), ("torch", "cpu", 2), ("numba", "cpu", 1), ("numba", "cpu", 2)]
+    + [pytest.param(engine, "cuda", 1, marks=needs_gpu) for engine in ("torch", "triton")],
+)
+def test_words_of_a_topic_come_together(corpus, engine, device, num_threads, architecture):
+    model = make_model(corpus, architecture).to(device)
     # CBOW's row cap lets more through, which two threads on 40 words do not always survive at 0.1
     learning_rate = {"skip-gram": 0.1, "cbow": 0.05}[architecture]
     settings = EngineSettings(engine=engine, epochs=5, num_threads=num_threads, learning_rate=learning_rate)
@@ -119,6 +123,13 @@ def test_a_hopeless_learning_rate_is_said_to_be_one(corpus):
 def test_impossible_settings_are_named(setting, value):
     with pytest.raises(InputError, match=setting):
         EngineSettings(**{setting: value})
+
+
+@pytest.mark.parametrize(("engine", "device"), [("triton", "cpu"), pytest.param("numba", "cuda", marks=needs_gpu)])
+def test_an_engine_says_where_it_computes(corpus, engine, device):
+    settings = EngineSettings(engine=engine)
+    with pytest.raises(InputError, match=f"engine '{engine}' computes on .* not on {device}: take engine 'torch'"):
+        train_word2vec(make_model(corpus).to(device), corpus, settings, show_progress=False)
 
 
 def test_without_numba_its_engine_is_an_error_and_not_another_engine(corpus, monkeypatch):

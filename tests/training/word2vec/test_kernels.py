@@ -1,5 +1,11 @@
 """One step of each engine against the negative-sampling gradient in plain loops."""
 
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +27,8 @@ def make_objective(architecture: str, cbow_mean: bool = True) -> Objective:
     noise = np.zeros(VOCAB_SIZE)
     noise[NOISE_WORD] = 1
     keep = np.ones(VOCAB_SIZE)
-    return Objective(architecture, WINDOW, False, NEGATIVE, cbow_mean, keep, noise, seed=0)
+    frequencies = np.full(VOCAB_SIZE, 1 / VOCAB_SIZE)
+    return Objective(architecture, WINDOW, False, NEGATIVE, cbow_mean, frequencies, keep, noise, seed=0)
 
 
 def make_rows() -> tuple[np.ndarray, np.ndarray]:
@@ -61,41 +68,77 @@ def brute_force(architecture: str, cbow_mean: bool, inputs: np.ndarray, outputs:
     return input_gradient, output_gradient, loss / predictions
 
 
-@pytest.mark.parametrize("engine", ["torch", "numba"])
+def learn(engine: str, rows: tuple[torch.Tensor, torch.Tensor], objective: Objective, rate: float) -> float:
+    """One step over all words, in place."""
+    if engine == "torch":
+        worker = TorchWorker(*rows, objective, centres_per_step=128)
+    elif engine == "numba":
+        worker = NumbaWorker(*rows, objective)
+    else:
+        from hfembed.training.word2vec.triton_blocks import TritonWorker
+
+        worker = TritonWorker(*rows, objective, num_programs=1, precision="ieee")
+    return worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=rate, last_rate=rate)
+
+
+def learn_in_interpreter(rows, objective: Objective, rate: float, folder: Path) -> tuple[list[torch.Tensor], float]:
+    """`learn` with triton, but without a GPU: Triton interprets kernels where it is told to before it is imported."""
+    task, answer = folder / "task.pt", folder / "answer.pt"
+    torch.save({"rows": rows, "objective": asdict(objective), "rate": rate}, task)
+    code = (
+        "import sys, torch\n"
+        "from hfembed.training.word2vec.segments import Objective\n"
+        "from tests.training.word2vec.test_kernels import learn\n"
+        "task = torch.load(sys.argv[1], weights_only=False)\n"
+        "loss = learn('triton', task['rows'], Objective(**task['objective']), task['rate'])\n"
+        "torch.save([list(task['rows']), loss], sys.argv[2])\n"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code, task, answer], cwd=root, env=environment, check=True)
+    return torch.load(answer)
+
+
+def learn_anywhere(engine: str, rows, objective: Objective, rate: float, folder: Path):
+    """The rows after `learn`, on the CPU, and the loss."""
+    if engine == "triton":
+        pytest.importorskip("triton")
+    if engine == "triton" and not torch.cuda.is_available():
+        return learn_in_interpreter(rows, objective, rate, folder)
+    rows = [matrix.clone().to("cuda" if engine == "triton" else "cpu") for matrix in rows]
+    loss = learn(engine, rows, objective, rate)
+    return [matrix.cpu() for matrix in rows], loss
+
+
+@pytest.mark.parametrize("engine", ["torch", "numba", "triton"])
 @pytest.mark.parametrize(("architecture", "cbow_mean"), [("skip-gram", True), ("cbow", True), ("cbow", False)])
-def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean):
+def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean, tmp_path):
     inputs, outputs = make_rows()
     expected_input, expected_output, expected_loss = brute_force(architecture, cbow_mean, inputs, outputs)
     # differences of float32 rows: start where 1e-4 * gradient is not lost in rounding
     rows = torch.tensor(inputs, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
-    before = [matrix.clone() for matrix in rows]
-    objective = make_objective(architecture, cbow_mean)
-    if engine == "torch":
-        worker = TorchWorker(*rows, objective, centres_per_step=128)
-    else:
-        worker = NumbaWorker(*rows, objective)
-    loss = worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=RATE, last_rate=RATE)
-    moved = [(matrix - start).numpy() / -RATE for matrix, start in zip(rows, before, strict=True)]
+    after, loss = learn_anywhere(engine, rows, make_objective(architecture, cbow_mean), RATE, tmp_path)
+    moved = [(matrix - start).numpy() / -RATE for matrix, start in zip(after, rows, strict=True)]
     # numba reads the logistic function from a table with errors below 0.0005, and learns word by word
     np.testing.assert_allclose(moved[0], expected_input, rtol=5e-3, atol=2e-2)
     np.testing.assert_allclose(moved[1], expected_output, rtol=5e-3, atol=2e-2)
-    if engine == "torch":
+    if engine != "numba":
         assert loss == pytest.approx(expected_loss, rel=1e-4)
 
 
-def test_no_row_moves_further_than_its_cap():
+@pytest.mark.parametrize("engine", ["torch", "triton"])
+def test_no_row_moves_further_than_its_cap(engine, tmp_path):
     inputs, outputs = make_rows()
     rows = torch.tensor(inputs, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
-    before = [matrix.clone() for matrix in rows]
     rate = 0.5
     _, gradient, _ = brute_force("skip-gram", True, inputs, outputs)
-    TorchWorker(*rows, make_objective("skip-gram"), 64).learn(WORDS, SENTENCES, 5, rate, rate)
+    after, _ = learn_anywhere(engine, rows, make_objective("skip-gram"), rate, tmp_path)
     pairs = sum(
         i != j and abs(i - j) <= WINDOW and SENTENCES[i] == SENTENCES[j]
         for i in range(len(WORDS))
         for j in range(len(WORDS))
     )
-    moved = (rows[1] - before[1])[NOISE_WORD].numpy()
+    moved = (after[1] - rows[1])[NOISE_WORD].numpy()
     np.testing.assert_allclose(moved, -SkipGramStep.row_cap / (pairs * NEGATIVE) * gradient[NOISE_WORD], rtol=1e-3)
 
 
