@@ -64,7 +64,7 @@ class BlockStep:
     def __init__(self, input_rows: torch.Tensor, output_rows: torch.Tensor, negative: int, cbow_mean: bool = True):
         self.input_rows, self.output_rows = input_rows, output_rows
         self.negative, self.cbow_mean = negative, cbow_mean
-        self.pairs_per_row = torch.zeros(input_rows.shape[0], device=input_rows.device)
+        self.pairs_per_row = torch.empty(_TOGETHER * input_rows.shape[0], device=input_rows.device)
         self.workspace: dict[str, torch.Tensor] = {}
 
     def buffer(self, name: str, *shape: int) -> torch.Tensor:
@@ -74,18 +74,24 @@ class BlockStep:
             self.workspace[name] = torch.empty(size, device=self.input_rows.device)
         return self.workspace[name][:size].view(shape)
 
-    def capped_rates(self, rows: torch.Tensor, weights: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+    def capped_rates(self, rows: torch.Tensor, weights: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
         """Learning rate of each contribution, held down by the row cap.
 
         Args:
-            rows: int64 (n,), the row each contribution goes to.
-            weights: (n,), pair weight of each contribution.
-            rate: Learning rate, float32 (1,).
+            rows: int64 (steps, n), the row each contribution goes to; at most `_TOGETHER` steps.
+            weights: (steps, n), pair weight of each contribution.
+            rates: float32 (steps, 1), learning rates.
+
+        Returns:
+            float32 (steps, n).
         """
+        # steps are counted apart from each other
+        first_row = torch.arange(len(rows), device=rows.device) * self.input_rows.shape[0]
+        rows = (rows + first_row[:, None]).flatten()
         self.pairs_per_row.index_fill_(0, rows, 0)
-        self.pairs_per_row.index_add_(0, rows, weights)
-        caps = self.pairs_per_row.index_select(0, rows).reciprocal_().mul_(self.row_cap)
-        return torch.minimum(caps, rate, out=caps)
+        self.pairs_per_row.index_add_(0, rows, weights.flatten())
+        caps = self.pairs_per_row.index_select(0, rows).reciprocal_().mul_(self.row_cap).view_as(weights)
+        return torch.minimum(caps, rates, out=caps)
 
     def draw_windows(self, words: torch.Tensor, smallest: int, largest: int, generator: torch.Generator):
         """Draw how far contexts reach, something that can be sliced by steps.
@@ -166,8 +172,8 @@ class SkipGramStep(BlockStep):
             x_step = torch.bmm(scores.transpose(1, 2), y, out=x)  # x is no longer needed
             shared_weight = (pairs.sum(1, keepdim=True) * negative_weight).expand(-1, self.shared_negatives)
             output_weights = torch.cat([band.sum(2), shared_weight], dim=1).flatten()
-            input_rates = self.capped_rates(inputs[t], pairs.flatten() * (1 + self.negative), rate)
-            output_rates = self.capped_rates(outputs[t], output_weights, rate)
+            input_rates = self.capped_rates(inputs[t, None], pairs.view(1, -1) * (1 + self.negative), rate)
+            output_rates = self.capped_rates(outputs[t, None], output_weights[None], rate)
             x_step.mul_(input_rates.view(num_blocks, block, 1))
             y_step.mul_(output_rates.view(num_blocks, height, 1))
             self.input_rows.index_add_(0, inputs[t], x_rows)
@@ -199,58 +205,69 @@ class CbowStep(BlockStep):
         inputs = words.reshape(num_steps, num_centres)
         outputs = torch.cat([inputs, negatives.reshape(num_steps, -1)], dim=1)  # first targets, then negatives
 
-        # a centre's context: the words around it, with a weight where they are of its sentence
-        around = F.pad(sentences, (window, window), value=-1).unfold(2, 2 * window + 1, 1) == sentences[..., None]
-        around = torch.cat([around[..., :window], around[..., window + 1 :]], dim=3)  # but for itself
-        around = around.view(num_steps, num_centres, 2 * window).float()
-        contexts = F.pad(inputs.int(), (window, window)).unfold(1, 2 * window + 1, 1)
-        contexts = torch.cat([contexts[..., :window], contexts[..., window + 1 :]], dim=2)
+        # a centre's context: the words around it in its block, with a weight where they are of its sentence
+        around = words.new_zeros(num_steps, num_blocks, block, 2 * window, dtype=torch.float32)
+        contexts = torch.zeros_like(around, dtype=torch.int32)
+        for k in range(1, window + 1):
+            same = sentences[..., k:] == sentences[..., :-k]
+            around[..., k:, window - k], around[..., :-k, window + k - 1] = same, same
+            contexts[..., k:, window - k], contexts[..., :-k, window + k - 1] = words[..., :-k], words[..., k:]
+        around, contexts = around.flatten(1, 2), contexts.flatten(1)
+        bags = torch.arange(0, num_centres * 2 * window, 2 * window, dtype=torch.int32, device=words.device)
         context_size = around.sum(2)
         share = (1 / context_size.clamp(min=1))[..., None]
+        weights = (around * share if self.cbow_mean else around).flatten(1)
         # where the errors come back from: those in my context have me in theirs; places that overhang have no weight
         distances = torch.cat([torch.arange(-window, 0), torch.arange(1, window + 1)]).to(words.device)
-        places = (torch.arange(num_centres, device=words.device)[:, None] + distances).clamp_(0, num_centres - 1).int()
+        places = torch.arange(num_centres, device=words.device)[:, None] + distances
+        places = places.clamp_(0, num_centres - 1).int().flatten()
 
         # a centre without context has nothing to say: its sum is zero, and its error comes back to no one
         valid = context_size.clamp(max=1)
         negative_weight = self.negative / self.shared_negatives
         shared_weight = valid.view(num_steps, num_blocks, block).sum(2, keepdim=True) * negative_weight
         shared_weight = shared_weight.expand(-1, -1, self.shared_negatives).reshape(num_steps, -1)
-        output_weights = torch.cat([valid, shared_weight], dim=1)
-        input_weights = context_size * (1 + self.negative)
-        weights = around * share if self.cbow_mean else around
+        output_rates = self.capped_rates(outputs, torch.cat([valid, shared_weight], dim=1), rates)
+        target_rates = output_rates[:, :num_centres].unflatten(1, (num_blocks, block, 1))
+        negative_rates = output_rates[:, num_centres:, None] * -negative_weight
+        input_rates = self.capped_rates(inputs, context_size * (1 + self.negative), rates)
+        back_weights = (around * input_rates[..., None]).flatten(1)
 
-        error = self.buffer("error", num_centres, size)
         y_and_z = self.buffer("y", num_outputs, size)
-        y, z = y_and_z[:num_centres], y_and_z[num_centres:].view(num_blocks, -1, size)
-        negative_scores = self.buffer("shared", num_blocks, block, self.shared_negatives)
+        y, z_rows = y_and_z[:num_centres].view(num_blocks, block, size), y_and_z[num_centres:]
+        z = z_rows.view(num_blocks, -1, size)
+        error_rows = self.buffer("error", num_centres, size)
+        error = error_rows.view_as(y)
+        positive = self.buffer("positive", num_blocks, block, 1)
+        shared = self.buffer("shared", num_blocks, block, self.shared_negatives)
+        z_transposed, shared_transposed = z.transpose(1, 2), shared.transpose(1, 2)
         loss = None
-        for t, (inward, outward) in enumerate(zip(inputs.unbind(), outputs.unbind(), strict=True)):
-            hidden = F.embedding_bag(contexts[t], self.input_rows, mode="sum", per_sample_weights=weights[t])
-            hidden_blocks = hidden.view(num_blocks, block, size)
+        # each call is one more chance to have to wait for another thread's Python: none that can be spared
+        prepared = (contexts, weights, outputs, target_rates, negative_rates, share, back_weights, inputs)
+        for context, weight, outward, target_rate, negative_rate, mean, back_weight, inward in zip(
+            *(tensor.unbind() for tensor in prepared), strict=True
+        ):
+            hidden = F.embedding_bag(context, self.input_rows, bags, mode="sum", per_sample_weights=weight).view_as(y)
             torch.index_select(self.output_rows, 0, outward, out=y_and_z)
-            positive = torch.mul(hidden, y, out=error).sum(1, keepdim=True)  # (B * N, 1); a place for the product
-            torch.bmm(hidden_blocks, z.transpose(1, 2), out=negative_scores)
+            torch.sum(torch.mul(hidden, y, out=error), 2, keepdim=True, out=positive)  # error: a place for the product
+            torch.bmm(hidden, z_transposed, out=shared)
             if loss is None:
-                loss = F.softplus(-positive).mul_(valid[0][:, None]).sum()
-                loss += F.softplus(negative_scores).view(num_centres, -1).sum(1).mul_(valid[0]).sum() * negative_weight
+                loss = F.softplus(-positive).mul_(valid[0].view_as(positive)).sum()
+                loss += F.softplus(shared).view(num_centres, -1).sum(1).mul_(valid[0]).sum() * negative_weight
                 loss /= valid[0].sum().clamp(min=1)
 
-            # scores become the negative gradients with respect to themselves
+            # scores become the negative gradients with respect to themselves, the shared ones but for their weight
             positive.neg_().sigmoid_()
-            negative_scores.sigmoid_().mul_(-negative_weight)
-            torch.bmm(negative_scores, z, out=error.view_as(hidden_blocks))
-            error.addcmul_(positive, y)
+            shared.sigmoid_()
+            torch.mul(y, positive, out=error)
+            error.baddbmm_(shared, z, alpha=-negative_weight)
             if not self.cbow_mean:
-                error.mul_(share[t])
+                error_rows.mul_(mean)
             # the rows read are no longer needed: their steps take their place
-            output_rates = self.capped_rates(outward, output_weights[t], rates[t])
-            torch.mul(hidden, positive.mul_(output_rates[:num_centres, None]), out=y)
-            negative_scores.mul_(output_rates[num_centres:].view(num_blocks, 1, -1))
-            torch.bmm(negative_scores.transpose(1, 2), hidden_blocks, out=z)
-            input_rates = self.capped_rates(inward, input_weights[t], rates[t])
-            around[t].mul_(input_rates[:, None])
-            x_step = F.embedding_bag(places, error, mode="sum", per_sample_weights=around[t])
+            torch.mul(hidden, positive.mul_(target_rate), out=y)
+            torch.bmm(shared_transposed, hidden, out=z)
+            z_rows.mul_(negative_rate)
+            x_step = F.embedding_bag(places, error_rows, bags, mode="sum", per_sample_weights=back_weight)
             self.input_rows.index_add_(0, inward, x_step)
             self.output_rows.index_add_(0, outward, y_and_z)
         return loss
@@ -280,6 +297,7 @@ class TorchWorker:
         self.step = step(input_rows, output_rows, objective.negative, objective.cbow_mean)
         self.blocks_per_step = max(centres_per_step // step.block_size, 1)
 
+    @torch.inference_mode()  # less to do a call
     def learn(
         self, words: np.ndarray, sentences: np.ndarray, key: int, first_rate: float, last_rate: float
     ) -> float | None:

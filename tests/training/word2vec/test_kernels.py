@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hfembed.training.word2vec.alias_table import alias_table
-from hfembed.training.word2vec.block_step import NegativeSampler, SkipGramStep, TorchWorker
+from hfembed.training.word2vec.block_step import CbowStep, NegativeSampler, SkipGramStep, TorchWorker
 from hfembed.training.word2vec.hogwild import NumbaWorker
 from hfembed.training.word2vec.segments import Objective
 
@@ -140,6 +140,20 @@ def test_no_row_moves_further_than_its_cap(engine, tmp_path):
     )
     moved = (after[1] - rows[1])[NOISE_WORD].numpy()
     np.testing.assert_allclose(moved, -SkipGramStep.row_cap / (pairs * NEGATIVE) * gradient[NOISE_WORD], rtol=1e-3)
+
+
+def test_steps_taken_together_are_capped_apart():
+    table = torch.zeros(VOCAB_SIZE, SIZE)
+    rows, weights, rates = (
+        torch.tensor([[3, 3, 5], [3, 7, 7]]),
+        torch.full((2, 3), 10.0),
+        torch.tensor([[0.5], [0.05]]),
+    )
+    cap = CbowStep.row_cap
+    expected = [[cap / 20, cap / 20, cap / 10], [0.05, 0.05, 0.05]]
+    step = CbowStep(table, table.clone(), NEGATIVE)
+    for _ in range(2):  # nothing is left of the time before
+        torch.testing.assert_close(step.capped_rates(rows, weights, rates), torch.tensor(expected))
 
 
 def test_negatives_follow_their_weights():
