@@ -66,7 +66,7 @@ class Word2VecTrainingConfig(SharingConfig):
     centres_per_step: int = setting(
         0, "centre words a step of torch, or in flight with triton; 0 = by device and corpus size"
     )
-    sync_words: int = setting(0, "corpus words of each rank between two meetings of several ranks; 0 = by device")
+    sync_words: int = setting(0, "corpus words of each rank between two meetings of several ranks; 0 = by engine")
     checkpoint_every: int = setting(50_000_000, "corpus words between checkpoints to resume from; 0 = none")
     keep_checkpoints: int = setting(2, "how many checkpoints to keep")
     evaluate_every: int = setting(0, "corpus words between evaluations; 0 = only at the end")

@@ -5,7 +5,7 @@ corpus, and now and then the ranks meet and add up their *deltas*.
 
 Which rows: a row of a frequent word moves far in a few thousand words, and the ranks must not lose sight of each
 other; a row of a rare word moves once in millions. Rows are sorted by frequency, so every meeting takes the most
-frequent ones, every second one twice as many, every fourth four times, and so on: all rows meet seldom, and the bytes
+frequent ones, every third one twice as many, every ninth four times, and so on: all rows meet seldom, and the bytes
 sent stay few.
 
 When: the deltas travel while the next words are learnt, and the sum is added at the next meeting in place of what the
@@ -37,9 +37,7 @@ class DeltaSynchronizer:
         smallest: Rows that every meeting takes.
     """
 
-    def __init__(
-        self, rows: list[torch.Tensor], pairs_per_word: list[np.ndarray], num_ranks: int, smallest: int = 2048
-    ):
+    def __init__(self, rows: list[torch.Tensor], pairs_per_word: list[np.ndarray], num_ranks: int, smallest: int):
         self.rows, self.num_ranks, self.smallest = rows, num_ranks, smallest
         self.pairs_per_word = [torch.as_tensor(p, dtype=torch.float32).to(rows[0].device) for p in pairs_per_word]
         self.agreed = [matrix.clone() for matrix in rows]
@@ -50,7 +48,10 @@ class DeltaSynchronizer:
 
     def num_rows(self, meeting: int) -> int:
         """How many of the rows a meeting takes; meetings count from 1."""
-        return min(self.smallest * (meeting & -meeting), len(self.moved))
+        taken = self.smallest
+        while meeting % 3 == 0 and taken < len(self.moved):
+            meeting, taken = meeting // 3, 2 * taken
+        return min(taken, len(self.moved))
 
     def synchronize(self, num_words: int, rate: float, num_rows: int) -> None:
         """Settle the last meeting and send the deltas of the first `num_rows` rows. Call on every rank.
