@@ -158,14 +158,22 @@ def choose_device(device: str) -> torch.device:
         The device.
 
     Raises:
-        InputError: Torch knows no such device.
+        InputError: Torch knows no such device, or this machine has none.
     """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     if device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return accelerator or torch.device("cpu")
     try:
-        return torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"device '{device}': {_first_line(error)}") from error
+    if chosen.type != "cpu" and (
+        accelerator is None
+        or chosen.type != accelerator.type
+        or (chosen.index or 0) >= torch.accelerator.device_count()
+    ):
+        raise InputError(f"device '{device}' is not on this machine: take cpu or auto")
+    return chosen
 
 
 def _first_line(error: Exception) -> str:

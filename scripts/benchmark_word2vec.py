@@ -28,6 +28,7 @@ from huggingface_hub.dataclasses import strict
 from hfembed.atomic import atomic_write
 from hfembed.data.corpora import EncodedCorpus, prepare_corpus
 from hfembed.errors import InputError, exit_on_input_error
+from hfembed.loading import choose_device
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import read_config, setting
@@ -147,7 +148,7 @@ def run_engine(
             initializer_scale=2,
         ),
         corpus.vocabulary,
-    ).to(config.device)
+    ).to(choose_device(config.device))
     settings = EngineSettings(
         engine=engine,
         epochs=config.epochs,
@@ -180,6 +181,7 @@ def main() -> None:
     """Everything in turn, round after round; then the table and the JSON file."""
     config = read_config(BenchmarkConfig, description=__doc__)
     tests = TrainingTests(config.analogies, config.word_pairs, restrict_vocab=30_000)
+    choose_device(config.device)  # says now that it is not there
     engines = config.engines or ENGINES_OF_DEVICE[config.device]
     speeds: dict[str, list[float]] = {}
     cpu_speeds: dict[str, list[float]] = {}

@@ -98,6 +98,9 @@ def test_what_is_no_face_embedder_is_one_line(run, tiny_lfw, checkpoint, tmp_pat
     code, _, err = run(checkpoint, *arguments(tiny_lfw, tmp_path)[:-1], "warp-drive")
     assert code == 1 and "device 'warp-drive'" in err and err.count("\n") == 1
 
+    code, _, err = run(checkpoint, *arguments(tiny_lfw, tmp_path)[:-1], "cuda:99")
+    assert code == 1 and "device 'cuda:99' is not on this machine" in err and err.count("\n") == 1
+
 
 def test_results_that_are_no_json_are_not_overwritten(run, tiny_lfw, checkpoint, tmp_path):
     (tmp_path / "results.json").write_text("half a file {")
