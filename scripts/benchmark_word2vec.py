@@ -148,7 +148,7 @@ def run_engine(
             initializer_scale=2,
         ),
         corpus.vocabulary,
-    ).to(choose_device(config.device))
+    ).to(config.device)
     settings = EngineSettings(
         engine=engine,
         epochs=config.epochs,

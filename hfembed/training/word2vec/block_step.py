@@ -43,6 +43,27 @@ class NegativeSampler:
         return torch.where(kept, rows, self.alias.index_select(0, rows.flatten()).view(shape))
 
 
+def subsample(
+    words: np.ndarray, sentences: np.ndarray, keep_probabilities: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring a segment to the device and drop frequent words at random, as word2vec does.
+
+    Args:
+        words: int32 (n,).
+        sentences: int32 (n,).
+        keep_probabilities: float32 (vocab_size,) on the device.
+        generator: On the device.
+
+    Returns:
+        Words and sentences that are left, int32 (kept,) each, on the device.
+    """
+    device = keep_probabilities.device
+    words, sentences = torch.from_numpy(words).to(device), torch.from_numpy(sentences).to(device)
+    keep = keep_probabilities.index_select(0, words)
+    kept = (torch.rand(len(words), generator=generator, device=device) < keep).nonzero().flatten()
+    return words.index_select(0, kept), sentences.index_select(0, kept)
+
+
 class BlockStep:
     """One thread's workspace and arithmetic for steps over blocks; subclasses say which loss.
 
@@ -317,10 +338,8 @@ class TorchWorker:
         if self.device.type == "cpu":
             torch.set_num_threads(1)
         generator = torch.Generator(self.device).manual_seed(key)
-        words, sentences = torch.from_numpy(words).to(self.device).long(), torch.from_numpy(sentences).to(self.device)
-        keep = self.keep_probabilities.index_select(0, words)
-        kept = (torch.rand(len(words), generator=generator, device=self.device) < keep).nonzero().flatten()
-        words, sentences = words.index_select(0, kept), sentences.index_select(0, kept)
+        words, sentences = subsample(words, sentences, self.keep_probabilities, generator)
+        words = words.long()
         if not len(words):
             return None
 

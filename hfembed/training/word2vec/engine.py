@@ -208,8 +208,9 @@ class _Run:
             seed=settings.seed,
         )
         self.make_worker, self.engine = self._choose_engine(device)
-        by_engine = {"torch": 73_728, "numba": 114_688} if device.type == "cpu" else {}
-        self.sync_words = settings.sync_words or by_engine.get(settings.engine, 1_048_576)
+        on_cpu = {"torch": 73_728, "numba": 114_688}
+        default = on_cpu[settings.engine] if device.type == "cpu" else 1_048_576
+        self.sync_words = settings.sync_words or default
         workers, longest = self.num_ranks * self.num_threads, 524_288
         if self.num_ranks > 1:  # a segment is what a thread learns between two meetings
             longest = min(max(self.sync_words // self.num_threads, 1), longest)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from hfembed.training.word2vec.alias_table import alias_table
-from hfembed.training.word2vec.block_step import CbowStep, SkipGramStep
+from hfembed.training.word2vec.block_step import CbowStep, SkipGramStep, subsample
 from hfembed.training.word2vec.segments import Objective
 
 BLOCK_SIZE = 32
@@ -56,6 +56,41 @@ def _softplus(score):
 def _weight_on(rows, other_rows, other_weights):
     """Pair weight that falls on each of `rows` where `other_rows` are the same."""
     return tl.sum(tl.where(rows[:, None] == other_rows[None, :], other_weights[None, :], 0.0), axis=1)
+
+
+@triton.jit
+def _capped_rates(
+    rate, word, noise, input_weight, output_weight, noise_weight, input_crowd, output_crowd, CAP: tl.constexpr
+):
+    """Learning rates of the block's input rows, output rows and negatives, held down by the row cap.
+
+    What this block puts on a row is counted to the pair, what the others put there is expected.
+    """
+    crowd = _weight_on(word, word, input_weight) + tl.load(input_crowd + word)
+    input_rate = tl.minimum(rate, CAP / tl.maximum(crowd, 1e-6))
+    crowd = _weight_on(word, word, output_weight) + _weight_on(word, noise, noise_weight)
+    output_rate = tl.minimum(rate, CAP / tl.maximum(crowd + tl.load(output_crowd + word), 1e-6))
+    crowd = _weight_on(noise, word, output_weight) + _weight_on(noise, noise, noise_weight)
+    noise_rate = tl.minimum(rate, CAP / tl.maximum(crowd + tl.load(output_crowd + noise), 1e-6))
+    return input_rate, output_rate, noise_rate
+
+
+@triton.jit
+def _load_rows(input_rows, output_rows, inputs, outputs, d, SIZE: tl.constexpr):
+    """Dimensions `d` of the block's input rows, its output rows and its negatives, (N, CHUNK) each."""
+    x = tl.load(input_rows + inputs + d, mask=d < SIZE, other=0.0)
+    y = tl.load(output_rows + inputs + d, mask=d < SIZE, other=0.0)
+    z = tl.load(output_rows + outputs + d, mask=d < SIZE, other=0.0)
+    return x, y, z
+
+
+@triton.jit
+def _add_rows(input_rows, output_rows, inputs, outputs, d, inside, x_step, y_step, z_step, SIZE: tl.constexpr):
+    """Bring the steps of what `_load_rows` loaded home; places outside the segment have no row."""
+    written = (d < SIZE) & inside[:, None]
+    tl.atomic_add(input_rows + inputs + d, x_step, mask=written, sem="relaxed")
+    tl.atomic_add(output_rows + inputs + d, y_step, mask=written, sem="relaxed")
+    tl.atomic_add(output_rows + outputs + d, z_step, mask=d < SIZE, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=_NUMBERS)
@@ -135,9 +170,7 @@ def train_skip_gram(
         shared = tl.zeros((N, N), tl.float32)  # rows: negatives
         for start in range(0, SIZE, CHUNK):
             d = start + tl.arange(0, CHUNK)[None, :]
-            x = tl.load(input_rows + inputs + d, mask=d < SIZE, other=0.0)
-            y = tl.load(output_rows + inputs + d, mask=d < SIZE, other=0.0)
-            z = tl.load(output_rows + outputs + d, mask=d < SIZE, other=0.0)
+            x, y, z = _load_rows(input_rows, output_rows, inputs, outputs, d, SIZE)
             positive = tl.dot(y, x.T, positive, input_precision=PRECISION)
             shared = tl.dot(z, x.T, shared, input_precision=PRECISION)
         if turn % 16 == 0:
@@ -148,30 +181,21 @@ def train_skip_gram(
         positive = band * (1.0 - tl.sigmoid(positive))
         shared = tl.sigmoid(shared) * pairs[None, :] * (-NEGATIVE / N)
 
-        # the row cap: what this block puts on a row, to the pair, and what the others are expected to
         input_weight = pairs * (1 + NEGATIVE)
         output_weight = tl.sum(band, axis=1)
         noise_weight = tl.zeros((N,), tl.float32) + tl.sum(pairs) * (NEGATIVE / N)
-        crowd = _weight_on(word, word, input_weight) + tl.load(input_crowd + word)
-        input_rate = tl.minimum(rate, CAP / tl.maximum(crowd, 1e-6))
-        crowd = _weight_on(word, word, output_weight) + _weight_on(word, noise, noise_weight)
-        output_rate = tl.minimum(rate, CAP / tl.maximum(crowd + tl.load(output_crowd + word), 1e-6))
-        crowd = _weight_on(noise, word, output_weight) + _weight_on(noise, noise, noise_weight)
-        noise_rate = tl.minimum(rate, CAP / tl.maximum(crowd + tl.load(output_crowd + noise), 1e-6))
+        input_rate, output_rate, noise_rate = _capped_rates(
+            rate, word, noise, input_weight, output_weight, noise_weight, input_crowd, output_crowd, CAP
+        )
 
         for start in range(0, SIZE, CHUNK):
             d = start + tl.arange(0, CHUNK)[None, :]
-            x = tl.load(input_rows + inputs + d, mask=d < SIZE, other=0.0)
-            y = tl.load(output_rows + inputs + d, mask=d < SIZE, other=0.0)
-            z = tl.load(output_rows + outputs + d, mask=d < SIZE, other=0.0)
+            x, y, z = _load_rows(input_rows, output_rows, inputs, outputs, d, SIZE)
             x_step = tl.dot(positive.T, y, input_precision=PRECISION)
             x_step = tl.dot(shared.T, z, x_step, input_precision=PRECISION) * input_rate[:, None]
             y_step = tl.dot(positive, x, input_precision=PRECISION) * output_rate[:, None]
             z_step = tl.dot(shared, x, input_precision=PRECISION) * noise_rate[:, None]
-            written = (d < SIZE) & inside[:, None]
-            tl.atomic_add(input_rows + inputs + d, x_step, mask=written, sem="relaxed")
-            tl.atomic_add(output_rows + inputs + d, y_step, mask=written, sem="relaxed")
-            tl.atomic_add(output_rows + outputs + d, z_step, mask=d < SIZE, sem="relaxed")
+            _add_rows(input_rows, output_rows, inputs, outputs, d, inside, x_step, y_step, z_step, SIZE)
     tl.store(losses + 2 * program, loss)
     tl.store(losses + 2 * program + 1, num_losses)
 
@@ -260,9 +284,7 @@ def train_cbow(
         shared = tl.zeros((N, N), tl.float32)  # rows: centres, columns: negatives
         for start in range(0, SIZE, CHUNK):
             d = start + tl.arange(0, CHUNK)[None, :]
-            x = tl.load(input_rows + inputs + d, mask=d < SIZE, other=0.0)
-            y = tl.load(output_rows + inputs + d, mask=d < SIZE, other=0.0)
-            z = tl.load(output_rows + outputs + d, mask=d < SIZE, other=0.0)
+            x, y, z = _load_rows(input_rows, output_rows, inputs, outputs, d, SIZE)
             hidden = tl.dot(band, x, input_precision=PRECISION) * scale[:, None]
             positive += tl.sum(hidden * y, axis=1)
             shared = tl.dot(hidden, z.T, shared, input_precision=PRECISION)
@@ -277,27 +299,19 @@ def train_cbow(
 
         input_weight = context_size * (1 + NEGATIVE)
         noise_weight = tl.zeros((N,), tl.float32) + tl.sum(valid) * (NEGATIVE / N)
-        crowd = _weight_on(word, word, input_weight) + tl.load(input_crowd + word)
-        input_rate = tl.minimum(rate, CAP / tl.maximum(crowd, 1e-6))
-        crowd = _weight_on(word, word, valid) + _weight_on(word, noise, noise_weight)
-        output_rate = tl.minimum(rate, CAP / tl.maximum(crowd + tl.load(output_crowd + word), 1e-6))
-        crowd = _weight_on(noise, word, valid) + _weight_on(noise, noise, noise_weight)
-        noise_rate = tl.minimum(rate, CAP / tl.maximum(crowd + tl.load(output_crowd + noise), 1e-6))
+        input_rate, output_rate, noise_rate = _capped_rates(
+            rate, word, noise, input_weight, valid, noise_weight, input_crowd, output_crowd, CAP
+        )
 
         for start in range(0, SIZE, CHUNK):
             d = start + tl.arange(0, CHUNK)[None, :]
-            x = tl.load(input_rows + inputs + d, mask=d < SIZE, other=0.0)
-            y = tl.load(output_rows + inputs + d, mask=d < SIZE, other=0.0)
-            z = tl.load(output_rows + outputs + d, mask=d < SIZE, other=0.0)
+            x, y, z = _load_rows(input_rows, output_rows, inputs, outputs, d, SIZE)
             hidden = tl.dot(band, x, input_precision=PRECISION) * scale[:, None]
             error = tl.dot(shared, z, input_precision=PRECISION) + positive[:, None] * y
             x_step = tl.dot(band.T, error * back[:, None], input_precision=PRECISION) * input_rate[:, None]
             y_step = hidden * (positive * output_rate)[:, None]
             z_step = tl.dot(shared.T, hidden, input_precision=PRECISION) * noise_rate[:, None]
-            written = (d < SIZE) & inside[:, None]
-            tl.atomic_add(input_rows + inputs + d, x_step, mask=written, sem="relaxed")
-            tl.atomic_add(output_rows + inputs + d, y_step, mask=written, sem="relaxed")
-            tl.atomic_add(output_rows + outputs + d, z_step, mask=d < SIZE, sem="relaxed")
+            _add_rows(input_rows, output_rows, inputs, outputs, d, inside, x_step, y_step, z_step, SIZE)
     tl.store(losses + 2 * program, loss)
     tl.store(losses + 2 * program + 1, num_losses)
 
@@ -354,10 +368,7 @@ class TritonWorker:
         """
         with torch.cuda.stream(self.preparing):
             generator = torch.Generator(self.device).manual_seed(key)
-            words, sentences = torch.from_numpy(words).to(self.device), torch.from_numpy(sentences).to(self.device)
-            keep = self.keep_probabilities.index_select(0, words)
-            kept = (torch.rand(len(words), generator=generator, device=self.device) < keep).nonzero().flatten()
-            words, sentences = words.index_select(0, kept), sentences.index_select(0, kept)
+            words, sentences = subsample(words, sentences, self.keep_probabilities, generator)
             losses = torch.zeros(self.num_programs, 2, device=self.device)
         if self.preparing is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.preparing)

@@ -28,17 +28,8 @@ def test_the_sum_goes_as_far_as_ranks_one_after_the_other(synchronizer):
 
 
 def test_frequent_rows_meet_often_and_all_rows_seldom(synchronizer):
-    assert [synchronizer.num_rows(meeting) for meeting in (1, 2, 3, 4, 6, 9, 12, 27, 81)] == [
-        2,
-        2,
-        4,
-        2,
-        4,
-        8,
-        4,
-        8,
-        8,
-    ]
+    meetings = (1, 2, 3, 4, 6, 9, 12, 27, 81)
+    assert [synchronizer.num_rows(meeting) for meeting in meetings] == [2, 2, 4, 2, 4, 8, 4, 8, 8]
 
 
 @pytest.fixture
