@@ -8,14 +8,14 @@ __version__ = "0.1.0"
 
 # public name -> module, resolved on first use so that `import hfembed` stays light
 _PUBLIC_NAMES = {
-    "EmbeddingIndex": "hfembed.search.embedding_index",
+    "EmbeddingIndex": "hfembed.index.embedding_index",
     "ConvAutoencoderConfig": "hfembed.models.conv_autoencoder.configuration_conv_autoencoder",
     "ConvAutoencoderModel": "hfembed.models.conv_autoencoder.modeling_conv_autoencoder",
     "ConvAutoencoderImageProcessor": "hfembed.models.conv_autoencoder.image_processing_conv_autoencoder",
     "FaceDetectorConfig": "hfembed.models.face_detector.configuration_face_detector",
     "FaceDetectorModel": "hfembed.models.face_detector.modeling_face_detector",
     "FaceDetectorImageProcessor": "hfembed.models.face_detector.image_processing_face_detector",
-    "FaceAnalyzer": "hfembed.pipelines.face_analyzer",
+    "FaceAnalyzer": "hfembed.faces.face_analyzer",
     "FaceEmbedderConfig": "hfembed.models.face_embedder.configuration_face_embedder",
     "FaceEmbedderModel": "hfembed.models.face_embedder.modeling_face_embedder",
     "FaceEmbedderForClassification": "hfembed.models.face_embedder.modeling_face_embedder",

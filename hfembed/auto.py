@@ -9,6 +9,7 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hfembed.faces.pipelines import FaceEmbeddingPipeline, FaceVerificationPipeline
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
@@ -22,7 +23,6 @@ from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
-from hfembed.pipelines.face_pipelines import FaceEmbeddingPipeline, FaceVerificationPipeline
 
 AutoConfig.register("hfembed_face_embedder", FaceEmbedderConfig)
 AutoModel.register(FaceEmbedderConfig, FaceEmbedderModel)

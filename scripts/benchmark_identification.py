@@ -21,8 +21,8 @@ import numpy as np
 from hfembed import EmbeddingIndex
 from hfembed.atomic import atomic_write
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.identification import megaface
-from hfembed.search.grouping import group_embeddings
+from hfembed.faces.clustering import group_embeddings
+from hfembed.faces.evaluation.identification import megaface
 
 BLOCK = 4096
 

@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.lfw import LfwVerification
 from hfembed.export.onnx import export_onnx
-from hfembed.loading import load_face_embedder
+from hfembed.faces.evaluation.lfw import LfwVerification
 
 Embed = Callable[[torch.Tensor], torch.Tensor]  # pixels (B, C, H, W) float32 -> unit embeddings (B, D) float32
 

@@ -26,14 +26,14 @@ from gensim.models import Word2Vec
 from huggingface_hub.dataclasses import strict
 
 from hfembed.atomic import atomic_write
-from hfembed.data.corpora import EncodedCorpus, prepare_corpus
+from hfembed.checkpoint.loading import choose_device
 from hfembed.errors import InputError, exit_on_input_error
-from hfembed.loading import choose_device
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import read_config, setting
-from hfembed.training.word2vec.engine import ENGINES, EngineSettings, train_word2vec
-from hfembed.training.word2vec.recipe import TrainingTests
+from hfembed.words.data.corpora import EncodedCorpus, prepare_corpus
+from hfembed.words.training.engine import ENGINES, EngineSettings, train_word2vec
+from hfembed.words.training.recipe import TrainingTests
 
 SENTENCE_LENGTH = 10_000  # gensim cuts there
 WINDOW, NEGATIVE, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5

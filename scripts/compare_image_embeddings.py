@@ -13,15 +13,15 @@ from pathlib import Path
 
 import datasets
 
-from hfembed.data.aligned_faces import AlignedFaces
-from hfembed.data.faces import FaceSource, load_faces
-from hfembed.data.splits import split_people
+from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.image_search import same_person_at_1
-from hfembed.evaluation.pixel_floors import pixel_floor_embeddings
-from hfembed.evaluation.results import provenance, write_results
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.faces import FaceSource, load_faces
+from hfembed.faces.data.splits import split_people
+from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
+from hfembed.images.evaluation.image_search import same_person_at_1
+from hfembed.images.image_embedders import LatentEmbedder, load_image_embedder
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
-from hfembed.search.image_embedders import LatentEmbedder, load_image_embedder
 
 
 @exit_on_input_error

@@ -21,8 +21,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.loading import load_word2vec
 from hfembed.errors import InputError, exit_on_input_error
-from hfembed.loading import load_word2vec
 
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 

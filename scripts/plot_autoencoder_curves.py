@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.reconstruction_pictures import draw_curves
+from hfembed.images.evaluation.reconstruction_pictures import draw_curves
 
 
 @exit_on_input_error

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hfembed.data.aligned_faces import AlignedFaces
-from hfembed.data.synthetic_faces import make_synthetic_faces
+from hfembed.checkpoint.loading import load_autoencoder
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.reconstruction import pca_reconstruction, psnr, reconstruct, ssim
-from hfembed.generation.films import picture_grid, to_pictures, write_film, write_picture
-from hfembed.generation.morphing import midpoint_sharpness, morph
-from hfembed.loading import load_autoencoder
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.synthetic_faces import make_synthetic_faces
+from hfembed.images.evaluation.reconstruction import pca_reconstruction, psnr, reconstruct, ssim
+from hfembed.images.films import picture_grid, to_pictures, write_film, write_picture
+from hfembed.images.morphing import midpoint_sharpness, morph
 
 UNSEEN = 1_000_000  # seed of the drawn people
 

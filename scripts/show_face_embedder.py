@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from transformers import AutoModel, set_seed
 
-from hfembed.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
+from hfembed.checkpoint.card import write_card
+from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.embedding import embed_aligned
-from hfembed.evaluation.lfw import LfwVerification
-from hfembed.evaluation.lfw_report import report_lfw, summary
-from hfembed.evaluation.pixel_floors import pixel_floor_embeddings
-from hfembed.evaluation.plots import plot_neighbours
-from hfembed.hub.card import write_card
-from hfembed.loading import load_face_embedder
+from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
+from hfembed.faces.evaluation.embedding import embed_aligned
+from hfembed.faces.evaluation.lfw import LfwVerification
+from hfembed.faces.evaluation.lfw_report import report_lfw, summary
+from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
+from hfembed.faces.evaluation.plots import plot_neighbours
 
 UNSEEN = 1_000_000  # seed of the drawn people
 

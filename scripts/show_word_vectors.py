@@ -14,12 +14,12 @@ from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
+from hfembed.checkpoint.card import write_card
+from hfembed.checkpoint.loading import load_word2vec
+from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.results import provenance, write_results
-from hfembed.evaluation.word_report import draw_words
 from hfembed.export.gensim import export_word2vec_format
-from hfembed.hub.card import write_card
-from hfembed.loading import load_word2vec
+from hfembed.words.evaluation.report import draw_words
 
 WORDS = ("police", "israeli", "taliban", "cricket", "fire", "qantas")
 ODD_ONE_OUT = ("wicket", "test", "cricket", "union")

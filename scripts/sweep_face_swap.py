@@ -1,6 +1,6 @@
 r"""Compare ways to train a face swap model over seeds and groups of people, and print a table of differences.
 
-python scripts/sweep_face_swap.py --config scripts/recipes/face_swap.yaml --root PEOPLE --groups Ann+Bob Cy+Dora \
+python scripts/sweep_face_swap.py --config hfembed/recipes/face_swap.yaml --root PEOPLE --groups Ann+Bob Cy+Dora \
     --ways "warped: {}" "unwarped: {warping: {warp: 0}}" --seeds 3 --embedder FACE_EMBEDDER --output_dir OUT
 
 Every way is trained on every group with every seed by scripts/train_face_swap.py, and measured on held-out photos.
@@ -21,12 +21,12 @@ import yaml
 from scipy import stats
 
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.card import TRAINING_FILE
+from hfembed.checkpoint.loading import FACE_DETECTOR, load_face_embedder, load_face_swap, load_image_model
+from hfembed.checkpoint.results import provenance
 from hfembed.errors import InputError, exit_on_input_error
-from hfembed.evaluation.results import provenance
-from hfembed.evaluation.swap import SwapEvaluation
-from hfembed.evaluation.swap_report import read_sides, report_swap
-from hfembed.hub.card import TRAINING_FILE
-from hfembed.loading import FACE_DETECTOR, load_face_embedder, load_face_swap, load_image_model
+from hfembed.faces.swap.evaluation import SwapEvaluation
+from hfembed.faces.swap.report import read_sides, report_swap
 
 FIGURES = ("swap_cosine_to_target", "swap_closer_to_target", "swap_cosine_redrawn")
 POSE_FIGURES = ("swap_pose_error", "swap_yaw_correlation")

@@ -1,6 +1,6 @@
 """Train an autoencoder by a recipe, on one CPU or many GPUs.
 
-accelerate launch scripts/train_autoencoder.py --config scripts/recipes/autoencoder_128.yaml --images lfw-a.tgz --output_dir outputs/mine
+accelerate launch scripts/train_autoencoder.py --config hfembed/recipes/autoencoder_128.yaml --images lfw-a.tgz --output_dir outputs/mine
 accelerate launch scripts/train_autoencoder.py --config FILE --images FOLDER --output_dir outputs/mine --resume
 """  # noqa: E501
 
@@ -10,15 +10,15 @@ import torch
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
-from hfembed.data.aligned_faces import AlignedFaces
-from hfembed.data.collators import AutoencoderCollator
-from hfembed.data.samplers import KeyedBatchSampler
+from hfembed.checkpoint.card import write_card
 from hfembed.errors import exit_on_input_error, input_errors
-from hfembed.evaluation.reconstruction import HeldOutReconstruction
-from hfembed.evaluation.reconstruction_pictures import draw_reconstructions
-from hfembed.hub.card import write_card
-from hfembed.training.autoencoder_loss import AutoencoderLoss
-from hfembed.training.autoencoder_recipe import (
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.collators import AutoencoderCollator
+from hfembed.images.evaluation.reconstruction import HeldOutReconstruction
+from hfembed.images.evaluation.reconstruction_pictures import draw_reconstructions
+from hfembed.images.training.identity_start import start_from_identity
+from hfembed.images.training.loss import AutoencoderLoss
+from hfembed.images.training.recipe import (
     AutoencoderTrainingConfig,
     describe_images,
     load_images,
@@ -30,9 +30,9 @@ from hfembed.training.autoencoder_recipe import (
     without_margin,
 )
 from hfembed.training.config import read_config
-from hfembed.training.identity_start import start_from_identity
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
+from hfembed.training.samplers import KeyedBatchSampler
 from hfembed.training.sharing import HubSharing
 
 

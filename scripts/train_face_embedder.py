@@ -1,6 +1,6 @@
 """Train a face embedder by a recipe, on one CPU or many GPUs.
 
-accelerate launch scripts/train_face_embedder.py --config scripts/recipes/quickstart.yaml
+accelerate launch scripts/train_face_embedder.py --config hfembed/recipes/quickstart.yaml
 accelerate launch scripts/train_face_embedder.py --config FILE --learning_rate 0.05 --output_dir outputs/mine
 accelerate launch scripts/train_face_embedder.py --config FILE --output_dir outputs/mine --resume
 """
@@ -11,17 +11,15 @@ import torch
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
-from hfembed.data.aligned_faces import AlignedFaces
-from hfembed.data.collators import FaceCollator
-from hfembed.data.frozen_features import FrozenFeatures
-from hfembed.data.samplers import IdentityBatchSampler, KeyedBatchSampler
-from hfembed.data.splits import hold_out_photos
+from hfembed.checkpoint.card import write_card
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.identification import HeldOutIdentification
-from hfembed.hub.card import write_card
-from hfembed.training.config import read_config
-from hfembed.training.face_losses import MetricLoss, classification_loss
-from hfembed.training.face_recipe import (
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.collators import FaceCollator
+from hfembed.faces.data.frozen_features import FrozenFeatures
+from hfembed.faces.data.splits import hold_out_photos
+from hfembed.faces.evaluation.identification import HeldOutIdentification
+from hfembed.faces.training.losses import MetricLoss, classification_loss
+from hfembed.faces.training.recipe import (
     FaceTrainingConfig,
     describe_faces,
     load_training_faces,
@@ -30,8 +28,10 @@ from hfembed.training.face_recipe import (
     make_model,
     make_processor,
 )
+from hfembed.training.config import read_config
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
+from hfembed.training.samplers import IdentityBatchSampler, KeyedBatchSampler
 from hfembed.training.sharing import HubSharing
 
 

@@ -1,8 +1,8 @@
 """Train a face swap model on folders of people's photos, on one CPU or many GPUs.
 
-accelerate launch scripts/train_face_swap.py --config scripts/recipes/face_swap.yaml --people DIR DIR --output_dir OUT
+accelerate launch scripts/train_face_swap.py --config hfembed/recipes/face_swap.yaml --people DIR DIR --output_dir OUT
 accelerate launch scripts/train_face_swap.py --config FILE --people DIR DIR --output_dir OUT --resume
-accelerate launch scripts/train_face_swap.py --config scripts/recipes/face_swap_start.yaml --people DIR --output_dir A
+accelerate launch scripts/train_face_swap.py --config hfembed/recipes/face_swap_start.yaml --people DIR --output_dir A
 accelerate launch scripts/train_face_swap.py --config FILE --people DIR DIR --init_from A --output_dir OUT
 """
 
@@ -13,17 +13,12 @@ import torch
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
-from hfembed.data.aligned_faces import AlignedFaces
-from hfembed.data.samplers import PersonBatchSampler
-from hfembed.data.splits import hold_out_photos
+from hfembed.checkpoint.card import write_card
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.swap_pictures import draw_swap_grid
-from hfembed.hub.card import write_card
-from hfembed.training.config import read_config
-from hfembed.training.loop import make_accelerator, samples_per_round, train
-from hfembed.training.record import TrainingRecord
-from hfembed.training.sharing import HubSharing
-from hfembed.training.swap_recipe import (
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.splits import hold_out_photos
+from hfembed.faces.swap.pictures import draw_swap_grid
+from hfembed.faces.swap.recipe import (
     SwapTrainingConfig,
     describe_people,
     load_photos,
@@ -32,6 +27,11 @@ from hfembed.training.swap_recipe import (
     make_model,
     make_processor,
 )
+from hfembed.training.config import read_config
+from hfembed.training.loop import make_accelerator, samples_per_round, train
+from hfembed.training.record import TrainingRecord
+from hfembed.training.samplers import PersonBatchSampler
+from hfembed.training.sharing import HubSharing
 
 PROVENANCE = (
     "Every face this model draws is generated and shows what did not happen; `hfembed swap` writes so "

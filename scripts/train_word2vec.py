@@ -1,6 +1,6 @@
 """Train word vectors by a recipe, on CPU threads, a GPU, or several ranks.
 
-accelerate launch scripts/train_word2vec.py --config scripts/recipes/word2vec_skip_gram.yaml --corpus FILE
+accelerate launch scripts/train_word2vec.py --config hfembed/recipes/word2vec_skip_gram.yaml --corpus FILE
 accelerate launch scripts/train_word2vec.py --config FILE --corpus FILE --engine numba --output_dir outputs/mine
 accelerate launch scripts/train_word2vec.py --config FILE --corpus FILE --resume
 accelerate launch scripts/train_word2vec.py --init_from outputs/mine --corpus NEW_TEXT --output_dir outputs/longer
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from hfembed.checkpoint.card import write_card
+from hfembed.checkpoint.results import write_results
 from hfembed.errors import exit_on_input_error
-from hfembed.evaluation.results import write_results
-from hfembed.hub.card import write_card
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import read_config
 from hfembed.training.record import write_notes
 from hfembed.training.sharing import HubSharing
-from hfembed.training.word2vec.engine import train_word2vec
-from hfembed.training.word2vec.recipe import TrainingTests, Word2VecTrainingConfig, load_corpus, start_model
+from hfembed.words.training.engine import train_word2vec
+from hfembed.words.training.recipe import TrainingTests, Word2VecTrainingConfig, load_corpus, start_model
 
 
 @exit_on_input_error

@@ -8,8 +8,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
 
-from tests.hub_client import HubClient
-from tests.hub_server import Hub, User
+from tests.hub.hub_client import HubClient
+from tests.hub.hub_server import Hub, User
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

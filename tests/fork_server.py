@@ -20,12 +20,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PRELOADED = [
     "datasets",
     "timm",
-    "hfembed.training.autoencoder_recipe",
-    "hfembed.training.face_recipe",
+    "hfembed.images.training.recipe",
+    "hfembed.faces.training.recipe",
     "hfembed.training.loop",
-    "hfembed.training.swap_recipe",
-    "hfembed.training.word2vec.engine",
-    "hfembed.training.word2vec.recipe",
+    "hfembed.faces.swap.recipe",
+    "hfembed.words.training.engine",
+    "hfembed.words.training.recipe",
 ]
 
 

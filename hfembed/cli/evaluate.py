@@ -55,10 +55,10 @@ def evaluate_lfw(
     """Measure a face embedder on Labeled Faces in the Wild."""
     import torch
 
-    from hfembed.data.lfw import read_pairs
-    from hfembed.evaluation import lfw_report
-    from hfembed.evaluation.lfw import LfwVerification
-    from hfembed.loading import FACE_DETECTOR, load_face_embedder, load_image_model
+    from hfembed.checkpoint.loading import FACE_DETECTOR, load_face_embedder, load_image_model
+    from hfembed.faces.data.lfw import read_pairs
+    from hfembed.faces.evaluation import lfw_report
+    from hfembed.faces.evaluation.lfw import LfwVerification
 
     torch.set_num_threads(num_threads)
     embedder, processor = load_face_embedder(model, device)
@@ -115,9 +115,9 @@ def evaluate_identification(
     """Measure how well a face embedder finds people again: closed set, open set, all pairs, BLUFR, MegaFace."""
     import torch
 
-    from hfembed.evaluation import identification_report, lfw_report
-    from hfembed.evaluation.people_embeddings import embed_people
-    from hfembed.loading import load_face_embedder
+    from hfembed.checkpoint.loading import load_face_embedder
+    from hfembed.faces.evaluation import identification_report, lfw_report
+    from hfembed.faces.evaluation.people_embeddings import embed_people
 
     torch.set_num_threads(num_threads)
     embedder, processor = load_face_embedder(model, device)
@@ -154,12 +154,12 @@ def evaluate_denoising(
     device: Device = "auto",
 ) -> None:
     """Measure a denoiser on held-out people, beside non-local means, total variation, Wiener, biharmonic."""
-    from hfembed.data.aligned_faces import AlignedFaces
-    from hfembed.data.faces import load_faces
-    from hfembed.data.splits import split_people
+    from hfembed.checkpoint.loading import load_autoencoder
     from hfembed.errors import InputError, input_errors
-    from hfembed.evaluation.denoising import DenoisingTest, InpaintingTest, report_denoising
-    from hfembed.loading import load_autoencoder
+    from hfembed.faces.data.aligned_faces import AlignedFaces
+    from hfembed.faces.data.faces import load_faces
+    from hfembed.faces.data.splits import split_people
+    from hfembed.images.evaluation.denoising import DenoisingTest, InpaintingTest, report_denoising
 
     if not sigma and not hole:
         raise InputError("say what to test: --sigma 0.1, --hole 16, or both")
@@ -200,10 +200,10 @@ def evaluate_reconstruction(
     """Measure an autoencoder on held-out people, beside PCA with as many numbers."""
     import torch
 
-    from hfembed.data.lfw import read_pairs
+    from hfembed.checkpoint.loading import load_autoencoder, load_face_embedder
     from hfembed.errors import InputError
-    from hfembed.evaluation import reconstruction_report
-    from hfembed.loading import load_autoencoder, load_face_embedder
+    from hfembed.faces.data.lfw import read_pairs
+    from hfembed.images.evaluation import reconstruction_report
 
     torch.set_num_threads(num_threads)
     autoencoder, processor = load_autoencoder(model, device)
@@ -238,13 +238,13 @@ def evaluate_compression(
     device: Device = "auto",
 ) -> None:
     """Bytes against quality on held-out people: compressed latents, JPEG, WebP."""
-    from hfembed.data.aligned_faces import AlignedFaces
-    from hfembed.data.faces import load_faces
-    from hfembed.data.splits import split_people
-    from hfembed.evaluation.compression import report_rates
-    from hfembed.generation.compression import LatentCodec
-    from hfembed.generation.latent_statistics import LatentStatistics
-    from hfembed.loading import load_autoencoder
+    from hfembed.checkpoint.loading import load_autoencoder
+    from hfembed.faces.data.aligned_faces import AlignedFaces
+    from hfembed.faces.data.faces import load_faces
+    from hfembed.faces.data.splits import split_people
+    from hfembed.images.compression import LatentCodec
+    from hfembed.images.evaluation.compression import report_rates
+    from hfembed.images.latent_statistics import LatentStatistics
 
     autoencoder, processor = load_autoencoder(model, device)
     codec = LatentCodec(autoencoder, LatentStatistics.load(model))
@@ -273,12 +273,12 @@ def evaluate_generation(
     device: Device = "auto",
 ) -> None:
     """Frechet distance of made-up faces to held-out ones: mixtures, priors, and Gaussians over pixels."""
-    from hfembed.data.aligned_faces import AlignedFaces
-    from hfembed.data.faces import FaceSource, load_faces
-    from hfembed.data.splits import split_people
-    from hfembed.evaluation.generation import mean_face_points, report_generation
-    from hfembed.generation.films import to_pictures
-    from hfembed.loading import load_autoencoder, load_face_embedder
+    from hfembed.checkpoint.loading import load_autoencoder, load_face_embedder
+    from hfembed.faces.data.aligned_faces import AlignedFaces
+    from hfembed.faces.data.faces import FaceSource, load_faces
+    from hfembed.faces.data.splits import split_people
+    from hfembed.images.evaluation.generation import mean_face_points, report_generation
+    from hfembed.images.films import to_pictures
 
     loaded = {name: load_autoencoder(name, device) for name in models}
     autoencoders = {name: autoencoder for name, (autoencoder, _) in loaded.items()}
@@ -323,9 +323,9 @@ def evaluate_words(
     device: Device = "auto",
 ) -> None:
     """Measure word vectors by analogies and by word pairs rated by people."""
-    from hfembed.evaluation.word_report import report_words
-    from hfembed.evaluation.word_tests import WordTests
-    from hfembed.loading import load_word2vec
+    from hfembed.checkpoint.loading import load_word2vec
+    from hfembed.words.evaluation.report import report_words
+    from hfembed.words.evaluation.word_tests import WordTests
 
     tests = WordTests(analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method)
     print(report_words(tests, load_word2vec(model, device), output))
@@ -348,11 +348,11 @@ def evaluate_swap(
     """Measure a face swap model on the photos of its people that it was not trained on."""
     import torch
 
-    from hfembed.evaluation.swap import SwapEvaluation
-    from hfembed.evaluation.swap_report import read_sides, report_swap, summary
-    from hfembed.hub.card import TRAINING_FILE
-    from hfembed.hub.pull import find_checkpoint
-    from hfembed.loading import load_face_embedder, load_face_swap, load_image_model
+    from hfembed.checkpoint.card import TRAINING_FILE
+    from hfembed.checkpoint.loading import load_face_embedder, load_face_swap, load_image_model
+    from hfembed.faces.swap.evaluation import SwapEvaluation
+    from hfembed.faces.swap.report import read_sides, report_swap, summary
+    from hfembed.hub.download import find_checkpoint
 
     torch.set_num_threads(num_threads)
     swapper, processor = load_face_swap(model, device)

@@ -54,8 +54,8 @@ def export_word2vec(
     counts: Annotated[Path | None, typer.Option(help="Also write a file of word and count lines.")] = None,
 ) -> None:
     """Write word vectors in word2vec's format, which nearly every program reads."""
+    from hfembed.checkpoint.loading import load_word2vec
     from hfembed.export.gensim import export_word2vec_format
-    from hfembed.loading import load_word2vec
 
     export_word2vec_format(load_word2vec(model, "cpu"), output, binary, header, counts)
     print(f"written to {output}")

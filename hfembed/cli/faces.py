@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from hfembed.pipelines.face_analyzer import FaceAnalyzer
-    from hfembed.search.embedding_index import EmbeddingIndex
+    from hfembed.faces.face_analyzer import FaceAnalyzer
+    from hfembed.index.embedding_index import EmbeddingIndex
 
 app = typer.Typer()
 
@@ -70,7 +70,7 @@ def embed(
     device: Device = "auto",
 ) -> None:
     """Find and embed the faces in a folder of photos: a row a face, with box, landmarks and quality."""
-    from hfembed.pipelines.photo_folders import embed_folder, list_photos
+    from hfembed.faces.photo_folders import embed_folder, list_photos
 
     list_photos(folder)  # an empty folder is said before a model is loaded
     analyzer = _analyzer(model, detector, device)
@@ -142,7 +142,7 @@ def analyzer(
 ) -> None:
     """Put a detector and an embedder into one folder, for verify, embed and identify."""
     from hfembed.atomic import check_destination
-    from hfembed.pipelines.face_analyzer import compose_analyzer
+    from hfembed.faces.face_analyzer import compose_analyzer
 
     check_destination(output, overwrite)
     compose_analyzer(detector, embedder, output)
@@ -151,7 +151,7 @@ def analyzer(
 
 def _analyzer(model: str | None, detector: str | None, device: str) -> "FaceAnalyzer":
     from hfembed.errors import InputError
-    from hfembed.pipelines.face_analyzer import FaceAnalyzer
+    from hfembed.faces.face_analyzer import FaceAnalyzer
 
     if model is None:
         raise InputError(
@@ -163,9 +163,9 @@ def _analyzer(model: str | None, detector: str | None, device: str) -> "FaceAnal
 
 
 def _gallery(gallery: str, analyzer: "FaceAnalyzer", batch_size: int, num_workers: int) -> "EmbeddingIndex":
-    from hfembed.pipelines.photo_folders import read_gallery
-    from hfembed.search.embedding_index import INDEX_FILE, EmbeddingIndex
-    from hfembed.search.face_probe import probe_embedding
+    from hfembed.faces.fingerprint import probe_embedding
+    from hfembed.faces.photo_folders import read_gallery
+    from hfembed.index.embedding_index import INDEX_FILE, EmbeddingIndex
 
     if Path(gallery).is_dir() and not (Path(gallery) / INDEX_FILE).exists():
         index, summary = read_gallery(analyzer, gallery, batch_size, num_workers, sys.stderr.isatty())

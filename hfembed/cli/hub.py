@@ -11,7 +11,7 @@ app = typer.Typer()
 @app.command("card")
 def card(folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")]) -> None:
     """Write the model card (README.md) of a checkpoint folder again, from its results.json and training.json."""
-    from hfembed.hub.card import write_card
+    from hfembed.checkpoint.card import write_card
 
     print(f"written: {write_card(folder)}")
 
@@ -26,7 +26,7 @@ def push(
     message: Annotated[str, typer.Option(help="Title of the commit.")] = "Upload model",
 ) -> None:
     """Share a checkpoint folder on the Hub, in one commit; the same folder again makes none."""
-    from hfembed.hub.push import push_folder
+    from hfembed.checkpoint.push import push_folder
 
     pushed = push_folder(folder, repo_id, private=private or None, revision=revision, tag=tag, commit_message=message)
     print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
@@ -60,8 +60,8 @@ def push_faces(
     tag: Tag = None,
 ) -> None:
     """Push photos of people: image, label, file, landmarks."""
-    from hfembed.data.faces import load_faces
-    from hfembed.hub.push_dataset import Part, crop_faces, push_dataset
+    from hfembed.faces.data.faces import load_faces
+    from hfembed.faces.data.push_dataset import Part, crop_faces, push_dataset
 
     faces = load_faces(source, landmarks=landmarks, min_photos=min_photos)
     people = faces.features["label"].num_classes
@@ -95,8 +95,8 @@ def push_lfw(
     tag: Tag = None,
 ) -> None:
     """Push LFW: identities, and the pairs with their folds."""
-    from hfembed.data.lfw import load_lfw, read_pairs
-    from hfembed.hub.push_dataset import Part, push_dataset
+    from hfembed.faces.data.lfw import load_lfw, read_pairs
+    from hfembed.faces.data.push_dataset import Part, push_dataset
 
     identities = load_lfw(images, landmarks=landmarks)
     chosen = read_pairs(pairs)
@@ -134,8 +134,8 @@ def push_corpus(
     tag: Tag = None,
 ) -> None:
     """Push a text as word ids, with its vocabulary and counts."""
-    from hfembed.data.corpora import prepare_corpus
-    from hfembed.hub.push_dataset import push_corpus
+    from hfembed.faces.data.push_dataset import push_corpus
+    from hfembed.words.data.corpora import prepare_corpus
 
     cache_dir.mkdir(parents=True, exist_ok=True)
     corpus = prepare_corpus(source, cache_dir, min_count, lowercase=lowercase)

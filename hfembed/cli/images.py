@@ -27,11 +27,11 @@ def fit_latents(
     device: Device = "auto",
 ) -> None:
     """Measure how latents are spread over images, for sample, walk and compress; written into the checkpoint."""
-    from hfembed.data.aligned_faces import AlignedFaces
-    from hfembed.data.faces import load_faces
-    from hfembed.data.splits import split_people
-    from hfembed.generation.latent_statistics import LatentStatistics, encode_images
-    from hfembed.loading import load_autoencoder
+    from hfembed.checkpoint.loading import load_autoencoder
+    from hfembed.faces.data.aligned_faces import AlignedFaces
+    from hfembed.faces.data.faces import load_faces
+    from hfembed.faces.data.splits import split_people
+    from hfembed.images.latent_statistics import LatentStatistics, encode_images
 
     autoencoder, processor = load_autoencoder(model, device)
     faces = load_faces(images)
@@ -58,9 +58,9 @@ def morph(
     device: Device = "auto",
 ) -> None:
     """Turn one face into another."""
+    from hfembed.checkpoint.loading import load_autoencoder
     from hfembed.errors import input_errors
-    from hfembed.generation import morphing
-    from hfembed.loading import load_autoencoder
+    from hfembed.images import morphing
 
     autoencoder, processor = load_autoencoder(model, device)
     with input_errors():
@@ -86,10 +86,10 @@ def walk(
     """Change a face along a direction: a principal one, or from photos without an attribute to photos with it."""
     import torch
 
-    from hfembed.data.photo_files import find_photos
+    from hfembed.checkpoint.loading import load_autoencoder
     from hfembed.errors import InputError, input_errors
-    from hfembed.generation import latent_statistics, morphing
-    from hfembed.loading import load_autoencoder
+    from hfembed.images import latent_statistics, morphing
+    from hfembed.images.data.photo_files import find_photos
 
     autoencoder, processor = load_autoencoder(model, device)
     if (with_ is None) != (without is None):
@@ -121,9 +121,9 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Make new images from random latents."""
-    from hfembed.generation.films import picture_grid, to_pictures, write_picture
-    from hfembed.generation.latent_statistics import LatentStatistics, decode_latents, sample_prior
-    from hfembed.loading import load_autoencoder
+    from hfembed.checkpoint.loading import load_autoencoder
+    from hfembed.images.films import picture_grid, to_pictures, write_picture
+    from hfembed.images.latent_statistics import LatentStatistics, decode_latents, sample_prior
 
     autoencoder, _ = load_autoencoder(model, device)
     if method == "prior":
@@ -149,10 +149,10 @@ def compress(
 ) -> None:
     """Keep a face in a few dozen bytes, for the same model to decompress."""
     from hfembed.atomic import atomic_write
+    from hfembed.checkpoint.loading import load_autoencoder
     from hfembed.errors import input_errors
-    from hfembed.generation.compression import LatentCodec
-    from hfembed.generation.latent_statistics import LatentStatistics
-    from hfembed.loading import load_autoencoder
+    from hfembed.images.compression import LatentCodec
+    from hfembed.images.latent_statistics import LatentStatistics
 
     autoencoder, processor = load_autoencoder(model, device)
     with input_errors():
@@ -171,11 +171,11 @@ def decompress(
     device: Device = "auto",
 ) -> None:
     """Make a compressed face visible again."""
+    from hfembed.checkpoint.loading import load_autoencoder
     from hfembed.errors import InputError
-    from hfembed.generation.compression import LatentCodec
-    from hfembed.generation.films import to_pictures, write_picture
-    from hfembed.generation.latent_statistics import LatentStatistics
-    from hfembed.loading import load_autoencoder
+    from hfembed.images.compression import LatentCodec
+    from hfembed.images.films import to_pictures, write_picture
+    from hfembed.images.latent_statistics import LatentStatistics
 
     autoencoder, _ = load_autoencoder(model, device)
     codec = LatentCodec(autoencoder, LatentStatistics.load(model))
@@ -202,10 +202,10 @@ def similar(
     import numpy as np
     from PIL import ImageOps
 
-    from hfembed.data.photo_files import find_photos, read_upright
-    from hfembed.generation.films import picture_grid, write_picture
-    from hfembed.search.embedding_index import EmbeddingIndex
-    from hfembed.search.image_embedders import load_image_embedder
+    from hfembed.images.data.photo_files import find_photos, read_upright
+    from hfembed.images.films import picture_grid, write_picture
+    from hfembed.images.image_embedders import load_image_embedder
+    from hfembed.index.embedding_index import EmbeddingIndex
 
     embed = load_image_embedder(model, device)
     files = [file for file in find_photos(folder) if not file.samefile(photo)]
@@ -230,8 +230,8 @@ def denoise(
     device: Device = "auto",
 ) -> None:
     """Remove the noise from a photo."""
-    from hfembed.generation import restoration
-    from hfembed.loading import load_autoencoder
+    from hfembed.checkpoint.loading import load_autoencoder
+    from hfembed.images import restoration
 
     autoencoder, _ = load_autoencoder(model, device)
     _write_photo(restoration.denoise(autoencoder, _read_photo(photo), overlap), output)
@@ -247,8 +247,8 @@ def inpaint(
     device: Device = "auto",
 ) -> None:
     """Fill a hole in a photo."""
-    from hfembed.generation import restoration
-    from hfembed.loading import load_autoencoder
+    from hfembed.checkpoint.loading import load_autoencoder
+    from hfembed.images import restoration
 
     autoencoder, _ = load_autoencoder(model, device)
     hole = _read_photo(mask).mean(0) > 0.5
@@ -260,7 +260,7 @@ def _read_photo(file: Path) -> "torch.Tensor":
     import numpy as np
     import torch
 
-    from hfembed.data.photo_files import read_upright
+    from hfembed.images.data.photo_files import read_upright
 
     photo = read_upright(file)
     pixels = np.array(photo.convert("L" if photo.mode in ("1", "L", "LA") else "RGB"), dtype=np.float32)
@@ -268,14 +268,14 @@ def _read_photo(file: Path) -> "torch.Tensor":
 
 
 def _write_photo(photo: "torch.Tensor", output: Path) -> None:
-    from hfembed.generation.films import to_pictures, write_picture
+    from hfembed.images.films import to_pictures, write_picture
 
     write_picture(to_pictures(photo[None])[0], output)
     print(f"written: {output}")
 
 
 def _write(frames: "torch.Tensor", output: Path, frames_per_second: int, scale: int) -> None:
-    from hfembed.generation.films import PICTURE_SUFFIXES, picture_grid, to_pictures, write_film, write_picture
+    from hfembed.images.films import PICTURE_SUFFIXES, picture_grid, to_pictures, write_film, write_picture
 
     pictures = to_pictures(frames)
     if output.suffix.lower() in PICTURE_SUFFIXES:

@@ -28,8 +28,8 @@ def group(
     device: Device = "auto",
 ) -> None:
     """Group the faces of a folder by person, with a contact sheet a group."""
-    from hfembed.search.face_crops import read_face_crops
-    from hfembed.search.grouping import check_output, choose_threshold, group_embeddings, write_groups
+    from hfembed.faces.clustering import check_output, choose_threshold, group_embeddings, write_groups
+    from hfembed.faces.detection import read_face_crops
 
     check_output(output)
     faces = read_face_crops(folder, model, aligned, device=device)
@@ -59,8 +59,8 @@ def explain(
 ) -> None:
     """Draw which regions make two faces alike, by covering them one by one."""
     from hfembed.errors import input_errors
-    from hfembed.evaluation.occlusion import occlusion_map, plot_occlusion
-    from hfembed.search.face_crops import read_face_pair
+    from hfembed.faces.detection import read_face_pair
+    from hfembed.faces.evaluation.occlusion import occlusion_map, plot_occlusion
 
     with input_errors():
         embedder, processor, crop_a, crop_b = read_face_pair(a, b, model, aligned, device)

@@ -32,10 +32,10 @@ def swap(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
 ) -> None:
     """Draw the faces in a photo as another person: only with the consent of both."""
+    from hfembed.checkpoint.loading import load_face_swap, load_image_model
     from hfembed.errors import InputError
-    from hfembed.loading import load_face_swap, load_image_model
-    from hfembed.pipelines.face_swapper import FaceSwapper
-    from hfembed.pipelines.provenance_mark import save_marked
+    from hfembed.faces.swap.face_swapper import FaceSwapper
+    from hfembed.faces.swap.provenance_mark import save_marked
 
     if (detector is None) == (landmarks is None):
         raise InputError("say where the faces are: either --detector FOLDER or --landmarks")

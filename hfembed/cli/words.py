@@ -17,8 +17,8 @@ def neighbours(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
 ) -> None:
     """Show the words whose vectors lie nearest."""
-    from hfembed.evaluation.word_report import parse_composition
-    from hfembed.loading import load_word2vec
+    from hfembed.checkpoint.loading import load_word2vec
+    from hfembed.words.evaluation.report import parse_composition
 
     vectors = load_word2vec(model, device)
     for number, text in enumerate(words):
@@ -39,8 +39,8 @@ def analogy(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
 ) -> None:
     """Answer 'A is to B as C is to ?': man king woman, walk walked swim."""
+    from hfembed.checkpoint.loading import load_word2vec
     from hfembed.errors import input_errors
-    from hfembed.loading import load_word2vec
 
     vectors = load_word2vec(model, device)
     with input_errors():
@@ -57,8 +57,8 @@ def word_map(
     projector: Annotated[Path | None, typer.Option(help="Also a folder for TensorBoard's projector.")] = None,
 ) -> None:
     """Draw words on a 2-D map."""
-    from hfembed.evaluation.word_report import draw_words
-    from hfembed.loading import load_word2vec
+    from hfembed.checkpoint.loading import load_word2vec
+    from hfembed.words.evaluation.report import draw_words
 
     draw_words(load_word2vec(model, "cpu"), words, output, method, projector)
     print(f"written to {output}")

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.atomic import atomic_folder
+from hfembed.checkpoint.card import TRAINING_FILE, write_card
+from hfembed.checkpoint.weights_metadata import mark_weights
 from hfembed.errors import InputError
-from hfembed.export.weights_metadata import mark_weights
-from hfembed.hub.card import TRAINING_FILE, write_card
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx")
 _COUNTER = "num_batches_tracked"

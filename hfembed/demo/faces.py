@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError, input_errors
-from hfembed.hub.pull import find_checkpoint
-from hfembed.loading import load_face_embedder
-from hfembed.search.embedding_index import EmbeddingIndex
+from hfembed.hub.download import find_checkpoint
+from hfembed.index.embedding_index import EmbeddingIndex
 
 
 class Answer(NamedTuple):
@@ -51,7 +51,7 @@ class FaceReader:
             self.analyzer = None
             self.embedder, self.processor = load_face_embedder(checkpoint, device)
         else:
-            from hfembed.pipelines.face_analyzer import FaceAnalyzer
+            from hfembed.faces.face_analyzer import FaceAnalyzer
 
             self.analyzer = FaceAnalyzer.from_pretrained(checkpoint, device)
             self.embedder = self.analyzer.embedder

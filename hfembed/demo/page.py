@@ -12,12 +12,7 @@ import gradio as gr
 import numpy as np
 from transformers import AutoConfig, PreTrainedModel
 
-from hfembed.demo.faces import FaceReader
-from hfembed.errors import InputError, input_errors
-from hfembed.generation.films import to_pictures
-from hfembed.generation.morphing import morph
-from hfembed.hub.pull import find_checkpoint
-from hfembed.loading import (
+from hfembed.checkpoint.loading import (
     CONV_AUTOENCODER,
     FACE_EMBEDDER,
     FACE_SWAP,
@@ -26,9 +21,14 @@ from hfembed.loading import (
     load_face_swap,
     load_word2vec,
 )
-from hfembed.pipelines.provenance_mark import save_marked
-from hfembed.search.embedding_index import EmbeddingIndex
-from hfembed.search.face_probe import probe_embedding
+from hfembed.demo.faces import FaceReader
+from hfembed.errors import InputError, input_errors
+from hfembed.faces.fingerprint import probe_embedding
+from hfembed.faces.swap.provenance_mark import save_marked
+from hfembed.hub.download import find_checkpoint
+from hfembed.images.films import to_pictures
+from hfembed.images.morphing import morph
+from hfembed.index.embedding_index import EmbeddingIndex
 
 MAX_UPLOAD = "8mb"
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp"]
@@ -291,7 +291,7 @@ def _morph_tab(model: PreTrainedModel, processor: Any) -> None:
 
 
 def _swap_tab(checkpoint: str, reader: FaceReader | None, device: str) -> None:
-    from hfembed.pipelines.face_swapper import FaceSwapper
+    from hfembed.faces.swap.face_swapper import FaceSwapper
 
     if reader is None or reader.analyzer is None:
         raise InputError(f"{checkpoint} needs a detector to find faces with: give a face analyzer too")

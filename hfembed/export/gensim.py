@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.loading import load_word2vec
 from hfembed.errors import InputError, input_errors
-from hfembed.hub.pull import find_checkpoint
-from hfembed.loading import load_word2vec
+from hfembed.hub.download import find_checkpoint
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 from hfembed.models.word2vec.word2vec_format import write_word2vec_format
 

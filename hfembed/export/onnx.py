@@ -11,10 +11,16 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed import __version__
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.loading import (
+    CONV_AUTOENCODER,
+    FACE_EMBEDDER,
+    load_autoencoder,
+    load_face_embedder,
+    load_image_model,
+)
+from hfembed.checkpoint.validation import read_config
 from hfembed.errors import InputError
-from hfembed.hub.completeness import read_config
-from hfembed.hub.pull import find_checkpoint
-from hfembed.loading import CONV_AUTOENCODER, FACE_EMBEDDER, load_autoencoder, load_face_embedder, load_image_model
+from hfembed.hub.download import find_checkpoint
 
 TOLERANCE = 1e-4
 FACE_DETECTOR = "hfembed_face_detector"

@@ -16,10 +16,10 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 import hfembed  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
-from hfembed.hub.completeness import check_weights, read_config
-from hfembed.hub.face_card import DETECTOR_FOLDER
-from hfembed.hub.pull import find_checkpoint
-from hfembed.hub.push import NOT_SHARED
+from hfembed.checkpoint.face_embedder_card import DETECTOR_FOLDER
+from hfembed.checkpoint.push import NOT_SHARED
+from hfembed.checkpoint.validation import check_weights, read_config
+from hfembed.hub.download import find_checkpoint
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
 _PROCESSOR_FILE = "preprocessor_config.json"

@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 
 from hfembed.errors import InputError
-from hfembed.hub.failure import hub_errors, is_passing
+from hfembed.hub.errors import hub_errors, is_passing
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hfembed.atomic import atomic_folder, atomic_write
-from hfembed.data.samplers import KeyedBatchSampler
 from hfembed.errors import InputError
-from hfembed.training.checkpoint import Checkpoints, Progress
 from hfembed.training.config import TrainingConfig
 from hfembed.training.optim import make_optimizer, make_schedule
+from hfembed.training.samplers import KeyedBatchSampler
 from hfembed.training.sharing import HubSharing
+from hfembed.training.state import Checkpoints, Progress
 
 ComputeLoss = Callable[[torch.nn.Module, dict[str, Any]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 

@@ -15,10 +15,10 @@ from accelerate import Accelerator
 
 import hfembed
 from hfembed.atomic import atomic_write
-from hfembed.data.aligned_faces import AlignedFaces
-from hfembed.hub.card import TRAINING_FILE
+from hfembed.checkpoint.card import TRAINING_FILE
+from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.training.config import SharingConfig, TrainingConfig
-from hfembed.training.word2vec.recipe import Word2VecTrainingConfig
+from hfembed.words.training.recipe import Word2VecTrainingConfig
 
 # where a run is and where its model goes say nothing of how it was trained
 _NOT_THE_RECIPE = {"output_dir", "resume", "cache_dir", *(field.name for field in dataclasses.fields(SharingConfig))}

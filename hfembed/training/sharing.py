@@ -10,8 +10,8 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from hfembed.hub.card import TRAINING_FILE, write_card
-from hfembed.hub.push import push_folder
+from hfembed.checkpoint.card import TRAINING_FILE, write_card
+from hfembed.checkpoint.push import push_folder
 from hfembed.training.config import CHECKPOINT_BRANCH, SharingConfig
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hfembed import FaceEmbedderConfig, FaceEmbedderModel, FaceImageProcessor
 from hfembed.cli import main
-from tests.pipelines.conftest import analyzer, draw, folder  # noqa: F401
+from tests.faces.conftest import analyzer, draw, folder  # noqa: F401
 
 
 @pytest.fixture

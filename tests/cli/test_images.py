@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from hfembed.cli import main
-from hfembed.data.synthetic_faces import make_synthetic_faces
-from tests.generation.tiny_autoencoder import SIZE, save_tiny_autoencoder
+from hfembed.faces.data.synthetic_faces import make_synthetic_faces
+from tests.images.tiny_autoencoder import SIZE, save_tiny_autoencoder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModel
 from typer.testing import CliRunner
 
 from hfembed.cli import app
-from hfembed.data.synthetic_faces import make_synthetic_faces
+from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 
 
 class StateDict(OrderedDict):

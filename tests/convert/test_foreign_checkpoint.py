@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel
 
 from hfembed.atomic import check_destination
+from hfembed.checkpoint.weights_metadata import read_weights_metadata
 from hfembed.convert.foreign_checkpoint import (
     check_layout,
     fill,
@@ -17,7 +18,6 @@ from hfembed.convert.foreign_checkpoint import (
     write_checkpoint,
 )
 from hfembed.errors import InputError
-from hfembed.export.weights_metadata import read_weights_metadata
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel

@@ -7,8 +7,8 @@ from transformers import AutoConfig, AutoImageProcessor
 from tests.convert.foreign_networks import check_equal
 from tests.convert.test_iresnets import DEPTHS, IResNets, adaface_state_dict
 from tests.convert.test_timm_face import write_checkpoint
-from tests.hub_client import ClientError
-from tests.hub_server import Blob
+from tests.hub.hub_client import ClientError
+from tests.hub.hub_server import Blob
 
 
 def upload(hub, repo, folder):

@@ -11,6 +11,9 @@ from PIL import Image
 
 from hfembed.cli import main
 from hfembed.errors import InputError
+from hfembed.faces.fingerprint import probe_embedding
+from hfembed.faces.swap.provenance_mark import NOTE
+from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -19,11 +22,8 @@ from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
-from hfembed.pipelines.provenance_mark import NOTE
-from hfembed.search.embedding_index import EmbeddingIndex
-from hfembed.search.face_probe import probe_embedding
-from tests.generation.tiny_autoencoder import SIZE, save_tiny_autoencoder, smooth_images
-from tests.pipelines.conftest import analyzer, draw, folder  # noqa: F401
+from tests.faces.conftest import analyzer, draw, folder  # noqa: F401
+from tests.images.tiny_autoencoder import SIZE, save_tiny_autoencoder, smooth_images
 
 pytest.importorskip("gradio", reason='the page needs gradio: pip install "hfembed[demo]"')
 

@@ -26,9 +26,9 @@ from hfembed import (
 )
 from hfembed.cli import app
 from hfembed.export.with_code import export_with_code
+from tests.checkpoint.checkpoints import FAMILIES, write_checkpoint
 from tests.conftest import REPOSITORY
-from tests.hub.checkpoints import FAMILIES, write_checkpoint
-from tests.hub_server import Blob
+from tests.hub.hub_server import Blob
 
 # The process of somebody who has transformers and not hfembed; one without timm or gensim unless a trunk needs it.
 # For each folder below the first argument: what every Auto class of its auto_map makes of the photos or ids there.

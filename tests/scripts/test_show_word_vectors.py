@@ -8,7 +8,7 @@ import pytest
 from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
 
-from hfembed.evaluation.results import read_results
+from hfembed.checkpoint.results import read_results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_quickstart_learns_what_articles_are_about(tmp_path):
-    recipe = REPOSITORY / "scripts" / "recipes" / "word2vec_quickstart.yaml"
+    recipe = REPOSITORY / "hfembed" / "recipes" / "word2vec_quickstart.yaml"
     arguments = ["--config", recipe, "--corpus", datapath("lee_background.cor"), "--output_dir", tmp_path / "words"]
     for script, more in (("train_word2vec.py", arguments), ("show_word_vectors.py", [tmp_path / "words"])):
         subprocess.run([sys.executable, REPOSITORY / "scripts" / script, *more], cwd=REPOSITORY, check=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.hub_server import Fault
+from tests.hub.hub_server import Fault
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FACES = {
@@ -95,7 +95,7 @@ def test_a_hub_that_is_away_does_not_spoil_the_training(hub, client, words, tmp_
     hub.faults = []
 
     def push(folder):
-        from hfembed.hub.push import push_folder
+        from hfembed.checkpoint.push import push_folder
 
         return push_folder(folder, "ann/words").changed
 
@@ -134,7 +134,7 @@ def test_models_on_the_way_that_could_not_be_pushed_are_kept(hub, client, faces,
 def test_impossible_settings_are_refused_before_the_training(words):
     from hfembed.errors import InputError
     from hfembed.training.config import read_config
-    from hfembed.training.word2vec.recipe import Word2VecTrainingConfig
+    from hfembed.words.training.recipe import Word2VecTrainingConfig
 
     for arguments, line in (
         (["--push-to-hub", "a b/c"], "push_to_hub must be a name on the Hub"),

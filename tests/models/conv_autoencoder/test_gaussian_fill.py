@@ -7,7 +7,7 @@ import torch
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.gaussian_fill import GaussianFill
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
-from tests.generation.tiny_autoencoder import SIZE, smooth_images, tiny_autoencoder
+from tests.images.tiny_autoencoder import SIZE, smooth_images, tiny_autoencoder
 
 
 def two_masks():

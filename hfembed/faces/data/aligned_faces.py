@@ -1,0 +1,189 @@
+"""Aligned crops, made once and kept as one memory-mapped uint8 array."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hfembed.atomic import atomic_folder
+from hfembed.errors import InputError
+from hfembed.training.samplers import Key
+
+if TYPE_CHECKING:
+    from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+
+
+class AlignedFaces(torch.utils.data.Dataset):
+    """Photos of people as aligned uint8 crops, addressed by (epoch, index) keys.
+
+    Decoding and warping cost more than training a small network, so they happen once: worker processes fill an
+    array on disk, named after the fingerprint of the data set and the settings of the processor. A later run with
+    the same two maps the array and starts at once; several ranks share it through the page cache. With more than
+    one rank let the main process come first (`accelerator.main_process_first()`).
+
+    Args:
+        dataset: Columns `image`, `label` and `file`, and `landmarks` (5 points, or None for a centre crop) if known.
+        processor: Its `align(image, landmarks)` makes the crops. A data set without landmarks may have one that only
+            crops, as an autoencoder's does.
+        margin: Pixels of the photo to keep around the processor's crop, for augmentation to move in from outside.
+            Cut it off again with `FaceAugmentation(output_size=...)`. Centre crops repeat their border instead.
+        cache_dir: Where the arrays lie; by default beside the caches of `datasets`.
+        num_workers: Processes that decode and warp; 0 does it in this one.
+        broken: "skip" leaves out photos that cannot be decoded or aligned (see `failures`), "refuse" raises.
+        show_progress: Show a bar while the crops are made.
+
+    Attributes:
+        labels: (num_photos,) int64.
+        files: Name of each photo.
+        identities: Name of each label.
+        failures: What was left out: file -> reason.
+
+    Raises:
+        InputError: No photo can be used, or one is broken and `broken` is "refuse".
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        processor: "FaceImageProcessor",
+        *,
+        margin: int = 0,
+        cache_dir: str | Path | None = None,
+        num_workers: int = 0,
+        broken: Literal["skip", "refuse"] = "skip",
+        show_progress: bool = True,
+    ):
+        if len(dataset) == 0:
+            raise InputError("the data set has no photos: nothing to align")
+        if broken not in ("skip", "refuse"):
+            raise ValueError(f'broken must be "skip" or "refuse", not "{broken}"')
+        settings = {"dataset": dataset._fingerprint, "processor": processor.to_dict(), "margin": margin}
+        name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+        self.folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-aligned-faces") / name
+        if not self.folder.is_dir():
+            _align_all(_Crops(dataset, processor, margin), self.folder, num_workers, show_progress)
+        self.failures: dict[str, str] = json.loads((self.folder / "failures.json").read_text(encoding="utf-8"))
+        if self.failures and broken == "refuse":
+            file, reason = next(iter(self.failures.items()))
+            more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
+            raise InputError(f'"{file}"{more} cannot be used: {reason}; remove it or choose broken="skip"')
+        files = dataset["file"][:]
+        self._rows = np.flatnonzero([file not in self.failures for file in files])
+        self.labels = np.array(dataset["label"][:], dtype=np.int64)[self._rows]
+        self.files: list[str] = [files[row] for row in self._rows]
+        self.identities: list[str] = dataset.features["label"].names
+        self._pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process maps the file again instead of receiving a copy of all pixels
+        return {key: value for key, value in self.__dict__.items() if key != "_pixels"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """One sample.
+
+        Args:
+            key: (epoch, index) or (epoch, index, repetition), as the samplers give them.
+
+        Returns:
+            "pixels" uint8 (channels, height, width), "label" int, and the "key" itself.
+        """
+        index = key[1]
+        crop = self._pixels[self._rows[index]]
+        return {"pixels": torch.from_numpy(crop.copy()), "label": int(self.labels[index]), "key": key}
+
+    def pixels(self, count: int | None = None) -> torch.Tensor:
+        """Crops as one tensor, for what looks at all of them at once.
+
+        Args:
+            count: At most so many, spread evenly over the set; all by default.
+
+        Returns:
+            (count, channels, height, width) uint8, margins included.
+        """
+        rows = self._rows
+        if count is not None and count < len(rows):
+            rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+        return torch.from_numpy(self._pixels[rows])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every crop, margins included."""
+        return self._pixels.shape[1:]
+
+
+class _Crops(torch.utils.data.Dataset):
+    """Row -> (row, crop or None, reason): what the worker processes compute."""
+
+    def __init__(self, dataset: datasets.Dataset, processor: "FaceImageProcessor", margin: int):
+        self.photos = dataset.cast_column("image", datasets.Image(decode=False))
+        self.files = dataset["file"][:]
+        self.processor = processor
+        self.margin = margin
+        self.wide_processor = _add_margin(processor, margin) if margin else processor
+        size = self.wide_processor.size
+        self.shape = (size["height"], size["width"], processor.num_channels)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> tuple[int, np.ndarray | None, str]:
+        photo = self.photos[row]
+        try:
+            if photo.get("landmarks") is not None:
+                return row, self.wide_processor.align(photo["image"], photo["landmarks"]), ""
+            crop = self.processor.align(photo["image"])
+        except ValueError as error:
+            return row, None, str(error)
+        # a centre crop can reach the photo's edge, where there is nothing more to show
+        margins = ((self.margin, self.margin), (self.margin, self.margin), (0, 0))
+        return row, np.pad(crop, margins, mode="edge"), ""
+
+
+def _align_all(crops: _Crops, folder: Path, num_workers: int, show_progress: bool) -> None:
+    height, width, channels = crops.shape
+    loader = DataLoader(
+        crops,
+        batch_size=32,
+        num_workers=num_workers,
+        collate_fn=list,
+        generator=torch.Generator(),  # or starting the workers would draw from the global generator
+    )
+    failures: dict[str, str] = {}
+    with atomic_folder(folder) as temporary:
+        # written row by row, not through a memory map: on a full disk that is an error to read, not a crash
+        with (temporary / "pixels.npy").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(crops), channels, height, width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            with tqdm(total=len(crops), unit="face", desc="Aligning", disable=not show_progress) as bar:
+                for batch in loader:
+                    for row, crop, reason in batch:
+                        if crop is None:
+                            failures[crops.files[row]] = reason
+                            crop = np.zeros(crops.shape, dtype=np.uint8)
+                        file.write(crop.transpose(2, 0, 1).tobytes())
+                    bar.update(len(batch))
+        if len(failures) == len(crops):
+            first, reason = next(iter(failures.items()))
+            raise InputError(f'none of the {len(crops)} photos can be used; "{first}": {reason}')
+        (temporary / "failures.json").write_text(json.dumps(failures, indent=1), encoding="utf-8")
+
+
+def _add_margin(processor: "FaceImageProcessor", margin: int) -> "FaceImageProcessor":
+    """The same alignment at the same scale, with `margin` more pixels of the photo at each side."""
+    settings = processor.to_dict()
+    settings["size"] = {side: length + 2 * margin for side, length in processor.size.items()}
+    settings["template"] = [[x + margin, y + margin] for x, y in processor.template]
+    return type(processor)(**settings)

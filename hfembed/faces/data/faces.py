@@ -1,0 +1,266 @@
+"""Faces to train on: a folder per person, archives, Parquet, webdataset, the Hub, alone or together."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import datasets
+import numpy as np
+
+from hfembed.errors import InputError
+from hfembed.faces.data.face_sources import (
+    FILE_COLUMNS,
+    IDENTITY_COLUMNS,
+    IMAGE_COLUMNS,
+    LANDMARKS_FEATURE,
+    assemble,
+    find_column,
+    open_source,
+    read_photos,
+    sorted_names,
+)
+from hfembed.faces.data.lfw import read_landmarks
+from hfembed.faces.data.person_folders import check_person_names
+from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FaceSource:
+    """One place photos come from, and which of them to take.
+
+    Attributes:
+        source: A folder with a folder per person or an archive of it, Parquet files or webdataset tars, a URL with
+            "#sha256=...", a Hub repository's id.
+        split: Which split of a Hub repository.
+        landmarks: JSON file, {"Person/photo.jpg": five [x, y] or null}.
+        aligned: "arcface_112" where the photos are crops on the standard 112 x 112 template already: they get its
+            five points for landmarks, so that any processor finds its own crop in them.
+        need_landmarks: Leave out photos without landmarks.
+        min_photos: Leave out people with fewer photos.
+        max_photos: Take at most so many photos of a person, spread evenly over their file names.
+        exclude_files: JSON file, a list of "Person/photo.jpg" or of {"file": ...}: photos to leave out.
+        exclude_identities: JSON file, a list of people or of {"identity": ..., "cosine": ...}: people to leave out.
+        max_overlap: With cosines in `exclude_identities`: leave out those above.
+        exclude_people: People to leave out, such as `lfw_people_in_folds(...)`.
+    """
+
+    source: str | Path
+    split: str | None = None
+    landmarks: str | Path | None = None
+    aligned: str | None = None
+    need_landmarks: bool = False
+    min_photos: int = 1
+    max_photos: int | None = None
+    exclude_files: str | Path | None = None
+    exclude_identities: str | Path | None = None
+    max_overlap: float = 0.55
+    exclude_people: Collection[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.aligned not in (None, "arcface_112"):
+            raise ValueError(f'aligned must be "arcface_112" or None, not "{self.aligned}"')
+        if self.aligned and self.landmarks:
+            raise ValueError("give landmarks or aligned, not both")
+
+
+def load_faces(
+    sources: str | Path | FaceSource | Sequence[str | Path | FaceSource],
+    *,
+    merge_people: bool = False,
+    streaming: bool = False,
+    **options: Any,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Load photos of people into the house's schema.
+
+    Columns are found by the names public data sets use (`face_sources`). Several sources share one label space. The
+    same person name in two sources is refused, for it may be two people, or one the evaluation must not see; with
+    `merge_people` it is one person. Spellings that differ in case, Unicode form or blanks only are always refused.
+
+    Args:
+        sources: One source or several.
+        merge_people: Equal names in two sources are the same person.
+        streaming: Read on the fly, for what does not fit: Parquet, webdataset and Hub sources with numbered people,
+            one source at a time. What needs to see the whole set first (`min_photos`, `max_photos`) is refused.
+        **options: Fields of `FaceSource`, for the sources that are given by their path alone.
+
+    Returns:
+        `image`, `label` (a `ClassLabel` of people, sorted), `file`, `landmarks` (or None), ordered by source and file;
+        streaming: the same columns in the order of the source, `label` a number.
+
+    Raises:
+        InputError: A source cannot be read or understood, names are ambiguous, or nobody is left.
+    """
+    if isinstance(sources, str | Path | FaceSource):
+        sources = [sources]
+    if not sources:
+        raise InputError("no source of faces is given")
+    chosen = [source if isinstance(source, FaceSource) else FaceSource(source, **options) for source in sources]
+    if streaming:
+        if len(chosen) > 1:
+            raise InputError("only one source of faces can be streamed at a time")
+        return _stream(chosen[0])
+
+    parts = []
+    for source in chosen:
+        photos = read_photos(source.source, split=source.split)
+        if photos.files is None:
+            photos.files = _numbered(photos.people)
+        points = _landmarks(source)
+        if points is None and photos.landmarks is not None:
+            points = dict(zip(photos.files, map(_as_array, photos.landmarks), strict=True))
+        parts.append((photos, _kept(source, photos.files, photos.people, points), points))
+    people_of_parts = [
+        {person for person, kept in zip(photos.people, kept, strict=True) if kept} for photos, kept, _ in parts
+    ]
+    if len(parts) > 1:
+        check_person_names(chain(*people_of_parts), " and ".join(str(source.source) for source in chosen))
+    shared = sorted(person for person, count in Counter(chain(*people_of_parts)).items() if count > 1)
+    if shared and not merge_people:
+        raise InputError(
+            f"{_some(shared)} in more than one source: rename or exclude them, or say that they are the same "
+            "(merge_people)"
+        )
+    names = sorted_names(chain(*people_of_parts))
+    return datasets.concatenate_datasets(
+        [assemble(photos, names, kept=kept, landmarks=points) for photos, kept, points in parts]
+    )
+
+
+def _landmarks(source: FaceSource) -> dict[str, np.ndarray | None] | np.ndarray | None:
+    if source.aligned:
+        return np.array(template_for_size(112, 112))
+    return None if source.landmarks is None else read_landmarks(source.landmarks)
+
+
+def _as_array(points: list[list[float]] | None) -> np.ndarray | None:
+    return None if points is None else np.asarray(points)
+
+
+def _kept(
+    source: FaceSource,
+    files: list[str],
+    people: list[str],
+    landmarks: dict[str, np.ndarray | None] | np.ndarray | None,
+) -> np.ndarray:
+    """(num_photos,) bool: what is left after all exclusions."""
+    no_files = _names_to_exclude(source.exclude_files, "file", files, source)
+    no_people = _names_to_exclude(source.exclude_identities, "identity", people, source) | set(source.exclude_people)
+    kept = np.array([f not in no_files and p not in no_people for f, p in zip(files, people, strict=True)])
+    if source.need_landmarks and not isinstance(landmarks, np.ndarray):
+        found = landmarks or {}
+        kept &= np.array([found.get(file) is not None for file in files])
+    photos_of: dict[str, list[int]] = {}
+    for row in sorted(np.flatnonzero(kept).tolist(), key=files.__getitem__):
+        photos_of.setdefault(people[row], []).append(row)
+    too_few = sorted(person for person, rows in photos_of.items() if len(rows) < source.min_photos)
+    if too_few:
+        logger.warning("%s: %s left out, fewer than %d photos", source.source, _some(too_few), source.min_photos)
+    for rows in photos_of.values():
+        if len(rows) < source.min_photos:
+            kept[rows] = False
+        elif source.max_photos is not None and len(rows) > source.max_photos:
+            spread = np.linspace(0, len(rows) - 1, source.max_photos).round().astype(int)
+            kept[np.delete(rows, spread)] = False
+    if not kept.any():
+        raise InputError(f"{source.source}: nobody is left after min_photos {source.min_photos} and the exclusions")
+    return kept
+
+
+def read_names(path: str | Path | None, key: str, max_overlap: float = 0.55) -> set[str]:
+    """The names in a JSON list of names, or of objects that hold them.
+
+    Args:
+        path: The file; None: no names.
+        key: Where an object holds its name.
+        max_overlap: Of objects with a "cosine", only those above it count.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: The file is missing or something else.
+    """
+    if path is None:
+        return set()
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        named = [(entry, None) if isinstance(entry, str) else (entry[key], entry.get("cosine")) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f'"{path}" is no JSON list of names or of {{"{key}": name}}: {error!r}') from error
+    return {name for name, cosine in named if cosine is None or cosine > max_overlap}
+
+
+def _names_to_exclude(path: str | Path | None, key: str, names: list[str], source: FaceSource) -> set[str]:
+    """The names to leave out; a list that has nothing to do with the source is refused."""
+    found = read_names(path, key, source.max_overlap)
+    if found and not found & set(names):
+        raise InputError(f'{path}: none of its {len(found)} names is in "{source.source}": is it the right list?')
+    return found
+
+
+def _numbered(people: list[str]) -> list[str]:
+    """File names for photos that have none: a person's photos numbered in the order of the source."""
+    counted: Counter[str] = Counter()
+    files = []
+    for person in people:
+        counted[person] += 1
+        files.append(f"{person}/{person}_{counted[person]:04d}.jpg")
+    return files
+
+
+def _some(names: Sequence[str]) -> str:
+    """As in "3 people (A, B, C)", with at most eight names."""
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"{len(names)} {'person' if len(names) == 1 else 'people'} ({listed})"
+
+
+def _stream(source: FaceSource) -> datasets.IterableDataset:
+    if source.min_photos > 1 or source.max_photos is not None:
+        raise InputError("min_photos and max_photos need to see the whole set first: they cannot be used streaming")
+    stream = open_source(source.source, split=source.split, streaming=True)
+    first = next(iter(stream), None)
+    if first is None:
+        raise InputError(f'"{source.source}" holds no photos')
+    columns = list(first)
+    image = find_column(columns, IMAGE_COLUMNS, "the photos", source.source)
+    label = find_column(columns, IDENTITY_COLUMNS, "the people", source.source)
+    file = next((name for name in FILE_COLUMNS if name in columns and isinstance(first[name], str)), None)
+    if not isinstance(first[label], int):
+        raise InputError(f'"{source.source}": streaming needs numbered people, column {label} holds {first[label]!r}')
+    feature = (stream.features or {}).get(label)
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    points = _landmarks(source)
+    own_points = points is None and (stream.features or {}).get("landmarks") == LANDMARKS_FEATURE
+    no_files = read_names(source.exclude_files, "file", source.max_overlap)
+    no_people = read_names(source.exclude_identities, "identity", source.max_overlap) | set(source.exclude_people)
+
+    def to_schema(row: dict[str, Any], number: int) -> dict[str, Any]:
+        person = str(row[label]) if names is None else names[row[label]]
+        name = f"{person}/{number:08d}.jpg" if file is None else f"{person}/{PurePosixPath(row[file]).name}"
+        known = points if isinstance(points, np.ndarray) or points is None else points.get(name)
+        landmarks = row["landmarks"] if own_points else None if known is None else known.tolist()
+        return {"image": row[image], "label": row[label], "file": name, "landmarks": landmarks}
+
+    def wanted(row: dict[str, Any]) -> bool:
+        person = row["file"].split("/")[0]
+        found = row["landmarks"] is not None or not source.need_landmarks
+        return found and row["file"] not in no_files and person not in no_people
+
+    schema = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.Value("int64") if names is None else feature,
+            "file": datasets.Value("string"),
+            "landmarks": LANDMARKS_FEATURE,
+        }
+    )
+    # undecoded on the way; told to `map`, the schema would count as applied and nothing would be decoded in the end
+    stream = stream.cast_column(image, datasets.Image(decode=False))
+    return stream.map(to_schema, with_indices=True, remove_columns=columns).filter(wanted).cast(schema)

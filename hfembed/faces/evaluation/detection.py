@@ -1,0 +1,68 @@
+"""Landmarks for photos of one person each, by a detector: what an evaluation from raw photos aligns with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from hfembed.faces.threads import map_in_threads
+from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor, Photo
+
+Detection = np.ndarray | str
+
+
+def detect_central_faces(
+    detector: PreTrainedModel,
+    photos: Mapping[str, bytes | Path],
+    batch_size: int = 32,
+    num_threads: int = 1,
+    progress: bool = True,
+) -> dict[str, Detection]:
+    """The face nearest to the middle of each photo: whom photos that were cut around somebody are about.
+
+    Args:
+        detector: A `FaceDetectorModel` in eval mode.
+        photos: File -> the encoded photo.
+        batch_size: Photos that are searched together.
+        num_threads: Batches side by side.
+        progress: Show a bar.
+
+    Returns:
+        File -> landmarks (5, 2) in pixels of the photo, or the reason why there are none.
+    """
+    files = list(photos)
+    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+
+    def detect(batch: list[str]) -> dict[str, Detection]:
+        return _detect(detector, {file: photos[file] for file in batch})
+
+    found: dict[str, Detection] = {}
+    with tqdm(total=len(files), desc="detecting", unit=" images", disable=not progress) as bar:
+        for results in map_in_threads(detect, batches, num_threads):
+            found.update(results)
+            bar.update(len(results))
+    return found
+
+
+def _detect(detector: PreTrainedModel, photos: Mapping[str, bytes | Path]) -> dict[str, Detection]:
+    processor = FaceDetectorImageProcessor()
+    opened: dict[str, Photo] = {}
+    found: dict[str, Detection] = {}
+    for file, photo in photos.items():
+        try:
+            opened[file] = processor.open(photo, detector.config.max_image_size)
+        except ValueError as error:
+            found[file] = str(error)
+    pixels, shrinkage = zip(*opened.values(), strict=True) if opened else ((), ())
+    for (file, photo), faces in zip(opened.items(), detector.detect_in(pixels, shrinkage), strict=True):
+        if not len(faces.scores):
+            found[file] = "no face detected"
+            continue
+        height, width = (photo.shrinkage * side for side in photo.pixels.shape[1:])
+        centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+        nearest = (centres - torch.tensor([width / 2, height / 2])).norm(dim=1).argmin()
+        found[file] = faces.landmarks[nearest].double().numpy()
+    return found

@@ -1,0 +1,332 @@
+"""Labeled Faces in the Wild: the verification protocol of View 2, and View 1 for choosing models.
+
+Huang, Ramesh, Berg, Learned-Miller: "Labeled Faces in the Wild", 2007; the regimes of results: Huang, Learned-Miller,
+"Labeled Faces in the Wild: Updates and New Reporting Procedures", 2014.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hfembed.errors import InputError
+from hfembed.faces.data.lfw import LfwPairs, load_lfw, read_landmarks, read_pairs
+from hfembed.faces.evaluation import verification
+from hfembed.faces.evaluation.detection import Detection, detect_central_faces
+from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
+
+REGIME = "unrestricted, labelled outside data"
+
+
+class PairScorer:
+    """Pairs among aligned crops: measuring another model on them costs only its forward passes.
+
+    Args:
+        crops: Crops of all images the pairs name, and the failures among them.
+        pairs: The P pairs, by file name.
+
+    Attributes:
+        failed: (P,) bool, pairs with a failed image.
+    """
+
+    def __init__(self, crops: AlignedCrops, pairs: LfwPairs) -> None:
+        self.crops = crops
+        self.pairs = pairs
+        place = {file: number for number, file in enumerate(crops.files)}
+        self.index_a = np.array([place[file] for file in pairs.file_a])
+        self.index_b = np.array([place[file] for file in pairs.file_b])
+        unusable = np.array([file in crops.failures for file in crops.files])
+        self.failed = unusable[self.index_a] | unusable[self.index_b]
+
+    def scores(
+        self, model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int = 64, progress: bool = True
+    ) -> np.ndarray:
+        """Embed the crops and score the pairs: (P,) float64, meaningless where `failed`."""
+        return self.cosines(embed_aligned(model, processor, self.crops.pixels, batch_size, progress))
+
+    def cosines(self, embeddings: np.ndarray) -> np.ndarray:
+        """Cosine similarity of every pair, (P,) float64, of embeddings (N, D) of any length."""
+        embeddings = embeddings.astype(np.float64)
+        embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        return np.einsum("pd,pd->p", embeddings[self.index_a], embeddings[self.index_b])
+
+
+class LfwResult(NamedTuple):
+    """Everything one evaluation found.
+
+    Attributes:
+        metrics: Figure -> value, in percent: `<name>_accuracy`, `_standard_error`, `_auc`, `_eer`, `_tar_at_far_1e-2`.
+        thresholds: In the shape of `FaceEmbedderConfig.thresholds` (cosine similarity).
+        details: Protocol, counts, intervals, failures, figures of each fold; for results.json.
+        scores: (P,) float64, cosine similarity of every pair.
+        scorer: The crops and pairs behind the scores.
+    """
+
+    metrics: dict[str, float]
+    thresholds: dict[str, Any]
+    details: dict[str, Any]
+    scores: np.ndarray
+    scorer: PairScorer
+
+
+class LfwVerification:
+    """Measure a face embedder on LFW's pairs.
+
+    A pairs file with folds (pairs.txt) is View 2: ten-fold accuracy, each fold decided by the threshold that is best
+    on the other nine. One without (pairsDevTest.txt) is View 1, for choosing models: its threshold comes from
+    `threshold_pairs` (pairsDevTrain.txt), or where that is not given is the best on the tested pairs themselves, which
+    is slightly optimistic and said so in the details.
+
+    Images that are missing, undecodable or without a detected face make their pairs errors; they are named, never
+    skipped. Images are decoded and aligned at the first call and kept (uint8), so later calls only embed.
+
+    Args:
+        images: What `load_lfw` takes (archive, folder, URL, Hub id), or a dataset with columns `image` and `file`
+            ("Person/Person_0001.jpg") and optionally `landmarks`.
+        pairs: LFW's pairs file, or pairs already read.
+        landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
+            detected. Without it all images get the processor's centre crop.
+        threshold_pairs: View 1 only: the pairs that choose the threshold.
+        detector: Instead of landmarks: a `FaceDetectorModel` that finds them; the face nearest to the middle counts.
+        undetected: With landmarks or a detector: what an image without a detected face means: "error", or
+            "centre-crop" to use the processor's centre crop.
+        regime: Which of LFW's six regimes the tested models are in, in words.
+        name: Prefix of the metrics; "lfw_view1" or "lfw_view2" by default.
+        batch_size: Images a forward pass.
+        num_workers: Processes that decode and align.
+        progress: Show progress bars.
+
+    Raises:
+        InputError: A file is missing or not what it should be, or it holds none of the pairs' images.
+    """
+
+    greater_is_better = True
+
+    def __init__(
+        self,
+        images: str | Path | Dataset,
+        pairs: str | Path | LfwPairs,
+        landmarks: str | Path | Mapping[str, Points | None] | None = None,
+        threshold_pairs: str | Path | LfwPairs | None = None,
+        undetected: Literal["error", "centre-crop"] = "error",
+        regime: str = REGIME,
+        name: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        progress: bool = True,
+        detector: PreTrainedModel | None = None,
+    ) -> None:
+        if detector is not None and landmarks is not None:
+            raise InputError("give either landmarks or a detector that finds them")
+        if undetected not in ("error", "centre-crop"):
+            raise InputError(f"undetected='{undetected}': choose 'error' or 'centre-crop'")
+        self.pairs = pairs if isinstance(pairs, LfwPairs) else read_pairs(pairs)
+        if threshold_pairs is not None and not isinstance(threshold_pairs, LfwPairs):
+            threshold_pairs = read_pairs(threshold_pairs)
+        if threshold_pairs is not None and self.pairs.view == 2:
+            raise InputError("threshold pairs belong to View 1: in View 2 the other nine folds choose the threshold")
+        self.threshold_pairs = threshold_pairs
+        self.files = sorted({*self.pairs.files, *(threshold_pairs.files if threshold_pairs is not None else [])})
+        self.detector = detector
+        self._detections: dict[str, Detection] = {}
+        self.landmarks = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
+        self.faces = images if isinstance(images, Dataset) else load_lfw(images)
+        self.source = "the dataset" if isinstance(images, Dataset) else str(images)
+        if self.detector is None and self.landmarks is None and "landmarks" in self.faces.column_names:
+            found = dict(zip(self.faces["file"][:], self.faces["landmarks"][:], strict=True))
+            # without a single one, no detector has been at work
+            self.landmarks = found if any(points is not None for points in found.values()) else None
+        self.undetected = undetected
+        self.name = name or f"lfw_view{self.pairs.view}"
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.progress = progress
+        self.regime = regime
+        self._aligned: tuple[str, AlignedCrops] | None = None
+
+    @property
+    def primary_metric(self) -> str:
+        """The figure to choose models by."""
+        return f"{self.name}_accuracy"
+
+    def __call__(self, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, float]:
+        """Measure a model; the metrics alone.
+
+        Args:
+            model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
+            processor: Its `FaceImageProcessor`.
+
+        Returns:
+            Figure -> value, in percent.
+        """
+        return self.evaluate(model, processor).metrics
+
+    def evaluate(self, model: PreTrainedModel, processor: BaseImageProcessor) -> LfwResult:
+        """Measure a model.
+
+        Args:
+            model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
+            processor: Its `FaceImageProcessor`.
+
+        Returns:
+            Metrics, thresholds to store, and what results.json and the pictures show.
+
+        Raises:
+            InputError: None of the images can be used, or the embeddings are not finite numbers.
+        """
+        crops = self.aligned(processor)
+        return self.result(embed_aligned(model, processor, crops.pixels, self.batch_size, self.progress), crops)
+
+    def aligned(self, processor: BaseImageProcessor) -> AlignedCrops:
+        """The crops of `files`, read and aligned once for each processor setting.
+
+        Args:
+            processor: A `FaceImageProcessor`.
+
+        Returns:
+            The crops and why some failed.
+
+        Raises:
+            InputError: The images cannot be read, or none of them can be used.
+        """
+        settings = processor.to_json_string()
+        if self._aligned is None or self._aligned[0] != settings:
+            wanted = set(self.files)
+            photos = _photos(self.faces, wanted.__contains__)
+            if not photos:
+                raise InputError(
+                    f"{self.source} holds none of the {len(wanted)} images that the pairs name (such as "
+                    f"{self.files[0]})"
+                )
+            self._aligned = (settings, self._align(processor, self.files, photos))
+        return self._aligned[1]
+
+    def result(self, embeddings: np.ndarray, crops: AlignedCrops) -> LfwResult:
+        """The figures of given embeddings.
+
+        Args:
+            embeddings: (N, D) of the crops, of any length; rows of failed crops are ignored.
+            crops: From `aligned`.
+
+        Returns:
+            Metrics, thresholds and details.
+        """
+        scorer = PairScorer(crops, self.pairs)
+        scores, failed = scorer.cosines(embeddings), scorer.failed
+        same, fold = np.asarray(self.pairs.same), np.asarray(self.pairs.fold)
+        curve = verification.roc(scores, same, failed)
+        metrics: dict[str, float] = {}
+        details: dict[str, Any] = {"regime": self.regime, "units": "percent; thresholds are cosine similarities"}
+
+        if self.pairs.view == 2:
+            k_fold = verification.k_fold_accuracy(scores, same, fold, failed)
+            metrics["accuracy"] = 100 * k_fold.mean
+            metrics["standard_error"] = 100 * k_fold.standard_error
+            details["protocol"] = (
+                f"View 2: {len(k_fold.accuracies)} folds, each decided by the best threshold of the rest"
+            )
+            details["fold_accuracies"] = (100 * k_fold.accuracies).tolist()
+            details["fold_thresholds"] = np.clip(k_fold.thresholds, -1, 1).tolist()
+        elif self.threshold_pairs is not None:
+            chosen_on = PairScorer(crops, self.threshold_pairs)
+            threshold = verification.accuracy_threshold(
+                chosen_on.cosines(embeddings), self.threshold_pairs.same, chosen_on.failed
+            )
+            metrics["accuracy"] = 100 * verification.accuracy(scores, same, threshold, failed)
+            details["protocol"] = f"View 1: threshold chosen on {len(chosen_on.failed):,} other pairs"
+        else:
+            threshold = verification.accuracy_threshold(scores, same, failed)
+            metrics["accuracy"] = 100 * verification.accuracy(scores, same, threshold, failed)
+            details["protocol"] = "View 1: threshold chosen on the tested pairs themselves, slightly optimistic"
+
+        metrics["auc"] = 100 * verification.area_under_curve(scores, same, failed)
+        metrics["eer"] = 100 * verification.equal_error(curve).rate
+        details["tar_at_far"], details["far_not_measurable"] = {}, {}
+        for far in verification.FAR_TARGETS:
+            target = f"{far:.0e}".replace("e-0", "e-")
+            if not verification.far_is_carried(far, curve.impostors):
+                details["far_not_measurable"][target] = f"{curve.impostors} impostor pairs cannot carry it"
+                continue
+            point = verification.tar_at_far(curve, far)
+            metrics[f"tar_at_far_{target}"] = 100 * point.tar
+            details["tar_at_far"][target] = {
+                "tar": 100 * point.tar,
+                "interval_95": [100 * point.low, 100 * point.high],
+                "far_reached": 100 * point.far,
+            }
+
+        details["pairs"] = {"genuine": curve.genuine, "impostor": curve.impostors, "failed": int(failed.sum())}
+        details["images"] = {"named": len(self.files), "failed": len(crops.failures)}
+        details["failures"] = dict(sorted(crops.failures.items()))
+        return LfwResult(
+            {f"{self.name}_{figure}": float(value) for figure, value in metrics.items()},
+            verification.decision_thresholds(scores, same, failed, data=f"{self.name}, {len(same):,} pairs"),
+            details,
+            scores,
+            scorer,
+        )
+
+    def aligned_outside(self, processor: BaseImageProcessor) -> AlignedCrops:
+        """The crops of all people whom no pair names: what a floor may be fitted on.
+
+        Args:
+            processor: A `FaceImageProcessor`.
+
+        Returns:
+            The crops and why some failed.
+
+        Raises:
+            InputError: There are no such people.
+        """
+        tested = {_person(file) for file in self.files}
+        photos = _photos(self.faces, lambda file: _person(file) not in tested)
+        if not photos:
+            raise InputError(f"{self.source} has nobody outside the tested pairs to fit a floor on")
+        return self._align(processor, sorted(photos), photos)
+
+    def _align(self, processor: BaseImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
+        unusable: dict[str, str] = {}
+        faces = []
+        if self.detector is not None:
+            new = {file: photo for file, photo in photos.items() if file not in self._detections}
+            self._detections |= detect_central_faces(
+                self.detector, new, num_threads=max(self.num_workers, 1), progress=self.progress
+            )
+        for file in files:
+            points = None
+            if file not in photos:
+                unusable[file] = f"not in {self.source}"
+            elif self.detector is not None:
+                detection = self._detections[file]
+                if not isinstance(detection, str):
+                    points = detection
+                elif self.undetected == "error":
+                    unusable[file] = detection
+            elif self.landmarks is not None:
+                points = self.landmarks.get(file)
+                if points is None and self.undetected == "error":
+                    unusable[file] = "no face detected" if file in self.landmarks else "not in the landmarks"
+            if file not in unusable:
+                faces.append(FaceFile(file, photos[file], points))
+        if not faces:
+            file, reason = next(iter(unusable.items()))
+            raise InputError(f"none of the {len(unusable)} images could be used; the first, {file}: {reason}")
+        usable = align_faces(processor, faces, self.batch_size, self.num_workers, self.progress)
+        pixels = torch.zeros(len(files), *usable.pixels.shape[1:], dtype=torch.uint8)
+        pixels[[number for number, file in enumerate(files) if file not in unusable]] = usable.pixels
+        return AlignedCrops(files, pixels, unusable | usable.failures)
+
+
+def _photos(faces: Dataset, wanted: Callable[[str], bool]) -> dict[str, bytes | Path]:
+    """The wanted photos, encoded, by name; one pass over the data."""
+    rows = [row for row, file in enumerate(faces["file"][:]) if wanted(file)]
+    stored = faces.select_columns(["file", "image"]).cast_column("image", Image(decode=False)).select(rows)
+    return {row["file"]: row["image"]["bytes"] or Path(row["image"]["path"]) for row in stored}
+
+
+def _person(file: str) -> str:
+    return file.split("/")[0]

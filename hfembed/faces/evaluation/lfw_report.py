@@ -1,0 +1,169 @@
+"""Measure a checkpoint on LFW and leave the figures and two pictures in a folder: `hfembed evaluate lfw`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
+
+from hfembed.atomic import atomic_write
+from hfembed.checkpoint.results import provenance, read_results, write_results
+from hfembed.errors import InputError
+from hfembed.faces.evaluation import verification
+from hfembed.faces.evaluation.lfw import LfwResult, LfwVerification
+from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
+from hfembed.faces.evaluation.plots import Mistake, plot_mistakes, plot_roc
+
+
+def report_lfw(
+    lfw: LfwVerification,
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    output: str | Path,
+    floor: bool = False,
+    mistakes: int = 5,
+    files: dict[str, str | Path | None] | None = None,
+) -> dict[str, Any]:
+    """Measure, write results.json, roc.png and mistakes.png.
+
+    Args:
+        lfw: The protocol with its data.
+        model: A `FaceEmbedderModel`.
+        processor: Its processor.
+        output: The folder to write to.
+        floor: Also score raw pixels and eigenfaces, fitted on the people whom no pair names.
+        mistakes: Pairs of each kind in the picture.
+        files: Role -> data file, to be named with its sha256.
+
+    Returns:
+        What was written into results.json: metrics, and the details under the protocol's name.
+
+    Raises:
+        InputError: The images, pairs or landmarks are not what they should be.
+        OSError: The folder cannot be written.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    read_results(output)  # what cannot be written at the end should fail before the work
+    start = time.perf_counter()
+    crops = lfw.aligned(processor)
+    aligned = time.perf_counter()
+    result = lfw.evaluate(model, processor)
+    done = time.perf_counter()
+
+    same, failed = result.scorer.pairs.same, result.scorer.failed
+    curves = {"this model": verification.roc(result.scores, same, failed)}
+    details = {
+        "model": str(model.config.name_or_path),
+        "mirror": model.config.mirror,
+        **result.details,
+        "thresholds": result.thresholds,
+    }
+    if floor:
+        outside = lfw.aligned_outside(processor)
+        fitted_on = outside.pixels[[file not in outside.failures for file in outside.files]]
+        details["floors"] = {"fitted_on": f"{len(fitted_on)} images of people whom no pair names", "rows": {}}
+        for name, embeddings in pixel_floor_embeddings(fitted_on, crops.pixels).items():
+            floor_result = lfw.result(embeddings, crops)
+            details["floors"]["rows"][name] = floor_result.metrics
+            curves[name.replace("_", " ")] = verification.roc(floor_result.scores, same, failed)
+    details["seconds"] = {"reading_and_aligning": round(aligned - start, 1), "embedding": round(done - aligned, 1)}
+    details |= provenance(files or {})
+
+    accuracy = result.metrics[lfw.primary_metric]
+    plot_roc(curves, output / "roc.png", f"{lfw.name}: accuracy {accuracy:.2f} %")
+    draw_mistakes(result, output / "mistakes.png", mistakes)
+    write_results(output, lfw.name, result.metrics, details)
+    return {**result.metrics, lfw.name: details}
+
+
+def summary(name: str, report: dict[str, Any]) -> str:
+    """The figures as lines to print.
+
+    Args:
+        name: The protocol's name, `LfwVerification.name`.
+        report: From `report_lfw`.
+
+    Returns:
+        A few lines of text.
+    """
+    details = report[name]
+    error = f" +- {report[f'{name}_standard_error']:.2f}" if f"{name}_standard_error" in report else ""
+    lines = [
+        f"{name}: accuracy {report[f'{name}_accuracy']:.2f}{error} %  ({details['protocol']})",
+        f"  AUC {report[f'{name}_auc']:.2f} %, EER {report[f'{name}_eer']:.2f} %, mirror: {details['mirror']}",
+    ]
+    for target, point in details["tar_at_far"].items():
+        low, high = point["interval_95"]
+        lines.append(f"  TAR {point['tar']:.2f} % ({low:.2f} to {high:.2f}) at FAR {target}")
+    for target, reason in details["far_not_measurable"].items():
+        lines.append(f"  no TAR at FAR {target}: {reason}")
+    for floor, metrics in details.get("floors", {}).get("rows", {}).items():
+        lines.append(f"  floor, {floor.replace('_', ' ')}: accuracy {metrics[f'{name}_accuracy']:.2f} %")
+    failures = details["failures"]
+    if failures:
+        lines.append(f"  {len(failures)} images failed and make {details['pairs']['failed']} pairs errors:")
+        lines += [f"    {file}: {reason}" for file, reason in list(failures.items())[:10]]
+        if len(failures) > 10:
+            lines.append(f"    and {len(failures) - 10} more, in results.json")
+    seconds = details["seconds"]
+    lines.append(f"  {seconds['reading_and_aligning']} s reading and aligning, {seconds['embedding']} s embedding")
+    return "\n".join(lines)
+
+
+def store_thresholds(folder: str | Path, thresholds: dict[str, Any], mirror: str) -> None:
+    """Put thresholds into a checkpoint's config.json, with the test-time mirror they were measured with.
+
+    Args:
+        folder: The checkpoint's folder.
+        thresholds: `LfwResult.thresholds`.
+        mirror: The `config.mirror` of the measured model.
+
+    Raises:
+        InputError: `folder` is no local checkpoint.
+        OSError: The file cannot be written; the earlier one is left as it was.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise InputError(f"{folder} is not a local folder with a config.json to store thresholds in")
+    config = AutoConfig.from_pretrained(folder)
+    config.thresholds = thresholds
+    config.mirror = mirror
+    with atomic_write(path) as temporary:
+        config.to_json_file(temporary)
+
+
+def draw_mistakes(result: LfwResult, path: Path, count: int = 5) -> None:
+    """Draw the pairs the model was surest of and wrong, judged at the threshold of the best accuracy.
+
+    Args:
+        result: Of `LfwVerification.evaluate`.
+        path: The picture file.
+        count: Pairs of each kind, at most.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    scorer, scores, threshold = result.scorer, result.scores, result.thresholds["accuracy"]
+    same, scored = np.asarray(scorer.pairs.same), ~scorer.failed
+    rising = np.argsort(scores, kind="stable")
+
+    def mistake(pair: int) -> Mistake:
+        a, b = scorer.index_a[pair], scorer.index_b[pair]
+        pixels, files = scorer.crops.pixels, scorer.crops.files
+        return Mistake(float(scores[pair]), pixels[a], pixels[b], _caption(files[a]), _caption(files[b]))
+
+    accepted = [pair for pair in rising[::-1] if scored[pair] and not same[pair] and scores[pair] >= threshold]
+    rejected = [pair for pair in rising if scored[pair] and same[pair] and scores[pair] < threshold]
+    plot_mistakes(
+        [mistake(pair) for pair in accepted[:count]],
+        [mistake(pair) for pair in rejected[:count]],
+        path,
+        f"The surest of {len(accepted)} false accepts and {len(rejected)} false rejects "
+        f"(cosine similarity; threshold {threshold:.2f})",
+    )
+
+
+def _caption(file: str) -> str:
+    return Path(file).stem.replace("_", " ")

@@ -1,0 +1,103 @@
+"""Photos of people, wherever they are -> their embeddings, to measure identification on."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from datasets import Image
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hfembed.errors import InputError
+from hfembed.faces.data.faces import load_faces
+from hfembed.faces.evaluation.embedding import FaceFile, embed_faces
+from hfembed.faces.fingerprint import probe_embedding
+from hfembed.index.embedding_index import EmbeddingIndex
+
+
+class PeopleEmbeddings(NamedTuple):
+    """N photos of people.
+
+    Attributes:
+        embeddings: (N, D) float32, NaN where a photo failed.
+        files: N names, "Person/photo.jpg".
+        people: N names.
+        failures: File name -> reason.
+    """
+
+    embeddings: np.ndarray
+    files: list[str]
+    people: list[str]
+    failures: dict[str, str]
+
+
+def embed_people(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    source: str | Path,
+    landmarks: str | Path | None = None,
+    index_folder: str | Path | None = None,
+    undetected: Literal["error", "centre-crop"] = "error",
+    batch_size: int = 64,
+    num_workers: int = 2,
+    progress: bool = True,
+) -> PeopleEmbeddings:
+    """Embed all photos of a source.
+
+    Args:
+        model: A `FaceEmbedderModel`; on any device.
+        processor: Its processor.
+        source: What `load_faces` takes.
+        landmarks: JSON file: file -> five points, null where no face was detected.
+        index_folder: Where an `EmbeddingIndex` of these photos lies, which then are not embedded again; or is written
+            to, where there is none yet.
+        undetected: With landmarks: what a photo without a detected face means.
+        batch_size: Crops a forward pass.
+        num_workers: Processes that decode and align.
+        progress: Show a bar.
+
+    Returns:
+        Embeddings and failures, in the order of the files.
+
+    Raises:
+        InputError: The source cannot be read, not one photo can be used, or the index is of other photos or of
+            another model.
+    """
+    faces = load_faces(source, landmarks=landmarks)
+    files, points = faces["file"][:], faces["landmarks"][:]
+    people = faces.features["label"].int2str(faces["label"][:])
+    if index_folder is not None and Path(index_folder).exists():
+        return _from_index(EmbeddingIndex.load(index_folder), index_folder, str(model.name_or_path), files, people)
+    failures: dict[str, str] = {}
+    if landmarks is not None and undetected == "error":
+        failures = {file: "no face detected" for file, found in zip(files, points, strict=True) if found is None}
+    rows = [row for row, file in enumerate(files) if file not in failures]
+    stored = faces.select_columns("image").cast_column("image", Image(decode=False)).select(rows)
+    photos = [
+        FaceFile(files[row], photo["image"]["bytes"] or Path(photo["image"]["path"]), points[row])
+        for row, photo in zip(rows, stored, strict=True)
+    ]
+    found, broken = embed_faces(model, processor, photos, batch_size, num_workers, progress)
+    embeddings = np.full((len(files), found.shape[1]), np.nan, dtype=np.float32)
+    embeddings[rows] = found
+    if index_folder is not None:
+        index = EmbeddingIndex(model=str(model.name_or_path))
+        index.probe = probe_embedding(model)
+        usable = [row for row in rows if files[row] not in broken]
+        index.add(embeddings[usable], [people[row] for row in usable], [files[row] for row in usable])
+        index.save(index_folder)
+    return PeopleEmbeddings(embeddings, files, people, failures | broken)
+
+
+def _from_index(
+    index: EmbeddingIndex, folder: str | Path, model: str, files: list[str], people: list[str]
+) -> PeopleEmbeddings:
+    if index.model != model:
+        raise InputError(f"{folder} holds embeddings of {index.model}, not of {model}: give another folder")
+    place = {(person, file): row for row, (person, file) in enumerate(zip(people, files, strict=True))}
+    foreign = [file for person, file in zip(index.labels, index.files, strict=True) if (person, file) not in place]
+    if foreign:
+        raise InputError(f"{folder} holds other photos, such as {foreign[0]}: give another folder")
+    embeddings = np.full((len(files), index.dimension), np.nan, dtype=np.float32)
+    embeddings[[place[key] for key in zip(index.labels, index.files, strict=True)]] = index.vectors().numpy()
+    failures = {file: f"not in {folder}" for file, row in zip(files, embeddings, strict=True) if np.isnan(row[0])}
+    return PeopleEmbeddings(embeddings, files, people, failures)

@@ -1,0 +1,175 @@
+"""Swap faces in photos: find, align, redraw as another person, match the colours, paste back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hfembed.errors import InputError, input_errors
+from hfembed.faces.swap.face_oval import face_oval
+from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+
+_CONTRAST_RANGE = (0.7, 1.4)  # colour matching changes the contrast by no more than this
+
+
+class FaceSwapper:
+    """Draws faces in photos as another person.
+
+    Args:
+        model: A `FaceSwapModel` in eval mode.
+        processor: Its processor.
+        detector: A `FaceDetectorModel`; not needed where landmarks are given.
+        match_colors: Give the new face the colours that the old one has there: mean and contrast of each channel.
+        softness: Width of the soft edge as a share of the face, in (0, 1].
+    """
+
+    def __init__(
+        self,
+        model: FaceSwapModel,
+        processor: BaseImageProcessor,
+        detector: PreTrainedModel | None = None,
+        match_colors: bool = True,
+        softness: float = 0.3,
+    ):
+        self.model = model
+        self.processor = processor
+        self.detector = detector
+        self.match_colors = match_colors
+        height, width = processor.size["height"], processor.size["width"]
+        self.oval = face_oval(processor.template, height, width, softness)
+
+    def __call__(
+        self,
+        photo: str | Path | Image.Image,
+        person: str,
+        landmarks: Sequence[Sequence[Sequence[float]]] | np.ndarray | None = None,
+        faces: Sequence[int] | None = None,
+    ) -> Image.Image:
+        """Swap the faces of one photo.
+
+        Args:
+            photo: A photo, or its file.
+            person: Whose face they get, a name of `model.config.people`.
+            landmarks: (n, 5, 2), [x, y] in pixels of the upright photo; None: the detector finds them.
+            faces: Which of them, counted from the left from 0; None: all.
+
+        Returns:
+            The photo, upright, mode RGB. It carries no mark yet: `save_marked` writes it with one.
+
+        Raises:
+            InputError: The photo cannot be read, has no face or not that many, or the person is unknown.
+        """
+        with input_errors():
+            self.model.label_of(person)
+        picture = _open(photo)
+        name = str(photo) if isinstance(photo, str | Path) else "the photo"
+        found = self.find(picture, name) if landmarks is None else np.asarray(landmarks, dtype=np.float64)
+        if found.ndim != 3 or found.shape[1:] != (5, 2):
+            raise InputError(f"landmarks are five [x, y] for each face, not an array of shape {found.shape}")
+        found = found[np.argsort(found[:, 2, 0], kind="stable")]
+        chosen = range(len(found)) if faces is None else faces
+        for number in chosen:
+            if not 0 <= number < len(found):
+                raise InputError(
+                    f"{name} has {len(found)} face(s), counted from the left from 0: there is no {number}"
+                )
+        pixels = np.asarray(picture).astype(np.float32)
+        for number in chosen:
+            self._swap_one(picture, pixels, found[number], person)
+        return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+    def find(self, picture: Image.Image, name: str = "the photo") -> np.ndarray:
+        """Landmarks (n, 5, 2) of all faces, n at least 1.
+
+        Raises:
+            InputError: There is no detector, or it finds nobody.
+        """
+        if self.detector is None:
+            raise InputError("give a face detector, or five landmarks for each face")
+        landmarks = self.detector.detect([picture])[0].landmarks.numpy()
+        if len(landmarks) == 0:
+            raise InputError(f"no face was found in {name}: give its landmarks, or a larger picture")
+        return landmarks
+
+    def _swap_one(self, picture: Image.Image, pixels: np.ndarray, landmarks: np.ndarray, person: str) -> None:
+        """Paste one face into `pixels`, float32 (height, width, 3) in [0, 255]."""
+        with input_errors():
+            crop = self.processor.align(picture, landmarks)
+            to_crop = similarity_transform(landmarks, np.asarray(self.processor.template))
+        source = torch.from_numpy(crop).permute(2, 0, 1).unsqueeze(0).float() / 255
+        drawn, mask = self.model.swap(source.to(self.model.device), person)
+        face = 255 * drawn[0].float().cpu().permute(1, 2, 0).numpy()
+        weights = self.oval if mask is None else self.oval * mask[0, 0].float().cpu().numpy()
+        if self.match_colors:
+            face = match_colors(face, crop.astype(np.float32), weights)
+        face = np.repeat(face, 3, axis=2) if face.shape[2] == 1 else face
+
+        box = _covered(to_crop, self.processor.size, picture.size)
+        if box is None:
+            return
+        left, top, right, bottom = box
+        layers = [_back(layer, to_crop, box) for layer in (*face.transpose(2, 0, 1), weights)]
+        pasted, opacity = np.stack(layers[:3], axis=2), np.clip(layers[3], 0, 1)[:, :, None]
+        region = pixels[top:bottom, left:right]
+        region += opacity * (pasted - region)
+
+
+def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Give a face the mean and the standard deviation of each channel that another has in the same place.
+
+    Reinhard et al., "Color Transfer between Images", 2001, on RGB; the contrast changes by no more than 0.7 to 1.4.
+
+    Args:
+        face: float (height, width, channels).
+        reference: The same shape.
+        weights: (height, width), what counts.
+
+    Returns:
+        float, the same shape.
+    """
+    weights = weights[:, :, None] / max(weights.sum(), 1e-6)
+
+    def spread(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean = (weights * image).sum(axis=(0, 1))
+        return mean, np.sqrt((weights * (image - mean) ** 2).sum(axis=(0, 1)))
+
+    mean, deviation = spread(face)
+    wanted_mean, wanted_deviation = spread(reference)
+    contrast = np.clip(wanted_deviation / np.maximum(deviation, 1e-3), *_CONTRAST_RANGE)
+    return (face - mean) * contrast + wanted_mean
+
+
+def _open(photo: str | Path | Image.Image) -> Image.Image:
+    if isinstance(photo, Image.Image):
+        return ImageOps.exif_transpose(photo).convert("RGB")
+    try:
+        with Image.open(photo) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{photo} cannot be read as a photo: {error}") from error
+
+
+def _covered(
+    to_crop: np.ndarray, crop_size: dict[str, int], photo_size: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """The part of the photo, left, top, right, bottom, that the crop covers; None where they do not meet."""
+    corners = np.array([[x, y] for x in (0, crop_size["width"] - 1) for y in (0, crop_size["height"] - 1)])
+    places = np.linalg.solve(to_crop[:, :2], (corners - to_crop[:, 2]).T)
+    left, top = np.maximum(np.floor(places.min(axis=1)), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(places.max(axis=1)) + 1, photo_size).astype(int)
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _back(layer: np.ndarray, to_crop: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """One channel of the crop, resampled to a part of the photo; 0 outside the crop."""
+    left, top, right, bottom = box
+    # Pillow counts from the corner of a pixel, the matrix from its centre
+    centre = to_crop @ np.array([left - 0.5, top - 0.5, 1.0]) + 0.5
+    coefficients = (*to_crop[0, :2], centre[0], *to_crop[1, :2], centre[1])
+    image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
+    size = (right - left, bottom - top)
+    return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))

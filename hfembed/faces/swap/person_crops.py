@@ -1,0 +1,83 @@
+"""The photos of a few people, a folder each, for face swapping."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from hfembed.errors import InputError
+from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
+from hfembed.faces.data.person_folders import IMAGE_SUFFIXES, check_person_names
+
+
+def load_people(
+    folders: Sequence[str | Path],
+    *,
+    landmarks: Sequence[Sequence[float]] | np.ndarray | None = None,
+    exclude_files: Sequence[str] = (),
+    exclude_people: Sequence[str] = (),
+) -> datasets.Dataset:
+    """Read one folder a person; the folder's name is the person's. What lies in folders below belongs to them too.
+
+    Args:
+        folders: A folder each.
+        landmarks: Five [x, y] that hold for every photo, where they are aligned crops; None: centre crops.
+        exclude_files: Photos to leave out, as "folder/photo.jpg" (the last two parts of their path).
+        exclude_people: Folders below to leave out, by name.
+
+    Returns:
+        `image`, `label` (a `ClassLabel` of people, in the order given), `file` and `landmarks`, ordered by person and
+        file.
+
+    Raises:
+        InputError: A folder is missing or holds no photos, or two have the same name.
+    """
+    names = [Path(folder).resolve().name for folder in folders]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError(f'two of the folders are called "{name}": give each person a name of their own')
+    check_person_names(names, "the folders of people")
+    left_out, strangers = set(exclude_files), set(exclude_people)
+    places: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(map(Path, folders)):
+        if not folder.is_dir():
+            raise InputError(f'there is no folder "{folder}" with photos of a person')
+        found = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and not path.name.startswith(".")
+            and "/".join(path.parts[-2:]) not in left_out
+            and path.parent.name not in strangers
+        ]
+        if not found:
+            raise InputError(f'"{folder}" holds no photos ({", ".join(IMAGE_SUFFIXES)}) to learn a person from')
+        places += found
+        labels += [label] * len(found)
+    points = None if landmarks is None else np.asarray(landmarks).tolist()
+    columns = {
+        "image": [str(place) for place in places],
+        "label": labels,
+        "file": [
+            f"{names[label]}/{place.relative_to(folders[label]).as_posix()}"
+            for place, label in zip(places, labels, strict=True)
+        ],
+        "landmarks": [points] * len(places),
+    }
+    schema = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=names),
+            "file": datasets.Value("string"),
+            "landmarks": LANDMARKS_FEATURE,
+        }
+    )
+    photos = datasets.Dataset.from_dict(columns, features=schema)
+    stats = [os.stat(place) for place in places]
+    state = repr([(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(places, stats, strict=True)] + [points])
+    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return datasets.Dataset(photos.data, info=photos.info, fingerprint=fingerprint)

@@ -1,0 +1,329 @@
+"""A recipe for a face embedder: its settings, and the parts they stand for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from huggingface_hub.dataclasses import strict
+from transformers import AutoImageProcessor, PreTrainedModel
+
+from hfembed.checkpoint.loading import load_face_embedder
+from hfembed.errors import InputError
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.augmentation import FaceAugmentation
+from hfembed.faces.data.faces import FaceSource, load_faces
+from hfembed.faces.data.lfw import lfw_people_in_folds, read_pairs
+from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
+from hfembed.faces.evaluation.lfw import LfwVerification
+from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
+from hfembed.models.face_embedder.modeling_face_embedder import (
+    FaceEmbedderForClassification,
+    FaceEmbedderForTripletLearning,
+)
+from hfembed.training.config import TrainingConfig, build_config, setting
+
+
+@strict
+@dataclass(kw_only=True)
+class FaceTrainingConfig(TrainingConfig):
+    """A recipe for a face embedder: the loop's settings, and the data, crop, network and loss."""
+
+    data_dir: str = setting("", "folder that the relative paths of data below start from; empty: where you are")
+    train_images: list[str] = setting(
+        ["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic"
+    )
+    train_landmarks: str = setting("", "JSON file: image -> five points; empty: none")
+    aligned: str = setting("", "arcface_112: the training images are crops on the standard 112x112 template already")
+    min_photos: int = setting(2, "leave out people with fewer photos")
+    exclude_files: str = setting("", "JSON list of training files to leave out")
+    exclude_identities: str = setting("", "JSON list of people who may be in LFW, with a cosine")
+    max_overlap: float = setting(0.55, "leave out those of exclude_identities above this cosine")
+    lfw_images: str = setting("", "LFW archive or folder: also train on its people outside the tested folds")
+    lfw_pairs: str = setting("", "View 2 pairs that say which people are in which fold")
+    lfw_tested_folds: list[int] = setting([], "folds that will be tested, 0 to 9: none of their people is trained on")
+    lfw_max_photos: int = setting(0, "take at most so many photos of each of them; 0 = all")
+    lfw_landmarks: str = setting("", "JSON file: LFW image -> five points")
+    synthetic_people: int = setting(150, "people drawn for training when train_images is synthetic")
+    synthetic_photos: int = setting(16, "photos of each")
+
+    held_out_share: float = setting(0.0, "hold out this share of each person's photos, to measure identification on")
+    train_photos: int = setting(0, "train on so many photos of each person, chosen by the seed; hold out the rest")
+
+    validation_images: str = setting("", "LFW archive or folder for View 1; empty: no validation, or drawn faces")
+    validation_pairs: str = setting("", "pairsDevTest.txt")
+    validation_threshold_pairs: str = setting("", "pairsDevTrain.txt: chooses the threshold")
+    validation_landmarks: str = setting("", "JSON file: validation image -> five points")
+
+    image_size: list[int] = setting([112, 112], "height and width of the network's input")
+    color: str = setting("rgb", "rgb, bgr or gray (one channel)")
+    face_zoom: float = setting(1.0, "magnify the face against the standard template; above 1 = tighter crop")
+    image_mean: float = setting(0.5, "subtracted from pixels in [0, 1]")
+    image_std: float = setting(0.5, "divided by after that")
+    frame_margin: int = setting(0, "pixels kept around the training crops, for augmentation to move within")
+    augmentation: dict[str, Any] = setting({}, "fields of FaceAugmentation; empty = none")
+
+    init_from: str = setting("", "checkpoint folder or Hub id to start from; its network and crop replace those below")
+    trunk: str = setting(
+        "iresnet18", "network: iresnet18|34|50|100, iresnet, mobilefacenet, inception_resnet_v1, timm/NAME"
+    )
+    trunk_arguments: dict[str, Any] = setting({}, "more about the trunk; iresnet: depths, widths")
+    embedding_size: int = setting(512, "numbers in an embedding")
+    pooling: str = setting("", "flatten, average or depthwise; empty = the trunk's own")
+    dropout: float = setting(0.0, "before the embedding layer")
+    bn_neck: bool = setting(True, "BatchNorm after the embedding layer")
+    mirror: str = setting("sum", "test-time mirror: none, sum or concatenate")
+
+    objective: str = setting("classification", "classification (DeepFace's way) or triplet (FaceNet's way)")
+    head: str = setting("softmax", "classification: softmax, cosface, arcface or adaface")
+    scale: float = setting(64.0, "s of a margin head")
+    margin: float = setting(0.0, "m of a margin head")
+    label_smoothing: float = setting(0.0, "classification: share of the target spread over all people")
+    metric_loss: str = setting("triplet", "triplet or contrastive")
+    triplet_margin: float = setting(0.2, "alpha, on squared distances of unit vectors")
+    triplet_mining: str = setting("semi-hard", "semi-hard, hard, all or all-violating")
+    photos_per_identity: int = setting(0, "photos of a person in a batch; 0 = samples at random")
+
+    freeze_trunk: bool = setting(
+        False,
+        "train only the last layer, on a trunk in eval mode; without augmentation its features are computed once",
+    )
+    feature_noise: float = setting(
+        0.0, "with features computed once: noise with this multiple of the covariance that a person's photos have"
+    )
+    unfreeze_last: int = setting(0, "with freeze_trunk: train this many of the trunk's last stages too")
+    imprint: bool = setting(False, "start the classifier from the people's mean embeddings")
+
+    def validate_face_choices(self) -> None:
+        """Refuse combinations that cannot train."""
+        if self.objective not in ("classification", "triplet"):
+            raise ValueError(f"objective must be classification or triplet, not '{self.objective}'")
+        if self.objective == "triplet" and self.photos_per_identity < 2:
+            raise ValueError("objective triplet needs photos_per_identity of at least 2")
+        if self.photos_per_identity and self.batch_size % self.photos_per_identity:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by photos_per_identity {self.photos_per_identity}"
+            )
+        if self.imprint and self.objective != "classification":
+            raise ValueError("imprint starts a classifier; it needs objective classification")
+        if (self.imprint or self.freeze_trunk) and not self.init_from:
+            raise ValueError("imprint and freeze_trunk build on a trained network; name it with init_from")
+        if len(self.image_size) != 2 or min(self.image_size) < 8:
+            raise ValueError(f"image_size must be [height, width] of at least 8 pixels, not {self.image_size}")
+        if self.face_zoom <= 0:
+            raise ValueError(f"face_zoom must be positive, not {self.face_zoom}")
+        if self.frame_margin < 0 or self.min_photos < 1:
+            raise ValueError("frame_margin must not be negative, min_photos at least 1")
+        if self.feature_noise and not self.features_once:
+            raise ValueError("feature_noise needs freeze_trunk without unfreeze_last and without augmentation")
+        if self.held_out_share and self.train_photos:
+            raise ValueError("choose held_out_share or train_photos, not both")
+        if not 0 <= self.held_out_share < 1 or self.train_photos < 0:
+            raise ValueError("held_out_share must be in [0, 1), train_photos not negative")
+        if self.held_out and self.objective != "classification":
+            raise ValueError("held-out photos are identified by a classifier; they need objective classification")
+        if self.lfw_images and not (self.lfw_pairs and self.lfw_tested_folds):
+            raise ValueError("lfw_images needs lfw_pairs and lfw_tested_folds: which people must not be trained on")
+
+    def validate_parts(self) -> None:
+        """Refuse what the network, the processor or the augmentation would refuse, before any data is loaded."""
+        make_augmentation(self, tuple(self.image_size))
+        if not self.init_from:
+            make_model_config(self, num_labels=2)
+            make_processor(self)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether photos of the trained people are held out."""
+        return bool(self.held_out_share or self.train_photos)
+
+    @property
+    def features_once(self) -> bool:
+        """Whether the trunk sees the same pixels every epoch and learns nothing: once is then enough."""
+        return self.freeze_trunk and self.unfreeze_last == 0 and not self.augmentation
+
+    def path(self, source: str) -> str:
+        """Where a source of this recipe is: below `data_dir` if it exists there, else as it stands."""
+        below = Path(self.data_dir) / source
+        return str(below) if source and below.exists() else source
+
+
+def make_processor(config: FaceTrainingConfig) -> FaceImageProcessor:
+    """The image processor of this recipe: that of `init_from`, or one by the recipe's crop.
+
+    Raises:
+        InputError: `init_from` has no processor.
+    """
+    if config.init_from:
+        try:
+            return AutoImageProcessor.from_pretrained(config.path(config.init_from))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"init_from {config.init_from} has no image processor: {reason}") from error
+    height, width = config.image_size
+    centre = (np.array([width, height]) - 1) / 2
+    template = (np.array(template_for_size(height, width)) - centre) * config.face_zoom + centre
+    return FaceImageProcessor(
+        size=list(config.image_size),
+        template=template.tolist(),
+        color=config.color,
+        image_mean=config.image_mean,
+        image_std=config.image_std,
+    )
+
+
+def make_augmentation(config: FaceTrainingConfig, size: tuple[int, int], off: bool = False) -> FaceAugmentation:
+    """The augmentation of this recipe; it also cuts the network's input out of crops with a margin.
+
+    Args:
+        config: The recipe.
+        size: Height and width of the network's input.
+        off: Only cut, change nothing.
+
+    Raises:
+        InputError: A field is unknown or has an impossible value.
+    """
+    ranges = {} if off else {k: tuple(v) if isinstance(v, list) else v for k, v in config.augmentation.items()}
+    return build_config(FaceAugmentation, {"seed": config.seed, "output_size": size, **ranges})
+
+
+def make_model_config(config: FaceTrainingConfig, num_labels: int) -> FaceEmbedderConfig:
+    """The config of a network that starts from random weights."""
+    return FaceEmbedderConfig(
+        trunk=config.trunk,
+        trunk_arguments=config.trunk_arguments,
+        image_size=config.image_size,
+        num_channels=1 if config.color == "gray" else 3,
+        embedding_size=config.embedding_size,
+        pooling=config.pooling or None,
+        dropout=config.dropout,
+        bn_neck=config.bn_neck,
+        num_labels=num_labels,
+        **_use_and_loss(config),
+    )
+
+
+def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel:
+    """The model to train: random weights, or those of `init_from` under the recipe's objective and a new last layer.
+
+    Args:
+        config: The recipe.
+        people: Names, in the order of the labels.
+
+    Raises:
+        InputError: `init_from` is no face embedder, or its trunk has fewer stages than `unfreeze_last`.
+    """
+    model_class = (
+        FaceEmbedderForClassification if config.objective == "classification" else FaceEmbedderForTripletLearning
+    )
+    embedder = load_face_embedder(config.path(config.init_from), "cpu")[0] if config.init_from else None
+    model_config = make_model_config(config, len(people)) if embedder is None else embedder.config
+    model_config.id2label = dict(enumerate(people))
+    model_config.label2id = {name: label for label, name in enumerate(people)}
+    if embedder is None:
+        return model_class(model_config)
+    for name, value in _use_and_loss(config).items():
+        setattr(model_config, name, value)
+    model_config.thresholds = None  # they belong to the old embeddings
+    model = model_class(model_config)
+    model.embedder.load_state_dict(embedder.state_dict())
+    if config.freeze_trunk:
+        try:
+            model.freeze_trunk(config.unfreeze_last)
+        except ValueError as error:
+            raise InputError(f"unfreeze_last {config.unfreeze_last}: {error}") from error
+    return model
+
+
+def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:
+    """What a recipe may say anew about a network that is trained already."""
+    return {
+        "mirror": config.mirror,
+        "head": config.head,
+        "scale": config.scale,
+        "margin": config.margin,
+        "label_smoothing": config.label_smoothing,
+        "metric_loss": config.metric_loss,
+        "triplet_margin": config.triplet_margin,
+        "triplet_mining": config.triplet_mining,
+    }
+
+
+def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
+    """The photos to train on, in the schema `image`, `label`, `file`, `landmarks`.
+
+    Raises:
+        InputError: A source is missing or damaged, or nobody is left.
+    """
+    if config.train_images == ["synthetic"]:
+        return make_synthetic_faces(
+            num_identities=config.synthetic_people, photos_per_identity=config.synthetic_photos, seed=config.seed
+        )
+    sources = [
+        FaceSource(
+            config.path(source),
+            landmarks=config.path(config.train_landmarks) or None,
+            aligned=config.aligned or None,
+            min_photos=config.min_photos,
+            exclude_files=config.path(config.exclude_files) or None,
+            exclude_identities=config.path(config.exclude_identities) or None,
+            max_overlap=config.max_overlap,
+        )
+        for source in config.train_images
+    ]
+    if config.lfw_images:
+        tested = lfw_people_in_folds(read_pairs(config.path(config.lfw_pairs)), config.lfw_tested_folds)
+        lfw = FaceSource(
+            config.path(config.lfw_images),
+            landmarks=config.path(config.lfw_landmarks) or None,
+            need_landmarks=bool(config.lfw_landmarks),
+            min_photos=config.min_photos,
+            max_photos=config.lfw_max_photos or None,
+            exclude_people=tested,
+        )
+        sources.append(lfw)
+    return load_faces(sources)
+
+
+def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
+    """What chooses the best model: View 1 where the recipe names it, drawn faces of other people for drawn faces.
+
+    Raises:
+        InputError: A file is missing or not what it should be.
+    """
+    quiet = {"progress": False, "num_workers": config.num_workers, "batch_size": 128}
+    if config.validation_images:
+        return LfwVerification(
+            config.path(config.validation_images),
+            config.path(config.validation_pairs),
+            config.path(config.validation_landmarks) or None,
+            config.path(config.validation_threshold_pairs) or None,
+            **quiet,
+        )
+    if config.train_images == ["synthetic"]:
+        faces, pairs = make_synthetic_pairs(seed=config.seed + 1)
+        return LfwVerification(faces, pairs, name="synthetic", **quiet)
+    return None
+
+
+def describe_faces(config: FaceTrainingConfig, photos: AlignedFaces) -> str:
+    """What was trained on and what was left out, in a few sentences for the card."""
+    sources = [Path(source).name for source in config.train_images]
+    if config.lfw_images:
+        folds = ", ".join(str(fold + 1) for fold in config.lfw_tested_folds)
+        sources.append(f"the people of {Path(config.lfw_images).name} who are not in folds {folds} of View 2")
+    text = f"{len(photos):,} photos of {len(photos.identities):,} people from {' and '.join(sources)}."
+    if config.min_photos > 1:
+        text += f" People with fewer than {config.min_photos} photos are left out."
+    if config.exclude_files:
+        text += f" Left out: the photos listed in {Path(config.exclude_files).name} (wrong faces, label noise)."
+    if config.exclude_identities:
+        text += (
+            f" Left out: the people in {Path(config.exclude_identities).name} with a cosine above "
+            f"{config.max_overlap}, who may also be in LFW."
+        )
+    if photos.failures:
+        text += f" {len(photos.failures)} photos could not be read."
+    return text

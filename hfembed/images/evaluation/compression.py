@@ -1,0 +1,181 @@
+"""Bytes against quality: compressed latents beside JPEG and WebP."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hfembed.atomic import atomic_write
+from hfembed.checkpoint.results import provenance, write_results
+from hfembed.images.compression import HEADER_BYTES, LatentCodec
+from hfembed.images.evaluation.reconstruction import psnr, ssim
+
+LATENT_QUALITIES = (2, 4, 6, 8, 10, 12, 14)
+PHOTO_QUALITIES = (1, 5, 10, 20, 35, 50, 70)
+
+
+class RatePoint(NamedTuple):
+    """One setting of one method.
+
+    Attributes:
+        method: "latents", "jpeg" or "webp".
+        quality: As the method counts it.
+        file_bytes: Mean size of a file.
+        data_bytes: Mean size without what all files of one kind have in common: our header, a JPEG's tables, WebP's
+            container. What counts where the parties have agreed on the rest, as they have on the model.
+        psnr: Of the squared error over all images, dB.
+        ssim: Mean over images.
+    """
+
+    method: str
+    quality: int
+    file_bytes: float
+    data_bytes: float
+    psnr: float
+    ssim: float
+
+
+def latent_points(
+    codec: LatentCodec, images: torch.Tensor, qualities: Sequence[int] = LATENT_QUALITIES
+) -> list[RatePoint]:
+    """What the codec reaches.
+
+    Args:
+        codec: Of the autoencoder.
+        images: (N, C, H, W) float in [0, 1], not trained on.
+        qualities: To try.
+
+    Returns:
+        A point for each.
+    """
+    points = []
+    for quality in qualities:
+        files = [codec.compress(image, quality) for image in images]
+        decoded = torch.stack([codec.decompress(file) for file in files])
+        size = float(np.mean([len(file) for file in files]))
+        points.append(
+            RatePoint("latents", quality, size, size - HEADER_BYTES, psnr(decoded, images), ssim(decoded, images))
+        )
+    return points
+
+
+def photo_points(images: torch.Tensor, method: str, qualities: Sequence[int] = PHOTO_QUALITIES) -> list[RatePoint]:
+    """What JPEG or WebP reach by Pillow, with the settings for small files (optimised tables; method 6).
+
+    Args:
+        images: (N, 1 or 3, H, W) float in [0, 1].
+        method: "jpeg" or "webp".
+        qualities: To try.
+
+    Returns:
+        A point for each.
+    """
+    write: Callable[[Image.Image, int], bytes] = _jpeg if method == "jpeg" else _webp
+    pixels = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    points = []
+    for quality in qualities:
+        files = [
+            write(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), quality) for image in pixels
+        ]
+        decoded = torch.stack([_decode(file, images.shape[1]) for file in files])
+        common = [_jpeg_overhead(file) if method == "jpeg" else _WEBP_CONTAINER for file in files]
+        size = float(np.mean([len(file) for file in files]))
+        points.append(
+            RatePoint(
+                method,
+                quality,
+                size,
+                size - float(np.mean(common)),
+                psnr(decoded, images),
+                ssim(decoded, images),
+            )
+        )
+    return points
+
+
+def plot_rates(points: Sequence[RatePoint], path: str | Path) -> None:
+    """Draw PSNR and SSIM over bytes.
+
+    Args:
+        points: Of all methods.
+        path: The picture file to write; its suffix chooses the format.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, figure_name, label in zip(figure.subplots(1, 2), ("psnr", "ssim"), ("PSNR, dB", "SSIM"), strict=True):
+        for method in dict.fromkeys(point.method for point in points):
+            line = [point for point in points if point.method == method]
+            values = [getattr(point, figure_name) for point in line]
+            (drawn,) = axes.plot([point.file_bytes for point in line], values, "o-", label=f"{method}, whole files")
+            axes.plot(
+                [point.data_bytes for point in line], values, "o:", color=drawn.get_color(), alpha=0.5,
+                label=f"{method}, without headers and tables",
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel="bytes an image", ylabel=label)
+        axes.grid(True, color="#dddddd", linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+
+
+def report_rates(
+    codec: LatentCodec, images: torch.Tensor, output: str | Path, files: dict[str, str | Path | None]
+) -> list[RatePoint]:
+    """Measure latents, JPEG and WebP; write results.json and rates.png.
+
+    Args:
+        codec: Of the autoencoder.
+        images: (N, C, H, W) float in [0, 1], not trained on.
+        output: Folder for both.
+        files: Role -> file or folder, for the provenance.
+
+    Returns:
+        All points.
+
+    Raises:
+        OSError: Something cannot be written.
+    """
+    points = [*latent_points(codec, images), *photo_points(images, "jpeg"), *photo_points(images, "webp")]
+    plot_rates(points, Path(output) / "rates.png")
+    metrics = {
+        f"compression_{point.method}_q{point.quality}_{name}": getattr(point, name)
+        for point in points
+        for name in ("file_bytes", "data_bytes", "psnr", "ssim")
+    }
+    write_results(output, "compression", metrics, {"images": len(images)} | provenance(files))
+    return points
+
+
+_WEBP_CONTAINER = 20  # RIFF header and chunk header of a simple lossy file
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def _webp(image: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "WEBP", quality=quality, method=6)
+    return file.getvalue()
+
+
+def _jpeg_overhead(file: bytes) -> int:
+    """Bytes up to the first coded coefficient: signature, quantisation and Huffman tables, headers."""
+    start = file.index(b"\xff\xda")
+    return start + 2 + int.from_bytes(file[start + 2 : start + 4], "big")
+
+
+def _decode(file: bytes, channels: int) -> torch.Tensor:
+    image = Image.open(io.BytesIO(file)).convert("L" if channels == 1 else "RGB")
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)

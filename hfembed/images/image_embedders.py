@@ -1,0 +1,162 @@
+"""Photos to vectors for search: an autoencoder's latents, a face embedder's embeddings, a timm network's features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import timm
+import torch
+from timm.data import create_transform, resolve_model_data_config
+from transformers import AutoConfig
+
+from hfembed.checkpoint.loading import (
+    CONV_AUTOENCODER,
+    FACE_EMBEDDER,
+    choose_device,
+    load_autoencoder,
+    load_face_embedder,
+)
+from hfembed.errors import InputError, input_errors
+from hfembed.images.data.photo_files import read_upright
+from hfembed.images.latent_statistics import LatentStatistics, encode_images
+
+_BATCH = 64
+
+
+class ImageEmbedder(Protocol):
+    """What `load_image_embedder` gives."""
+
+    def __call__(self, photos: Sequence[str | Path | bytes], landmarks: Sequence | None = None) -> torch.Tensor:
+        """Embed photos.
+
+        Args:
+            photos: N encoded photos or their paths.
+            landmarks: For each the five points of a face or None, where known; a face embedder aligns by them.
+
+        Returns:
+            (N, D) float32 on the CPU, to be compared by cosine.
+
+        Raises:
+            InputError: A photo cannot be read.
+        """
+
+
+class LatentEmbedder:
+    """An autoencoder's latents of a photo and of its mirror image, averaged and whitened.
+
+    Light and pose make up most of the variance of latents; dividing every principal direction by its deviation lets
+    the rest be heard.
+
+    Args:
+        checkpoint: Folder or Hub id of an autoencoder.
+        device: See `choose_device`.
+        whitening: Power of the deviations that is divided by: 0 leaves the directions as they are, 1 makes them equal.
+        directions: Leading principal directions used; all by default.
+
+    Raises:
+        InputError: The checkpoint has no latent statistics (`hfembed fit-latents`).
+    """
+
+    def __init__(self, checkpoint: str, device: str = "auto", whitening: float = 1.0, directions: int | None = None):
+        self.model, self.processor = load_autoencoder(checkpoint, device)
+        self.statistics = LatentStatistics.load(checkpoint)
+        self.whitening = whitening
+        self.directions = directions
+
+    def __call__(self, photos: Sequence[str | Path | bytes], landmarks: Sequence | None = None) -> torch.Tensor:
+        """See `ImageEmbedder`; the processor crops the centre, whatever the landmarks."""
+        parts = []
+        for start in range(0, len(photos), _BATCH):
+            with input_errors():
+                images = self.processor(list(photos[start : start + _BATCH])).pixel_values
+            parts.append(self.embed_images(images))
+        return torch.cat(parts)
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) in [0, 1] -> (N, K) float32."""
+        latents = (encode_images(self.model, images) + encode_images(self.model, images.flip(3))) / 2
+        return self.statistics.whiten(latents, self.whitening)[:, : self.directions]
+
+
+class FaceEmbedderFeatures:
+    """A face embedder's embeddings.
+
+    Args:
+        checkpoint: Folder or Hub id of a face embedder.
+        device: See `choose_device`.
+    """
+
+    def __init__(self, checkpoint: str, device: str = "auto"):
+        self.model, self.processor = load_face_embedder(checkpoint, device)
+
+    def __call__(self, photos: Sequence[str | Path | bytes], landmarks: Sequence | None = None) -> torch.Tensor:
+        """See `ImageEmbedder`."""
+        landmarks = [None] * len(photos) if landmarks is None else landmarks
+        parts = []
+        for start in range(0, len(photos), _BATCH):
+            chosen = slice(start, start + _BATCH)
+            with input_errors():
+                pixels = self.processor(list(photos[chosen]), landmarks=list(landmarks[chosen])).pixel_values
+            parts.append(self.model.embed(pixels.to(self.model.device)).cpu())
+        return torch.cat(parts)
+
+
+class TimmFeatures:
+    """The layer below the classifier of a timm network: a supervised image embedding.
+
+    Args:
+        architecture: Name in timm, such as "resnet50.a1_in1k".
+        weights: File of weights, a path; timm's pretrained ones from the Hub when empty, random ones when "random".
+        device: See `choose_device`.
+
+    Raises:
+        InputError: There is no such network or file, or the Hub cannot be reached.
+    """
+
+    def __init__(self, architecture: str, weights: str = "", device: str = "auto"):
+        options = {} if weights in ("", "random") else {"pretrained_cfg_overlay": {"file": weights}}
+        try:
+            self.model = timm.create_model(architecture, pretrained=weights != "random", num_classes=0, **options)
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(f"timm/{architecture}: no such network, or no weights for it: {reason}") from error
+        self.device = choose_device(device)
+        self.model.to(self.device).eval()
+        self.transform = create_transform(**resolve_model_data_config(self.model), is_training=False)
+
+    @torch.no_grad()
+    def __call__(self, photos: Sequence[str | Path | bytes], landmarks: Sequence | None = None) -> torch.Tensor:
+        """See `ImageEmbedder`; timm's own transform crops the centre, whatever the landmarks."""
+        parts = []
+        for start in range(0, len(photos), _BATCH):
+            pixels = [self.transform(read_upright(photo).convert("RGB")) for photo in photos[start : start + _BATCH]]
+            parts.append(self.model(torch.stack(pixels).to(self.device)).float().cpu())
+        return torch.cat(parts)
+
+
+def load_image_embedder(name: str, device: str = "auto") -> ImageEmbedder:
+    """Load what turns photos into vectors.
+
+    Args:
+        name: Checkpoint folder or Hub id of an autoencoder or a face embedder; or "timm/<architecture>", with
+            "=<file of weights>" or "=random" behind it where timm's own weights are not wanted.
+        device: A torch device, or "auto".
+
+    Returns:
+        The embedder.
+
+    Raises:
+        InputError: There is no such checkpoint, or it holds another kind of model.
+    """
+    if name.startswith("timm/"):
+        architecture, _, weights = name.removeprefix("timm/").partition("=")
+        return TimmFeatures(architecture, weights, device)
+    try:
+        model_type = AutoConfig.from_pretrained(name).model_type
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: no checkpoint folder, and no model on the Hub that could be read") from error
+    if model_type == CONV_AUTOENCODER:
+        return LatentEmbedder(name, device)
+    if model_type == FACE_EMBEDDER:
+        return FaceEmbedderFeatures(name, device)
+    raise InputError(f"{name} holds a model of type {model_type}: search needs an autoencoder or a face embedder")

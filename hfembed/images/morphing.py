@@ -1,0 +1,73 @@
+"""Pictures between two faces, and pictures along a direction of the latents."""
+
+import torch
+from transformers import PreTrainedModel
+
+from hfembed.images.interpolation import gradient_energy, linear_path, spherical_path
+from hfembed.images.latent_statistics import decode_latents, encode_images
+
+
+def morph(
+    model: PreTrainedModel,
+    start: torch.Tensor,
+    end: torch.Tensor,
+    steps: int = 24,
+    spherical: bool = False,
+    centre: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Turn one image into another through the latents between theirs.
+
+    Args:
+        model: The autoencoder, in eval mode.
+        start: (C, H, W) float in [0, 1].
+        end: The same shape.
+        steps: Number of images, the two reconstructions included.
+        spherical: Along the great circle around `centre` instead of the straight line.
+        centre: (channels, h, w), such as the mean latent; zero by default.
+
+    Returns:
+        (steps, C, H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: The model takes images of other channels or sizes, or cannot decode latents.
+        ValueError: Fewer than two steps, or latents in opposite directions from the centre.
+    """
+    first, last = encode_images(model, torch.stack([start, end]))
+    path = spherical_path(first, last, steps, centre) if spherical else linear_path(first, last, steps)
+    return decode_latents(model, path)
+
+
+def walk(
+    model: PreTrainedModel, image: torch.Tensor, direction: torch.Tensor, reach: float = 2.0, steps: int = 9
+) -> torch.Tensor:
+    """Move an image's latent along a direction, to both sides.
+
+    Args:
+        model: The autoencoder, in eval mode.
+        image: (C, H, W) float in [0, 1].
+        direction: (channels, h, w), from `attribute_direction` or `LatentStatistics.direction`.
+        reach: How many times the direction, to either side.
+        steps: Number of images; an odd number has the image's reconstruction in the middle.
+
+    Returns:
+        (steps, C, H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: The model takes images of other channels or sizes, or cannot decode latents.
+    """
+    latent = encode_images(model, image[None])
+    return decode_latents(model, latent + torch.linspace(-reach, reach, steps).view(-1, 1, 1, 1) * direction)
+
+
+def midpoint_sharpness(frames: torch.Tensor) -> float:
+    """Sharpness of a morph's middle against that of its ends: 1 is as sharp as the reconstructions.
+
+    Args:
+        frames: (steps, C, H, W), an odd number of steps.
+
+    Returns:
+        Gradient energy of the middle frame by the mean of the two ends'. Two faces laid over each other (a ghost)
+        score about a half.
+    """
+    energy = gradient_energy(frames[[0, len(frames) // 2, -1]])
+    return float(energy[1] / (0.5 * (energy[0] + energy[2])))

@@ -1,0 +1,96 @@
+"""Photos of any size through a denoiser: without noise, without holes."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from hfembed.errors import InputError
+from hfembed.images.tiling import apply_in_tiles
+
+
+@torch.no_grad()
+def denoise(model: PreTrainedModel, photo: torch.Tensor, overlap: int | None = None) -> torch.Tensor:
+    """Remove what the model has learned to remove.
+
+    Tiles of the size the model was trained at go through it one by one, overlapping. A grey model takes the colours of
+    a photo one at a time; a colour model takes a grey photo as three equal colours. The mean over the photo and its
+    mirror image is a little better than either (Lim et al., "Enhanced Deep Residual Networks for Single Image
+    Super-Resolution", 2017, section 3.4).
+
+    Args:
+        model: A denoising autoencoder, in eval mode.
+        photo: (1 or 3, H, W) float in [0, 1].
+        overlap: Pixels that neighbouring tiles share; a quarter of a tile by default.
+
+    Returns:
+        The same shape, float32 in [0, 1].
+
+    Raises:
+        InputError: The overlap is more than half a tile.
+    """
+    return _in_tiles(model, lambda tiles: _with_mirror(model, tiles), photo.float(), overlap).clamp(0, 1)
+
+
+@torch.no_grad()
+def inpaint(
+    model: PreTrainedModel, photo: torch.Tensor, mask: torch.Tensor, overlap: int | None = None
+) -> torch.Tensor:
+    """Fill holes; all pixels outside of them stay as they are. Tiles, colours and the mirror image as in `denoise`.
+
+    Args:
+        model: An inpainting autoencoder, in eval mode.
+        photo: (1 or 3, H, W) float in [0, 1].
+        mask: (H, W) bool, true where the photo is to be filled.
+        overlap: See `denoise`.
+
+    Returns:
+        The same shape, float32 in [0, 1].
+
+    Raises:
+        InputError: The model does not fill holes; mask and photo differ in size, or nothing or everything is masked;
+            the overlap is more than half a tile.
+    """
+    if not model.config.inpainting:
+        raise InputError("this autoencoder does not fill holes: train one with inpainting (recipes/inpaint.yaml)")
+    if mask.shape != photo.shape[1:]:
+        raise InputError(
+            f"the mask is {mask.shape[0]} x {mask.shape[1]}, the photo {photo.shape[1]} x {photo.shape[2]} pixels"
+        )
+    if not mask.any() or mask.all():
+        raise InputError("the mask covers nothing, or everything: white is what is to be filled in")
+
+    def network(tiles: torch.Tensor) -> torch.Tensor:
+        # the mask travels as one more channel; where tiles were filled up by mirroring, it was mirrored too
+        return torch.cat([_with_mirror(model, tiles[:, :-1], tiles[:, -1:] > 0.5), tiles[:, -1:]], dim=1)
+
+    filled = _in_tiles(model, network, torch.cat([photo.float(), mask[None].float()]), overlap)[:-1].clamp(0, 1)
+    return torch.where(mask, filled, photo)
+
+
+def _in_tiles(
+    model: PreTrainedModel, network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, overlap: int | None
+) -> torch.Tensor:
+    height, width = model.config.image_size
+    overlap = min(height, width) // 4 if overlap is None else overlap
+    try:
+        return apply_in_tiles(network, image, (height, width), overlap)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _with_mirror(model: PreTrainedModel, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+    """Tiles (B, 1 or 3, h, w) through a grey or a colour model, as they are and mirrored; the mean of both."""
+    count, channels, height, width = tiles.shape
+    if model.config.num_channels == 1:
+        planes = tiles.reshape(count * channels, 1, height, width)
+        masks = masks if masks is None else masks.repeat_interleave(channels, dim=0)
+    else:
+        planes = tiles.expand(-1, 3, -1, -1)
+    plain, mirrored = ({"pixel_values": planes.to(model.device)}, {"pixel_values": planes.flip(3).to(model.device)})
+    if masks is not None:
+        plain["mask"], mirrored["mask"] = masks.to(model.device), masks.flip(3).to(model.device)
+    restored = (model(**plain).reconstruction + model(**mirrored).reconstruction.flip(3)).float().cpu() / 2
+    if restored.shape[1] > channels:
+        restored = restored.mean(1, keepdim=True)
+    return restored.reshape(tiles.shape)

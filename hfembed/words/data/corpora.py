@@ -1,0 +1,610 @@
+"""From text to word ids on disk: one pass over the text, exact counts, bounded memory.
+
+A block of text (16 MB) is split and dictionary-encoded by pyarrow; its ids, local to the block, and its own little
+dictionary go to disk. Once all counts are known each block's ids are mapped to the vocabulary's and the rest is
+dropped, as word2vec does. Nothing grows with the corpus but the vocabulary and the files.
+"""
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import json
+import lzma
+import re
+import tempfile
+import unicodedata
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hfembed.atomic import atomic_folder
+from hfembed.errors import InputError
+from hfembed.words.data.vocabulary import TextRules, Vocabulary
+
+BLOCK_BYTES = 16 << 20
+_LONGEST_WORD_BYTES = 4 << 20
+# distinct words that are counted at once; beyond it the dictionaries are read several times, a share of the words each
+_COUNTED_AT_ONCE = 10_000_000
+_PENDING_WORDS = 1_000_000
+_FORMAT = 1
+_COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
+_TEXT_SUFFIXES = (".txt", ".text", ".parquet", *_COMPRESSED)
+# Unicode's White_Space beyond ASCII: what the tokenizer's WhitespaceSplit cuts at too
+_WIDE_BLANKS = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+
+
+@dataclass(frozen=True)
+class EncodedCorpus:
+    """A corpus as ids on disk. Open one with `prepare_corpus`.
+
+    Attributes:
+        folder: Where the files lie.
+        fingerprint: A hash of the source and the settings.
+        num_raw_words: Words in the text, before any was dropped.
+    """
+
+    folder: Path
+    fingerprint: str
+    num_raw_words: int
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words, whose order gives the ids."""
+        return Vocabulary.load(self.folder)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """Ids of the words in order, memory-mapped int32 of shape (num_words,); unknown words are gone."""
+        return _map_array(self.folder / "ids.npy")
+
+    @cached_property
+    def sentence_ends(self) -> np.ndarray:
+        """Where each sentence ends in `ids` (exclusive), rising, memory-mapped int64 of shape (sentences,)."""
+        return _map_array(self.folder / "sentence_ends.npy")
+
+    @property
+    def num_words(self) -> int:
+        """Words in `ids`."""
+        return len(self.ids)
+
+
+def prepare_corpus(
+    source: object,
+    cache_dir: str | Path,
+    min_count: int = 5,
+    max_vocab_size: int | None = None,
+    lowercase: bool = False,
+    word_pattern: str | None = None,
+    phrases: tuple[tuple[tuple[str, str], ...], ...] | None = None,
+    sentence_length: int = 10_000,
+    vocabulary: Vocabulary | None = None,
+    column: str = "text",
+    split: str = "train",
+    config_name: str | None = None,
+    num_threads: int = 2,
+) -> EncodedCorpus:
+    """Count a corpus' words and write it as ids; an earlier result of the same source and settings is reused.
+
+    Args:
+        source: A text file (also .gz, .xz, .zst, .bz2), a parquet file, a folder of such, a list of these (`Path`s, or
+            names with such an ending), the id of a dataset on the Hub, a `datasets.Dataset` or `IterableDataset`, or
+            any iterable of texts. A line is a sentence. Iterables and streams have no fingerprint: they are read
+            anew each time.
+        cache_dir: Folder under which the files are kept.
+        min_count: Words seen less often are dropped.
+        max_vocab_size: Keep only so many words, the most frequent.
+        lowercase: Fold the case. Text is in Unicode NFC always.
+        word_pattern: A regular expression whose matches are the words; default: what blanks separate.
+        phrases: Pairs to join with `_`, from `hfembed.words.data.phrases.learn_phrases`.
+        sentence_length: Longer lines are cut after so many words (counted before any is dropped).
+        vocabulary: Encode with these words, and their text rules, instead of counting.
+        column: The column with the text, of parquet files and datasets.
+        split: The split of a dataset on the Hub.
+        config_name: The configuration of a dataset on the Hub.
+        num_threads: Blocks worked on at once, about 0.4 GB each.
+
+    Returns:
+        The corpus, with its vocabulary.
+
+    Raises:
+        InputError: A source that is not there, is not text, or has no word often enough.
+    """
+    rules = vocabulary.rules if vocabulary is not None else make_rules(lowercase, word_pattern, phrases)
+    if sentence_length < 1 or min_count < 1 or (max_vocab_size is not None and max_vocab_size < 1):
+        raise InputError("sentence_length, min_count and max_vocab_size are at least 1")
+    identity, blocks = open_source(source, column, split, config_name)
+    settings = {
+        "format": _FORMAT,
+        "source": identity,
+        "rules": asdict(rules),
+        "sentence_length": sentence_length,
+        "block_bytes": BLOCK_BYTES,
+    }
+    if vocabulary is None:
+        settings |= {"min_count": min_count, "max_vocab_size": max_vocab_size}
+    else:
+        settings["vocabulary"] = hashlib.sha256("\n".join(vocabulary.words).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(cache_dir) / fingerprint
+    if not (folder / "corpus.json").is_file():
+        with atomic_folder(folder) as unfinished, tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
+            encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)
+            if vocabulary is None:
+                words, counts = count_words(encoded, min_count)
+                vocabulary = _make_vocabulary(words, counts, max_vocab_size, rules)
+                if not len(vocabulary):
+                    raise InputError(f"{_describe(source)} has no word {min_count} times or more: lower min_count")
+            num_raw_words = _write_ids(encoded, vocabulary, sentence_length, unfinished)
+            vocabulary.save(unfinished)
+            (unfinished / "corpus.json").write_text(json.dumps({"num_raw_words": num_raw_words, **settings}))
+    num_raw_words = json.loads((folder / "corpus.json").read_text())["num_raw_words"]
+    return EncodedCorpus(folder, fingerprint, num_raw_words)
+
+
+def make_rules(lowercase: bool, word_pattern: str | None, phrases: object) -> TextRules:
+    """`TextRules`, with an `InputError` where they make no sense."""
+    try:
+        return TextRules(lowercase, word_pattern, phrases or ())
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _describe(source: object) -> str:
+    return str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
+
+
+# --- sources: each becomes an identity (for the fingerprint) and an iterator of byte blocks that end between words ---
+
+
+def open_source(source: object, column: str, split: str, config_name: str | None) -> tuple[object, Iterator[bytes]]:
+    """A source's identity, which changes when its text does, and its text as blocks that end between words.
+
+    Raises:
+        InputError: A source that is not there or is not text.
+    """
+    import datasets
+
+    if isinstance(source, list | tuple) and source and all(_is_file_name(part) for part in source):
+        files = [file for part in source for file in _list_files(Path(part))]
+        return _identify_files(files, column), _read_files(files, column)
+    if isinstance(source, str | Path):
+        if Path(source).exists():
+            files = _list_files(Path(source))
+            return _identify_files(files, column), _read_files(files, column)
+        if (
+            isinstance(source, Path)
+            or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
+            or source.endswith(_TEXT_SUFFIXES)
+        ):
+            raise InputError(f"there is no file or folder {source}")
+        try:
+            source = datasets.load_dataset(source, config_name, split=split)
+        except (FileNotFoundError, ConnectionError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{source} is no file, and no dataset that can be loaded: {reason}") from None
+    if isinstance(source, datasets.Dataset | datasets.IterableDataset):
+        if source.column_names is not None and column not in source.column_names:
+            raise InputError(
+                f"the dataset has no column {column!r} but {source.column_names}: name the one with the text"
+            )
+        streaming = isinstance(source, datasets.IterableDataset)
+        identity = str(uuid.uuid4()) if streaming else [source._fingerprint, column]
+        return identity, _join_texts(_dataset_texts(source, column))
+    if isinstance(source, Iterable) and not isinstance(source, str | bytes):
+        return str(uuid.uuid4()), _join_texts(source)
+    raise InputError(f"a corpus is a file, a folder, a dataset or an iterable of texts, not a {type(source).__name__}")
+
+
+def _is_file_name(part: object) -> bool:
+    """Whether an item of a list is a file, not a text: a `Path`, or a name with an ending of ours."""
+    return isinstance(part, Path) or (isinstance(part, str) and part.endswith(_TEXT_SUFFIXES))
+
+
+def _list_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in _TEXT_SUFFIXES)
+        if not files:
+            raise InputError(f"the folder {path} has no file ending in {', '.join(_TEXT_SUFFIXES)}")
+        return files
+    if not path.is_file():
+        raise InputError(f"there is no file or folder {path}")
+    return [path]
+
+
+def _identify_files(files: list[Path], column: str) -> object:
+    stats = [(str(file.resolve()), file.stat()) for file in files]
+    return [[(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats], column]
+
+
+def _dataset_texts(dataset: object, column: str) -> Iterator[str]:
+    for batch in dataset.select_columns(column).iter(batch_size=1000):
+        yield from batch[column]
+
+
+def _join_texts(texts: Iterable[str]) -> Iterator[bytes]:
+    """Blocks of whole texts, a line break after each; a very long text gives several blocks."""
+    parts: list[bytes] = []
+    size = 0
+    for text in texts:
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise InputError(f"a corpus is made of texts, but one of its items is a {type(text).__name__}")
+        parts.append(text.encode("utf-8", errors="replace") + b"\n")
+        size += len(parts[-1])
+        if size >= BLOCK_BYTES:
+            yield from _cut_blocks(iter([b"".join(parts)]), "a text of the corpus")
+            parts, size = [], 0
+    yield from _cut_blocks(iter([b"".join(parts)]), "a text of the corpus")
+
+
+def _read_files(files: list[Path], column: str) -> Iterator[bytes]:
+    for file in files:
+        if file.suffix == ".parquet":
+            yield from _join_texts(_parquet_texts(file, column))
+            continue
+        with _open_binary(file) as stream:
+            yield from _cut_blocks(_read_pieces(stream, file), str(file))
+        yield b"\n"  # a file ends a sentence
+
+
+def _parquet_texts(file: Path, column: str) -> Iterator[str]:
+    try:
+        parquet = pq.ParquetFile(file)
+        if column not in parquet.schema_arrow.names:
+            raise InputError(
+                f"{file} has no column {column!r} but {parquet.schema_arrow.names}: name the one with the text"
+            )
+        for batch in parquet.iter_batches(batch_size=1000, columns=[column]):
+            yield from batch.column(0).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+
+
+@contextlib.contextmanager
+def _open_binary(file: Path) -> Iterator[BinaryIO]:
+    if file.suffix == ".zst":
+        with pa.OSFile(str(file)) as raw, pa.CompressedInputStream(raw, "zstd") as stream:
+            yield stream
+        return
+    opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(file.suffix, open)
+    with opener(file, "rb") as stream:
+        yield stream
+
+
+def _read_pieces(stream: BinaryIO, file: Path) -> Iterator[bytes]:
+    try:
+        while piece := stream.read(BLOCK_BYTES):
+            yield piece
+    except (EOFError, OSError, lzma.LZMAError) as error:
+        raise InputError(f"{file} cannot be read to its end: {error}") from None
+
+
+def _cut_blocks(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Pieces of any size -> blocks that end at a line break (where their second half has one) or at a blank."""
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        while len(rest) >= BLOCK_BYTES:
+            end = rest.rfind(b"\n", BLOCK_BYTES // 2, BLOCK_BYTES) + 1
+            if not end:
+                end = (
+                    max(rest.rfind(blank, BLOCK_BYTES - _LONGEST_WORD_BYTES, BLOCK_BYTES) for blank in (b" ", b"\t"))
+                    + 1
+                )
+            if not end:
+                raise InputError(f"{name} has no blank in {_LONGEST_WORD_BYTES >> 20} MB: is it text?")
+            yield rest[:end]
+            rest = rest[end:]
+    if rest:
+        yield rest
+
+
+# --- a block of text -> local ids ---
+
+
+@dataclass
+class _Block:
+    """One block's words on disk: where its ids start, its lines' ends, its dictionary with counts."""
+
+    words: pa.StringArray  # may hold words that no id points to any more
+    counts: np.ndarray
+    ids: np.ndarray
+    line_ends: np.ndarray  # ends of the block's complete lines in `ids`
+
+
+def _encode_block(block: bytes, rules: TextRules) -> _Block:
+    if not block.isascii():
+        try:
+            text = block.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"the corpus is not UTF-8: byte {block[error.start]:#04x} after "
+                f"{block[max(0, error.start - 20) : error.start].decode('utf-8', 'ignore')!r}; convert it first"
+            ) from None
+        text = _WIDE_BLANKS.sub(" ", unicodedata.normalize("NFC", text.replace("\ufeff", "")))
+        if rules.lowercase:
+            # a capital sigma's lower case depends on its neighbours for Python, but not for the tokenizer
+            text = text.replace("\u03a3", "\u03c3").lower()
+    elif rules.lowercase or rules.word_pattern is not None:
+        text = block.decode("ascii")
+        text = text.lower() if rules.lowercase else text
+    else:
+        text = None
+    if rules.word_pattern is not None:
+        matches = re.compile(rules.word_pattern).finditer
+        text = "\n".join(" ".join(match.group() for match in matches(line)) for line in text.split("\n"))
+    if text is not None:
+        block = text.encode("utf-8")
+    whole = pa.StringArray.from_buffers(
+        1, pa.py_buffer(np.array([0, len(block)], dtype=np.int32)), pa.py_buffer(block)
+    )
+    lines = pc.split_pattern(whole, "\n").flatten()
+    words = pc.ascii_split_whitespace(lines)
+    line_ends = words.offsets.to_numpy()[1:].astype(np.int64)
+    encoded = words.flatten().dictionary_encode()
+    ids, dictionary = encoded.indices.to_numpy(), encoded.dictionary
+    # blanks at a line's ends make empty words
+    empty = pc.index(dictionary, "").as_py()
+    if empty >= 0:
+        real = ids != empty
+        line_ends = np.concatenate([[0], np.cumsum(real)])[line_ends]
+        ids = ids[real]
+    line_ends = line_ends[:-1]  # the last line goes on in the next block
+    for pairs in rules.phrases:
+        ids, dictionary, line_ends = join_pairs(ids, dictionary, line_ends, pairs)
+    counts = np.bincount(ids, minlength=len(dictionary))
+    return _Block(dictionary, counts, ids.astype(np.int32, copy=False), line_ends)
+
+
+def join_pairs(
+    ids: np.ndarray, dictionary: pa.StringArray, line_ends: np.ndarray, pairs: tuple[tuple[str, str], ...]
+) -> tuple[np.ndarray, pa.StringArray, np.ndarray]:
+    """Join the listed neighbours, left to right without overlap and never across a line's end."""
+    if not pairs or len(ids) < 2:
+        return ids, dictionary, line_ends
+    first = pc.index_in(pa.array([pair[0] for pair in pairs]), dictionary).fill_null(-1).to_numpy().astype(np.int64)
+    second = pc.index_in(pa.array([pair[1] for pair in pairs]), dictionary).fill_null(-1).to_numpy().astype(np.int64)
+    here = np.flatnonzero((first >= 0) & (second >= 0))
+    if not len(here):
+        return ids, dictionary, line_ends
+    keys = first[here] << 32 | second[here]
+    order = np.argsort(keys)
+    keys, here = keys[order], here[order]
+    begins = np.zeros(len(dictionary), dtype=bool)
+    begins[first[here]] = True
+    ends = np.zeros(len(dictionary), dtype=bool)
+    ends[second[here]] = True
+    candidate = begins[ids[:-1]] & ends[ids[1:]]
+    candidate[line_ends[(line_ends > 0) & (line_ends < len(ids))] - 1] = False
+    at = np.flatnonzero(candidate)
+    key = ids[at].astype(np.int64) << 32 | ids[at + 1]
+    found = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+    match = keys[found] == key
+    at, found = at[match], found[match]
+    # of a run of overlapping pairs the first, third, ... are joined
+    run_start = np.flatnonzero(np.diff(at, prepend=-2) != 1)
+    place = np.arange(len(at)) - np.repeat(run_start, np.diff(run_start, append=len(at)))
+    joined = place % 2 == 0
+    at, found = at[joined], found[joined]
+    used, which = np.unique(found, return_inverse=True)
+    new_words = pa.array(["_".join(pairs[here[number]]) for number in used], type=dictionary.type)
+    # a joined word may be in the text already
+    known = pc.index_in(new_words, dictionary).fill_null(-1).to_numpy()
+    fresh = known < 0
+    new_ids = np.where(fresh, len(dictionary) + np.cumsum(fresh) - 1, known)
+    dictionary = pa.concat_arrays([dictionary, new_words.filter(pa.array(fresh))])
+    ids = ids.astype(np.int32, copy=True)
+    ids[at] = new_ids[which]
+    kept = np.ones(len(ids), dtype=bool)
+    kept[at + 1] = False
+    line_ends = np.concatenate([[0], np.cumsum(kept)])[line_ends]
+    return ids[kept], dictionary, line_ends
+
+
+class EncodedBlocks:
+    """The blocks on disk, to be read again and again: counted first, mapped to the vocabulary's ids then."""
+
+    def __init__(self, scratch: Path):
+        self._ids = (scratch / "ids.bin").open("w+b")
+        self._line_ends = (scratch / "line_ends.bin").open("w+b")
+        self._dictionaries = scratch / "dictionaries.arrow"
+        self._sizes: list[tuple[int, int]] = []
+        self._schema = pa.schema([("word", pa.string()), ("count", pa.int64())])
+        self._writer = pa.ipc.new_file(str(self._dictionaries), self._schema)
+
+    def append(self, block: _Block) -> None:
+        """Write a block behind the others."""
+        self._sizes.append((len(block.ids), len(block.line_ends)))
+        self._ids.write(block.ids.tobytes())
+        self._line_ends.write(block.line_ends.astype(np.int64).tobytes())
+        self._writer.write_batch(pa.record_batch([block.words, pa.array(block.counts)], schema=self._schema))
+
+    def finish(self) -> None:
+        """No more blocks come."""
+        self._writer.close()
+
+    def dictionaries(self) -> Iterator[pa.RecordBatch]:
+        """Each block's dictionary: columns `word` and `count`."""
+        with pa.ipc.open_file(str(self._dictionaries)) as reader:
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+
+    def __iter__(self) -> Iterator[_Block]:
+        self._ids.seek(0)
+        self._line_ends.seek(0)
+        for (num_ids, num_lines), batch in zip(self._sizes, self.dictionaries(), strict=True):
+            ids = np.frombuffer(self._ids.read(4 * num_ids), dtype=np.int32)
+            line_ends = np.frombuffer(self._line_ends.read(8 * num_lines), dtype=np.int64)
+            yield _Block(batch["word"], batch["count"].to_numpy(), ids, line_ends)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._ids.close()
+        self._line_ends.close()
+
+
+def encode_blocks(blocks: Iterator[bytes], rules: TextRules, scratch: Path, num_threads: int) -> EncodedBlocks:
+    """Encode all blocks, a few at once, in order."""
+    encoded = EncodedBlocks(scratch)
+    waiting: deque[Future[_Block]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for block in blocks:
+            waiting.append(pool.submit(_encode_block, block, rules))
+            if len(waiting) > num_threads:
+                encoded.append(waiting.popleft().result())
+        while waiting:
+            encoded.append(waiting.popleft().result())
+    encoded.finish()
+    return encoded
+
+
+# --- counts -> vocabulary -> ids ---
+
+
+def count_words(encoded: EncodedBlocks, min_count: int) -> tuple[pa.Array, np.ndarray]:
+    """Exact counts of all words seen `min_count` times; in shares of the words where they are too many at once."""
+    shares = 1
+    while True:
+        kept = []
+        for share in range(shares):
+            counted = _count_share(encoded, share, shares)
+            if counted is None:
+                break
+            kept.append(counted.filter(pc.greater_equal(counted["count"], min_count)))
+        else:
+            table = pa.concat_tables(kept).combine_chunks()
+            return table["word"].combine_chunks(), table["count"].to_numpy()
+        shares *= 4
+
+
+def _count_share(encoded: EncodedBlocks, share: int, shares: int) -> pa.Table | None:
+    """Counts of the words whose hash falls into this share; `None` where they are too many."""
+    empty = pa.table({"word": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
+    total, pending, num_pending = empty, [], 0
+
+    def merge() -> pa.Table:
+        grouped = pa.concat_tables([total, *pending]).group_by("word", use_threads=False).aggregate([("count", "sum")])
+        return grouped.select(["word", "count_sum"]).rename_columns(["word", "count"])
+
+    for batch in encoded.dictionaries():
+        batch = batch.filter(pc.greater(batch["count"], 0))
+        if shares > 1:
+            batch = batch.filter(pa.array(_hash_words(batch["word"]) % shares == share))
+        pending.append(pa.Table.from_batches([batch]))
+        num_pending += len(batch)
+        if num_pending > max(_PENDING_WORDS, len(total)):
+            total, pending, num_pending = merge(), [], 0
+            if len(total) > _COUNTED_AT_ONCE:
+                return None
+    return merge()
+
+
+def _hash_words(words: pa.StringArray) -> np.ndarray:
+    """The same number for the same word: a sum over its bytes and its length, uint64 of shape (words,)."""
+    words = pa.concat_arrays([words])
+    ends = np.frombuffer(words.buffers()[1], dtype=np.int32)[words.offset : words.offset + len(words) + 1]
+    data = np.frombuffer(words.buffers()[2], dtype=np.uint8).astype(np.uint64)
+    mixed = (data * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    sums = np.concatenate([[np.uint64(0)], np.cumsum(mixed)])
+    return sums[ends[1:]] - sums[ends[:-1]] + np.diff(ends).astype(np.uint64)
+
+
+def _make_vocabulary(words: pa.Array, counts: np.ndarray, max_size: int | None, rules: TextRules) -> Vocabulary:
+    table = pa.table({"word": words, "count": counts})
+    # pyarrow compares strings by their UTF-8 bytes, which is the order of code points: Python's
+    table = table.sort_by([("count", "descending"), ("word", "ascending")]).slice(0, max_size)
+    return Vocabulary(table["word"].to_pylist(), table["count"].to_numpy(), rules)
+
+
+def _write_ids(encoded: EncodedBlocks, vocabulary: Vocabulary, sentence_length: int, folder: Path) -> int:
+    """Write ids.npy and sentence_ends.npy; return the number of words before any was dropped."""
+    words = pa.array(vocabulary.words, type=pa.string())
+    num_raw, num_kept = 0, 0  # written so far
+    sentence_start = 0  # of the sentence under way, in raw words
+    last_end = 0
+    num_sentences = 0
+    with (folder / "ids.npy").open("wb") as ids_file, (folder / "sentence_ends.npy").open("wb") as ends_file:
+        _write_header(ids_file, np.int32, 0)
+        _write_header(ends_file, np.int64, 0)
+        for block in encoded:
+            rows = pc.index_in(block.words, words).fill_null(-1).to_numpy()
+            ids = rows[block.ids]
+            known = ids >= 0
+            ids_file.write(ids[known].astype(np.int32, copy=False).tobytes())
+            cuts = _cut_sentences(sentence_start, block.line_ends + num_raw, num_raw + len(ids), sentence_length)
+            ends = np.concatenate([[0], np.cumsum(known)])[cuts - num_raw] + num_kept
+            ends = ends[np.diff(ends, prepend=last_end) > 0]  # sentences without a known word are none
+            ends_file.write(ends.tobytes())
+            num_sentences += len(ends)
+            num_raw += len(ids)
+            num_kept += int(known.sum())
+            if len(cuts):
+                sentence_start = int(cuts[-1])
+            if len(ends):
+                last_end = int(ends[-1])
+        if num_kept > last_end:
+            ends_file.write(np.array([num_kept], dtype=np.int64).tobytes())
+            num_sentences += 1
+        for file, dtype, length in ((ids_file, np.int32, num_kept), (ends_file, np.int64, num_sentences)):
+            file.seek(0)
+            _write_header(file, dtype, length)
+    encoded.close()
+    return num_raw
+
+
+def _cut_sentences(start: int, line_ends: np.ndarray, stop: int, length: int) -> np.ndarray:
+    """Ends of the sentences that end in this block: the lines' ends, and cuts in longer lines.
+
+    Args:
+        start: Where the sentence under way began, in raw words of the corpus, as all numbers here.
+        line_ends: Ends of the block's complete lines.
+        stop: End of the block; the line under way there is cut too as far as it reaches.
+        length: Words after which a line is cut.
+    """
+    starts = np.concatenate([[start], line_ends])
+    stops = np.concatenate([line_ends, [stop]])
+    num_cuts = np.maximum(stops - starts - 1, 0) // length
+    total = int(num_cuts.sum())
+    if not total:
+        return line_ends
+    number = np.arange(total) - np.repeat(np.cumsum(num_cuts) - num_cuts, num_cuts) + 1
+    cuts = np.repeat(starts, num_cuts) + number * length
+    return np.sort(np.concatenate([line_ends, cuts]))
+
+
+def _write_header(file: BinaryIO, dtype: type, length: int) -> None:
+    """An .npy header of 128 bytes whatever the length, so that it can be put right at the end."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (length,)}
+    text = repr(header).ljust(128 - 10 - 1) + "\n"
+    file.write(np.lib.format.MAGIC_PREFIX + bytes([1, 0]) + len(text).to_bytes(2, "little") + text.encode("latin1"))
+
+
+def write_arrays(folder: Path, ids: np.ndarray, sentence_ends: np.ndarray) -> None:
+    """Write the two arrays of an `EncodedCorpus`.
+
+    Args:
+        folder: Where to.
+        ids: (num_words,) int32.
+        sentence_ends: (sentences,) int64, exclusive.
+    """
+    for name, array in (("ids", ids.astype(np.int32, copy=False)), ("sentence_ends", sentence_ends.astype(np.int64))):
+        with (folder / f"{name}.npy").open("wb") as file:
+            _write_header(file, array.dtype.type, len(array))
+            file.write(array.tobytes())
+
+
+def _map_array(path: Path) -> np.ndarray:
+    """Memory-map an array; an empty one cannot be mapped."""
+    return np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None)

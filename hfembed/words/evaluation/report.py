@@ -1,0 +1,97 @@
+"""What the commands say about word vectors: results.json with a summary, composed words, a map."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hfembed.checkpoint.results import provenance, write_results
+from hfembed.errors import InputError
+from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
+from hfembed.models.word2vec.vocabulary_word2vec import UnknownWordError, Vocabulary
+from hfembed.words.evaluation.projection_plot import plot_words, write_projector
+from hfembed.words.evaluation.word_tests import WordTests
+
+
+def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> str:
+    """Run the tests, put them into the folder's results.json, and sum them up.
+
+    Args:
+        tests: What to measure.
+        model: The word vectors.
+        folder: Where results.json is, or will be.
+
+    Returns:
+        A line a test.
+
+    Raises:
+        InputError: The folder's results.json is damaged.
+        OSError: It cannot be written.
+    """
+    figures, details = tests.details(model.vocabulary.words, model.embeddings.weight.detach())
+    details |= {"vocab_size": len(model.vocabulary), "embedding_size": model.config.embedding_size}
+    write_results(folder, "words", figures, {**details, **provenance(tests.files)})
+    lines = []
+    for name, sections in details["analogies"].items():
+        total = sections["total"]
+        lines.append(
+            f"{name}: {figures[f'words_{name}_accuracy']:.2f} % ({total['correct']} of {total['asked']} asked, "
+            f"{total['unknown']} with unknown words)"
+        )
+    for name, pairs in details["word_pairs"].items():
+        if f"words_{name}_spearman" in figures:
+            lines.append(
+                f"{name}: Spearman {figures[f'words_{name}_spearman']:.2f}, Pearson "
+                f"{figures[f'words_{name}_pearson']:.2f} ({pairs['pairs']} of {pairs['of']} pairs)"
+            )
+        else:
+            lines.append(f"{name}: no correlation, {pairs['pairs']} of {pairs['of']} pairs are known")
+    return "\n".join(lines)
+
+
+def parse_composition(text: str, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
+    """Words that count for and against: 'czech+currency', 'king-man+woman'; a word of the vocabulary is itself.
+
+    Raises:
+        InputError: A word that the vocabulary does not have.
+    """
+    if text in vocabulary:
+        return [text], []
+    signs: dict[str, list[str]] = {"+": [], "-": []}
+    parts = re.split(r"\s*([+-])\s*", text.strip().lstrip("+"))
+    if len(parts) > 1 and parts[0] and "+" not in parts and any(part not in vocabulary for part in parts[::2]):
+        parts = [text]  # an unknown word with a hyphen, not a difference
+    for sign, word in zip(["+", *parts[1::2]], parts[::2], strict=True):
+        if word:
+            signs[sign].append(word)
+    try:
+        for word in signs["+"] + signs["-"]:
+            vocabulary[word]
+    except UnknownWordError as error:
+        raise InputError(str(error)) from None
+    return signs["+"], signs["-"]
+
+
+def draw_words(
+    model: Word2VecModel,
+    words: Sequence[str],
+    path: str | Path,
+    method: str = "pca",
+    projector: str | Path | None = None,
+) -> None:
+    """Draw words, pairs given as 'france:paris' joined by a line, and write the projector's folder where asked.
+
+    Raises:
+        InputError: A word that the vocabulary does not have, or fewer than three words.
+        OSError: The picture cannot be written.
+    """
+    pairs = [tuple(text.split(":", 1)) for text in words if ":" in text and text not in model.vocabulary]
+    single = [text for text in words if ":" not in text or text in model.vocabulary]
+    names = list(dict.fromkeys([*single, *(word for pair in pairs for word in pair)]))
+    try:
+        vectors = model.vector(names).float().numpy()
+    except UnknownWordError as error:
+        raise InputError(str(error)) from None
+    groups = [1 if any(word == pair[1] for pair in pairs) else 0 for word in names]
+    plot_words(names, vectors, path, method, pairs, groups)
+    if projector is not None:
+        write_projector(model.vocabulary.words, model.numpy_vectors(), projector, model.vocabulary.counts)

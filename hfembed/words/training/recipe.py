@@ -1,0 +1,206 @@
+"""What scripts/train_word2vec.py is told, and the model and corpus that follow from it."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+
+from hfembed.errors import InputError
+from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
+from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
+from hfembed.training.config import SharingConfig, setting
+from hfembed.words.data.corpora import EncodedCorpus, prepare_corpus
+from hfembed.words.data.phrases import learn_phrases
+from hfembed.words.data.vocabulary import merge_vocabularies
+from hfembed.words.evaluation.word_tests import WordTests
+from hfembed.words.training.engine import EngineSettings
+
+
+@strict
+@dataclass(kw_only=True)
+class Word2VecTrainingConfig(SharingConfig):
+    """Settings of a word2vec run: the text, the model, the engine, the evaluation."""
+
+    corpus: str = setting(
+        "", "text file, parquet file, folder of such, or id of a dataset on the Hub; a line a sentence"
+    )
+    corpus_note: str = setting("", "what the text is and under which licence, for the model card")
+    column: str = setting("text", "column with the text, of parquet files and datasets")
+    split: str = setting("train", "split of a dataset on the Hub")
+    cache_dir: str = setting("", "folder for the encoded corpus; by default 'corpus' in output_dir")
+    output_dir: str = setting("outputs/word2vec", "folder for the model, its results and its checkpoints")
+    resume: bool = setting(False, "go on from the newest checkpoint in output_dir")
+    init_from: str = setting("", "model folder or Hub id to train on with this text; its new words are added")
+
+    lowercase: bool = setting(False, "fold the case of the text")
+    word_pattern: str = setting("", "regular expression whose matches are the words; by default what blanks separate")
+    phrase_thresholds: list[float] = setting(
+        [], "join neighbours to phrases (new_york) in so many passes, e.g. [200, 100]; higher = fewer; [] = none"
+    )
+    phrase_min_count: int = setting(5, "words and pairs seen less often make no phrase")
+    min_count: int = setting(5, "words seen less often are dropped")
+    max_vocab_size: int = setting(0, "keep only so many words, the most frequent; 0 = all")
+    sentence_length: int = setting(10_000, "longer lines are cut after so many words")
+
+    architecture: str = setting("skip-gram", "skip-gram or cbow")
+    embedding_size: int = setting(100, "dimensions of a word vector")
+    window: int = setting(5, "largest distance between a centre and a context word")
+    shrink_windows: bool = setting(True, "each centre draws its window from 1 to `window`")
+    negative: int = setting(5, "noise words a pair")
+    sample: float = setting(1e-3, "words with a larger share of the corpus are dropped at random; 0 = none")
+    ns_exponent: float = setting(0.75, "noise words are drawn in proportion to count ** ns_exponent")
+    cbow_mean: bool = setting(True, "CBOW averages the context instead of adding it up")
+    initializer_scale: float = setting(2.0, "input rows start at U(-1, 1) * initializer_scale / embedding_size")
+
+    engine: str = setting(
+        "torch", "torch (CPU threads or a GPU), numba (CPU threads; needs hfembed[fast]) or triton (a GPU)"
+    )
+    epochs: int = setting(5, "passes over the corpus")
+    learning_rate: float = setting(0.05, "at the first word")
+    final_learning_rate: float = setting(1e-4, "at the last word; it falls linearly with the words seen")
+    num_threads: int = setting(0, "threads of a rank on the CPU; 0 = all cores, shared out among the ranks")
+    centres_per_step: int = setting(
+        0, "centre words a step of torch, or in flight with triton; 0 = by device and corpus size"
+    )
+    sync_words: int = setting(0, "corpus words of each rank between two meetings of several ranks; 0 = by engine")
+    checkpoint_every: int = setting(50_000_000, "corpus words between checkpoints to resume from; 0 = none")
+    keep_checkpoints: int = setting(2, "how many checkpoints to keep")
+    evaluate_every: int = setting(0, "corpus words between evaluations; 0 = only at the end")
+    seed: int = setting(0, "of the first rows and of all that is drawn")
+
+    analogies: str = setting("", "file of analogies (questions-words style) to evaluate on")
+    word_pairs: list[str] = setting([], "files of word pairs with similarities to evaluate on")
+    restrict_vocab: int = setting(30_000, "analogies are asked among so many most frequent words")
+
+    def validate_settings(self) -> None:
+        """Refuse what no run can have, before any data is read."""
+        try:
+            self.engine_settings()
+            self.model_config(vocab_size=0)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        for name in ("min_count", "phrase_min_count", "sentence_length", "negative", "restrict_vocab"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if any(threshold <= 0 for threshold in self.phrase_thresholds):
+            raise ValueError(f"phrase_thresholds must be positive, not {self.phrase_thresholds}")
+        if self.phrase_thresholds and self.init_from:
+            raise ValueError("phrase_thresholds cannot be set with init_from: text is joined as the model's was")
+        if self.max_vocab_size < 0:
+            raise ValueError(f"max_vocab_size must not be negative, but is {self.max_vocab_size}")
+        if not 0 < self.initializer_scale:
+            raise ValueError(f"initializer_scale must be positive, not {self.initializer_scale}")
+
+    def engine_settings(self) -> EngineSettings:
+        """The engine's share of the settings."""
+        return EngineSettings(**self._shared_with(EngineSettings))
+
+    def model_config(self, vocab_size: int) -> Word2VecConfig:
+        """The model's share of the settings."""
+        try:
+            return Word2VecConfig(vocab_size=vocab_size, **self._shared_with(Word2VecConfig, without=("vocab_size",)))
+        except ValueError as error:
+            raise InputError(" ".join(str(error.__cause__ or error).split())) from None
+
+    def _shared_with(self, other: type, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        ours = {field.name for field in dataclasses.fields(self)} - set(without)
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(other) if field.name in ours}
+
+
+def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
+    """Text -> ids; with `init_from`, the text's new words are added to the model's.
+
+    Raises:
+        InputError: No corpus is named, or it cannot be read.
+    """
+    if not config.corpus:
+        raise InputError("corpus must name a text file, a folder or a dataset")
+    source = {"source": config.corpus, "column": config.column, "split": config.split}
+    cache_dir = config.cache_dir or Path(config.output_dir) / "corpus"
+    arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
+    rules: dict[str, Any] = {"lowercase": config.lowercase, "word_pattern": config.word_pattern or None}
+    if config.init_from:
+        old = load_start(config).vocabulary
+        rules = dataclasses.asdict(old.rules)
+    elif config.phrase_thresholds:
+        rules["phrases"] = learn_phrases(
+            **source,
+            **rules,
+            thresholds=config.phrase_thresholds,
+            min_count=config.phrase_min_count,
+            cache_dir=cache_dir,
+        )
+    corpus = prepare_corpus(
+        **arguments, **rules, min_count=config.min_count, max_vocab_size=config.max_vocab_size or None
+    )
+    if not config.init_from:
+        return corpus
+    merged, _ = merge_vocabularies(old, corpus.vocabulary)
+    return prepare_corpus(**arguments, vocabulary=merged)
+
+
+def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:
+    """The model to train on.
+
+    Raises:
+        InputError: It cannot be loaded, or lacks the words and counts that training on needs.
+    """
+    try:
+        model = Word2VecForPreTraining.from_pretrained(config.init_from, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(f"init_from {config.init_from} cannot be loaded: {' '.join(str(error).split())}") from None
+    if model.vocabulary is None or model.vocabulary.counts is None:
+        raise InputError(f"init_from {config.init_from} lacks its words or their counts: it cannot be trained on")
+    if model.config.embedding_size != config.embedding_size:
+        raise InputError(
+            f"init_from {config.init_from} has {model.config.embedding_size} dimensions: "
+            f"set embedding_size to that instead of {config.embedding_size}"
+        )
+    return model
+
+
+def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2VecForPreTraining:
+    """A model for the corpus' words: fresh rows, and with `init_from` the trained ones of all words known there."""
+    vocabulary = corpus.vocabulary
+    torch.manual_seed(config.seed)
+    model = Word2VecForPreTraining(config.model_config(len(vocabulary)), vocabulary)
+    if config.init_from:
+        old = load_start(config)
+        rows = torch.tensor([old.vocabulary.index.get(word, -1) for word in vocabulary])
+        known = rows >= 0
+        with torch.no_grad():
+            for new, trained in (
+                (model.word2vec.embeddings.weight, old.word2vec.embeddings.weight),
+                (model.context_embeddings.weight, old.context_embeddings.weight),
+            ):
+                new[known] = trained[rows[known]]
+    return model
+
+
+class TrainingTests:
+    """The word tests a recipe names; none is fine.
+
+    Args:
+        analogies: File of analogies, asked among the `restrict_vocab` most frequent words; "" for none.
+        word_pairs: Files of word pairs, looked up in the whole vocabulary.
+        restrict_vocab: See `analogies`.
+
+    Raises:
+        InputError: A file is not such a test.
+        OSError: A file cannot be read.
+    """
+
+    def __init__(self, analogies: str, word_pairs: Sequence[str], restrict_vocab: int):
+        self.tests = []
+        if analogies:
+            self.tests.append(WordTests(analogies=[analogies], restrict_vocab=restrict_vocab))
+        if word_pairs:
+            self.tests.append(WordTests(word_pairs=word_pairs, restrict_vocab=None))
+
+    def __call__(self, words: Sequence[str], vectors: torch.Tensor) -> dict[str, float]:
+        """Figure -> value; analogies in percent, correlations x 100."""
+        return {name: value for test in self.tests for name, value in test(words, vectors).items()}

@@ -1,0 +1,56 @@
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from hfembed.images.compression import HEADER_BYTES, LatentCodec
+from hfembed.images.evaluation.compression import latent_points, photo_points, report_rates
+from hfembed.images.latent_statistics import LatentStatistics, encode_images
+from tests.images.tiny_autoencoder import smooth_images, tiny_autoencoder
+
+pytest.importorskip("constriction")
+
+
+@pytest.fixture(scope="module")
+def codec():
+    model = tiny_autoencoder()
+    return LatentCodec(model, LatentStatistics.fit(model, encode_images(model, smooth_images(200)), 1))
+
+
+def test_bytes_of_latents_are_those_of_their_files(codec):
+    images = smooth_images(5, seed=3)
+    (point,) = latent_points(codec, images, (10,))
+    sizes = [len(codec.compress(image, 10)) for image in images]
+    assert point.file_bytes == sum(sizes) / 5 and point.data_bytes == point.file_bytes - HEADER_BYTES
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("method", ["jpeg", "webp"])
+def test_photo_formats_get_better_with_bytes(method, channels):
+    images = smooth_images(4, channels, size=32)
+    points = photo_points(images, method, (5, 50, 95))
+    for figure in ("file_bytes", "psnr"):
+        values = [getattr(point, figure) for point in points]
+        assert values == sorted(values) and values[0] < values[-1]
+    assert all(0 < point.data_bytes < point.file_bytes and 0 < point.ssim <= 1 for point in points)
+    assert points[-1].psnr > 33
+
+
+def test_a_jpegs_tables_are_what_two_of_them_share():
+    """Two flat grey pictures of different levels: next to nothing is left but the tables."""
+    flat = torch.stack([torch.full((1, 32, 32), level) for level in (0.3, 0.7)])
+    (point,) = photo_points(flat, "jpeg", (50,))
+    file = io.BytesIO()
+    Image.new("L", (32, 32), 76).save(file, "JPEG", quality=50, optimize=True)
+    assert point.file_bytes == pytest.approx(file.tell(), abs=6) and point.data_bytes < 20
+
+
+def test_results_and_picture_are_written(codec, tmp_path):
+    points = report_rates(codec, smooth_images(3, seed=3), tmp_path, {"images": None})
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {point.method for point in points} == {"latents", "jpeg", "webp"}
+    for point in points:
+        assert results[f"compression_{point.method}_q{point.quality}_psnr"] == point.psnr
+    assert Image.open(tmp_path / "rates.png").width > 500

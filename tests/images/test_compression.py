@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+
+from hfembed.errors import InputError
+from hfembed.images.compression import HEADER_BYTES, LatentCodec
+from hfembed.images.latent_statistics import LatentStatistics, encode_images
+from tests.images.tiny_autoencoder import smooth_images, tiny_autoencoder
+
+pytest.importorskip("constriction")
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return make_codec(0)
+
+
+def make_codec(seed):
+    model = tiny_autoencoder(seed)
+    return LatentCodec(model, LatentStatistics.fit(model, encode_images(model, smooth_images(300)), 1))
+
+
+def test_rounding_changes_pixels_by_what_the_quality_says(codec):
+    images = smooth_images(20, seed=5)
+    for quality in (6, 12, 20):
+        decoded = torch.stack([codec.decompress(codec.compress(image, quality)) for image in images])
+        clean = codec.model.decode(codec.model.encode(images)).clamp(0, 1)
+        # D numbers, each off by up to half a step that moves a pixel by 2 ** (-quality / 2)
+        expected = 2 ** (-quality / 2) / 12**0.5 * codec.statistics.mean.size**0.5
+        assert (decoded - clean).square().mean().sqrt() < 1.5 * expected
+
+
+def test_files_are_as_small_as_the_entropy_of_their_symbols(codec):
+    quality, statistics = 12, codec.statistics
+    latents = encode_images(codec.model, smooth_images(200, seed=6)).flatten(1).double().numpy()
+    steps = 2.0 ** (-quality / 2) / statistics.sensitivity
+    symbols = np.rint((latents - statistics.mean) / steps)
+    ideal = np.maximum(np.log2(statistics.std / steps * (2 * np.pi * np.e) ** 0.5), 0).sum() / 8
+    sizes = [len(codec.compress(image, quality)) - HEADER_BYTES for image in smooth_images(200, seed=6)]
+    assert ideal * 0.85 < np.mean(sizes) < ideal * 1.15 + 4
+    assert np.mean(sizes) < np.abs(symbols).max() * symbols.shape[1], "and far smaller than plain numbers"
+
+
+def test_bytes_are_the_same_every_time_and_grow_with_quality(codec):
+    image = smooth_images(1)[0]
+    sizes = [len(codec.compress(image, quality)) for quality in (0, 8, 16, 24)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    assert codec.compress(image, 8) == make_codec(0).compress(image, 8)
+
+
+def test_latents_far_outside_are_clipped_not_lost(codec):
+    image = smooth_images(1)[0]
+    inverted = codec.decompress(codec.compress(50 * image, 10))
+    assert inverted.isfinite().all() and 0 <= inverted.min() and inverted.max() <= 1
+
+
+def test_what_is_wrong_with_a_file_is_said(codec):
+    content = codec.compress(smooth_images(1)[0])
+    with pytest.raises(InputError, match="another model"):
+        make_codec(1).decompress(content)
+    for damaged in (content[:-1], content[:-4], content[:HEADER_BYTES], content + b"\0" * 4,
+                    content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]):  # fmt: skip
+        with pytest.raises(InputError, match="damaged or cut short"):
+            codec.decompress(damaged)
+    for other in (b"", content[:10], b"\x89PNG" + content[4:]):
+        with pytest.raises(InputError, match="no file that"):
+            codec.decompress(other)
+    with pytest.raises(InputError, match="version 9"):
+        codec.decompress(content[:4] + b"\x09" + content[5:])
+
+
+def test_impossible_requests_are_refused(codec):
+    with pytest.raises(InputError, match="quality"):
+        codec.compress(smooth_images(1)[0], 50)
+    with pytest.raises(InputError, match="resize"):
+        codec.compress(smooth_images(1, size=32)[0])

@@ -1,0 +1,145 @@
+"""Recipes of autoencoders: what they refuse before any data is loaded, and who ends up on which side."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hfembed.errors import InputError
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.collators import AutoencoderCollator
+from hfembed.images.training.loss import AutoencoderLoss
+from hfembed.images.training.recipe import (
+    AutoencoderTrainingConfig,
+    load_images,
+    make_augmentation,
+    make_corruption,
+    make_model,
+    make_processor,
+    split_images,
+    without_margin,
+)
+from hfembed.training.config import build_config
+
+TINY = {"image_size": [16, 16], "color": "gray", "model": {"widths": [8, 8], "latent_channels": 2}}
+
+
+@pytest.fixture
+def people(tmp_path):
+    folder = tmp_path / "people"
+    for person in range(10):
+        (folder / f"person_{person}").mkdir(parents=True)
+        for number in range(3):
+            pixels = np.random.default_rng((person, number)).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"person_{person}" / f"{number}.png")
+    return folder
+
+
+def recipe(**fields):
+    return build_config(AutoencoderTrainingConfig, {**TINY, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"held_out_share": 0.0}, "held_out_share must be in"),
+        ({"image_size": [18, 16]}, "image_size .* must be multiples of the stride, 4"),
+        ({"model": {"latent_chanels": 3}}, "did you mean 'latent_channels'"),
+        ({"model": {"num_channels": 3}}, "num_channels is set by the recipe"),
+        ({"augmentation": {"miror": 0.5}}, "did you mean 'mirror'"),
+        ({"corruption": {"noise": [0.2, 0.1]}}, "noise must be"),
+        ({"frame_margin": 2}, "frame_margin needs room around the crop: crop_fraction of at most 0.800"),
+        ({"color": "bgr"}, "'rgb' or 'gray'"),
+        ({"perceptual_layers": [1]}, "perceptual_layer_weights must have a weight for each"),
+        ({"face_points": [[1.0, 2.0]]}, "five"),
+        ({"identity_start": 1.0}, "identity_start needs an identity_network"),
+        ({"model": {"code_filters": True}}, 'code_filters needs the bottleneck "warp"'),
+    ],
+)
+def test_impossible_recipes_are_refused(fields, words):
+    with pytest.raises(InputError, match=words):
+        recipe(**fields)
+
+
+def test_nobody_is_on_two_sides_and_the_seed_of_training_changes_nobody(people):
+    splits = []
+    for seed in (0, 1):
+        config = recipe(images=str(people), held_out_share=0.2, validation_share=0.25, seed=seed)
+        split = split_images(load_images(config), config.held_out_share, config.validation_share, config.split_seed)
+        splits.append([set(part.features["label"].names) for part in split])
+    assert splits[0] == splits[1]
+    train, validation, held_out = splits[0]
+    assert (len(train), len(validation), len(held_out)) == (6, 2, 2)
+    assert len(train | validation | held_out) == 10
+
+
+def test_too_few_people_to_hold_out(tmp_path):
+    (tmp_path / "one" / "person").mkdir(parents=True)
+    Image.new("L", (20, 20)).save(tmp_path / "one" / "person" / "a.png")
+    config = recipe(images=str(tmp_path / "one"))
+    with pytest.raises(InputError, match="of 1 people leaves one side of the split empty"):
+        split_images(load_images(config), config.held_out_share, 0.0, 0)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="none"):
+        load_images(recipe(images=str(tmp_path / "none")))
+
+
+def test_batches_are_keyed_and_corrupted_in_clean_out(people, tmp_path):
+    config = recipe(
+        images=str(people),
+        crop_fraction=0.6,
+        frame_margin=2,
+        augmentation={"mirror": 0.5, "shift": 0.05},
+        corruption={"noise": [0.1, 0.1]},
+    )
+    framed = make_processor(config, config.frame_margin)
+    processor = make_processor(config)
+    photos = AlignedFaces(load_images(config), framed, cache_dir=tmp_path / "cache", show_progress=False)
+    assert photos.shape == (1, 20, 20)
+    # the frame shows more of the photo at the same scale: its middle is the crop itself
+    middle = without_margin(photos.pixels(), 2)
+    expected = AlignedFaces(load_images(config), processor, cache_dir=tmp_path / "cache", show_progress=False).pixels()
+    assert (middle.int() - expected.int()).abs().float().mean() < 12
+    collate = AutoencoderCollator(processor, make_augmentation(config), make_corruption(config))
+    batch = collate([photos[0, 4], photos[0, 7]])
+    again = collate([photos[0, 7]])
+    assert batch["pixel_values"].shape == batch["targets"].shape == (2, 1, 16, 16)
+    torch.testing.assert_close(batch["pixel_values"][1:], again["pixel_values"])
+    torch.testing.assert_close(batch["targets"][1:], again["targets"])
+    assert 0.05 < (batch["pixel_values"] - batch["targets"]).std() < 0.12
+    assert not torch.equal(collate([photos[1, 7]])["pixel_values"], again["pixel_values"])
+    loss, figures = AutoencoderLoss(config, torch.device("cpu"))(make_model(config).train(), batch)
+    assert loss.isfinite() and figures["reconstruction_loss"] == loss
+
+
+def test_start_from_another_checkpoint(tmp_path):
+    config = recipe()
+    first = make_model(config)
+    first.save_pretrained(tmp_path)
+    make_processor(config).save_pretrained(tmp_path)
+    second = make_model(recipe(init_from=str(tmp_path)))
+    assert second.training
+    for name, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+    with pytest.raises(InputError, match="takes 1 channels and multiples of 4 pixels, the recipe has 3"):
+        make_model(recipe(init_from=str(tmp_path), color="rgb"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "hfembed_word2vec"}))
+    with pytest.raises(InputError, match="not an autoencoder"):
+        make_model(recipe(init_from=str(tmp_path)))
+
+
+def test_identity_start_needs_a_warped_code_and_gives_it_filters(tmp_path):
+    warped = {"bottleneck": "warp", "latent_channels": 6, "warp_latents": 2, "widths": [8], "patch_size": 4}
+    for name, model in (("conv", TINY["model"]), ("warp", warped)):
+        config = recipe(model=model)
+        make_model(config).save_pretrained(tmp_path / name)
+        make_processor(config).save_pretrained(tmp_path / name)
+    start = {"identity_start": 0.5, "identity_network": "some"}
+    with pytest.raises(InputError, match="identity_start needs a warped code, .*conv has a conv one"):
+        make_model(recipe(init_from=str(tmp_path / "conv"), **start))
+    model = make_model(recipe(init_from=str(tmp_path / "warp"), **start))
+    first = make_model(recipe(init_from=str(tmp_path / "warp")))
+    assert model.training and not model.bottleneck.code.filters.any()
+    assert torch.equal(model.bottleneck.code.basis, first.bottleneck.code.basis)

@@ -1,0 +1,311 @@
+"""The index against brute force, its thresholds, its files, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import hfembed.index.vector_store as vector_store
+from hfembed import EmbeddingIndex
+from hfembed.errors import InputError
+
+
+def gallery(people: int = 40, dimension: int = 32, seed: int = 0, most: int = 6):
+    """Clustered vectors: a person has 1 to `most` of them around one direction."""
+    generator = np.random.default_rng(seed)
+    centres = generator.standard_normal((people, dimension))
+    owners = np.repeat(np.arange(people), generator.integers(1, most + 1, people))
+    owners = generator.permutation(owners)
+    vectors = centres[owners] + 0.5 * generator.standard_normal((len(owners), dimension))
+    queries = centres + 0.5 * generator.standard_normal((people, dimension))
+    labels = [f"person {owner}" for owner in owners]
+    return vectors.astype(np.float32), labels, queries.astype(np.float32)
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def filled(precision="float32", **settings):
+    vectors, labels, queries = gallery(**settings)
+    index = EmbeddingIndex(precision)
+    index.add(vectors, labels, [f"{row}.jpg" for row in range(len(labels))])
+    return index, vectors, labels, queries
+
+
+def brute_force(vectors, labels, queries, template):
+    """For each query all (label, score, row), nearest first, by plain loops."""
+    vectors, queries = unit(vectors.astype(np.float64)), unit(queries.astype(np.float64))
+    found = []
+    for query in queries:
+        answers = []
+        for label in sorted(set(labels)):
+            rows = [row for row, other in enumerate(labels) if other == label]
+            if template == "best":
+                score, row = max((float(vectors[row] @ query), row) for row in rows)
+            else:
+                mean = np.mean([vectors[row] for row in rows], axis=0)
+                score, row = float(mean @ query / np.linalg.norm(mean)), None
+            answers.append((label, score, row))
+        found.append(sorted(answers, key=lambda answer: -answer[1]))
+    return found
+
+
+@pytest.mark.parametrize("template", ["best", "mean"])
+@pytest.mark.parametrize("top_k", [1, 7, 1000])
+def test_search_by_label_equals_brute_force(template, top_k, monkeypatch):
+    monkeypatch.setattr(vector_store, "_PART_ROWS", 16)
+    monkeypatch.setattr(vector_store, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(vector_store, "_QUERIES", 11)
+    index, vectors, labels, queries = filled()
+    matches = index.search(queries, top_k, template)
+    for query, answers in enumerate(brute_force(vectors, labels, queries, template)):
+        answers = answers[:top_k]
+        assert matches.labels[query] == [label for label, _, _ in answers]
+        np.testing.assert_allclose(matches.scores[query], [score for _, score, _ in answers], atol=1e-5)
+        expected_files = [None if row is None else f"{row}.jpg" for _, _, row in answers]
+        assert matches.files[query] == expected_files
+    assert matches.known is None
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("float16", 1e-3), ("int8", 1e-2)])
+@pytest.mark.parametrize("queries", [1, 5, 9, 300])
+def test_nearest_equals_a_full_matrix_in_every_precision(precision, tolerance, queries):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(5000, 48, generator=generator)
+    asked = torch.randn(queries, 48, generator=generator)
+    index = EmbeddingIndex(precision)
+    for part in vectors.split(700):
+        index.add(part, ["somebody"] * len(part))
+    scores, rows = index.nearest(asked, 10)
+    exact = torch.nn.functional.normalize(asked.double()) @ torch.nn.functional.normalize(vectors.double()).T
+    np.testing.assert_allclose(scores, exact.gather(1, torch.from_numpy(rows)), atol=tolerance)
+    np.testing.assert_allclose(scores, exact.topk(10).values, atol=tolerance)
+    assert all(len(set(found)) == 10 for found in rows.tolist())
+
+
+def test_memory_is_a_half_and_a_quarter():
+    vectors = torch.randn(100, 512)
+    sizes = {}
+    for precision in ("float32", "float16", "int8"):
+        index = EmbeddingIndex(precision)
+        index.add(vectors, ["a"] * 100)
+        sizes[precision] = index.nbytes
+    assert sizes == {"float32": 100 * 2048, "float16": 100 * 1024, "int8": 100 * (512 + 4)}
+
+
+def test_one_label_with_nearly_all_vectors_does_not_hide_the_others():
+    index = EmbeddingIndex()
+    index.add(np.tile([[1.0, 0.0]], (500, 1)), ["Crowd"] * 500)
+    index.add([[0.6, 0.8], [0.0, 1.0]], ["Ann", "Bob"])
+    matches = index.search([[1.0, 0.1]], 3)
+    assert matches.labels == [["Crowd", "Ann", "Bob"]]
+
+
+def test_adding_one_by_one_equals_adding_together():
+    vectors, labels, queries = gallery()
+    together, single = EmbeddingIndex("int8"), EmbeddingIndex("int8")
+    together.add(vectors, labels)
+    for vector, label in zip(vectors, labels, strict=True):
+        single.add(vector, [label])
+    assert single.names == together.names
+    np.testing.assert_array_equal(single.nearest(queries)[1], together.nearest(queries)[1])
+
+
+def test_a_removed_person_is_gone_and_the_others_stay():
+    index, vectors, labels, queries = filled()
+    gone = labels[3]
+    assert index.remove(gone) == labels.count(gone)
+    kept = [row for row, label in enumerate(labels) if label != gone]
+    rest = EmbeddingIndex()
+    rest.add(vectors[kept], [labels[row] for row in kept], [f"{row}.jpg" for row in kept])
+    ours, expected = index.search(queries, 5), rest.search(queries, 5)
+    assert ours.labels == expected.labels and ours.files == expected.files
+    np.testing.assert_allclose(ours.scores, expected.scores, atol=1e-6)
+    with pytest.raises(InputError, match=f"the index has no '{gone}'"):
+        index.remove(gone)
+    for name in index.names:
+        index.remove(name)
+    with pytest.raises(InputError, match="the index is empty"):
+        index.search(queries)
+    index.add(vectors[:1], ["back"])
+    assert index.search(queries[:1], 1).labels == [["back"]]
+
+
+def test_merging_joins_people_of_one_name_and_converts():
+    vectors, labels, queries = gallery()
+    half = len(labels) // 2
+    whole, first, second = EmbeddingIndex(), EmbeddingIndex(), EmbeddingIndex("float16")
+    whole.add(vectors, labels)
+    first.add(vectors[:half], labels[:half])
+    second.add(vectors[half:], labels[half:])
+    first.merge(second)
+    assert first.names == whole.names and first.labels == labels
+    assert first.search(queries, 1, "mean").labels == whole.search(queries, 1, "mean").labels
+    other = EmbeddingIndex(model="another/model")
+    other.add(vectors, labels)
+    second.model = "some/model"
+    with pytest.raises(InputError, match="two models, some/model and another/model, whose .* cannot be compared"):
+        second.merge(other)
+    # what the models make of one input tells more than their names: another folder's copy, other weights in one folder
+    second.probe, other.probe = np.array([1, 0]), np.array([1, 0.01])
+    second.merge(other)
+    assert len(second) == len(labels) - half + len(labels)
+    other.model = second.model
+    other.probe = np.array([0, 1])
+    with pytest.raises(InputError, match="two models, some/model and some/model, whose .* cannot be compared"):
+        second.merge(other)
+    assert len(second) == len(labels) - half + len(labels), "nothing was added"
+
+
+def test_an_empty_index_takes_the_model_of_what_is_merged_into_it():
+    index, *_ = filled()
+    index.model, index.probe = "some/model", np.eye(index.dimension, dtype=np.float32)[0]
+    empty = EmbeddingIndex()
+    empty.merge(index)
+    assert empty.model == "some/model" and np.array_equal(empty.probe, index.probe) and len(empty) == len(index)
+
+
+@pytest.mark.parametrize("template", ["best", "mean"])
+def test_strangers_are_rejected_at_the_chosen_rate(template):
+    index, _, _, queries = filled(people=300, dimension=24, seed=1)
+    generator = np.random.default_rng(2)
+    strangers = generator.standard_normal((4000, 24))
+    stored = index.calibrate(strangers[:1000], template, data="random directions")
+    assert list(stored["fpir"]) == ["0.1", "0.01"]
+    # exactly at the rate on the strangers it was set on, about there on others
+    assert index.search(strangers[:1000], 1, template, fpir=0.01).known.sum() == 10
+    assert index.search(strangers[1000:], 1, template, fpir=0.1).known.mean() == pytest.approx(0.1, abs=0.03)
+    members = index.search(queries, 1, template, fpir=0.01)
+    assert members.known.mean() > 0.8
+    with pytest.raises(InputError, match=r"no threshold at FPIR 0.002 for the template .*: 0.1, 0.01"):
+        index.search(queries, 1, template, fpir=0.002)
+    index.remove(index.names[0])
+    with pytest.raises(InputError, match="none; calibrate"):
+        index.search(queries, fpir=0.01)
+
+
+@pytest.mark.parametrize("template", ["best", "mean"])
+def test_calibration_among_the_labels_themselves_searches_each_without_its_own(template):
+    index, vectors, labels, _ = filled(people=60)
+    index.calibrate(template=template, fpir=[0.1])
+    best = []
+    for row, label in enumerate(labels):
+        others = [place for place, other in enumerate(labels) if other != label]
+        [answers] = brute_force(vectors[others], [labels[place] for place in others], vectors[[row]], template)
+        best.append(answers[0][1])
+    false_positives = (np.array(best) >= index.threshold(0.1, template)).mean()
+    assert false_positives <= 0.1 < false_positives + 1 / len(best) + 1e-9
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_a_saved_index_answers_the_same(precision, tmp_path):
+    index, vectors, labels, queries = filled(precision)
+    index.model = "outputs/mobilefacenet"
+    index.probe = np.eye(index.dimension, dtype=np.float32)[0]
+    index.calibrate(fpir=[0.1])
+    index.save(tmp_path / "index")
+    index.save(tmp_path / "index")
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {
+        *("embeddings.safetensors", "labels.parquet", "index.json")
+    }
+    loaded = EmbeddingIndex.load(tmp_path / "index")
+    ours, expected = loaded.search(queries, 5, fpir=0.1), index.search(queries, 5, fpir=0.1)
+    assert ours.labels == expected.labels and ours.files == expected.files
+    np.testing.assert_array_equal(ours.scores, expected.scores)
+    np.testing.assert_array_equal(ours.known, expected.known)
+    assert loaded.model == "outputs/mobilefacenet" and loaded.names == index.names
+    loaded.check_model("a copy of it", index.probe)
+    for other, words in ((np.roll(index.probe, 1), "cannot be compared"), (index.probe[1:], "numbers, not")):
+        with pytest.raises(InputError, match=f"made by outputs/mobilefacenet.* {words}"):
+            loaded.check_model("another", other)
+    loaded.add(vectors, labels)
+    assert len(loaded) == 2 * len(labels)
+
+
+def test_saving_never_replaces_what_is_no_index(tmp_path):
+    (tmp_path / "photo.jpg").write_text("dear to somebody")
+    index, *_ = filled()
+    with pytest.raises(InputError, match="holds something else than an index"):
+        index.save(tmp_path)
+    assert (tmp_path / "photo.jpg").read_text() == "dear to somebody"
+    with pytest.raises(InputError, match="empty"):
+        EmbeddingIndex().save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_damaged_files_are_one_line(tmp_path):
+    index, *_ = filled("int8")
+    folder = index.save(tmp_path / "index")
+    with pytest.raises(InputError, match="nobody/nothing"):
+        EmbeddingIndex.load("nobody/nothing")
+    for name, content, message in (
+        ("embeddings.safetensors", b"half a fi", "no whole index"),
+        ("labels.parquet", b"PAR1", "no whole index"),
+        ("index.json", b"{", "no whole index"),
+    ):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match=message) as error:
+            EmbeddingIndex.load(folder)
+        assert "\n" not in str(error.value)
+        (folder / name).unlink()
+        with pytest.raises(InputError, match=f"{name} is missing"):
+            EmbeddingIndex.load(folder)
+        (folder / name).write_bytes(whole)
+    description = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(description | {"precision": "float32"}))
+    with pytest.raises(InputError, match="not \\(N, D\\) float32"):
+        EmbeddingIndex.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[1.0, 0.0]], ["a", "b"]), "1 embeddings, 2 labels"),
+        (([[1.0, 0.0, 0.0]], ["a"]), "vectors of 2 dimensions, these have 3"),
+        (([[1.0, 0.0], [0.0, 0.0]], ["a", "b"]), "1 of 2 rows have no direction, the first: 1"),
+        (([[1.0, np.nan]], ["a"]), "no direction"),
+        (([[1.0, 0.0]], [7]), "a label is a text, got 7"),
+        (([[[1.0]]], ["a"]), "the shape"),
+    ],
+)
+def test_what_cannot_be_added_is_refused_whole(arguments, message):
+    index = EmbeddingIndex()
+    index.add([[0.0, 1.0]], ["first"])
+    with pytest.raises(InputError, match=message):
+        index.add(*arguments)
+    assert len(index) == 1 and index.names == ["first"]
+
+
+def test_what_cannot_be_asked_is_refused():
+    index, _, _, queries = filled()
+    for arguments, message in (
+        ((queries, 0), "top_k must be at least 1"),
+        ((queries, 1, "median"), "neither best nor mean"),
+        ((queries[:, :3],), "these have 3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            index.search(*arguments)
+    with pytest.raises(InputError, match="none of float32"):
+        EmbeddingIndex("float8")
+    with pytest.raises(InputError, match="4 strangers carry none of the rates 0.1"):
+        index.calibrate(queries[:4], fpir=[0.1])
+
+
+def test_faiss_takes_the_same_rows():
+    pytest.importorskip("faiss")
+    index, vectors, _, queries = filled()
+    scores, rows = index.nearest(queries, 5)
+    found_scores, found_rows = index.to_faiss().search(unit(queries), 5)
+    assert (found_rows == rows).all()
+    np.testing.assert_allclose(found_scores, scores, atol=1e-6)
+    inexact = index.to_faiss("HNSW16").search(unit(queries), 1)[1]
+    assert (inexact[:, 0] == rows[:, 0]).mean() > 0.9
+    with pytest.raises(InputError, match="faiss cannot make 'IVF4096,Flat'"):
+        index.to_faiss("IVF4096,Flat")
+    with pytest.raises(InputError, match="faiss cannot make 'Round'"):
+        index.to_faiss("Round")
+    with pytest.raises(InputError, match="empty"):
+        EmbeddingIndex().to_faiss()

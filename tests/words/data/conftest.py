@@ -1,0 +1,1 @@
+from tests.faces.data.conftest import own_cache  # noqa: F401

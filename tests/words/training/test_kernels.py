@@ -1,0 +1,166 @@
+"""One step of each engine against the negative-sampling gradient in plain loops."""
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hfembed.words.training.alias_table import alias_table
+from hfembed.words.training.block_step import CbowStep, NegativeSampler, SkipGramStep, TorchWorker
+from hfembed.words.training.hogwild import NumbaWorker
+from hfembed.words.training.segments import Objective
+
+VOCAB_SIZE, SIZE, WINDOW, NEGATIVE, NOISE_WORD = 12, 7, 2, 3, 11
+RATE = 1e-4  # so small that learning word by word or all at once comes to the same
+# the noise word is not among them, and a border lies after the fifth
+WORDS = np.array([0, 1, 2, 3, 1, 4, 5, 2, 6, 7, 8, 0, 1, 9, 10], dtype=np.int32)
+SENTENCES = np.array([1] * 5 + [2] * 10, dtype=np.int32)
+
+
+def make_objective(architecture: str, cbow_mean: bool = True) -> Objective:
+    # every noise word drawn is the same one: nothing is left to chance
+    noise = np.zeros(VOCAB_SIZE)
+    noise[NOISE_WORD] = 1
+    keep = np.ones(VOCAB_SIZE)
+    frequencies = np.full(VOCAB_SIZE, 1 / VOCAB_SIZE)
+    return Objective(architecture, WINDOW, False, NEGATIVE, cbow_mean, frequencies, keep, noise, seed=0)
+
+
+def make_rows() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(VOCAB_SIZE, SIZE)), rng.normal(size=(VOCAB_SIZE, SIZE))
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + np.exp(-x))
+
+
+def brute_force(architecture: str, cbow_mean: bool, inputs: np.ndarray, outputs: np.ndarray):
+    """Gradients of the loss of Mikolov et al. 2013, equation 4, and the loss per prediction."""
+    input_gradient, output_gradient = np.zeros_like(inputs), np.zeros_like(outputs)
+    loss, predictions = 0.0, 0
+    for i, centre in enumerate(WORDS):
+        context = [
+            j
+            for j in range(max(i - WINDOW, 0), min(i + WINDOW + 1, len(WORDS)))
+            if j != i and SENTENCES[j] == SENTENCES[i]
+        ]
+        groups = [[j] for j in context] if architecture == "skip-gram" else [context]
+        for group in groups:
+            hidden = sum(inputs[WORDS[j]] for j in group)
+            if cbow_mean:
+                hidden = hidden / len(group)
+            error = np.zeros(SIZE)
+            for target, label in [(centre, 1)] + [(NOISE_WORD, 0)] * NEGATIVE:
+                score = hidden @ outputs[target]
+                loss -= np.log(sigmoid(score if label else -score))
+                error += (sigmoid(score) - label) * outputs[target]
+                output_gradient[target] += (sigmoid(score) - label) * hidden
+            for j in group:
+                # gensim's convention: undivided with the mean, divided with the sum
+                input_gradient[WORDS[j]] += error if cbow_mean else error / len(group)
+            predictions += 1
+    return input_gradient, output_gradient, loss / predictions
+
+
+def learn(engine: str, rows: tuple[torch.Tensor, torch.Tensor], objective: Objective, rate: float) -> float:
+    """One step over all words, in place."""
+    if engine == "torch":
+        worker = TorchWorker(*rows, objective, centres_per_step=128)
+    elif engine == "numba":
+        worker = NumbaWorker(*rows, objective)
+    else:
+        from hfembed.words.training.triton_blocks import TritonWorker
+
+        worker = TritonWorker(*rows, objective, num_programs=1, precision="ieee")
+    return worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=rate, last_rate=rate)
+
+
+def learn_in_interpreter(rows, objective: Objective, rate: float, folder: Path) -> tuple[list[torch.Tensor], float]:
+    """`learn` with triton, but without a GPU: Triton interprets kernels where it is told to before it is imported."""
+    task, answer = folder / "task.pt", folder / "answer.pt"
+    torch.save({"rows": rows, "objective": asdict(objective), "rate": rate}, task)
+    code = (
+        "import sys, torch\n"
+        "from hfembed.words.training.segments import Objective\n"
+        "from tests.words.training.test_kernels import learn\n"
+        "task = torch.load(sys.argv[1], weights_only=False)\n"
+        "loss = learn('triton', task['rows'], Objective(**task['objective']), task['rate'])\n"
+        "torch.save([list(task['rows']), loss], sys.argv[2])\n"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code, task, answer], cwd=root, env=environment, check=True)
+    return torch.load(answer)
+
+
+def learn_anywhere(engine: str, rows, objective: Objective, rate: float, folder: Path):
+    """The rows after `learn`, on the CPU, and the loss."""
+    if engine == "triton":
+        pytest.importorskip("triton")
+    if engine == "triton" and not torch.cuda.is_available():
+        return learn_in_interpreter(rows, objective, rate, folder)
+    rows = [matrix.clone().to("cuda" if engine == "triton" else "cpu") for matrix in rows]
+    loss = learn(engine, rows, objective, rate)
+    return [matrix.cpu() for matrix in rows], loss
+
+
+@pytest.mark.parametrize("engine", ["torch", "numba", "triton"])
+@pytest.mark.parametrize(("architecture", "cbow_mean"), [("skip-gram", True), ("cbow", True), ("cbow", False)])
+def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean, tmp_path):
+    inputs, outputs = make_rows()
+    expected_input, expected_output, expected_loss = brute_force(architecture, cbow_mean, inputs, outputs)
+    # differences of float32 rows: start where 1e-4 * gradient is not lost in rounding
+    rows = torch.tensor(inputs, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
+    after, loss = learn_anywhere(engine, rows, make_objective(architecture, cbow_mean), RATE, tmp_path)
+    moved = [(matrix - start).numpy() / -RATE for matrix, start in zip(after, rows, strict=True)]
+    # numba reads the logistic function from a table with errors below 0.0005, and learns word by word
+    np.testing.assert_allclose(moved[0], expected_input, rtol=5e-3, atol=2e-2)
+    np.testing.assert_allclose(moved[1], expected_output, rtol=5e-3, atol=2e-2)
+    if engine != "numba":
+        assert loss == pytest.approx(expected_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "triton"])
+def test_no_row_moves_further_than_its_cap(engine, tmp_path):
+    inputs, outputs = make_rows()
+    rows = torch.tensor(inputs, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
+    rate = 0.5
+    _, gradient, _ = brute_force("skip-gram", True, inputs, outputs)
+    after, _ = learn_anywhere(engine, rows, make_objective("skip-gram"), rate, tmp_path)
+    pairs = sum(
+        i != j and abs(i - j) <= WINDOW and SENTENCES[i] == SENTENCES[j]
+        for i in range(len(WORDS))
+        for j in range(len(WORDS))
+    )
+    moved = (after[1] - rows[1])[NOISE_WORD].numpy()
+    np.testing.assert_allclose(moved, -SkipGramStep.row_cap / (pairs * NEGATIVE) * gradient[NOISE_WORD], rtol=1e-3)
+
+
+def test_steps_taken_together_are_capped_apart():
+    table = torch.zeros(VOCAB_SIZE, SIZE)
+    rows, weights, rates = (
+        torch.tensor([[3, 3, 5], [3, 7, 7]]),
+        torch.full((2, 3), 10.0),
+        torch.tensor([[0.5], [0.05]]),
+    )
+    cap = CbowStep.row_cap
+    expected = [[cap / 20, cap / 20, cap / 10], [0.05, 0.05, 0.05]]
+    step = CbowStep(table, table.clone(), NEGATIVE)
+    for _ in range(2):  # nothing is left of the time before
+        torch.testing.assert_close(step.capped_rates(rows, weights, rates), torch.tensor(expected))
+
+
+def test_negatives_follow_their_weights():
+    weights = np.array([5.0, 0.0, 1.0, 2.0])
+    drawn = NegativeSampler(weights).draw((100_000,), torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 100_000, weights / 8, atol=0.01)
+    threshold, alias = alias_table(weights)
+    probability = threshold.astype(float)
+    np.add.at(probability, alias, 1 - threshold)
+    np.testing.assert_allclose(probability / 4, weights / 8, atol=1e-6)

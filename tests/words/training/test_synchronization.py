@@ -1,0 +1,89 @@
+"""What ranks make of each other's deltas."""
+
+import numpy as np
+import pytest
+import torch
+
+from hfembed.words.training.synchronization import FORGETTING, DeltaSynchronizer
+
+NUM_RANKS, VOCAB_SIZE, SIZE = 2, 8, 3
+
+
+@pytest.fixture
+def synchronizer():
+    rows = [torch.zeros(VOCAB_SIZE, SIZE), torch.zeros(VOCAB_SIZE, SIZE)]
+    pairs_per_word = [np.logspace(-1, -8, VOCAB_SIZE), np.logspace(-2, -9, VOCAB_SIZE)]
+    return DeltaSynchronizer(rows, pairs_per_word, NUM_RANKS, smallest=2)
+
+
+def test_the_sum_goes_as_far_as_ranks_one_after_the_other(synchronizer):
+    # every pair takes a row the same part of its way to the goal, 1; each rank makes half of the pairs
+    weights = np.array([0.0, 1e-20, 1e-9, 1e-3, 1.0, 30.0, 300.0, 1e5])
+    alone = 1 - np.exp(-weights / FORGETTING / NUM_RANKS)
+    in_turn = 1 - np.exp(-weights / FORGETTING)
+    shares = synchronizer.share(torch.from_numpy(weights)).numpy()
+    np.testing.assert_allclose(shares * NUM_RANKS * alone, in_turn, rtol=1e-6)
+    assert shares[:2] == pytest.approx(1)
+    assert shares[2] == pytest.approx(1) and shares[-1] == pytest.approx(1 / NUM_RANKS)
+
+
+def test_frequent_rows_meet_often_and_all_rows_seldom(synchronizer):
+    meetings = (1, 2, 3, 4, 6, 9, 12, 27, 81)
+    assert [synchronizer.num_rows(meeting) for meeting in meetings] == [2, 2, 4, 2, 4, 8, 4, 8, 8]
+
+
+@pytest.fixture
+def theirs(monkeypatch):
+    """What the other rank sends: the same deltas at every meeting, there when they are waited for."""
+    deltas = torch.randn(2, VOCAB_SIZE, SIZE)
+
+    class Work:
+        def __init__(self, sums):
+            self.sums = sums
+
+        def wait(self):
+            self.sums += deltas[:, : self.sums.shape[1]]
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums, async_op: Work(sums))
+    return deltas
+
+
+def test_a_meeting_adds_up_and_leaves_other_rows_alone(synchronizer, theirs):
+    mine = torch.randn(2, VOCAB_SIZE, SIZE)
+    for matrix, delta in zip(synchronizer.rows, mine, strict=True):
+        matrix += delta
+    synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=2)
+    synchronizer.settle()
+    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, theirs, strict=True)
+    for matrix, pairs, own, other in everything:
+        share = synchronizer.share(pairs * 1000 * 0.05)[:, None]
+        torch.testing.assert_close(matrix[:2], (share * (own + other))[:2])
+        torch.testing.assert_close(matrix[2:], own[2:])
+        assert share[0] < 1
+    # the rows that were left out count the words of both meetings; the others moved no further
+    synchronizer.synchronize(num_words=3000, rate=0.05, num_rows=VOCAB_SIZE)
+    synchronizer.settle()
+    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, theirs, strict=True)
+    for matrix, pairs, own, other in everything:
+        share = synchronizer.share(pairs * 4000 * 0.05)[:, None]
+        torch.testing.assert_close(matrix[2:], (share * (own + other))[2:])
+
+
+def test_the_others_deltas_come_a_meeting_later_and_own_learning_goes_on(synchronizer, theirs):
+    mine, meanwhile = torch.randn(2, VOCAB_SIZE, SIZE), torch.randn(2, VOCAB_SIZE, SIZE)
+    for matrix, delta in zip(synchronizer.rows, mine, strict=True):
+        matrix += delta
+    synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=VOCAB_SIZE)
+    for matrix, own in zip(synchronizer.rows, mine, strict=True):
+        torch.testing.assert_close(matrix, own)
+    for matrix, delta in zip(synchronizer.rows, meanwhile, strict=True):
+        matrix += delta
+    synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=VOCAB_SIZE)
+    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, meanwhile, theirs, strict=True)
+    for place, (matrix, pairs, own, later, other) in enumerate(everything):
+        share = synchronizer.share(pairs * 1000 * 0.05)[:, None]
+        torch.testing.assert_close(matrix, share * (own + other) + later)
+        torch.testing.assert_close(synchronizer.sums[place], later)  # nothing is sent twice
+    synchronizer.settle()
+    for matrix, agreed in zip(synchronizer.rows, synchronizer.agreed, strict=True):
+        assert torch.equal(matrix, agreed)
