@@ -32,9 +32,9 @@ from hfembed.atomic import atomic_write
 from hfembed.checkpoint.loading import FACE_DETECTOR, load_face_embedder, load_image_model
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.faces.face_analyzer import FaceAnalyzer
-from hfembed.mining import semi_hard_triplets, squared_distances
 from hfembed.models.face_detector.area_resampling import AreaResampling
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.models.face_embedder.triplet_mining import semi_hard_triplets, squared_distances
 
 
 def interleaved(

@@ -6,7 +6,7 @@ import skimage.metrics
 import torch
 import torchmetrics.functional.image as torchmetrics
 
-from hfembed.losses.reconstruction import (
+from hfembed.models.conv_autoencoder.reconstruction_losses import (
     mean_absolute_error,
     mean_squared_error,
     multiscale_structural_similarity,

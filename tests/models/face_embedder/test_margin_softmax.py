@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hfembed.losses import adaface_logits, adaface_norm_scores, arcface_logits, cosface_logits, cosine_similarities
+from hfembed.models.face_embedder.margin_softmax import (
+    adaface_logits,
+    adaface_norm_scores,
+    arcface_logits,
+    cosface_logits,
+    cosine_similarities,
+)
 
 COSINES = torch.linspace(-1, 1, 401, dtype=torch.float64)
 
