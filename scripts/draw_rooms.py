@@ -1,13 +1,14 @@
 """Draw the rooms of the package, from the import-linter contracts in pyproject.toml into CONTRIBUTING.md.
 
-`python scripts/draw_rooms.py` replaces the picture between the two markers; `--check` only reports whether it is current.
+Without arguments it replaces the picture between the two markers; `--check` only reports whether it is current.
 """
 
 import argparse
 import re
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "CONTRIBUTING.md"

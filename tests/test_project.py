@@ -4,9 +4,10 @@ import ast
 import re
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+
+import tomllib
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # modules whose distribution has another name and may be absent here, and what brings them
