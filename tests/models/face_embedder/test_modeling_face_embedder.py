@@ -136,7 +136,7 @@ def test_impossible_networks_are_refused(fields, words):
 
 
 def test_argument_of_another_trunk_is_refused():
-    with pytest.raises(Exception, match="'mobilefacenet' takes no argument 'depths'"):
+    with pytest.raises(Exception, match="'depths' is not allowed for trunk 'mobilefacenet'"):
         tiny_config(trunk="mobilefacenet")
 
 
