@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
+import hfembed.auto  # noqa: F401  registers the models
 from hfembed.checkpoint.files import CONFIG_FILE, PROCESSOR_FILE
 from hfembed.checkpoint.fingerprint import PICKLES, StoredTensor, stored_tensors, weight_files
 from hfembed.checkpoint.json_notes import read_json

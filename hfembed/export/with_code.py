@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_relative_import_files
 
-import hfembed  # noqa: F401  registers the models
+import hfembed.auto  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.files import DETECTOR_FOLDER
