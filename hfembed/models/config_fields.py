@@ -76,8 +76,8 @@ def check_value(name: str, value: Any, depth: int = 0) -> None:
     if isinstance(value, Mapping | list | tuple):
         if depth == _MAX_DEPTH:
             raise ValueError(f"{name} is nested more than {_MAX_DEPTH} levels deep")
-        for item in value.values() if isinstance(value, Mapping) else value:
-            check_value(name, item, depth + 1)
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            check_value(f"{name}[{key!r}]", item, depth + 1)
 
 
 def check_sizes(config: PreTrainedConfig, limits: Mapping[str, int]) -> None:

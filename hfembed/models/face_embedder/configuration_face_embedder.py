@@ -105,8 +105,8 @@ class FaceEmbedderConfig(PreTrainedConfig):
             More about the trunk. iresnet: `use_se`, `stochastic_depth` (rate at the last block); only `"iresnet"`:
             `depths` and `widths` (lists, an entry a stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
             and `stem_activation` (`"prelu"`, `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: those
-            arguments of `timm.create_model` that shape the network, such as `img_size` and `patch_size`; never weights,
-            paths or URLs.
+            arguments of `timm.create_model` that shape the network, such as `img_size` and `patch_size`; never
+            weights, paths or URLs.
         image_size (`list[int]`, *optional*, defaults to `[112, 112]`):
             Height and width of the input in pixels.
         num_channels (`int`, *optional*, defaults to 3):
