@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCardData
 from PIL import Image
 
 from hfembed.atomic import atomic_folder
-from hfembed.checkpoint.card_data import render
+from hfembed.checkpoint.card import render
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
