@@ -18,7 +18,7 @@ from huggingface_hub import constants
 
 from hfembed.errors import InputError
 from hfembed.hub.commit import Pushed, commit_files, full_name
-from hfembed.hub.download import find_files
+from hfembed.hub.download import download_files
 from hfembed.photos import open_photo, utf8_name
 
 SHARD_BYTES = 500 << 20
@@ -138,7 +138,7 @@ def check_dataset_card(source: str, revision: str | None = None, token: str | No
     cards = ("README.md", ".huggingface.yaml")
     folder = Path(source)
     if not folder.is_dir():
-        folder = find_files(source, cards, repo_type="dataset", revision=revision, token=token)
+        folder = download_files(source, cards, repo_type="dataset", revision=revision, token=token)
     for file in (folder / name for name in cards):
         if not file.is_file():
             continue

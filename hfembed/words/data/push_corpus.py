@@ -13,7 +13,7 @@ from hfembed.checkpoint.dataset_card import dataset_card
 from hfembed.errors import InputError
 from hfembed.hub.commit import Pushed
 from hfembed.hub.dataset import Part, push_dataset
-from hfembed.hub.download import find_files
+from hfembed.hub.download import download_files
 from hfembed.words.data.corpora import EncodedCorpus, write_arrays
 from hfembed.words.data.vocabulary import Vocabulary
 
@@ -101,7 +101,7 @@ def load_corpus(
         HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         OSError: The disk is full.
     """
-    source = find_files(
+    source = download_files(
         repo_id, ("*.json", "*.safetensors", "*.parquet"), repo_type="dataset", revision=revision, token=token
     )
     if not (source / CORPUS_FILE).is_file():
