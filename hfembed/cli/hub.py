@@ -1,9 +1,12 @@
 """Commands that share checkpoints."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hfembed.hub.commit import Pushed
 
 app = typer.Typer()
 
@@ -20,16 +23,33 @@ def card(folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")]) -> 
 def push(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hub; made where it is new.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Who may see a new repository; by default private for models trained on photos of people.",
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; default: main.")] = None,
     tag: Annotated[str | None, typer.Option(help="Also give this version a tag, such as v1.0.")] = None,
     message: Annotated[str, typer.Option(help="Title of the commit.")] = "Upload model",
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a card that was edited on the Hub.")
+    ] = False,
 ) -> None:
-    """Share a checkpoint folder on the Hub, in one commit; the same folder again makes none."""
+    """Share a model on the Hub, in one commit; the same folder again makes none."""
     from hfembed.checkpoint.push import push_folder
 
-    pushed = push_folder(folder, repo_id, private=private or None, revision=revision, tag=tag, commit_message=message)
-    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+    pushed = push_folder(
+        folder,
+        repo_id,
+        private=private,
+        revision=revision,
+        tag=tag,
+        commit_message=message,
+        overwrite_card=overwrite_card,
+    )
+    _report(pushed)
 
 
 push_dataset = typer.Typer(
@@ -61,26 +81,25 @@ def push_faces(
 ) -> None:
     """Push photos of people: image, label, file, landmarks."""
     from hfembed.faces.data.faces import load_faces
-    from hfembed.faces.data.push_dataset import Part, crop_faces, push_dataset
+    from hfembed.faces.data.push_dataset import crop_faces, push_faces
+    from hfembed.hub.dataset import Part
 
-    faces = load_faces(source, landmarks=landmarks, min_photos=min_photos)
+    faces = load_faces(source, landmarks=landmarks, min_photos=min_photos, follow_links=False)
     people = faces.features["label"].num_classes
     if crop_size is not None:
         faces = crop_faces(faces, crop_size)
     what = f"Crops of {crop_size} x {crop_size} pixels on the standard template" if crop_size else "Photos as they are"
-    pushed = push_dataset(
+    pushed = push_faces(
         {"identities": Part(faces, about="A photo of a person, and where the face is in it.")},
         repo_id,
         title="Faces of people",
         about=f"{what}, from {Path(source).name}: {len(faces):,} of {people:,} people.",
-        tags=["face-recognition"],
-        task="image-feature-extraction",
         license=license,
         private=private or None,
         revision=revision,
         tag=tag,
     )
-    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+    _report(pushed)
 
 
 @push_dataset.command("lfw")
@@ -96,12 +115,13 @@ def push_lfw(
 ) -> None:
     """Push LFW: identities, and the pairs with their folds."""
     from hfembed.faces.data.lfw import load_lfw, read_pairs
-    from hfembed.faces.data.push_dataset import Part, push_dataset
+    from hfembed.faces.data.push_dataset import push_faces
+    from hfembed.hub.dataset import Part
 
-    identities = load_lfw(images, landmarks=landmarks)
+    identities = load_lfw(images, landmarks=landmarks, follow_links=False)
     chosen = read_pairs(pairs)
-    rows = load_lfw(images, "pairs", pairs=chosen)
-    pushed = push_dataset(
+    rows = load_lfw(images, "pairs", pairs=chosen, follow_links=False)
+    pushed = push_faces(
         {
             "identities": Part(identities, about="A photo of a person, and where the face is in it."),
             "pairs": Part(rows, "test", f"A pair of View {chosen.view}, and the fold it is tested in."),
@@ -109,14 +129,13 @@ def push_lfw(
         repo_id,
         title="Labeled Faces in the Wild",
         about=f"{Path(images).name} and {pairs.name}. Huang, Ramesh, Berg and Learned-Miller, 2007.",
-        tags=["face-recognition", "face-verification", "lfw"],
-        task="image-feature-extraction",
+        tags=["face-verification", "lfw"],
         license=license,
         private=private or None,
         revision=revision,
         tag=tag,
     )
-    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+    _report(pushed)
 
 
 @push_dataset.command("corpus")
@@ -134,8 +153,8 @@ def push_corpus(
     tag: Tag = None,
 ) -> None:
     """Push a text as word ids, with its vocabulary and counts."""
-    from hfembed.faces.data.push_dataset import push_corpus
     from hfembed.words.data.corpora import prepare_corpus
+    from hfembed.words.data.push_corpus import push_corpus
 
     cache_dir.mkdir(parents=True, exist_ok=True)
     corpus = prepare_corpus(source, cache_dir, min_count, lowercase=lowercase)
@@ -143,4 +162,9 @@ def push_corpus(
     pushed = push_corpus(
         corpus, repo_id, about=about, license=license, private=private or None, revision=revision, tag=tag
     )
-    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+    _report(pushed)
+
+
+def _report(pushed: "Pushed") -> None:
+    said = "pushed" if pushed.changed else "already up to date"
+    print(f"{said}: {pushed.url}{' (private)' if pushed.private else ''}")
