@@ -88,7 +88,7 @@ class FaceReader:
             probability = None
             if "calibration" in self.embedder.config.thresholds:
                 probability = self.embedder.probability(first, second).item()
-        return Answer(same, self.embedder.similarity(first, second).item(), self.threshold(rate), probability)
+        return Answer(same, self.embedder.similarity_pairwise(first, second).item(), self.threshold(rate), probability)
 
     def threshold(self, rate: float) -> float:
         """The cosine from which on two faces are one person's, at a false accept rate.

@@ -295,7 +295,7 @@ class FaceAnalyzer:
         a, b = torch.from_numpy(embedding_a)[None], torch.from_numpy(embedding_b)[None]
         with input_errors():
             threshold = self.embedder.threshold(far)
-            similarity = self.embedder.similarity(a, b).item()
+            similarity = self.embedder.similarity_pairwise(a, b).item()
             is_calibrated = "calibration" in self.embedder.config.thresholds
             probability = self.embedder.probability(a, b).item() if is_calibrated else None
         return Verification(similarity >= threshold, similarity, 2 - 2 * similarity, threshold, far, probability)

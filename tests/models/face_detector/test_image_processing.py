@@ -81,17 +81,17 @@ def test_what_is_no_photo_is_named(tmp_path, photo):
     (tmp_path / "empty.jpg").write_bytes(b"")
     Image.new("1", (100, 60)).save(tmp_path / "bomb.png")
     for name, reason in (
-        ("notes.jpg", "not an image of any known kind"),
+        ("notes.jpg", "not an image of a supported format"),
         ("cut.jpg", "[Tt]runcated"),
-        ("empty.jpg", "not an image of any known kind"),
+        ("empty.jpg", "the file is empty"),
         ("bomb.png", "100 x 60 pixels, more than max_pixels = 5,000"),
-        ("missing.jpg", "No such file"),
+        ("missing.jpg", "no such file"),
     ):
         with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
             processor.open(tmp_path / name)
     with pytest.raises(ValueError, match="image 1 of 2: .*cut.jpg"):
         processor([photo, tmp_path / "cut.jpg"])
-    for wrong in (np.zeros((4, 4)), np.zeros((0, 4), np.uint8), 3):
+    for wrong in (np.zeros((4, 4), np.int64), np.zeros((0, 4), np.uint8), 3):
         with pytest.raises(ValueError, match="image: cannot be read"):
             processor.open(wrong)
 
@@ -107,5 +107,5 @@ def test_settings_are_kept_and_typos_refused(tmp_path):
     assert FaceDetectorImageProcessor.from_pretrained(tmp_path).max_pixels == 123
     with pytest.raises(ValueError, match="max_pixel'"):
         FaceDetectorImageProcessor(max_pixel=3)
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="max_pixels"):
         FaceDetectorImageProcessor(max_pixels=0)
