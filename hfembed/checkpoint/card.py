@@ -25,6 +25,8 @@ _CARDS: dict[str, Callable[[Checkpoint], ModelCard]] = {
     "hfembed_face_embedder": render_face_card,
     "hfembed_face_detector": render_detector_card,
     "hfembed_conv_autoencoder": render_autoencoder_card,
+    "hfembed_appearance_autoencoder": render_autoencoder_card,
+    "hfembed_restoration_autoencoder": render_autoencoder_card,
     "hfembed_face_swap": render_swap_card,
     "hfembed_word2vec": render_word_card,
 }

@@ -16,6 +16,9 @@ FACE_DETECTOR = "hfembed_face_detector"
 FACE_EMBEDDER = "hfembed_face_embedder"
 FACE_SWAP = "hfembed_face_swap"
 CONV_AUTOENCODER = "hfembed_conv_autoencoder"
+APPEARANCE_AUTOENCODER = "hfembed_appearance_autoencoder"
+RESTORATION_AUTOENCODER = "hfembed_restoration_autoencoder"
+AUTOENCODERS = (CONV_AUTOENCODER, APPEARANCE_AUTOENCODER, RESTORATION_AUTOENCODER)
 WORD2VEC = "hfembed_word2vec"
 
 
@@ -47,12 +50,12 @@ def load_autoencoder(checkpoint: str, device: str = "auto") -> tuple[PreTrainedM
         device: A torch device, or "auto" for the accelerator where there is one.
 
     Returns:
-        The `ConvAutoencoderModel` in eval mode, float32, and its `ConvAutoencoderImageProcessor`.
+        The autoencoder, of any of the three families, in eval mode, float32, and its `ConvAutoencoderImageProcessor`.
 
     Raises:
         InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
     """
-    return load_image_model(checkpoint, CONV_AUTOENCODER, "an autoencoder", device)
+    return load_image_model(checkpoint, AUTOENCODERS, "an autoencoder", device)
 
 
 def load_face_swap(checkpoint: str, device: str = "auto", **hub: Any) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -73,13 +76,13 @@ def load_face_swap(checkpoint: str, device: str = "auto", **hub: Any) -> tuple[P
 
 
 def load_image_model(
-    checkpoint: str, model_type: str, kind: str, device: str = "auto", **hub: Any
+    checkpoint: str, model_type: str | tuple[str, ...], kind: str, device: str = "auto", **hub: Any
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Load a model of one family and its image processor, ready to use.
 
     Args:
         checkpoint: Folder or Hub id, "@revision" after it where it is not main.
-        model_type: The family it must be of.
+        model_type: The family, or one of the families, it must be of.
         kind: What a person calls the family, with its article: "a face embedder".
         device: A torch device, or "auto" for the accelerator where there is one.
         **hub: revision, subfolder, token, cache_dir, local_files_only, as of `find_checkpoint`.
@@ -93,7 +96,7 @@ def load_image_model(
     torch_device = choose_device(device)
     folder = find_checkpoint(checkpoint, **hub)
     config = read_config(folder, checkpoint)
-    if config.model_type != model_type:
+    if config.model_type not in ((model_type,) if isinstance(model_type, str) else model_type):
         raise InputError(f"{checkpoint} holds a model of type {config.model_type}, not {kind}")
     check_weights(folder, checkpoint)
 

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 import hfembed
 from hfembed.errors import InputError
+from hfembed.models.autoencoder_config import upgrade_config
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -47,7 +48,11 @@ def read_config(folder: Path, name: str | None = None) -> PreTrainedConfig:
     model_type = content.get("model_type")
     if not str(model_type).startswith("hfembed_") or model_type not in CONFIG_MAPPING:
         raise InputError(f"{name} holds a model of type {model_type}, which is none of hfembed's")
-    config_class = CONFIG_MAPPING[model_type]
+    try:
+        content = upgrade_config(content)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+    config_class = CONFIG_MAPPING[content["model_type"]]
     known = {field.name for field in dataclasses.fields(config_class)} | _WRITTEN_BY_TRANSFORMERS
     unknown = sorted(key for key in content if key not in known and not key.startswith("_"))
     if unknown:

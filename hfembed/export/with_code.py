@@ -1,8 +1,10 @@
 """A checkpoint that brings its code: it loads where hfembed is not installed, by `trust_remote_code=True`."""
 
 import json
+import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
 )
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_imports
 
 import hfembed  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
@@ -23,6 +25,9 @@ from hfembed.hub.download import find_checkpoint
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
 _PROCESSOR_FILE = "preprocessor_config.json"
+# a module that several families share, directly in hfembed/models
+_SHARED_MODULE = re.compile(r"^from (hfembed\.models\.\w+) import", re.MULTILINE)
+_SHARED_IMPORT = re.compile(r"^(\s*)from hfembed\.models\.(?=\w+ import)", re.MULTILINE)
 _HEADING = "## Without hfembed"
 _HOW_TO_LOAD = """
 This folder brings its code. Look it through, then:
@@ -85,7 +90,9 @@ def _add_code(model: Path, code: Path, name: str) -> list[str]:
         _add_auto_map(model / _PROCESSOR_FILE, processor)
         classes |= processor
     for file in _code_files(classes.values()):
-        shutil.copyfile(file, code / file.name)
+        # all lie in one folder there: what families share becomes a sibling
+        text = _SHARED_IMPORT.sub(r"\1from .", file.read_text(encoding="utf-8"))
+        (code / file.name).write_text(text, encoding="utf-8")
     return list(classes)
 
 
@@ -97,9 +104,16 @@ def _add_auto_map(file: Path, classes: dict[str, type]) -> None:
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _code_files(classes) -> set[Path]:
-    """The files that define the classes, and those that these import; families name theirs differently."""
-    files = {sys.modules[found.__module__].__file__ for found in classes}
-    return {Path(file) for file in files} | {
-        Path(file) for start in files for file in get_relative_import_files(start)
-    }
+def _code_files(classes: Iterable[type]) -> set[Path]:
+    """The files that define the classes, and those of hfembed.models that these import."""
+    found: set[Path] = set()
+    left = [Path(str(sys.modules[item.__module__].__file__)) for item in classes]
+    while left:
+        file = left.pop()
+        if file in found:
+            continue
+        found.add(file)
+        left += [file.parent / f"{sibling}.py" for sibling in get_relative_imports(file)]
+        shared = _SHARED_MODULE.findall(file.read_text(encoding="utf-8"))
+        left += [Path(str(sys.modules[name].__file__)) for name in shared]
+    return found
