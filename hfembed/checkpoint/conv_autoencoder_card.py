@@ -3,6 +3,7 @@
 from huggingface_hub import EvalResult, ModelCard
 
 from hfembed.checkpoint.card_data import Checkpoint, dataset_revision, fill
+from hfembed.models.autoencoder_config import upgrade_config
 
 _UNITS = {"psnr": " dB", "gain": " dB"}
 _PICTURES = {
@@ -36,13 +37,18 @@ def render_autoencoder_card(checkpoint: Checkpoint) -> ModelCard:
         for figure, value in details["figures"].items()
         if figure.endswith(("psnr", "ssim"))
     ]
+    # a config.json from before the families were separated is of a family that its fields name
+    family = upgrade_config(checkpoint.config)["model_type"].split("_")[1]
     tags = ["autoencoder", "image-reconstruction"]
     if checkpoint.config.get("variational"):
         tags.append("variational-autoencoder")
+    if family == "restoration":
+        tags = ["image-restoration", "inpainting" if checkpoint.config.get("inpainting") else "denoising"]
     return fill(
         "conv_autoencoder.md.jinja",
         checkpoint,
         checkpoint.card_data("image-feature-extraction", tags, results),
+        family=family,
         tables={name: checkpoint.table(name, _UNITS) for name in checkpoint.evaluations},
         pictures=checkpoint.pictures(_PICTURES),
     )

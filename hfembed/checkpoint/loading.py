@@ -6,7 +6,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
-import hfembed  # noqa: F401  registers the models
+import hfembed.auto  # noqa: F401  registers the models
 from hfembed.checkpoint.validation import check_weights, read_config
 from hfembed.errors import InputError
 from hfembed.hub.download import find_checkpoint

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-import hfembed
+import hfembed.auto  # registers the models
 from hfembed.errors import InputError
 from hfembed.models.autoencoder_config import upgrade_config
 

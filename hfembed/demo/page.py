@@ -13,6 +13,7 @@ import numpy as np
 from transformers import AutoConfig, PreTrainedModel
 
 from hfembed.checkpoint.loading import (
+    APPEARANCE_AUTOENCODER,
     CONV_AUTOENCODER,
     FACE_EMBEDDER,
     FACE_SWAP,
@@ -59,6 +60,7 @@ def build_page(models: Sequence[str], gallery: str | None = None, device: str = 
     by_kind: dict[str, str] = {}
     for model in models:
         kind = AutoConfig.from_pretrained(find_checkpoint(model)).model_type
+        kind = CONV_AUTOENCODER if kind == APPEARANCE_AUTOENCODER else kind  # both have latents to morph
         if kind not in (FACE_EMBEDDER, WORD2VEC, CONV_AUTOENCODER, FACE_SWAP):
             raise InputError(f"{model} is a model of type {kind}, which the page has nothing for")
         if kind in by_kind:

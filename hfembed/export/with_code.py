@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_relative_imports
 
-import hfembed  # noqa: F401  registers the models
+import hfembed.auto  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.checkpoint.face_embedder_card import DETECTOR_FOLDER
 from hfembed.checkpoint.push import NOT_SHARED

@@ -179,7 +179,8 @@ class AutoencoderModelBase(PreTrainedModel):
     _no_split_modules = []
 
     def __init__(self, config: AutoencoderConfig) -> None:
-        if not isinstance(config, self.config_class):
+        # by name: as remote code, a config's class may be another copy of the same
+        if config.model_type != self.config_class.model_type:
             raise ValueError(
                 f"{type(self).__name__} cannot be built from a {type(config).__name__}, model_type "
                 f"'{config.model_type}': load it by AutoModel.from_pretrained"

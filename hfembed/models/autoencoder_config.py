@@ -22,9 +22,7 @@ _FOREIGN_KEYS = {
 RECONSTRUCTION_LOSSES = ("mean_squared", "mean_absolute", "ssim", "ms_ssim")
 
 # one family held all three until they were separated; a config.json of that time says which it is by these fields
-_PLAIN, _APPEARANCE, _RESTORATION = (
-    f"hfembed_{name}_autoencoder" for name in ("conv", "appearance", "restoration")
-)
+_PLAIN, _APPEARANCE, _RESTORATION = (f"hfembed_{name}_autoencoder" for name in ("conv", "appearance", "restoration"))
 _WARP_FIELDS = {"warp_latents", "warp_grid", "refinement_steps", "code_filters"}
 _PLAIN_FIELDS = {"variational", "kl_weight", "free_bits", "latent_penalty", "latent_penalty_weight"}
 _RESTORATION_FIELDS = {"skip_connections", "inpainting"}
@@ -42,6 +40,10 @@ def upgrade_config(content: dict[str, Any]) -> dict[str, Any]:
     if content.get("model_type") != _PLAIN:
         return content
     if content.get("bottleneck") == "warp":
+        if content.get("variational") or content.get("skip_connections"):
+            raise ValueError(
+                'bottleneck "warp" cannot be variational or have skip_connections: its latents are fitted'
+            )
         dropped = _PLAIN_FIELDS | _RESTORATION_FIELDS | {"bottleneck", "bottleneck_size"}
         return _without(content, dropped) | {"model_type": _APPEARANCE}
     if content.get("skip_connections"):

@@ -10,7 +10,7 @@ _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 def structural_similarity(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """SSIM of each image: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity",
-    2004, eq. 13, in a Gaussian window of sigma 1.5 and 11 pixels, over the positions where the window lies inside the image.
+    2004, eq. 13, in a Gaussian window of sigma 1.5 and 11 pixels that lies wholly inside the image.
 
     No root is taken, and every quotient has a constant in it: the gradient is finite everywhere, flat images included.
 

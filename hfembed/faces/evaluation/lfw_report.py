@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 
+import hfembed.auto  # noqa: F401  registers the models
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError

@@ -28,10 +28,10 @@ class WarpBottleneck(nn.Module):
 
 
 class AppearanceAutoencoderModel(AutoencoderModelBase):
-    """Images as a smooth warp of a linear code (Cootes et al., "Active Appearance Models", 2001). Images are in [0, 1].
+    """Images as a smooth warp of a linear code (Cootes et al., "Active Appearance Models", 2001).
 
     A convolutional encoder predicts the warp; a few Gauss-Newton steps from there find warp and code of least squared
-    error. There is no convolutional decoder.
+    error. There is no convolutional decoder. Images are in [0, 1].
 
     Args:
         config: What to build.

@@ -40,8 +40,8 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
 
     Args:
         size (`int`, `[height, width]` or `dict`, *optional*, defaults to 64 x 64): Output size in pixels.
-        crop_fraction (`float`, *optional*, defaults to 1.0): The sides of the crop as a fraction of the largest rectangle
-            of the output's shape that fits into the photo, in (0, 1]: LFW's faces fill the middle 0.6 of their photos.
+        crop_fraction (`float`, *optional*, defaults to 1.0): The sides of the crop as a fraction of the largest
+            rectangle of the output's shape that fits into the photo, in (0, 1]: LFW's faces fill the middle 0.6.
         color (`str`, *optional*, defaults to `"rgb"`): `"rgb"` or `"gray"` (one channel).
         do_resize (`bool`, *optional*, defaults to `True`): Crop and resize to `size`.
         size_divisor (`int`, *optional*, defaults to 1): With `do_resize=False`: height and width are cut down to
@@ -173,7 +173,9 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
                 raise ValueError(f"image {index} of {len(images)}: {error}") from error
         sizes = sorted({crop.shape[:2] for crop in crops})
         if len(sizes) > 1:
-            raise ValueError(f"images of different sizes, {sizes[0]} and {sizes[1]}, cannot be batched; process one at a time")
+            raise ValueError(
+                f"images of different sizes, {sizes[0]} and {sizes[1]}, cannot be batched; process one at a time"
+            )
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
         return BatchFeature({"pixel_values": self.normalize(pixels).contiguous()}, tensor_type=return_tensors)
 
