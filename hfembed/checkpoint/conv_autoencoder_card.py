@@ -2,7 +2,7 @@
 
 from huggingface_hub import EvalResult, ModelCard
 
-from hfembed.checkpoint.card_data import Checkpoint, dataset_revision, fill
+from hfembed.checkpoint.card_data import CardNotes, dataset_revision, fill
 from hfembed.models.autoencoder_config import upgrade_config
 
 _UNITS = {"psnr": " dB", "gain": " dB"}
@@ -14,7 +14,7 @@ _PICTURES = {
 }
 
 
-def render_autoencoder_card(checkpoint: Checkpoint) -> ModelCard:
+def render_autoencoder_card(notes: CardNotes) -> ModelCard:
     """Fill the template.
 
     Raises:
@@ -33,22 +33,22 @@ def render_autoencoder_card(checkpoint: Checkpoint) -> ModelCard:
             metric_name=figure.replace("_", " "),
             metric_value=round(value, 3),
         )
-        for name, details in checkpoint.evaluations.items()
+        for name, details in notes.evaluations.items()
         for figure, value in details["figures"].items()
         if figure.endswith(("psnr", "ssim"))
     ]
     # a config.json from before the families were separated is of a family that its fields name
-    family = upgrade_config(checkpoint.config)["model_type"].split("_")[1]
+    family = upgrade_config(notes.config)["model_type"].split("_")[1]
     tags = ["autoencoder", "image-reconstruction"]
-    if checkpoint.config.get("variational"):
+    if notes.config.get("variational"):
         tags.append("variational-autoencoder")
     if family == "restoration":
-        tags = ["image-restoration", "inpainting" if checkpoint.config.get("inpainting") else "denoising"]
+        tags = ["image-restoration", "inpainting" if notes.config.get("inpainting") else "denoising"]
     return fill(
         "conv_autoencoder.md.jinja",
-        checkpoint,
-        checkpoint.card_data("image-feature-extraction", tags, results),
+        notes,
+        notes.card_data("image-feature-extraction", tags, results),
         family=family,
-        tables={name: checkpoint.table(name, _UNITS) for name in checkpoint.evaluations},
-        pictures=checkpoint.pictures(_PICTURES),
+        tables={name: notes.table(name, _UNITS) for name in notes.evaluations},
+        pictures=notes.pictures(_PICTURES),
     )

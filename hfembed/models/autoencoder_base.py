@@ -172,6 +172,7 @@ class AutoencoderModelBase(PreTrainedModel):
     """What the autoencoder families have in common."""
 
     config: AutoencoderConfig
+    config_class = AutoencoderConfig
     base_model_prefix = "autoencoder"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
