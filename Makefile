@@ -36,6 +36,8 @@ test-slow: install  ## the long tests too
 check: install  ## what CI checks before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy hfembed
 
 style: install  ## format and mend what ruff can
 	$(BIN)/ruff check --fix .

@@ -70,9 +70,10 @@ def embed(
     device: Device = "auto",
 ) -> None:
     """Find and embed the faces in a folder of photos: a row a face, with box, landmarks and quality."""
-    from hfembed.faces.photo_folders import embed_folder, list_photos
+    from hfembed.faces.photo_folders import embed_folder
+    from hfembed.photos import find_photos
 
-    list_photos(folder)  # an empty folder is said before a model is loaded
+    find_photos(folder)  # an empty folder is said before a model is loaded
     analyzer = _analyzer(model, detector, device)
     summary = embed_folder(analyzer, folder, output, faces, batch_size, num_workers, sys.stderr.isatty())
     _report(summary.errors)

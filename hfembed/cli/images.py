@@ -89,7 +89,7 @@ def walk(
     from hfembed.checkpoint.loading import load_autoencoder
     from hfembed.errors import InputError, input_errors
     from hfembed.images import latent_statistics, morphing
-    from hfembed.images.data.photo_files import find_photos
+    from hfembed.photos import find_photos
 
     autoencoder, processor = load_autoencoder(model, device)
     if (with_ is None) != (without is None):
@@ -97,7 +97,7 @@ def walk(
     with input_errors():
         image = processor(photo).pixel_values[0]
         if with_ is not None:
-            groups = [processor(find_photos(folder)).pixel_values for folder in (without, with_)]
+            groups = [processor(find_photos(folder).photos).pixel_values for folder in (without, with_)]
             latents = latent_statistics.encode_images(autoencoder, torch.cat(groups))
             has_attribute = torch.arange(len(latents)) >= len(groups[0])
             step = latent_statistics.attribute_direction(latents, has_attribute)
@@ -202,13 +202,13 @@ def similar(
     import numpy as np
     from PIL import ImageOps
 
-    from hfembed.images.data.photo_files import find_photos, read_upright
     from hfembed.images.films import picture_grid, write_picture
     from hfembed.images.image_embedders import load_image_embedder
     from hfembed.index.embedding_index import EmbeddingIndex
+    from hfembed.photos import find_photos, open_photo
 
     embed = load_image_embedder(model, device)
-    files = [file for file in find_photos(folder) if not file.samefile(photo)]
+    files = [file for file in find_photos(folder).photos if not file.samefile(photo)]
     index = EmbeddingIndex(model=model)
     index.add(embed(files), [file.parent.name for file in files], files)
     scores, rows = index.nearest(embed([photo]), top)
@@ -216,7 +216,7 @@ def similar(
         print(f"{score:.3f}  {files[row]}")
     if sheet is not None:
         shown = [photo, *(files[row] for row in rows[0])]
-        thumbnails = [np.array(ImageOps.fit(read_upright(file).convert("RGB"), (128, 128))) for file in shown]
+        thumbnails = [np.array(ImageOps.fit(open_photo(file), (128, 128))) for file in shown]
         write_picture(picture_grid([np.stack(thumbnails)]), sheet)
         print(f"written: {sheet}")
 
@@ -260,10 +260,9 @@ def _read_photo(file: Path) -> "torch.Tensor":
     import numpy as np
     import torch
 
-    from hfembed.images.data.photo_files import read_upright
+    from hfembed.photos import open_photo
 
-    photo = read_upright(file)
-    pixels = np.array(photo.convert("L" if photo.mode in ("1", "L", "LA") else "RGB"), dtype=np.float32)
+    pixels = np.array(open_photo(file, mode=None), dtype=np.float32)
     return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1) / 255
 
 

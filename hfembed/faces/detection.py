@@ -9,8 +9,8 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError
-from hfembed.faces.data.person_folders import IMAGE_SUFFIXES
 from hfembed.faces.evaluation.embedding import FaceFile, align_faces, embed_aligned
+from hfembed.photos import find_photos
 
 
 class FaceCrops(NamedTuple):
@@ -49,15 +49,9 @@ def read_face_crops(
     Raises:
         InputError: The folder is none or has no photos, the model is none, or no face was found at all.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not paths:
-        raise InputError(f"{folder} holds no photos ({', '.join(IMAGE_SUFFIXES)})")
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    listing = find_photos(folder)
     read = _aligned if aligned else _detected
-    return read(paths, names, model, batch_size, device)
+    return read(listing.photos, listing.names, model, batch_size, device)
 
 
 def _aligned(paths: list[Path], names: list[str], model: str, batch_size: int, device: str) -> FaceCrops:

@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
-from hfembed.faces.data.person_folders import IMAGE_SUFFIXES, check_person_names
+from hfembed.faces.data.person_folders import check_person_names
 from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces
 from hfembed.faces.fingerprint import probe_embedding
 from hfembed.index.embedding_index import EmbeddingIndex
+from hfembed.photos import find_photos, utf8_name
 
 _NUMBER = pa.float32()
 # a photo without usable faces is one row without a face
@@ -44,27 +45,6 @@ class FolderSummary(NamedTuple):
     errors: list[str]
 
 
-def list_photos(folder: str | Path) -> list[Path]:
-    """The photos in a folder and below, sorted; hidden files are left out.
-
-    Raises:
-        InputError: There is no such folder, or no photo in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    photos = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if not photos:
-        raise InputError(f"{folder} holds no photos ({', '.join(IMAGE_SUFFIXES)})")
-    return photos
-
-
 def embed_folder(
     analyzer: FaceAnalyzer,
     folder: str | Path,
@@ -92,15 +72,18 @@ def embed_folder(
         InputError: There is no such folder, or no photo in it.
         OSError: The table cannot be written.
     """
-    paths = list_photos(folder)
+    listing = find_photos(folder)
+    paths = listing.photos
     errors, count = [], 0
     with atomic_write(output) as temporary, pq.ParquetWriter(temporary, FACE_TABLE) as writer:
         rows = []
-        for path, photo in zip(paths, _stream(analyzer, paths, faces, batch_size, num_workers, progress), strict=True):
+        photos = _stream(analyzer, paths, faces, batch_size, num_workers, progress)
+        for path, name, photo in zip(paths, listing.names, photos, strict=True):
             error = photo.error or (None if photo.faces else f"{path}: no face was found")
+            error = None if error is None else utf8_name(error)
             errors += [error] if error else []
             count += len(photo.faces)
-            rows += _rows(path.relative_to(folder).as_posix(), photo, error)
+            rows += _rows(name, photo, error)
             if len(rows) >= 1000:
                 writer.write_table(pa.Table.from_pylist(rows, FACE_TABLE))
                 rows = []
@@ -131,11 +114,14 @@ def read_gallery(
         InputError: There is no such folder, no photo in it, a photo outside the people's directories, one person
             under two names, or somebody of whom no photo can be used.
     """
-    paths = list_photos(folder)
-    people = [path.relative_to(folder).parts[0] for path in paths]
-    stray = [path for path in paths if len(path.relative_to(folder).parts) < 2]
+    listing = find_photos(folder)
+    paths = listing.photos
+    people = [name.split("/")[0] for name in listing.names]
+    stray = [name for name in listing.names if "/" not in name]
     if stray:
-        raise InputError(f"{stray[0]} is in nobody's directory: a gallery has a directory for each person")
+        raise InputError(
+            f"{utf8_name(folder)}/{stray[0]} is in nobody's directory: a gallery has a directory for each person"
+        )
     check_person_names(people, folder)
     index, errors = EmbeddingIndex(model=str(analyzer.embedder.config.name_or_path)), {}
     index.probe = probe_embedding(analyzer.embedder)
@@ -144,7 +130,7 @@ def read_gallery(
         if photo.error:
             errors[path] = photo.error
         for face in photo.faces:
-            index.add(face.embedding[None], [person], [str(path)])
+            index.add(face.embedding[None], [person], [utf8_name(path)])
     for path, person in zip(paths, people, strict=True):
         if person not in index.names:
             raise InputError(f"no photo of {person} can be used; {errors[path]}")

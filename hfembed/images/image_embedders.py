@@ -17,8 +17,8 @@ from hfembed.checkpoint.loading import (
     load_face_embedder,
 )
 from hfembed.errors import InputError, input_errors
-from hfembed.images.data.photo_files import read_upright
 from hfembed.images.latent_statistics import LatentStatistics, encode_images
+from hfembed.photos import open_photo
 
 _BATCH = 64
 
@@ -129,7 +129,7 @@ class TimmFeatures:
         """See `ImageEmbedder`; timm's own transform crops the centre, whatever the landmarks."""
         parts = []
         for start in range(0, len(photos), _BATCH):
-            pixels = [self.transform(read_upright(photo).convert("RGB")) for photo in photos[start : start + _BATCH]]
+            pixels = [self.transform(open_photo(photo)) for photo in photos[start : start + _BATCH]]
             parts.append(self.model(torch.stack(pixels).to(self.device)).float().cpu())
         return torch.cat(parts)
 

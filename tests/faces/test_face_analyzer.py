@@ -13,9 +13,10 @@ from transformers import AutoModel, pipeline
 from hfembed import FaceAnalyzer
 from hfembed.errors import InputError
 from hfembed.faces.face_analyzer import sharpness
-from hfembed.faces.photo_folders import embed_folder, list_photos, read_gallery
+from hfembed.faces.photo_folders import embed_folder, read_gallery
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.photos import find_photos
 from tests.faces.conftest import draw
 
 SEVERAL = [(10, 10), (90, 50)]
@@ -130,14 +131,14 @@ def write_bad_photos(folder):
 
 def test_bad_photos_are_named_and_the_rest_is_served(analyzer, tmp_path):
     write_bad_photos(tmp_path)
-    for photo in analyzer(list_photos(tmp_path), batch_size=4, num_workers=2):
+    for photo in analyzer(find_photos(tmp_path).photos, batch_size=4, num_workers=2):
         name = photo.name.rpartition("/")[2]
         if name.startswith("broken"):
             assert str(tmp_path / name) in photo.error and "\n" not in photo.error and not photo.faces
         else:
             wanted = 0 if name.startswith("empty") else 20 if "twenty" in name else 1
             assert photo.error is None and len(photo.faces) == wanted, name
-    reasons = {photo.name.rpartition("/")[2]: photo.error for photo in analyzer(list_photos(tmp_path))}
+    reasons = {photo.name.rpartition("/")[2]: photo.error for photo in analyzer(find_photos(tmp_path).photos)}
     assert "not an image of any known kind" in reasons["broken_not_an_image.jpg"]
     assert "truncated" in reasons["broken_truncated.jpg"].lower()
     assert "4000 x 3000 pixels, more than max_pixels = 1,000,000" in reasons["broken_bomb.png"]
@@ -150,9 +151,7 @@ def test_a_folder_becomes_a_table(analyzer, tmp_path):
     summary = embed_folder(analyzer, tmp_path / "photos", tmp_path / "out.parquet", batch_size=5, progress=False)
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert summary.photos == 13 and summary.faces == 27 and len(summary.errors) == 6
-    assert {row["file"] for row in rows} == {
-        path.relative_to(tmp_path / "photos").as_posix() for path in list_photos(tmp_path / "photos")
-    }
+    assert {row["file"] for row in rows} == set(find_photos(tmp_path / "photos").names)
     found = {row["file"]: row for row in rows}
     assert "no face was found" in found["empty_nobody.jpg"]["error"] and found["empty_nobody.jpg"]["face"] is None
     assert found["below/two.png"]["face"] == 1 and found["below/two.png"]["error"] is None

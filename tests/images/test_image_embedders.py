@@ -1,12 +1,11 @@
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from hfembed.errors import InputError
-from hfembed.images.data.photo_files import find_photos, read_upright
 from hfembed.images.image_embedders import load_image_embedder
 from hfembed.images.latent_statistics import LatentStatistics, encode_images
+from hfembed.photos import find_photos, open_photo
 from tests.images.tiny_autoencoder import save_tiny_autoencoder, smooth_images
 
 
@@ -15,7 +14,7 @@ def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     for number, image in enumerate(smooth_images(70)):
         Image.fromarray((255 * image[0]).byte().numpy()).save(folder / f"{number:02d}.png")
-    return find_photos(folder)
+    return find_photos(folder).photos
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def test_the_layer_below_a_timm_classifier(photos, tmp_path):
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     embed = load_image_embedder(f"timm/test_resnet.r160_in1k={tmp_path / 'weights.safetensors'}", "cpu")
     vectors = embed(photos[:2])
-    pixels = torch.stack([embed.transform(read_upright(photo).convert("RGB")) for photo in photos[:2]])
+    pixels = torch.stack([embed.transform(open_photo(photo)) for photo in photos[:2]])
     with torch.no_grad():
         expected = network.forward_head(network.forward_features(pixels), pre_logits=True)
     assert torch.allclose(vectors, expected, atol=1e-5)
@@ -64,17 +63,3 @@ def test_what_cannot_be_loaded_is_named(photos, tmp_path):
     ]:
         with pytest.raises(InputError, match=said):
             load_image_embedder(name, "cpu")
-
-
-def test_photo_files(photos, tmp_path):
-    assert [photo.name for photo in photos[:2]] == ["00.png", "01.png"]
-    with pytest.raises(InputError, match="no photos in it"):
-        find_photos(tmp_path)
-    (tmp_path / "broken.jpg").write_bytes(photos[0].read_bytes()[:40])
-    with pytest.raises(InputError, match="broken.jpg"):
-        read_upright(tmp_path / "broken.jpg")
-    turned = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned.save(tmp_path / "turned.png", exif=exif)
-    assert read_upright(tmp_path / "turned.png").size == (2, 3)

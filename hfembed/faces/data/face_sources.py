@@ -48,7 +48,12 @@ class Photos:
 
 
 def open_source(
-    source: str | Path, *, split: str | None = None, streaming: bool = False, config: str | None = None
+    source: str | Path,
+    *,
+    split: str | None = None,
+    streaming: bool = False,
+    config: str | None = None,
+    follow_links: bool = True,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Open a source without interpreting its columns.
 
@@ -58,6 +63,7 @@ def open_source(
         split: Which split, where a Parquet, webdataset or Hub source has several.
         streaming: Read on the fly; not for folders and archives of people.
         config: Which configuration of a Hub repository, where it has one of this name.
+        follow_links: See `read_person_folders`.
 
     Returns:
         The columns as they are in the source.
@@ -75,7 +81,7 @@ def open_source(
     if shards is None and Path(text).exists():
         if streaming:
             raise InputError(f'"{text}" is a layout of person folders, which cannot be streamed: leave streaming off')
-        return read_person_folders(text)
+        return read_person_folders(text, follow_links=follow_links)
     if shards is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         raise InputError(f'"{text}" is no file, no folder, no URL, and no Hub repository id')
     try:
@@ -96,12 +102,13 @@ def open_source(
         raise InputError(f'"{text}" cannot be opened: {str(error).splitlines()[0]}') from error
 
 
-def read_photos(source: str | Path, *, split: str | None = None) -> Photos:
+def read_photos(source: str | Path, *, split: str | None = None, follow_links: bool = True) -> Photos:
     """Open a source and find out who is on which photo.
 
     Args:
         source: See `open_source`.
         split: See `open_source`.
+        follow_links: See `open_source`.
 
     Returns:
         All photos.
@@ -109,7 +116,7 @@ def read_photos(source: str | Path, *, split: str | None = None) -> Photos:
     Raises:
         InputError: See `open_source`; or no column gives the photos or the people.
     """
-    table = open_source(source, split=split)
+    table = open_source(source, split=split, follow_links=follow_links)
     if table.num_rows == 0:
         raise InputError(f'"{source}" holds no photos')
     image = find_column(table.column_names, IMAGE_COLUMNS, "the photos", source)

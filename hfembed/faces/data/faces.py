@@ -49,6 +49,7 @@ class FaceSource:
         exclude_identities: JSON file, a list of people or of {"identity": ..., "cosine": ...}: people to leave out.
         max_overlap: With cosines in `exclude_identities`: leave out those above.
         exclude_people: People to leave out, such as `lfw_people_in_folds(...)`.
+        follow_links: False leaves out links that lead out of a folder of people.
     """
 
     source: str | Path
@@ -62,6 +63,7 @@ class FaceSource:
     exclude_identities: str | Path | None = None
     max_overlap: float = 0.55
     exclude_people: Collection[str] = field(default=())
+    follow_links: bool = True
 
     def __post_init__(self) -> None:
         if self.aligned not in (None, "arcface_112"):
@@ -109,7 +111,7 @@ def load_faces(
 
     parts = []
     for source in chosen:
-        photos = read_photos(source.source, split=source.split)
+        photos = read_photos(source.source, split=source.split, follow_links=source.follow_links)
         if photos.files is None:
             photos.files = _numbered(photos.people)
         points = _landmarks(source)

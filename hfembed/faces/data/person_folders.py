@@ -1,8 +1,14 @@
-"""Reads photos laid out as a folder per person: from the folder itself, a tar or a zip, without unpacking."""
+"""Photos laid out as one folder per person: in a folder, a tar or a zip, without unpacking."""
 
+import bz2
+import gzip
 import hashlib
+import itertools
+import logging
+import lzma
 import os
 import re
+import stat
 import tarfile
 import unicodedata
 import zipfile
@@ -10,64 +16,79 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
 
 import datasets
 import torch
 from datasets.exceptions import DatasetGenerationError
 
 from hfembed.errors import InputError
+from hfembed.models.image_opening import MAX_FILE_BYTES
+from hfembed.photos import PHOTO_SUFFIXES, PhotoListing, find_photos, is_hidden, utf8_name
+
+logger = logging.getLogger(__name__)
 
 ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".tar", ".tar.xz", ".tar.bz2", ".zip")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+MAX_MEMBERS = 20_000_000
+# photos hardly compress: what unpacks to more than this many times its size, and more than this, is a bomb
+MAX_EXPANSION = 100
+MIN_UNPACKED_BYTES = 1 << 30
 
 _PHOTOS = datasets.Features({"image": datasets.Image(), "file": datasets.Value("string")})
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError)
 
 
-def read_person_folders(source: str | Path) -> datasets.Dataset:
+def read_person_folders(source: str | Path, *, follow_links: bool = True) -> datasets.Dataset:
     """Read `<anything>/<Person>/<photo>` from a folder or an archive.
 
-    An archive is read once, front to back, into the Arrow cache of `datasets` (the encoded bytes as they are, nothing
-    is decoded); a folder's photos stay where they are. A changed archive or folder has another fingerprint.
+    An archive is read once, from start to end, into the Arrow cache of `datasets`: the encoded bytes, nothing is
+    decoded. A folder's photos stay where they are. A changed archive or folder has another fingerprint.
 
     Args:
         source: A folder, or a .tgz, .tar.gz, .tar or .zip. What lies above the person folders is free.
+        follow_links: False leaves out links that lead out of the folder; see `hfembed.photos.find_photos`.
 
     Returns:
         Columns `image` and `file` ("Person/photo.jpg").
 
     Raises:
-        InputError: Unreadable archive, no photos, photos outside of person folders, one person under two names.
+        InputError: A damaged archive or one that unpacks to too much, no photos, photos outside of person folders,
+            one person under two names.
     """
     source = Path(source)
     if source.is_dir():
-        paths = sorted(_photo_paths(source))
-        files = _person_and_photo(paths, source)
-        places = [str(source / path) for path in paths]
-        photos = datasets.Dataset.from_dict({"image": places, "file": files}, features=_PHOTOS)
-        stats = [os.stat(place) for place in places]
-        state = repr([(file, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True)])
-        fingerprint = hashlib.sha256(f"{source.resolve()}{state}".encode()).hexdigest()[:16]
-        photos = datasets.Dataset(photos.data, info=photos.info, fingerprint=fingerprint)
-    else:
-        stat = source.stat()
-        try:
-            photos = datasets.Dataset.from_generator(
-                _read_archive,
-                features=datasets.Features({"image": datasets.Image(), "path": datasets.Value("string")}),
-                gen_kwargs={"archive": str(source.resolve()), "version": (stat.st_size, stat.st_mtime_ns)},
-            )
-        except DatasetGenerationError as error:
-            reason = error.__cause__ or error
-            if isinstance(reason, tarfile.TarError | zipfile.BadZipFile | EOFError | zlib.error):
-                raise InputError(f'"{source}" is not a whole archive ({reason}): fetch it again') from error
-            raise
-        files = _person_and_photo(photos["path"][:], source)
-        photos = photos.remove_columns("path").add_column("file", files)
-    return photos
+        listing = find_photos(source, follow_links=follow_links)
+        files = _person_and_photo(listing.names, source)
+        # Arrow holds UTF-8 alone: a photo whose path is not UTF-8 is stored by its bytes
+        images = [
+            str(path) if utf8_name(path) == path.as_posix() else {"bytes": path.read_bytes(), "path": None}
+            for path in listing.photos
+        ]
+        photos = datasets.Dataset.from_dict({"image": images, "file": files}, features=_PHOTOS)
+        stats = [os.stat(path) for path in listing.photos]
+        state = repr([(file, found.st_size, found.st_mtime_ns) for file, found in zip(files, stats, strict=True)])
+        fingerprint = hashlib.sha256(f"{utf8_name(source.resolve())}{state}".encode()).hexdigest()[:16]
+        return datasets.Dataset(photos.data, info=photos.info, fingerprint=fingerprint)
+    found = source.stat()
+    try:
+        photos = datasets.Dataset.from_generator(
+            _read_archive,
+            features=datasets.Features({"image": datasets.Image(), "path": datasets.Value("string")}),
+            gen_kwargs={"archive": str(source.resolve()), "version": (found.st_size, found.st_mtime_ns)},
+        )
+    except DatasetGenerationError as error:
+        reason = error.__cause__ or error
+        if isinstance(reason, InputError):
+            raise InputError(str(reason)) from error
+        if isinstance(reason, (*_DAMAGE, RuntimeError)):
+            raise InputError(f'"{source}" is damaged or not an archive ({reason}); fetch it again') from error
+        raise
+    files = _person_and_photo(photos["path"][:], source)
+    return photos.remove_columns("path").add_column("file", files)
 
 
 def check_person_names(people: Iterable[str], source: str | Path) -> None:
-    """Refuse one person under two spellings (case, Unicode form, blanks for underscores).
+    """Refuse one person under two spellings (case, Unicode form, spaces for underscores).
 
     Raises:
         InputError: Names the two spellings.
@@ -106,35 +127,134 @@ def download(url: str, sha256: str) -> Path:
     return path
 
 
-def _photo_paths(folder: Path) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = (Path(parent) / name).relative_to(folder).as_posix()
-            if _is_photo(path):
-                yield path
-
-
-def _is_photo(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    # hidden files, among them the "._x.jpg" that one system's archiver adds beside every x.jpg
-    hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
-    return path.lower().endswith(IMAGE_SUFFIXES) and not hidden
-
-
 def _read_archive(archive: str, version: tuple[int, int]) -> Iterator[dict[str, object]]:
-    """`version` is not used here: it makes `datasets` read a changed archive anew."""
-    if archive.lower().endswith(".zip"):
-        with zipfile.ZipFile(archive) as opened:
-            for name in opened.namelist():
-                if _is_photo(name):
-                    yield {"image": {"path": name, "bytes": opened.read(name)}, "path": name}
-        return
-    with tarfile.open(archive, "r|*") as opened:
-        for member in opened:
-            if member.isfile() and _is_photo(member.name):
-                encoded = opened.extractfile(member).read()
-                yield {"image": {"path": member.name, "bytes": encoded}, "path": member.name}
+    """Yield the photos, and read all else to its end too, so that every checksum is compared.
+
+    `version` is not used here: it makes `datasets` read a changed archive anew.
+    """
+    listing = PhotoListing(Path(archive))
+    photos = _zip_photos if archive.lower().endswith(".zip") else _tar_photos
+    for name, encoded in photos(archive, listing):
+        name = utf8_name(name)
+        yield {"image": {"path": name, "bytes": encoded}, "path": name}
+    if listing.skipped:
+        logger.warning("%s", listing.summary())
+
+
+def _zip_photos(archive: str, listing: PhotoListing) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(archive) as opened:
+        members = opened.infolist()
+        limit = _unpacked_limit(archive)
+        if sum(member.file_size for member in members) > limit or len(members) > MAX_MEMBERS:
+            raise _too_large(archive, limit)
+        for member in members:
+            is_file = not member.is_dir() and not stat.S_ISLNK(member.external_attr >> 16)
+            with opened.open(member) as file:
+                if _is_wanted(member.filename, is_file, member.file_size, archive, listing):
+                    yield member.filename, file.read()
+                else:
+                    while file.read(1 << 20):
+                        pass
+
+
+def _tar_photos(archive: str, listing: PhotoListing) -> Iterator[tuple[str, bytes]]:
+    with _decompressed(archive) as file:
+        stream = _BoundedStream(file, archive)
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:", tarinfo=_CheckedTarInfo) as opened:
+            for number in itertools.count(1):
+                member = opened.next()
+                opened.members = []  # tarfile keeps them all otherwise
+                if member is None:
+                    break
+                if number > MAX_MEMBERS:
+                    raise InputError(f'"{archive}" has more than {MAX_MEMBERS:,} members')
+                is_file = member.isfile() and not member.issparse()
+                if _is_wanted(member.name, is_file, member.size, archive, listing, is_folder=member.isdir()):
+                    encoded = cast(IO[bytes], opened.extractfile(member)).read()
+                    if len(encoded) != member.size:
+                        raise tarfile.ReadError(f"{utf8_name(member.name)} is cut short")
+                    yield member.name, encoded
+            while rest := stream.read(1 << 20):
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("data after the end-of-archive marker")
+
+
+def _is_wanted(
+    name: str, is_file: bool, size: int, archive: str, listing: PhotoListing, is_folder: bool = False
+) -> bool:
+    if any(is_hidden(part) for part in PurePosixPath(name).parts) or is_folder or name.endswith("/"):
+        return False
+    if not name.lower().endswith(PHOTO_SUFFIXES):
+        listing.skipped.setdefault("files without the suffix of a photo", []).append(utf8_name(name))
+        return False
+    if not is_file:
+        listing.skipped.setdefault("links and special files", []).append(utf8_name(name))
+        return False
+    if size > MAX_FILE_BYTES:
+        raise InputError(f'"{archive}": {utf8_name(name)} has {size:,} bytes, more than {MAX_FILE_BYTES:,}')
+    return True
+
+
+class _CheckedTarInfo(tarfile.TarInfo):
+    """A tar header whose damage is an error: tarfile itself takes a damaged header for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: Any) -> "_CheckedTarInfo":
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged header at byte {tarfile_.offset:,}: {error}") from error
+
+    def _proc_member(self, tarfile_: Any) -> Any:
+        # long names and extended attributes: read into memory whole by tarfile
+        if self.type in b"xgXLK" and self.size > 1 << 20:
+            raise tarfile.ReadError(f"an extended header of {self.size:,} bytes")
+        return super()._proc_member(tarfile_)  # type: ignore[misc]
+
+
+class _BoundedStream:
+    """A decompressed file that is read from start to end, up to a limit, in little memory."""
+
+    def __init__(self, file: IO[bytes], archive: str) -> None:
+        self.file = file
+        self.archive = archive
+        self.limit = _unpacked_limit(archive)
+        self.position = 0
+
+    def read(self, size: int) -> bytes:
+        block = self.file.read(size)
+        self.position += len(block)
+        if self.position > self.limit:
+            raise _too_large(self.archive, self.limit)
+        return block
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, position: int) -> None:
+        if position < self.position:
+            raise tarfile.ReadError(f"a member at byte {position:,}, which was passed")
+        while self.position < position and self.read(min(position - self.position, 1 << 20)):
+            pass
+
+
+def _decompressed(archive: str) -> IO[bytes]:
+    with open(archive, "rb") as file:
+        start = file.read(6)
+    for magic, opener in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)):
+        if start.startswith(magic):
+            return opener(archive, "rb")  # type: ignore[return-value]
+    return open(archive, "rb")
+
+
+def _unpacked_limit(archive: str) -> int:
+    return max(MAX_EXPANSION * os.path.getsize(archive), MIN_UNPACKED_BYTES)
+
+
+def _too_large(archive: str, limit: int) -> InputError:
+    return InputError(f'"{archive}" unpacks to more than {limit:,} bytes: not read')
 
 
 def _person_and_photo(paths: Sequence[str], source: Path) -> list[str]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.swap.face_oval import face_oval
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.photos import open_photo
 
 _CONTRAST_RANGE = (0.7, 1.4)  # colour matching changes the contrast by no more than this
 
@@ -65,7 +66,7 @@ class FaceSwapper:
         """
         with input_errors():
             self.model.label_of(person)
-        picture = _open(photo)
+        picture = open_photo(photo)
         name = str(photo) if isinstance(photo, str | Path) else "the photo"
         found = self.find(picture, name) if landmarks is None else np.asarray(landmarks, dtype=np.float64)
         if found.ndim != 3 or found.shape[1:] != (5, 2):
@@ -141,16 +142,6 @@ def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -
     wanted_mean, wanted_deviation = spread(reference)
     contrast = np.clip(wanted_deviation / np.maximum(deviation, 1e-3), *_CONTRAST_RANGE)
     return (face - mean) * contrast + wanted_mean
-
-
-def _open(photo: str | Path | Image.Image) -> Image.Image:
-    if isinstance(photo, Image.Image):
-        return ImageOps.exif_transpose(photo).convert("RGB")
-    try:
-        with Image.open(photo) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{photo} cannot be read as a photo: {error}") from error
 
 
 def _covered(

@@ -10,7 +10,8 @@ import numpy as np
 
 from hfembed.errors import InputError
 from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
-from hfembed.faces.data.person_folders import IMAGE_SUFFIXES, check_person_names
+from hfembed.faces.data.person_folders import check_person_names
+from hfembed.photos import find_photos
 
 
 def load_people(
@@ -44,18 +45,13 @@ def load_people(
     places: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(map(Path, folders)):
-        if not folder.is_dir():
-            raise InputError(f'there is no folder "{folder}" with photos of a person')
         found = [
             path
-            for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and not path.name.startswith(".")
-            and "/".join(path.parts[-2:]) not in left_out
-            and path.parent.name not in strangers
+            for path in find_photos(folder).photos
+            if "/".join(path.parts[-2:]) not in left_out and path.parent.name not in strangers
         ]
         if not found:
-            raise InputError(f'"{folder}" holds no photos ({", ".join(IMAGE_SUFFIXES)}) to learn a person from')
+            raise InputError(f'"{folder}" holds no photos to learn a person from after the exclusions')
         places += found
         labels += [label] * len(found)
     points = None if landmarks is None else np.asarray(landmarks).tolist()

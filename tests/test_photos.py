@@ -1,0 +1,121 @@
+"""One way to open a photo and one way to find photos."""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hfembed.errors import InputError
+from hfembed.photos import find_photos, open_photo, utf8_name
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+GRADIENT = np.linspace(0, 1, 64).reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray((GRADIENT * 65535).astype(np.uint16)),
+        Image.fromarray((GRADIENT * 65535).astype(np.int32)),
+        Image.fromarray(GRADIENT.astype(np.float32)),
+        Image.fromarray((GRADIENT * 255).astype(np.float32)),
+        GRADIENT,
+        (GRADIENT * 65535).astype(np.uint16),
+    ],
+    ids=["16-bit", "32-bit", "float in [0, 1]", "float in [0, 255]", "float array", "uint16 array"],
+)
+def test_deep_gray_is_scaled_not_clipped(image, tmp_path):
+    sources = [image]
+    if isinstance(image, Image.Image):
+        image.save(tmp_path / "deep.tiff")
+        sources += [tmp_path / "deep.tiff", (tmp_path / "deep.tiff").read_bytes(), open(tmp_path / "deep.tiff", "rb")]
+    for source in sources:
+        pixels = np.asarray(open_photo(source, mode="L"), dtype=float)
+        assert np.abs(pixels - 255 * GRADIENT).max() <= 1
+
+
+def test_any_mode_becomes_upright_rgb(tmp_path):
+    turned = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert open_photo(encoded(turned, exif=exif)).size == (2, 3)
+    assert open_photo(encoded(turned), mode=None).mode == "L"
+    clear = Image.new("RGBA", (2, 2), (255, 255, 255, 0))
+    assert np.asarray(open_photo(encoded(clear))).max() == 0
+    assert open_photo({"bytes": encoded(clear), "path": None}).mode == "RGB"
+
+
+def png_of_size(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("script.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not an image of a supported"),
+        ("bomb.png", png_of_size(9000, 9000), "9000 x 9000 pixels, more than"),
+        ("empty.png", b"", "empty"),
+        ("cut.png", encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)))[:900], ""),
+    ],
+    ids=["PostScript", "bomb", "empty", "cut"],
+)
+def test_what_is_no_photo_is_one_line_that_names_it(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: .*{reason}") as error:
+        open_photo(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="nan have no known range|known range"):
+        open_photo(np.full((4, 4), np.nan))
+
+
+def test_one_rule_for_what_is_a_photo_in_a_folder(tmp_path, caplog):
+    folder, outside = tmp_path / "photos", tmp_path / "outside"
+    photo = encoded(Image.new("L", (4, 4)), "JPEG")
+    shown = ["a.JPG", "b.jfif", "b.avif", "b.heic", "b.jp2", "Ann/x.jpg", "x.jpg/inside.png"]
+    hidden = [".a.jpg", "._a.jpg", "@eaDir/a.jpg", ".thumbs/a.jpg", "__MACOSX/a.jpg"]
+    for name in [*shown, *hidden, "notes.txt"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(photo)
+    outside.mkdir()
+    (outside / "far.jpg").write_bytes(photo)
+    (folder / "Bob").symlink_to(outside)
+    (folder / "Cy").symlink_to(folder / "Ann")
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.jpg").symlink_to(tmp_path / "gone")
+    os.mkfifo(folder / "pipe.jpg")
+
+    listing = find_photos(folder)
+    assert listing.names == sorted([*shown, "Bob/far.jpg", "Cy/x.jpg"], key=lambda name: name.split("/"))
+    (line,) = caplog.messages
+    for part in ("1 broken links (gone.jpg)", "(loop)", "(notes.txt)", "1 special files (pipe.jpg)"):
+        assert part in line
+    inside = find_photos(folder, follow_links=False)
+    assert "Bob/far.jpg" not in inside.names and "Cy/x.jpg" in inside.names
+    assert inside.skipped["links out of the folder"] == ["Bob"]
+
+    (tmp_path / "nothing").mkdir()
+    for missing, reason in [("nothing", "holds no photos"), ("missing", "no such folder")]:
+        with pytest.raises(InputError, match=f"{missing}.*{reason}"):
+            find_photos(tmp_path / missing)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(path, "wb") as file:
+        file.write(encoded(Image.new("L", (4, 4))))
+    listing = find_photos(tmp_path)
+    assert listing.names == [r"caf\xe9.png"] and open_photo(listing.photos[0]).size == (4, 4)
+    assert utf8_name("café.png") == "café.png"
