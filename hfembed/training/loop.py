@@ -42,7 +42,6 @@ class Task:
         dataset: Maps the sampler's keys to items.
         sampler: Yields this rank's keys of one micro-batch; has `set_epoch` and `start_batch`.
         collate: List of items -> batch of tensors; None for torch's own.
-        fingerprint: Of the training data.
         evaluate: Model in eval mode -> metrics. Called on the main process.
         primary_metric: The metric of `evaluate` that decides which model is best.
         greater_is_better: Its direction.
@@ -56,7 +55,6 @@ class Task:
     dataset: Dataset
     sampler: KeyedBatchSampler
     collate: Callable[[list], dict[str, torch.Tensor]] | None
-    fingerprint: str
     evaluate: Callable[[PreTrainedModel], dict[str, float]] | None = None
     primary_metric: str = "loss"
     greater_is_better: bool = True
@@ -126,7 +124,7 @@ def train(run: Run, task: Task) -> None:
     total_steps = config.epochs * steps_per_epoch
     if config.max_steps:
         total_steps = min(total_steps, config.max_steps)
-    run.identify(task.fingerprint, total_steps, steps_per_epoch=steps_per_epoch)
+    run.identify(total_steps, steps_per_epoch=steps_per_epoch)
     if task.sampler.batch_size == 1 and any(isinstance(part, torch.nn.BatchNorm1d) for part in task.model.modules()):
         raise InputError(
             f"batch_size {config.batch_size} leaves one sample per rank and gradient accumulation step, and batch "

@@ -23,10 +23,12 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 
-import hfembed
-from hfembed.atomic import atomic_folder, atomic_write
-from hfembed.checkpoint.card import TRAINING_FILE, write_card
+from hfembed import __version__
+from hfembed.atomic import atomic_folder
+from hfembed.checkpoint.card import write_card
+from hfembed.checkpoint.files import CARD_FILE, CONFIG_FILE, TRAINING_FILE
 from hfembed.checkpoint.fingerprint import fingerprint_weights
+from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.checkpoint.saving import finish_save, save_checkpoint
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.training.config import RunConfig, default_of
@@ -35,7 +37,7 @@ from hfembed.training.sharing import HubSharing
 RUN_FILE = "run.json"
 IDENTITY_FILE = "identity.json"
 BEST_FILE = "validation.json"
-_MODEL_FILES = ("config.json", "*.safetensors")
+_MODEL_FILES = (CONFIG_FILE, "*.safetensors")
 # names that atomic_write, atomic_folder and the checkpoints give to what is not complete
 _TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial")
 
@@ -58,7 +60,7 @@ class Identity:
 
     def write(self, folder: Path) -> None:
         """Write it into a checkpoint's folder."""
-        _write(folder / IDENTITY_FILE, dataclasses.asdict(self))
+        write_json(folder / IDENTITY_FILE, dataclasses.asdict(self))
 
     def check(self, folder: Path) -> None:
         """Compare it with that of a checkpoint, or of a run's folder.
@@ -109,7 +111,7 @@ class Run:
 
     Attributes:
         folder: The run's folder.
-        notes: What the family wants in training.json besides the recipe: `data` (in sentences, for the card) ...
+        notes: What the family wants in training.json besides the recipe.
         sharing: Its pushes to the Hub.
 
     Raises:
@@ -143,11 +145,24 @@ class Run:
         with self.accelerator.main_process_first():
             return load()
 
-    def identify(self, data: str, length: int, unit: str = "steps", **more: Any) -> None:
+    def describe_data(self, text: str, fingerprint: str, **facts: Any) -> None:
+        """Note what is trained on, and say so.
+
+        Args:
+            text: A few sentences for the card.
+            fingerprint: Changes when the training data does.
+            facts: More for training.json.
+        """
+        self.notes |= {"data": text, **facts}
+        self.data = fingerprint
+        self.accelerator.print(
+            f"{text} Training on {self.accelerator.num_processes} rank(s), {self.accelerator.device.type}."
+        )
+
+    def identify(self, length: int, unit: str = "steps", **more: Any) -> None:
         """Complete the identity once the data is known, and compare it with the run to be resumed.
 
         Args:
-            data: A fingerprint, which changes when the training data does.
             length: Steps or words of the whole run.
             unit: What `length` counts.
             more: What else changes the result.
@@ -155,13 +170,13 @@ class Run:
         Raises:
             InputError: The run to be resumed has other data, or was longer.
         """
-        self.identity = Identity({**self.identity.fields, "data": data, **more}, length, unit)
-        if self.config.resume:
-            newest = self.newest_checkpoint()
+        self.identity = Identity({**self.identity.fields, "data": self.data, **more}, length, unit)
+        newest = self.newest_checkpoint()
+        if newest is not None or self.finished_at:
             self.identity.check(newest or self.folder)
-            if newest is None and self.finished_at and length > self.finished_at:
+            if newest is None and length > self.finished_at:
                 raise InputError(
-                    f"{self.folder} holds a finished run without its checkpoints: it cannot be resumed; train anew "
+                    f"{self.folder} holds a finished run without its checkpoints, which cannot be resumed: train anew "
                     "with --overwrite, or choose another --output_dir"
                 )
         self.accelerator.wait_for_everyone()
@@ -188,7 +203,7 @@ class Run:
         earlier = self.best()[0]
         with atomic_folder(self.checkpoints / f"best_{step:08d}") as folder:
             save(folder)
-            (folder / BEST_FILE).write_text(json.dumps(metrics, indent=2) + "\n")
+            write_json(folder / BEST_FILE, metrics)
         if earlier is not None and earlier.name != f"best_{step:08d}":
             shutil.rmtree(earlier)
 
@@ -225,12 +240,12 @@ class Run:
             notes = {"seconds": round(seconds, 1), "machine": machine or self._machine(), **self.notes}
             if figures or metrics:
                 notes["validation"] = figures or metrics
-            _write(folder / TRAINING_FILE, self._training_notes(notes))
+            write_json(folder / TRAINING_FILE, self._training_notes(notes))
             write_card(folder)
-            _write(folder / RUN_FILE, {**self._run, "finished_at": length, "weights": fingerprint_weights(folder)})
+            write_json(folder / RUN_FILE, {**self._run, "finished_at": length, "weights": fingerprint_weights(folder)})
 
         save_checkpoint(self.folder, write)
-        self.accelerator.print(f"the model is in {self.folder}, its card is {self.folder / 'README.md'}")
+        self.accelerator.print(f"the model is in {self.folder}, its card is {self.folder / CARD_FILE}")
         self.sharing.push_result()
 
     def _check_folder(self) -> None:
@@ -248,7 +263,7 @@ class Run:
         newest = self.newest_checkpoint()
         has_model = any(file for pattern in _MODEL_FILES for file in self.folder.glob(pattern))
         is_ours = newest is not None or bool(earlier)
-        if has_model and is_ours and "weights" in earlier and (self.folder / "config.json").exists():
+        if has_model and is_ours and "weights" in earlier and (self.folder / CONFIG_FILE).exists():
             is_ours = fingerprint_weights(self.folder) == earlier["weights"]
         if has_model and not is_ours:
             raise InputError(
@@ -278,7 +293,7 @@ class Run:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self._run = _read(self.folder / RUN_FILE)
         self._run["commands"] = [*self._run.get("commands", []), self.command]
-        _write(self.folder / RUN_FILE, self._run)
+        write_json(self.folder / RUN_FILE, self._run)
 
     def _training_notes(self, notes: dict[str, Any]) -> dict[str, Any]:
         """training.json, which is published: local folders are left out of it."""
@@ -309,11 +324,11 @@ _NOT_THE_RECIPE = {"cache_dir", *(field.name for field in dataclasses.fields(Run
 
 def describe_version() -> str:
     """The version of hfembed, and the commit where it runs from a clone."""
-    here = Path(hfembed.__file__).parent
+    here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():
-        return f"hfembed {hfembed.__version__}"
+        return f"hfembed {__version__}"
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return f"hfembed {hfembed.__version__}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
+    return f"hfembed {__version__}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
 
 
 def _without_folder(value: Any) -> Any:
@@ -334,15 +349,4 @@ def _show(value: Any) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON ({error}): delete it, or start again with --overwrite") from None
-    return content if isinstance(content, dict) else {}
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return read_json(file) if file.exists() else {}
