@@ -23,15 +23,16 @@ CHECKPOINT_BRANCH = "checkpoints"
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-def setting(default: Any, help: str, changes_result: bool = True) -> Any:
+def setting(default: Any, help: str, changes_result: bool = True, was: str = "") -> Any:
     """A dataclass field of a recipe.
 
     Args:
         default: Its default.
         help: The text that `--help` shows for it.
         changes_result: The trained model depends on it: a run is not resumed with another value.
+        was: Its earlier name, which recipes and commands may still use.
     """
-    metadata = {"help": help, "changes_result": changes_result}
+    metadata = {"help": help, "changes_result": changes_result, "was": was}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -143,7 +144,7 @@ class TrainingConfig(RunConfig):
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """Reads YAML 1.2 scalars: `no`, `on`, `12:30`, `0755` and dates are text or numbers as written; 1e-3 is a float."""
+    """YAML 1.2 scalars: `no`, `on`, `12:30` and dates are text, `0755` is 755, and `1e-3` is a float."""
 
     yaml_implicit_resolvers: typing.ClassVar[dict] = {}
 
@@ -157,6 +158,11 @@ for _tag, _pattern, _first in (
 ):
     _RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 _RecipeLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise InputError(f"{message}; --help lists the fields")
 
 
 def find_recipe(name: str) -> Path:
@@ -193,9 +199,7 @@ def read_config(config_class: type[Config], arguments: Sequence[str] | None = No
     Raises:
         InputError: The recipe is missing or not a YAML mapping, a field is unknown, of a wrong type, or impossible.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", metavar="NAME_OR_PATH", help="recipe: one of the package, or a YAML file")
     fields = {config_field.name: config_field for config_field in dataclasses.fields(config_class)}
     for name, config_field in fields.items():
@@ -203,8 +207,9 @@ def read_config(config_class: type[Config], arguments: Sequence[str] | None = No
         count: dict[str, Any] = {"nargs": "?", "const": "true"} if config_field.type is bool else {}
         if typing.get_origin(config_field.type) is list:
             count = {"nargs": "+"}
+        names = [known for known in (name, config_field.metadata["was"]) if known]
         parser.add_argument(
-            *dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")),
+            *dict.fromkeys(f"--{spelling}" for known in names for spelling in (known, known.replace("_", "-"))),
             dest=name,
             default=argparse.SUPPRESS,
             metavar="VALUE",
@@ -265,8 +270,9 @@ def _read_recipe(file: Path, fields: dict[str, dataclasses.Field]) -> dict[str, 
         if not isinstance(root, yaml.MappingNode):
             raise InputError(f"recipe {file} must be a YAML mapping of fields to values")
         values: dict[str, Any] = {}
+        renamed = {config_field.metadata["was"]: name for name, config_field in fields.items()}
         for key, node in root.value:
-            name = str(key.value)
+            name = renamed.get(str(key.value) or None, str(key.value))
             if name not in fields:
                 raise InputError(_unknown_field(name, list(fields), f"recipe {file}"))
             if name in values:

@@ -6,13 +6,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -22,13 +21,11 @@ from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.training.config import TrainingConfig
 from hfembed.training.optim import make_optimizer, make_schedule
-from hfembed.training.run import Run
+from hfembed.training.run import PATIENCE, Run
 from hfembed.training.samplers import KeyedBatchSampler
 from hfembed.training.state import Checkpoints, Progress
 
 ComputeLoss = Callable[[torch.nn.Module, dict[str, Any]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
-# ranks wait for the one that aligns photos, encodes a corpus or evaluates
-PATIENCE = InitProcessGroupKwargs(timeout=timedelta(days=2))
 
 
 @dataclass(kw_only=True)
@@ -106,8 +103,8 @@ def train(run: Run, task: Task) -> None:
 
     Everything random in a batch is a function of (seed, epoch, index), and the order of batches one of (seed, epoch).
     So the loop only has to restore weights, optimizer, schedule, the generators that dropout draws from, and the
-    position in the epoch, to go on as if it had not been stopped; and one rank, several ranks and gradient accumulation
-    see the same data.
+    position in the epoch, to go on as if it had not been stopped; and one rank, several ranks and gradient
+    accumulation see the same data.
 
     Raises:
         InputError: No whole batch in the data, a checkpoint of another run, a damaged checkpoint.
@@ -124,7 +121,8 @@ def train(run: Run, task: Task) -> None:
     total_steps = config.epochs * steps_per_epoch
     if config.max_steps:
         total_steps = min(total_steps, config.max_steps)
-    run.identify(total_steps, steps_per_epoch=steps_per_epoch)
+    if not run.identify(total_steps, steps_per_epoch=steps_per_epoch):
+        return
     if task.sampler.batch_size == 1 and any(isinstance(part, torch.nn.BatchNorm1d) for part in task.model.modules()):
         raise InputError(
             f"batch_size {config.batch_size} leaves one sample per rank and gradient accumulation step, and batch "
@@ -203,11 +201,8 @@ def train(run: Run, task: Task) -> None:
 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if run.finished_at == progress.step:
-            accelerator.print(f"finished already: the model is in {run.folder}; more epochs continue its training")
-        else:
-            model_to_keep.eval()
-            run.finish(save, progress.step, progress.seconds, metrics)
+        model_to_keep.eval()
+        run.finish(save, progress.step, progress.seconds, metrics)
     accelerator.end_training()
 
 

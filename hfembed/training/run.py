@@ -1,7 +1,7 @@
 """One training run and its folder: what identifies it, where it stands, and how it ends in a model.
 
-`run.json` in the folder holds the run's identity, its commands, and how it ended; every checkpoint holds the identity
-too, and is resumed by no other run. The final model, its notes and its card take the place of an earlier model at once.
+`run.json` in the folder holds the run's commands and how it ended. Every checkpoint holds the identity of its run and
+is resumed by no other. The final model, its notes and its card take the place of an earlier model at once.
 """
 
 import dataclasses
@@ -17,11 +17,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from hfembed import __version__
 from hfembed.atomic import atomic_folder
@@ -38,8 +40,11 @@ RUN_FILE = "run.json"
 IDENTITY_FILE = "identity.json"
 BEST_FILE = "validation.json"
 _MODEL_FILES = (CONFIG_FILE, "*.safetensors")
-# names that atomic_write, atomic_folder and the checkpoints give to what is not complete
-_TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial")
+# names of what is not complete, of atomic_write, atomic_folder, save_checkpoint (once finished) and the checkpoints
+_TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial|\.saved")
+
+# ranks wait for the one that aligns photos, encodes a corpus or evaluates
+PATIENCE = InitProcessGroupKwargs(timeout=timedelta(days=2))
 
 Prepared = TypeVar("Prepared")
 
@@ -159,13 +164,16 @@ class Run:
             f"{text} Training on {self.accelerator.num_processes} rank(s), {self.accelerator.device.type}."
         )
 
-    def identify(self, length: int, unit: str = "steps", **more: Any) -> None:
+    def identify(self, length: int, unit: str = "steps", **more: Any) -> bool:
         """Complete the identity once the data is known, and compare it with the run to be resumed.
 
         Args:
             length: Steps or words of the whole run.
             unit: What `length` counts.
             more: What else changes the result.
+
+        Returns:
+            Whether there is anything left to train.
 
         Raises:
             InputError: The run to be resumed has other data, or was longer.
@@ -180,8 +188,16 @@ class Run:
                     "with --overwrite, or choose another --output_dir"
                 )
         self.accelerator.wait_for_everyone()
+        if self.finished_at == length:
+            self.accelerator.print(
+                f"finished already: the model is in {self.folder}; more epochs continue its training"
+            )
+            if self.accelerator.is_main_process:
+                self.sharing.push_result()
+            return False
         if self.accelerator.is_main_process:
             self.identity.write(self.folder)
+        return True
 
     @property
     def finished_at(self) -> int:
@@ -252,8 +268,8 @@ class Run:
         """Refuse a folder that holds something else; changes nothing."""
         config = self.config
         start = getattr(config, "init_from", "")
-        start = Path(getattr(config, "path", str)(start) if start else "")
-        if start.name and start.exists() and self.folder.resolve() in (start.resolve(), *start.resolve().parents):
+        place = Path(getattr(config, "path", str)(start)).resolve()
+        if start and place.exists() and self.folder.resolve() in (place, *place.parents):
             raise InputError(f"init_from {start} lies in output_dir {self.folder}: choose another --output_dir")
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"output_dir {self.folder} is not a folder")

@@ -20,7 +20,7 @@ class Progress:
         step: Steps done in all.
         micro_batches: Ranks x gradient accumulation steps of the run that wrote the checkpoint.
         seconds: Time spent training so far.
-        running: Sums of the loss and the metrics since the last log line, with the number of micro-batches in 'rounds'.
+        running: Sums of the loss and the metrics since the last log line, with the number of micro-batches 'rounds'.
     """
 
     epoch: int = 0

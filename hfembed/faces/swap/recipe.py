@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -36,13 +35,17 @@ class SwapTrainingConfig(TrainingConfig):
     aligned: str = setting("", "arcface_112: the photos are crops on the standard 112x112 template already")
     exclude_files: str = setting("", "JSON list of photos to leave out, as folder/photo.jpg")
     exclude_people: list[str] = setting([], "with shared_decoder: folders of people to leave out, by name")
-    held_out_share: float = setting(0.2, "hold out this fraction of each person's photos, to measure swaps on; 0 = none")
+    held_out_share: float = setting(
+        0.2, "hold out this fraction of each person's photos, to measure swaps on; 0 = none"
+    )
     steps_per_epoch: int = setting(100, "steps that make an epoch: a pass over a few photos would be too short")
 
     image_size: int = setting(64, "side of input and output in pixels")
     color: str = setting("rgb", "rgb or gray (one channel)")
     face_zoom: float = setting(1.0, "magnify the face against the standard template; above 1 = tighter crop")
-    frame_margin: int = setting(0, "pixels kept around the crops, for warps to move within; otherwise the border repeats")
+    frame_margin: int = setting(
+        0, "pixels kept around the crops, for warps to move within; otherwise the border repeats"
+    )
     warping: dict[str, Any] = setting({}, "fields of WarpedPairs; {warp: 0} trains on undistorted inputs")
     mask: bool = setting(False, "decoders also draw where the face is, learned from the oval of the template")
 
@@ -52,14 +55,18 @@ class SwapTrainingConfig(TrainingConfig):
     latent_size: int = setting(256, "dimensions (dense) or channels (convolution) of the latent code")
     decoder_widths: list[int] = setting([128, 64, 32, 32], "channels of a decoder's stages, each doubles the size")
     residual_blocks: int = setting(1, "residual blocks after each stage of a decoder but the last")
-    dssim_weight: float = setting(0.5, "fraction of structural dissimilarity in the loss; the remainder is absolute error")
+    dssim_weight: float = setting(
+        0.5, "fraction of structural dissimilarity in the loss; the remainder is absolute error"
+    )
     mask_weight: float = setting(0.2, "weight of the mask's absolute error")
 
     identity_model: str = setting(
         "", "identity model: a face embedder that scores swapped faces in training; not the one to measure with"
     )
     identity_weight: float = setting(0.0, "weight of 1 - cosine between a swapped face and the person it should be")
-    identity_swaps: int = setting(8, "faces of a step's batch that are also swapped, over all ranks and accumulation steps")
+    identity_swaps: int = setting(
+        8, "faces of a step's batch that are also swapped, over all ranks and accumulation steps"
+    )
 
     def validate_swap_choices(self) -> None:
         """Refuse combinations that cannot train."""

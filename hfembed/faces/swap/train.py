@@ -72,9 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Task(
             model=model,
             processor=processor,
-            compute_loss=make_loss(
-                config, model, photos, processor, accelerator.device, accelerator.num_processes
-            ),
+            compute_loss=make_loss(config, model, photos, processor, accelerator.device, accelerator.num_processes),
             dataset=photos,
             sampler=PersonBatchSampler(
                 photos.labels, num_batches=config.steps_per_epoch * config.accumulation_steps, **batches
@@ -88,9 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def load_people(
-    config: SwapTrainingConfig, processor: FaceImageProcessor
-) -> tuple[AlignedFaces, AlignedFaces | None]:
+def load_people(config: SwapTrainingConfig, processor: FaceImageProcessor) -> tuple[AlignedFaces, AlignedFaces | None]:
     """The aligned photos to train on, with their margin, and those held out."""
     photos, held_out = load_photos(config), None
     if config.held_out_share:

@@ -52,7 +52,9 @@ class FaceTrainingConfig(TrainingConfig):
     synthetic_people: int = setting(150, "people when train_images is synthetic")
     synthetic_photos: int = setting(16, "photos of each")
 
-    held_out_share: float = setting(0.0, "hold out this fraction of each person's photos, to measure identification on")
+    held_out_share: float = setting(
+        0.0, "hold out this fraction of each person's photos, to measure identification on"
+    )
     train_photos: int = setting(0, "train on this many photos of each person, chosen by the seed; hold out the others")
 
     validation_images: str = setting("", "LFW archive or folder for View 1; empty: no validation, or synthetic faces")
@@ -310,7 +312,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
 
 
 def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
-    """What chooses the best model: View 1 where the recipe names it, synthetic faces of other people for synthetic faces.
+    """What chooses the best model: View 1 if the recipe names it, or other synthetic people.
 
     Raises:
         InputError: A file is missing or not such a file.

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from accelerate.utils import set_seed
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
 
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
@@ -78,9 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def load_photos(
-    config: FaceTrainingConfig, processor: FaceImageProcessor
-) -> tuple[AlignedFaces, AlignedFaces | None]:
+def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tuple[AlignedFaces, AlignedFaces | None]:
     """The aligned photos to train on, and those held out."""
     faces, held_out = load_training_faces(config), None
     if config.held_out:

@@ -28,14 +28,20 @@ from hfembed.training.config import TrainingConfig, build_config, setting
 class AutoencoderTrainingConfig(TrainingConfig):
     """A recipe for an autoencoder: the loop's settings, and the data, crop, network and loss."""
 
-    images: str = setting("synthetic", "folder with a directory per person, an archive of it, a Hub id; or synthetic", False)
+    images: str = setting(
+        "synthetic", "folder with a directory per person, an archive of it, a Hub id; or synthetic", False
+    )
     images_split: str = setting("", "split of a Hub id with several")
     exclude_files: str = setting("", "JSON list of files to leave out")
     synthetic_people: int = setting(150, "people when images is synthetic")
     synthetic_photos: int = setting(8, "photos of each")
 
-    held_out_share: float = setting(0.1, "fraction of the people that are never trained on: what evaluation measures on")
-    validation_share: float = setting(0.05, "fraction of the other people, who choose the best step; 0 = no validation")
+    held_out_share: float = setting(
+        0.1, "fraction of the people that are never trained on: what evaluation measures on"
+    )
+    validation_share: float = setting(
+        0.05, "fraction of the other people, who choose the best step; 0 = no validation"
+    )
     split_seed: int = setting(0, "of both splits: who is held out depends on it and on the names alone")
 
     image_size: list[int] = setting([64, 64], "height and width of the network's input")
@@ -63,7 +69,9 @@ class AutoencoderTrainingConfig(TrainingConfig):
         [], "five [x, y] in the crop: where a face's landmarks are on average; empty = the standard template"
     )
 
-    pictures: int = setting(8, "validation photos drawn with their reconstructions at every evaluation; 0 = none", False)
+    pictures: int = setting(
+        8, "validation photos drawn with their reconstructions at every evaluation; 0 = none", False
+    )
 
     def validate_autoencoder_choices(self) -> None:
         """Refuse combinations that cannot train."""

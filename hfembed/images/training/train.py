@@ -96,9 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def load_photos(config: AutoencoderTrainingConfig) -> tuple[AlignedFaces, AlignedFaces | None]:
     """The crops to train on, with their margin, and those of validation."""
     split = split_images(load_images(config), config.held_out_share, config.validation_share, config.split_seed)
-    photos = AlignedFaces(
-        split.train, make_processor(config, config.frame_margin), num_workers=config.num_workers
-    )
+    photos = AlignedFaces(split.train, make_processor(config, config.frame_margin), num_workers=config.num_workers)
     if split.validation is None:
         return photos, None
     return photos, AlignedFaces(split.validation, make_processor(config), num_workers=config.num_workers)

@@ -64,7 +64,9 @@ class Word2VecTrainingConfig(RunConfig):
     final_learning_rate: float = setting(1e-4, "at the last word; it falls linearly with the words seen")
     num_threads: int = setting(0, "threads of a rank on the CPU; 0 = all cores, divided among the ranks", False)
     centers_per_step: int = setting(
-        0, "center words per step with torch, or in flight with triton; 0 = by device and corpus size"
+        0,
+        "center words per step with torch, or in flight with triton; 0 = by device and corpus size",
+        was="centres_per_step",
     )
     sync_words: int = setting(0, "corpus words of each rank between two synchronizations of ranks; 0 = by engine")
     checkpoint_every: int = setting(
@@ -142,6 +144,20 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
         return corpus
     merged, _ = merge_vocabularies(old, corpus.vocabulary)
     return prepare_corpus(**arguments, vocabulary=merged)
+
+
+def describe_changes(config: Word2VecTrainingConfig) -> str:
+    """What the recipe sets otherwise than the model of `init_from` was trained with, in a line; empty if nothing."""
+    if not config.init_from:
+        return ""
+    old, new = load_start(config).config, config.model_config(0)
+    names = [field.name for field in dataclasses.fields(Word2VecConfig) if hasattr(config, field.name)]
+    changes = [
+        f"{name} {getattr(new, name)} instead of {getattr(old, name)}"
+        for name in names
+        if getattr(new, name) != getattr(old, name)
+    ]
+    return f"init_from {config.init_from}: this run continues with {', '.join(changes)}" if changes else ""
 
 
 def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:
