@@ -320,6 +320,8 @@ def _as_declared(value: Any, declared: Any) -> Any:
             return float(value)
         except ValueError:
             return value
+    if typing.get_origin(declared) is list and isinstance(value, list):
+        return [_as_declared(item, typing.get_args(declared)[0]) for item in value]
     if declared is bool and isinstance(value, str):
         return {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value)
     return value
