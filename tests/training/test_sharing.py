@@ -61,7 +61,7 @@ def test_faces_arrive_with_card_and_notes(hub, client, faces, tmp_path):
     assert not any("checkpoints" in path for path in files)
     assert hub.repositories["models", "ann/faces"].private
     notes = json.loads(files["training.json"])
-    assert "push_to_hub" not in notes["recipe"] and notes["command"].startswith("accelerate launch scripts/train_face")
+    assert "push_to_hub" not in notes["recipe"] and notes["command"].startswith("hfembed train faces")
     assert notes["version"].startswith("hfembed ")
 
 
