@@ -253,7 +253,7 @@ class Run:
                 shutil.copytree(best, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BEST_FILE))
             if write_results is not None:
                 write_results(folder)
-            notes = {"seconds": round(seconds, 1), "machine": machine or self._machine(), **self.notes}
+            notes = {"seconds": round(seconds, 3), "machine": machine or self._machine(), **self.notes}
             if figures or metrics:
                 notes["validation"] = figures or metrics
             write_json(folder / TRAINING_FILE, self._training_notes(notes))

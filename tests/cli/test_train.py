@@ -23,8 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ("--mixed_precision no --cpu --seed 1", "--cpu", "--mixed_precision no --seed 1"),
         ("--config_file f --config a --resume", "--config_file f", "--config a --resume"),
         (
-            "--multi_gpu --main_process_port 0 --lerning_rate 3",
-            "--multi_gpu --main_process_port 0",
+            "--multi_gpu --rdzv_backend x --lerning_rate 3",
+            "--multi_gpu --rdzv_backend x",
             "--lerning_rate 3",
         ),
     ],

@@ -137,7 +137,7 @@ def test_impossible_settings_are_refused_before_the_training(words):
     from hfembed.words.training.recipe import Word2VecTrainingConfig
 
     for arguments, line in (
-        (["--push-to-hub", "a b/c"], "push_to_hub must be a name on the Hub"),
+        (["--push-to-hub", "a b/c"], "not a valid repo id"),
         (["--hub-every", "5"], "hub_every needs push_to_hub"),
         (["--hub-every", "-5", "--push-to-hub", "a/b"], "must not be negative"),
     ):
