@@ -202,6 +202,8 @@ class Run:
     @property
     def finished_at(self) -> int:
         """The length at which the model in the folder was finished; 0 where there is none."""
+        if not (self.folder / CONFIG_FILE).exists():
+            return 0
         return int(_read(self.folder / RUN_FILE).get("finished_at", 0))
 
     def newest_checkpoint(self) -> Path | None:

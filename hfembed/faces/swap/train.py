@@ -36,7 +36,7 @@ from hfembed.training.samplers import PersonBatchSampler
 
 CONFIG = SwapTrainingConfig
 PROVENANCE = (
-    "Every face this model generates is synthetic and shows what did not happen; `hfembed swap` writes so into the "
+    "Every face of this model is generated and shows what did not happen; `hfembed swap` writes so into the "
     "picture and into its file."
 )
 PICTURED = 6  # photos of each person in the pictures
