@@ -19,7 +19,7 @@ from hfembed.atomic import atomic_folder
 from hfembed.errors import InputError
 from hfembed.faces.evaluation.verification import far_is_carried
 from hfembed.hub.commit import Pushed, commit_files, full_name
-from hfembed.hub.download import find_files
+from hfembed.hub.download import download_files
 from hfembed.index.card import render_index_card
 from hfembed.index.vector_store import PRECISIONS, Precision, VectorStore
 
@@ -437,7 +437,7 @@ class EmbeddingIndex:
                     f"{folder_or_repo}: no such folder, and no name on the Hub, which is written owner/name"
                 )
             files = (VECTORS_FILE, LABELS_FILE, INDEX_FILE)
-            folder = find_files(str(folder_or_repo), files, repo_type="dataset", revision=revision)
+            folder = download_files(str(folder_or_repo), files, repo_type="dataset", revision=revision)
         for name in (INDEX_FILE, LABELS_FILE, VECTORS_FILE):
             if not (folder / name).is_file():
                 raise InputError(f"{folder_or_repo} holds no index: {name} is missing")
