@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hfembed import __version__
 from hfembed.checkpoint.checkpoint import Checkpoint, without_evaluation
 from hfembed.checkpoint.files import RESULTS_FILE
 from hfembed.checkpoint.json_notes import write_json
+from hfembed.version import __version__
 
 
 def write_results(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from hfembed import __version__
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
+from hfembed.version import __version__
 
 _LENGTH = struct.Struct("<Q")  # a file begins with the length of its JSON header
 _ALIGNMENT = 8

@@ -6,6 +6,7 @@ import typer
 
 from hfembed.cli import convert, demo, evaluate, export, faces, hub, images, swap, words
 from hfembed.errors import exit_on_input_error
+from hfembed.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,8 +25,6 @@ app.add_typer(evaluate.commands.app, name="evaluate", rich_help_panel="Training"
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from hfembed import __version__
-
         print(f"hfembed {__version__}")
         raise typer.Exit
 

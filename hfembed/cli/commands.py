@@ -54,6 +54,7 @@ with lazy_imports():
 # options and values that had another name before; accepted for this release
 RENAMED_OPTIONS = {
     "--floor": "--baselines",
+    "--num-workers": "--num-threads",
     "--sheet": "--output",
     "--template": "--aggregation",
     "--top": "--top-k",

@@ -108,13 +108,14 @@ def identify(
     index = _load_gallery(gallery, analyzer, batch_size, num_threads, hub)
     if save is not None:
         index.save(save)
+    template: Literal["best", "mean"] = "best" if aggregation == "max" else "mean"
     with input_errors():
-        threshold = index.threshold(fpir, aggregation) if fpir is not None else analyzer.embedder.threshold(far)
+        threshold = index.threshold(fpir, template) if fpir is not None else analyzer.embedder.threshold(far)
     answers: list[dict[str, Any]] = []
     errors, lines = [], []
     for photo in analyzer(photos, faces, batch_size, num_threads):
         for face in photo.faces:
-            matches = index.search(face.embedding, top_k, aggregation)
+            matches = index.search(face.embedding, top_k, template)
             nearest = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
             name = nearest[0][0] if nearest[0][1] >= threshold else None
             box = [round(float(side), 1) for side in face.box]
