@@ -124,7 +124,7 @@ def test_branches_tags_private_and_short_names(hub, client, folder, tmp_path, se
         client(push, folder=newer, repo_id="ann/faces", tag="v1")
     assert repository.branches["main"] == main
     code, out = run_command(client, "push", folder, "ann/faces", "--tag", "v1")
-    assert code == 0 and "there already" in out
+    assert code == 0 and "already up to date" in out
     with pytest.raises(ClientError, match="tags do not move"):
         client(push, folder=newer, repo_id="ann/faces", revision="v1")
 

@@ -46,7 +46,7 @@ def test_lfw_comes_back_with_its_folds_photos_and_points(hub, client, photos, xe
     arguments += ["--landmarks", str(photos / "landmarks.json"), "--license", "unknown"]
     assert client(run, arguments=arguments, xet=xet) == 0, client.output
     assert hub.titles("ann/lfw", kind="datasets") == ["Upload data", "initial commit"]
-    assert client(run, arguments=arguments, xet=xet) == 0 and "there already" in client.output
+    assert client(run, arguments=arguments, xet=xet) == 0 and "already up to date" in client.output
     assert check_card(hub.files("ann/lfw", kind="datasets")["README.md"].decode(), "dataset") == []
 
     def compare(folder):
