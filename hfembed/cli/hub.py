@@ -11,7 +11,9 @@ with lazy_imports():
     from hfembed.checkpoint import card as model_card
     from hfembed.checkpoint import push as checkpoint_push
     from hfembed.faces.data import faces, lfw, push_dataset
+    from hfembed.hub import dataset
     from hfembed.words.data import corpora
+    from hfembed.words.data import push_corpus as corpus_push
 if TYPE_CHECKING:
     from hfembed.hub.commit import Pushed
 
@@ -69,19 +71,17 @@ def push_faces(
     tag: Tag = None,
 ) -> Answer:
     """Push photos of people: image, label, file, landmarks."""
-    photos = faces.load_faces(source, landmarks=landmarks, min_photos=min_photos)
+    photos = faces.load_faces(source, landmarks=landmarks, min_photos=min_photos, follow_links=False)
     people = photos.features["label"].num_classes
     if crop_size is not None:
         photos = push_dataset.crop_faces(photos, crop_size)
     what = f"Crops of {crop_size} x {crop_size} pixels on the standard template" if crop_size else "Photos unchanged"
     about = "A photo of a person, and where the face is in it."
-    pushed = push_dataset.push_dataset(
-        {"identities": push_dataset.Part(photos, about=about)},
+    pushed = push_dataset.push_faces(
+        {"identities": dataset.Part(photos, about=about)},
         repo_id,
         title="Faces of people",
         about=f"{what}, from {Path(source).name}: {len(photos):,} of {people:,} people.",
-        tags=["face-recognition"],
-        task="image-feature-extraction",
         license=license,
         private=private or None,
         revision=revision,
@@ -104,21 +104,20 @@ def push_lfw(
     tag: Tag = None,
 ) -> Answer:
     """Push LFW: identities, and the pairs with their folds."""
-    identities = lfw.load_lfw(images, landmarks=landmarks)
+    identities = lfw.load_lfw(images, landmarks=landmarks, follow_links=False)
     chosen = lfw.read_pairs(pairs)
-    rows = lfw.load_lfw(images, "pairs", pairs=chosen)
+    rows = lfw.load_lfw(images, "pairs", pairs=chosen, follow_links=False)
     about = "A photo of a person, and where the face is in it."
     about_pairs = f"A pair of View {chosen.view}, and the fold it is tested in."
-    pushed = push_dataset.push_dataset(
+    pushed = push_dataset.push_faces(
         {
-            "identities": push_dataset.Part(identities, about=about),
-            "pairs": push_dataset.Part(rows, "test", about_pairs),
+            "identities": dataset.Part(identities, about=about),
+            "pairs": dataset.Part(rows, "test", about_pairs),
         },
         repo_id,
         title="Labeled Faces in the Wild",
         about=f"{Path(images).name} and {pairs.name}. Huang, Ramesh, Berg and Learned-Miller, 2007.",
-        tags=["face-recognition", "face-verification", "lfw"],
-        task="image-feature-extraction",
+        tags=["face-verification", "lfw"],
         license=license,
         private=private or None,
         revision=revision,
@@ -147,7 +146,7 @@ def push_corpus(
     cache_dir.mkdir(parents=True, exist_ok=True)
     corpus = corpora.prepare_corpus(source, cache_dir, min_count, lowercase=lowercase)
     about = f"{Path(source).name}, words that occur {min_count} times or more."
-    pushed = push_dataset.push_corpus(
+    pushed = corpus_push.push_corpus(
         corpus, repo_id, about=about, license=license, private=private or None, revision=revision, tag=tag, token=token
     )
     return _answer(pushed)

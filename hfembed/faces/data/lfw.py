@@ -3,7 +3,6 @@
 Huang, Ramesh, Berg and Learned-Miller, "Labeled Faces in the Wild", 2007.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,16 @@ import datasets
 import numpy as np
 
 from hfembed.errors import InputError
-from hfembed.faces.data.face_sources import Photos, assemble, find_column, open_source, read_photos, sorted_names
+from hfembed.faces.data.face_sources import (
+    PAIR_COLUMNS,
+    Photos,
+    assemble,
+    find_column,
+    open_source,
+    read_photos,
+    sorted_names,
+)
+from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.person_folders import download
 
 # name -> (URL, SHA-256): the public mirror, as scikit-learn lists it
@@ -42,7 +50,6 @@ LFW_FILES = {
 }
 
 # the names that public data sets of pairs use
-PAIR_COLUMNS = (("image_a", "image_b"), ("image1", "image2"), ("img_0", "img_1"), ("img1", "img2"))
 SAME_COLUMNS = ("same", "is_same", "issame", "target", "label", "pair")
 
 
@@ -153,32 +160,6 @@ def lfw_people_in_folds(pairs: LfwPairs, folds: Collection[int]) -> set[str]:
     }
 
 
-def read_landmarks(path: str | Path) -> dict[str, np.ndarray | None]:
-    """Read a JSON file of landmarks, {"Person/Person_0001.jpg": [[x, y] * 5] or null, ...}.
-
-    Returns:
-        file -> (5, 2) float64 in pixels of the photo, or None where no face was found.
-
-    Raises:
-        InputError: The file or one entry cannot be understood.
-    """
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f'"{path}" cannot be read as landmarks: {error}') from error
-    if not isinstance(entries, dict):
-        raise InputError(f'{path}: expected {{"Person/photo.jpg": five [x, y] or null}}')
-    landmarks: dict[str, np.ndarray | None] = {}
-    for file, points in entries.items():
-        try:
-            landmarks[file] = None if points is None else np.asarray(points, dtype=np.float64)
-        except (ValueError, TypeError):
-            landmarks[file] = np.empty(0)
-        if points is not None and landmarks[file].shape != (5, 2):
-            raise InputError(f'{path}: "{file}" has no five [x, y] landmarks')
-    return landmarks
-
-
 def load_lfw(
     source: str | Path,
     config: Literal["identities", "pairs"] = "identities",
@@ -186,6 +167,7 @@ def load_lfw(
     pairs: str | Path | LfwPairs | None = None,
     landmarks: str | Path | None = None,
     split: str | None = None,
+    follow_links: bool = True,
 ) -> datasets.Dataset:
     """Load LFW in the house's schema.
 
@@ -201,6 +183,7 @@ def load_lfw(
             itself; its folds are then consecutive tenths, as is the custom.
         landmarks: A file for `read_landmarks`; photos it does not name have none.
         split: Which split of a Hub repository.
+        follow_links: See `read_person_folders`.
 
     Returns:
         The data set; photos stay encoded until they are looked at.
@@ -213,7 +196,7 @@ def load_lfw(
     source = _downloaded(source)
     if config == "pairs" and pairs is None:
         return _hub_pairs(source, split)
-    photos = read_photos(source, split=split)
+    photos = read_photos(source, split=split, follow_links=follow_links)
     if photos.files is None:
         raise InputError(f'"{source}" does not tell which photo of a person is which: no file names')
     names = [re.fullmatch(r"(.+)_(\d+)", PurePosixPath(file).stem) for file in photos.files]
