@@ -128,6 +128,7 @@ def _load_model(checkpoint: Checkpoint, model_class: type[Model], kind: str, dev
         missing = sorted(report["missing_keys"])
         raise InputError(f"{name} lacks {len(missing)} weights, the first: {missing[0]}")
     model.name_or_path = model.config.name_or_path = name  # not the place in the cache
+    model.__dict__["checkpoint"] = checkpoint  # what is measured with it carries its fingerprint
     model.to(torch_device)  # type: ignore[arg-type]
     return model.eval()
 

@@ -40,15 +40,31 @@ def card(folder: Folder) -> None:
 def push(
     folder: Folder,
     repo_id: RepoId,
-    private: Private = False,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Visibility of a new repository; default: private for models trained on photos of people.",
+        ),
+    ] = None,
     revision: Revision = None,
     token: Token = None,
     tag: Tag = None,
     message: Annotated[str, typer.Option(help="Title of the commit.")] = "Upload model",
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a card that was edited on the Hub.")
+    ] = False,
 ) -> Answer:
-    """Share a checkpoint folder on the Hub, in one commit; none if nothing has changed."""
+    """Share a model on the Hub, in one commit; none if nothing has changed."""
     pushed = checkpoint_push.push_folder(
-        folder, repo_id, private=private or None, revision=revision, tag=tag, commit_message=message, token=token
+        folder,
+        repo_id,
+        private=private,
+        revision=revision,
+        tag=tag,
+        commit_message=message,
+        overwrite_card=overwrite_card,
+        token=token,
     )
     return _answer(pushed)
 
@@ -153,5 +169,6 @@ def push_corpus(
 
 
 def _answer(pushed: "Pushed") -> Answer:
-    text = f"{'pushed' if pushed.changed else 'already up to date'}: {pushed.url}"
-    return Answer({"url": pushed.url, "changed": pushed.changed}, text)
+    said = "pushed" if pushed.changed else "already up to date"
+    record = {"url": pushed.url, "changed": pushed.changed, "private": pushed.private}
+    return Answer(record, f"{said}: {pushed.url}{' (private)' if pushed.private else ''}")

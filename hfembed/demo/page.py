@@ -250,7 +250,7 @@ def _words_tab(vectors: PreTrainedModel) -> None:
     @_answering
     def neighbours(word: str) -> list[list[str]]:
         with input_errors():
-            return rows(vectors.most_similar(word.strip(), topn=10))
+            return rows(vectors.most_similar(word.strip(), top_k=10))
 
     @_answering
     def analogy(a: str, b: str, c: str) -> list[list[str]]:

@@ -228,7 +228,7 @@ def report_denoising(
         rows = [to_pictures(images[chosen]) for images in result.images.values()]
         write_picture(picture_grid(rows), Path(output) / f"{test.name}.png", scale=2)
         details[test.name] = {"seed": test.seed, "strengths": result.strengths, "rows": list(result.images)}
-    write_results(output, "denoising", metrics, details | provenance(files))
+    write_results(output, "denoising", metrics, details | provenance(files), model)
     return metrics
 
 

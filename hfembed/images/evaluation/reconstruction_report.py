@@ -144,7 +144,7 @@ def report_reconstruction(
     if pictures:
         chosen = torch.linspace(0, len(test) - 1, min(pictures, len(test))).round().long()
         draw_rows([row[chosen] for row in rows], output / "reconstructions.png")
-    write_results(output, NAME, figures, details)
+    write_results(output, NAME, figures, details, model)
     return {**figures, NAME: details}
 
 
