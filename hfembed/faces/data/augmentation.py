@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import grid_sample
+
+from hfembed.training.keyed_randomness import keyed_generator
+from hfembed.training.pixel_filters import blur_matrix, resampling_matrix
 
 # Every random parameter owns one place among a sample's draws, so that switching one operation on or off, or
 # changing its range, leaves the draws of the others as they were.
@@ -245,21 +247,6 @@ class FaceAugmentation:
         return {item.name: item.metadata["help"] for item in fields(cls)}
 
 
-def keyed_generator(seed: int, key: Sequence[int], stream: int = 0) -> np.random.Generator:
-    """A generator of its own for every (seed, epoch, index, repetition): Philox turns numbered blocks into noise.
-
-    Args:
-        seed: Of the run.
-        key: (epoch, index) or (epoch, index, repetition).
-        stream: Uses that must not share their draws have different numbers: 0 augmentation, 1 corruption.
-
-    Returns:
-        The generator; the same arguments always give the same draws.
-    """
-    epoch, index, repetition = (*key, 0)[:3]
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, repetition, index, epoch]))
-
-
 def _signed(uniform: np.ndarray) -> np.ndarray:
     """[0, 1) -> [-1, 1)."""
     return 2 * uniform - 1
@@ -290,18 +277,3 @@ def _homographies(height: int, width: int, offsets: np.ndarray) -> np.ndarray:
     right = np.concatenate([targets[..., 0], targets[..., 1]], axis=1)[..., None]
     solution = np.linalg.solve(system, right)[..., 0]
     return np.concatenate([solution, np.ones((len(solution), 1))], axis=1).reshape(-1, 3, 3)
-
-
-@lru_cache(maxsize=512)
-def resampling_matrix(size: int, between: int) -> np.ndarray:
-    """(size, size): shrink a column of pixels to `between` with antialiasing, then enlarge it again."""
-    identity = torch.eye(size)[None, None]
-    small = interpolate(identity, size=(between, size), mode="bilinear", antialias=True)
-    return interpolate(small, size=(size, size), mode="bilinear").numpy()[0, 0]
-
-
-def blur_matrix(size: int, sigma: float) -> np.ndarray:
-    """(size, size): a Gaussian whose weights sum to one at the borders too."""
-    places = np.arange(size)
-    weights = np.exp(-((places[:, None] - places[None]) ** 2) / (2 * sigma**2))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

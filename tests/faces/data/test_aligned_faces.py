@@ -13,9 +13,10 @@ from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.augmentation import FaceAugmentation
 from hfembed.faces.data.collators import FaceCollator
 from hfembed.faces.data.faces import load_faces
+from hfembed.faces.data.samplers import IdentityBatchSampler
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
-from hfembed.training.samplers import IdentityBatchSampler, KeyedBatchSampler
+from hfembed.training.samplers import KeyedBatchSampler
 from tests.faces.data.conftest import encode, write_folder
 from tests.fork_server import fork_server
 
