@@ -6,7 +6,7 @@ import numpy as np
 
 
 def keyed_generator(seed: int, key: Sequence[int], stream: int = 0) -> np.random.Generator:
-    """A generator of its own for every (seed, epoch, index, repetition): Philox turns numbered blocks into noise.
+    """One generator per (seed, epoch, index, repetition): Philox turns numbered blocks into noise.
 
     Args:
         seed: Of the run.

@@ -111,7 +111,7 @@ def test_broken_photos_are_named_and_skipped_or_refused(tmp_path, processor):
         align(faces.select([]), processor)
 
 
-def test_grey_photos_and_impossible_landmarks(tmp_path, processor):
+def test_gray_photos_and_impossible_landmarks(tmp_path, processor):
     import io
 
     import PIL.Image
@@ -208,7 +208,7 @@ def test_repeated_photos_are_augmented_anew(faces, processor):
     assert len({bytes(image.numpy()) for image in pixel_values}) == 16
 
 
-def test_without_augmentation_the_collator_only_normalises(faces, processor):
+def test_without_augmentation_the_collator_only_normalizes(faces, processor):
     aligned = align(faces, processor)
     batch = FaceCollator(processor)([aligned[0, 1], aligned[0, 2]])["pixel_values"]
     whole = processor([faces[row]["image"] for row in (1, 2)], landmarks=[faces[row]["landmarks"] for row in (1, 2)])
