@@ -34,7 +34,8 @@ class FaceAugmentation:
 
     Neither the other samples of the batch, nor the rank, the worker or an earlier call have an influence, so that
     training on one rank, on several, and after resuming gets the same pixels. Every operation is off by default. They
-    come in the order of the fields: geometry in one bilinear resampling, then color, sharpness, light, noise, occlusion.
+    come in the order of the fields: geometry in one bilinear resampling, then color, sharpness, light, noise,
+    occlusion.
 
     Raises:
         ValueError: A field has an impossible value; the message names it.

@@ -1,4 +1,4 @@
-"""Synthetic (rendered) faces in LFW's schema: data for a first run, for tests and for continuous integration, made in seconds.
+"""Synthetic (rendered) faces in LFW's schema: data for first runs and tests, made in seconds.
 
 A person is a draw of head, features and colors; a photo shows them in another pose, light, expression, sharpness and
 background. People differ little and photos of one person much, so that pixels and an untrained network tell people

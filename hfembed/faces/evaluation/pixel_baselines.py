@@ -1,4 +1,4 @@
-"""What verification scores without learned features: raw pixels and eigenfaces. A model must exceed these baselines."""
+"""Baselines of verification without learned features: raw pixels and eigenfaces."""
 
 import numpy as np
 import torch
