@@ -72,7 +72,7 @@ def report_lfw(
     accuracy = result.metrics[lfw.primary_metric]
     plot_roc(curves, output / "roc.png", f"{lfw.name}: accuracy {accuracy:.2f} %")
     draw_mistakes(result, output / "mistakes.png", mistakes)
-    write_results(output, lfw.name, result.metrics, details)
+    write_results(output, lfw.name, result.metrics, details, model)
     return {**result.metrics, lfw.name: details}
 
 
