@@ -25,7 +25,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from hfembed import __version__
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.files import CARD_FILE, CONFIG_FILE, TRAINING_FILE
@@ -35,6 +34,7 @@ from hfembed.checkpoint.saving import finish_save, save_checkpoint
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.training.config import RunConfig, default_of
 from hfembed.training.sharing import HubSharing
+from hfembed.version import __version__
 
 RUN_FILE = "run.json"
 IDENTITY_FILE = "identity.json"

@@ -15,6 +15,7 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.samplers import PersonBatchSampler
 from hfembed.faces.data.splits import hold_out_photos
 from hfembed.faces.swap.pictures import draw_swap_grid
 from hfembed.faces.swap.recipe import (
@@ -32,7 +33,6 @@ from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.training.config import read_config
 from hfembed.training.loop import Task, make_accelerator, shard, train
 from hfembed.training.run import Run, training_program
-from hfembed.training.samplers import PersonBatchSampler
 
 CONFIG = SwapTrainingConfig
 PROVENANCE = (

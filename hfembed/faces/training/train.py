@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
 from hfembed.faces.data.frozen_features import FrozenFeatures
+from hfembed.faces.data.samplers import IdentityBatchSampler
 from hfembed.faces.data.splits import hold_out_photos
 from hfembed.faces.evaluation.identification import HeldOutIdentification
 from hfembed.faces.training.losses import MetricLoss, classification_loss
@@ -31,7 +32,7 @@ from hfembed.models.face_embedder.image_processing_face_embedder import FaceImag
 from hfembed.training.config import read_config
 from hfembed.training.loop import Task, make_accelerator, shard, train
 from hfembed.training.run import Run, training_program
-from hfembed.training.samplers import IdentityBatchSampler, KeyedBatchSampler
+from hfembed.training.samplers import KeyedBatchSampler
 
 CONFIG = FaceTrainingConfig
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from hfembed.errors import input_errors
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.training.recipe import photo_facts
-from hfembed.images.evaluation.reconstruction import HeldOutReconstruction
+from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, takes_masks
 from hfembed.images.evaluation.reconstruction_pictures import draw_reconstructions
 from hfembed.images.training.collator import AutoencoderCollator
 from hfembed.images.training.identity_start import start_from_identity
@@ -28,7 +28,6 @@ from hfembed.images.training.recipe import (
     make_model,
     make_processor,
     split_images,
-    start_from_photos,
     without_margin,
 )
 from hfembed.training.config import read_config
@@ -51,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     set_seed(config.seed)
     model = make_model(config).to(memory_format=torch.channels_last)
-    start_from_photos(config, model, photos, processor)
+    # some models measure parts of theirs on the photos before they are trained
+    if hasattr(model, "start_from_images") and not config.init_from:
+        model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
     objective = AutoencoderLoss(config, run.accelerator.device)
     if config.identity_start:
         pixels = without_margin(photos.pixels(config.identity_start_photos), config.frame_margin)
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start_from_identity(model, processor, objective.embeddings, pixels, config.identity_start, seed=config.seed)
     with input_errors():
         collate = AutoencoderCollator(
-            processor, make_augmentation(config), make_corruption(config), show_holes=model.config.inpainting
+            processor, make_augmentation(config), make_corruption(config), show_holes=takes_masks(model)
         )
     # the same number of photos of both sides, as the network sees them: the difference is the generalization gap
     protocols = []
