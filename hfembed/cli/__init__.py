@@ -4,24 +4,10 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
-from hfembed.cli import convert, evaluate, export, faces, hub, images, search, swap, train, words
-=======
-from hfembed.cli import convert, demo, evaluate, export, faces, hub, images, swap, words
->>>>>>> main
+from hfembed.cli import convert, demo, evaluate, export, faces, hub, images, swap, train, words
 from hfembed.errors import exit_on_input_error
 from hfembed.version import __version__
 
-<<<<<<< HEAD
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(convert.app, name="convert")
-app.add_typer(export.app, name="export")
-app.add_typer(train.app, name="train")
-# without a name, a module's commands are the program's own
-for commands in (faces, words, images, swap, search, hub):
-    app.add_typer(commands.app)
-=======
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -34,6 +20,7 @@ for module in (faces, swap, images, words, hub, demo):
 app.add_typer(convert.commands.app, name="convert", rich_help_panel="Hub")
 app.add_typer(export.commands.app, name="export", rich_help_panel="Hub")
 app.add_typer(hub.datasets.app, name="push-dataset", rich_help_panel="Hub")
+app.add_typer(train.app, name="train", rich_help_panel="Training")
 app.add_typer(evaluate.commands.app, name="evaluate", rich_help_panel="Training")
 
 
@@ -50,7 +37,6 @@ def hfembed(
     ] = False,
 ) -> None:
     """Train, measure, convert, share and use models for faces, images and words."""
->>>>>>> main
 
 
 @exit_on_input_error
