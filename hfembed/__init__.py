@@ -1,12 +1,12 @@
 """Train, measure and share embeddings of faces, images and words the Hugging Face way."""
 
 import importlib
-
-from hfembed import auto as auto  # registers the models with the Auto classes
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-# public name -> module, resolved on first use so that `import hfembed` stays light
+# public name -> module, resolved on first use
 _PUBLIC_NAMES = {
     "EmbeddingIndex": "hfembed.index.embedding_index",
     "ConvAutoencoderConfig": "hfembed.models.conv_autoencoder.configuration_conv_autoencoder",
@@ -39,3 +39,16 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _is_command() -> bool:
+    """Whether this process is the `hfembed` command, which registers the models when it loads one."""
+    program = sys.argv[0] if getattr(sys, "argv", None) else ""
+    return Path(program).stem == "hfembed" or (program == "-m" and "hfembed.cli" in sys.orig_argv)
+
+
+# whoever imports hfembed may use its models through the Auto classes and pipelines of transformers;
+# `hfembed --help` is to answer without importing torch
+if not _is_command():
+    from hfembed import auto as auto
+    from hfembed.faces import pipelines as pipelines

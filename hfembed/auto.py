@@ -1,4 +1,4 @@
-"""The one table that ties a model_type to its classes in the Auto classes."""
+"""The one table that ties a model_type to its classes in the Auto classes; importing it registers them."""
 
 from transformers import (
     AutoConfig,
@@ -7,9 +7,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
 )
-from transformers.pipelines import PIPELINE_REGISTRY
 
-from hfembed.faces.pipelines import FaceEmbeddingPipeline, FaceVerificationPipeline
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
@@ -55,11 +53,4 @@ AutoConfig.register("hfembed_face_swap", FaceSwapConfig)
 AutoModel.register(FaceSwapConfig, FaceSwapModel)
 AutoImageProcessor.register(
     FaceSwapConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
-)
-
-PIPELINE_REGISTRY.register_pipeline(
-    "face-embedding", pipeline_class=FaceEmbeddingPipeline, pt_model=AutoModel, type="image"
-)
-PIPELINE_REGISTRY.register_pipeline(
-    "face-verification", pipeline_class=FaceVerificationPipeline, pt_model=AutoModel, type="image"
 )

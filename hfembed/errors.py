@@ -14,6 +14,11 @@ class InputError(ValueError):
     """Bad input from outside (a file, a config, a name). The message names the thing and the way out."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def input_errors() -> Iterator[None]:
     """Turn a `ValueError` or `KeyError` of a model, whose folder knows nothing of hfembed, into an `InputError`."""

@@ -29,7 +29,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from hfembed.atomic import atomic_write
-from hfembed.checkpoint.loading import FACE_DETECTOR, load_face_embedder, load_image_model
+from hfembed.checkpoint.loading import load_face_detector, load_face_embedder
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.faces.face_analyzer import FaceAnalyzer
 from hfembed.models.face_detector.area_resampling import AreaResampling
@@ -131,7 +131,7 @@ def detection_rows(
     detector_folder: str, original: Path | None, photos: list[Image.Image], batch_size: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """The detector one by one and in batches, and the network's first implementation."""
-    detector, _ = load_image_model(detector_folder, FACE_DETECTOR, "a face detector", "cpu")
+    detector, _ = load_face_detector(detector_folder, "cpu")
     pixels = [torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos]
     batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
     variants: dict[str, Callable[[], list[torch.Tensor]]] = {

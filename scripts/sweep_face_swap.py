@@ -21,8 +21,8 @@ import yaml
 from scipy import stats
 
 from hfembed.atomic import atomic_write
-from hfembed.checkpoint.card import TRAINING_FILE
-from hfembed.checkpoint.loading import FACE_DETECTOR, load_face_embedder, load_face_swap, load_image_model
+from hfembed.checkpoint.files import TRAINING_FILE
+from hfembed.checkpoint.loading import load_face_detector, load_face_embedder, load_face_swap
 from hfembed.checkpoint.results import provenance
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.faces.swap.evaluation import SwapEvaluation
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace, folder: Path, people: list[str], fields: 
     trained, tested = read_sides(folder / TRAINING_FILE, folders, model, processor)
     detector = None
     if arguments.detector:
-        detector, _ = load_image_model(arguments.detector, FACE_DETECTOR, "a face detector", "cpu")
+        detector, _ = load_face_detector(arguments.detector, "cpu")
     evaluation = SwapEvaluation(trained, tested, embedder, embedder_processor, detector)
     files = {"embedder": arguments.embedder, "detector": arguments.detector or None}
     report_swap(evaluation, model, processor, folder, files)

@@ -1,27 +1,22 @@
 """Model cards: every number in them is read from the results.json and training.json beside the checkpoint."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCard
 
 from hfembed.atomic import atomic_write
-from hfembed.checkpoint.card_data import Checkpoint
+from hfembed.checkpoint.card_data import CardNotes
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.conv_autoencoder_card import render_autoencoder_card
 from hfembed.checkpoint.face_detector_card import render_detector_card
 from hfembed.checkpoint.face_embedder_card import render_face_card
 from hfembed.checkpoint.face_swap_card import render_swap_card
-from hfembed.checkpoint.results import read_results
+from hfembed.checkpoint.files import CARD_FILE, CONFIG_FILE
 from hfembed.checkpoint.word2vec_card import render_word_card
 from hfembed.errors import InputError
 
-CARD_FILE = "README.md"
-CONFIG_FILE = "config.json"
-TRAINING_FILE = "training.json"
-
-_CARDS: dict[str, Callable[[Checkpoint], ModelCard]] = {
+_CARDS: dict[str, Callable[[CardNotes], ModelCard]] = {
     "hfembed_face_embedder": render_face_card,
     "hfembed_face_detector": render_detector_card,
     "hfembed_conv_autoencoder": render_autoencoder_card,
@@ -63,23 +58,11 @@ def render_card(folder: str | Path, repo_id: str | None = None) -> str:
     Raises:
         InputError: As `write_card`.
     """
-    folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file():
+    checkpoint = Checkpoint(str(folder), Path(folder))
+    if not (checkpoint.folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} holds no model to write a card for: there is no {CONFIG_FILE} in it")
-    config = _read_json(folder / CONFIG_FILE)
-    render = _CARDS.get(config.get("model_type"))
+    notes = CardNotes(checkpoint, repo_id)
+    render = _CARDS.get(str(notes.config.get("model_type")))
     if render is None:
-        raise InputError(f"{folder}: there is no card for models of type {config.get('model_type')}")
-    training = _read_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).exists() else {}
-    card = render(Checkpoint(folder, config, training, read_results(folder), repo_id))
-    return str(card).rstrip() + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): write it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object: write it again")
-    return content
+        raise InputError(f"{folder}: there is no card for models of type {notes.config.get('model_type')}")
+    return str(render(notes)).rstrip() + "\n"

@@ -10,6 +10,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.errors import InputError
 
 # undefined names are errors: a card must not have holes
@@ -21,23 +22,18 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What lies beside the weights.
+class CardNotes:
+    """What a card is made of.
 
-    Attributes:
-        folder: The checkpoint's folder.
-        config: Contents of config.json.
-        training: Contents of training.json, empty where there is none.
-        results: Contents of results.json, empty where there is none: the card then claims nothing.
+    Args:
+        checkpoint: Whose card it is. Without results.json the card claims nothing.
         repo_id: Where it is on the Hub, `None` for a folder.
     """
 
-    folder: Path
-    config: dict[str, Any]
-    training: dict[str, Any]
-    results: dict[str, Any]
-    repo_id: str | None = None
+    def __init__(self, checkpoint: Checkpoint, repo_id: str | None = None):
+        self.folder, self.repo_id = checkpoint.folder, repo_id
+        self.config, self.training, self.results = checkpoint.config, checkpoint.training, checkpoint.results
+        self.has_detector = checkpoint.detector is not None
 
     @property
     def name(self) -> str:
@@ -130,12 +126,12 @@ def dataset_revision(details: dict[str, Any], *roles: str) -> str | None:
     return next((files[role]["sha256"] for role in roles if "sha256" in files.get(role, {})), None)
 
 
-def fill(template: str, checkpoint: Checkpoint, data: ModelCardData, **fields: Any) -> ModelCard:
+def fill(template: str, notes: CardNotes, data: ModelCardData, **fields: Any) -> ModelCard:
     """Fill a template of `templates/`.
 
     Args:
         template: Its file's name.
-        checkpoint: Whose card it is; the template sees its attributes.
+        notes: Whose card it is; the template sees its attributes.
         data: The YAML block.
         **fields: What else the template needs.
 
@@ -150,17 +146,17 @@ def fill(template: str, checkpoint: Checkpoint, data: ModelCardData, **fields: A
             render(
                 template,
                 data.to_yaml(),
-                name=checkpoint.name,
-                model_id=checkpoint.repo_id or checkpoint.name,
-                config=checkpoint.config,
-                training=checkpoint.training,
-                recipe=checkpoint.recipe,
+                name=notes.name,
+                model_id=notes.repo_id or notes.name,
+                config=notes.config,
+                training=notes.training,
+                recipe=notes.recipe,
                 **fields,
             )
         )
     except jinja2.UndefinedError as error:
         raise InputError(
-            f"the notes in {checkpoint.folder} are not complete ({error}): train, convert or evaluate it again"
+            f"the notes in {notes.folder} are not complete ({error}): train, convert or evaluate it again"
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from huggingface_hub import EvalResult, ModelCard
 
-from hfembed.checkpoint.card_data import Checkpoint, dataset_revision, fill
+from hfembed.checkpoint.card_data import CardNotes, dataset_revision, fill
 
 _UNITS = {"psnr": " dB", "gain": " dB"}
 _PICTURES = {
@@ -13,7 +13,7 @@ _PICTURES = {
 }
 
 
-def render_autoencoder_card(checkpoint: Checkpoint) -> ModelCard:
+def render_autoencoder_card(notes: CardNotes) -> ModelCard:
     """Fill the template.
 
     Raises:
@@ -32,17 +32,17 @@ def render_autoencoder_card(checkpoint: Checkpoint) -> ModelCard:
             metric_name=figure.replace("_", " "),
             metric_value=round(value, 3),
         )
-        for name, details in checkpoint.evaluations.items()
+        for name, details in notes.evaluations.items()
         for figure, value in details["figures"].items()
         if figure.endswith(("psnr", "ssim"))
     ]
     tags = ["autoencoder", "image-reconstruction"]
-    if checkpoint.config.get("variational"):
+    if notes.config.get("variational"):
         tags.append("variational-autoencoder")
     return fill(
         "conv_autoencoder.md.jinja",
-        checkpoint,
-        checkpoint.card_data("image-feature-extraction", tags, results),
-        tables={name: checkpoint.table(name, _UNITS) for name in checkpoint.evaluations},
-        pictures=checkpoint.pictures(_PICTURES),
+        notes,
+        notes.card_data("image-feature-extraction", tags, results),
+        tables={name: notes.table(name, _UNITS) for name in notes.evaluations},
+        pictures=notes.pictures(_PICTURES),
     )

@@ -2,12 +2,12 @@
 
 from huggingface_hub import ModelCard
 
-from hfembed.checkpoint.card_data import Checkpoint, fill
+from hfembed.checkpoint.card_data import CardNotes, fill
 
 _PICTURES = {"detections.png": "Detections", "precision_recall.png": "Precision and recall"}
 
 
-def render_detector_card(checkpoint: Checkpoint) -> ModelCard:
+def render_detector_card(notes: CardNotes) -> ModelCard:
     """Fill the template.
 
     Raises:
@@ -15,8 +15,8 @@ def render_detector_card(checkpoint: Checkpoint) -> ModelCard:
     """
     return fill(
         "face_detector.md.jinja",
-        checkpoint,
-        checkpoint.card_data("object-detection", ["face-detection", "face-alignment"], []),
-        tables={name: checkpoint.table(name, {}) for name in checkpoint.evaluations},
-        pictures=checkpoint.pictures(_PICTURES),
+        notes,
+        notes.card_data("object-detection", ["face-detection", "face-alignment"], []),
+        tables={name: notes.table(name, {}) for name in notes.evaluations},
+        pictures=notes.pictures(_PICTURES),
     )

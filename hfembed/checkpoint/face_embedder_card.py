@@ -4,10 +4,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from hfembed.checkpoint.card_data import Checkpoint, Table, dataset_revision, fill
-
-# a face embedder with a detector in this folder is a whole analyzer
-DETECTOR_FOLDER = "detector"
+from hfembed.checkpoint.card_data import CardNotes, Table, dataset_revision, fill
 
 # figure in results.json -> (its name in the card, metric type on the Hub)
 _LFW_FIGURES = {
@@ -25,29 +22,29 @@ _PICTURES = {
 }
 
 
-def render_face_card(checkpoint: Checkpoint) -> ModelCard:
+def render_face_card(notes: CardNotes) -> ModelCard:
     """Fill the template.
 
     Raises:
         InputError: The notes beside the checkpoint lack something the card needs.
     """
-    lfw = {name: details for name, details in checkpoint.evaluations.items() if name.startswith("lfw_")}
-    data = checkpoint.card_data(
+    lfw = {name: details for name, details in notes.evaluations.items() if name.startswith("lfw_")}
+    data = notes.card_data(
         "image-feature-extraction",
         ["face-recognition", "face-verification"],
         [result for name, details in lfw.items() for result in _results(name, details)],
     )
     tables = {
-        name: Table(_about(details), _rows(details), details) if name in lfw else checkpoint.table(name, {})
-        for name, details in checkpoint.evaluations.items()
+        name: Table(_about(details), _rows(details), details) if name in lfw else notes.table(name, {})
+        for name, details in notes.evaluations.items()
     }
     return fill(
         "face_embedder.md.jinja",
-        checkpoint,
+        notes,
         data,
         tables=tables,
-        pictures=checkpoint.pictures(_PICTURES),
-        has_detector=(checkpoint.folder / DETECTOR_FOLDER).is_dir(),
+        pictures=notes.pictures(_PICTURES),
+        has_detector=notes.has_detector,
     )
 
 

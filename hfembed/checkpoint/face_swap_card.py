@@ -2,7 +2,7 @@
 
 from huggingface_hub import EvalResult, ModelCard
 
-from hfembed.checkpoint.card_data import Checkpoint, fill
+from hfembed.checkpoint.card_data import CardNotes, fill
 
 _UNITS = {"closer_to_target": " %", "undetected": " %"}
 _PICTURES = {
@@ -12,7 +12,7 @@ _PICTURES = {
 }
 
 
-def render_swap_card(checkpoint: Checkpoint) -> ModelCard:
+def render_swap_card(notes: CardNotes) -> ModelCard:
     """Fill the template.
 
     Raises:
@@ -29,13 +29,13 @@ def render_swap_card(checkpoint: Checkpoint) -> ModelCard:
             metric_name="swaps closer to the target than to the source",
             metric_value=round(details["figures"]["closer_to_target"], 2),
         )
-        for details in checkpoint.evaluations.values()
+        for details in notes.evaluations.values()
         if "closer_to_target" in details["figures"]
     ]
     return fill(
         "face_swap.md.jinja",
-        checkpoint,
-        checkpoint.card_data("image-to-image", ["face-swap"], results),
-        tables={name: checkpoint.table(name, _UNITS) for name in checkpoint.evaluations},
-        pictures=checkpoint.pictures(_PICTURES),
+        notes,
+        notes.card_data("image-to-image", ["face-swap"], results),
+        tables={name: notes.table(name, _UNITS) for name in notes.evaluations},
+        pictures=notes.pictures(_PICTURES),
     )

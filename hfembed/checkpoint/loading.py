@@ -1,15 +1,24 @@
-"""Load checkpoints for the commands, from a folder or the Hub; what is wrong with one is said in one line."""
+"""Load models from a folder or the Hub, each as its own class; what is wrong with one is said in one line."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
-import hfembed  # noqa: F401  registers the models
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.validation import check_weights, read_config
-from hfembed.errors import InputError
-from hfembed.hub.download import find_checkpoint
+from hfembed.errors import InputError, first_line
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 FACE_DETECTOR = "hfembed_face_detector"
@@ -18,144 +27,132 @@ FACE_SWAP = "hfembed_face_swap"
 CONV_AUTOENCODER = "hfembed_conv_autoencoder"
 WORD2VEC = "hfembed_word2vec"
 
+Model = TypeVar("Model", bound=PreTrainedModel)
+Processor = TypeVar("Processor", bound=BaseImageProcessor)
+
 
 def load_face_embedder(
-    checkpoint: str, device: str = "auto", **hub: Any
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Load a face embedder and its processor, ready to embed.
-
-    Args:
-        checkpoint: Folder or Hub id, "@revision" after it where it is not main. One with a classification head gives
-            the embedder inside.
-        device: A torch device, or "auto" for the accelerator where there is one.
-        **hub: revision, subfolder, token, cache_dir, local_files_only, as of `find_checkpoint`.
-
-    Returns:
-        The `FaceEmbedderModel` in eval mode, float32, and its `FaceImageProcessor`.
-
-    Raises:
-        InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
-    """
-    return load_image_model(checkpoint, FACE_EMBEDDER, "a face embedder", device, **hub)
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+) -> tuple[FaceEmbedderModel, FaceImageProcessor]:
+    """Load a face embedder, without its classification head, and its processor; as `load_image_model`."""
+    return load_image_model(checkpoint, FaceEmbedderModel, FaceImageProcessor, "a face embedder", device, dtype, **hub)
 
 
-def load_autoencoder(checkpoint: str, device: str = "auto") -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Load an autoencoder and its processor, ready to encode and decode.
-
-    Args:
-        checkpoint: Folder or Hub id.
-        device: A torch device, or "auto" for the accelerator where there is one.
-
-    Returns:
-        The `ConvAutoencoderModel` in eval mode, float32, and its `ConvAutoencoderImageProcessor`.
-
-    Raises:
-        InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
-    """
-    return load_image_model(checkpoint, CONV_AUTOENCODER, "an autoencoder", device)
+def load_face_detector(
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+) -> tuple[FaceDetectorModel, FaceDetectorImageProcessor]:
+    """Load a face detector and its processor; as `load_image_model`."""
+    return load_image_model(
+        checkpoint, FaceDetectorModel, FaceDetectorImageProcessor, "a face detector", device, dtype, **hub
+    )
 
 
-def load_face_swap(checkpoint: str, device: str = "auto", **hub: Any) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Load a face swap model and its processor, ready to swap.
+def load_autoencoder(
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+) -> tuple[ConvAutoencoderModel, ConvAutoencoderImageProcessor]:
+    """Load an autoencoder and its processor; as `load_image_model`."""
+    return load_image_model(
+        checkpoint, ConvAutoencoderModel, ConvAutoencoderImageProcessor, "an autoencoder", device, dtype, **hub
+    )
 
-    Args:
-        checkpoint: Folder or Hub id.
-        device: A torch device, or "auto" for the accelerator where there is one.
-        **hub: revision, subfolder, token, cache_dir, local_files_only, as of `find_checkpoint`.
 
-    Returns:
-        The `FaceSwapModel` in eval mode, float32, and its `FaceImageProcessor`.
+def load_face_swap(
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+) -> tuple[FaceSwapModel, FaceImageProcessor]:
+    """Load a face swap model and its processor; as `load_image_model`."""
+    return load_image_model(checkpoint, FaceSwapModel, FaceImageProcessor, "a face swap model", device, dtype, **hub)
+
+
+def load_word2vec(
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+) -> Word2VecModel:
+    """Load word vectors with their words, without output rows; as `load_image_model`.
 
     Raises:
-        InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
+        InputError: The words are missing too.
     """
-    return load_image_model(checkpoint, FACE_SWAP, "a face swap model", device, **hub)
+    checkpoint = Checkpoint.resolve(checkpoint, **hub)
+    model = _load_model(checkpoint, Word2VecModel, "word vectors", device, dtype)
+    if model.vocabulary is None:
+        raise InputError(f"{checkpoint.name} lacks its words: tokenizer.json, vocab_counts.safetensors")
+    return model
 
 
 def load_image_model(
-    checkpoint: str, model_type: str, kind: str, device: str = "auto", **hub: Any
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    checkpoint: str | Path | Checkpoint,
+    model_class: type[Model],
+    processor_class: type[Processor],
+    kind: str,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    **hub: Any,
+) -> tuple[Model, Processor]:
     """Load a model of one family and its image processor, ready to use.
 
     Args:
-        checkpoint: Folder or Hub id, "@revision" after it where it is not main.
-        model_type: The family it must be of.
+        checkpoint: Folder, "owner/name", "owner/name@revision", or a resolved one.
+        model_class: What the checkpoint must hold.
+        processor_class: Its processor's class.
         kind: What a person calls the family, with its article: "a face embedder".
         device: A torch device, or "auto" for the accelerator where there is one.
-        **hub: revision, subfolder, token, cache_dir, local_files_only, as of `find_checkpoint`.
+        dtype: Of the weights.
+        **hub: revision, subfolder, token, cache_dir, local_files_only of `Checkpoint.resolve`.
 
     Returns:
-        The family's base model in eval mode, float32, and its processor.
+        The model in eval mode, and its processor.
 
     Raises:
-        InputError: There is no such checkpoint, it is of another kind, or weights or processor settings are missing.
+        InputError: There is no such checkpoint, it is of another family, weights are missing, damaged or not finite,
+            or the processor's settings are missing.
     """
-    torch_device = choose_device(device)
-    folder = find_checkpoint(checkpoint, **hub)
-    config = read_config(folder, checkpoint)
-    if config.model_type != model_type:
-        raise InputError(f"{checkpoint} holds a model of type {config.model_type}, not {kind}")
-    check_weights(folder, checkpoint)
+    checkpoint = Checkpoint.resolve(checkpoint, **hub)
+    model = _load_model(checkpoint, model_class, kind, device, dtype)
+    with _one_line(checkpoint.name, kind):
+        processor: Processor = processor_class.from_pretrained(checkpoint.folder)
+    return model, processor
 
-    # the report on unused head weights and the bar would bury the answer; missing weights are looked for here
+
+def _load_model(checkpoint: Checkpoint, model_class: type[Model], kind: str, device: str, dtype: torch.dtype) -> Model:
+    torch_device = choose_device(device)
+    folder, name = checkpoint.folder, checkpoint.name
+    config = read_config(folder, name)
+    if not isinstance(config, model_class.config_class):
+        raise InputError(f"{name} holds a model of type {config.model_type}, not {kind}")
+    check_weights(folder, name)
+    if getattr(config, "thresholds", None):
+        config.thresholds = checkpoint.thresholds
+    with _one_line(name, kind):
+        model: Model
+        model, report = model_class.from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise InputError(f"{name} lacks {len(missing)} weights, the first: {missing[0]}")
+    model.name_or_path = model.config.name_or_path = name  # not the place in the cache
+    model.to(torch_device)  # type: ignore[arg-type]
+    return model.eval()
+
+
+@contextmanager
+def _one_line(name: str, kind: str) -> Iterator[None]:
+    """Load quietly, since missing weights are looked for here; a failure is an `InputError` of one line."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, report = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
-        processor = AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{checkpoint} is not a whole checkpoint of {kind}: {_first_line(error)}") from error
+        yield
+    except MemoryError:
+        raise
+    # what a damaged file makes the libraries stumble over is anybody's guess
+    except Exception as error:
+        raise InputError(f"{name} is not a whole checkpoint of {kind}: {first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise InputError(f"{checkpoint} lacks {len(missing)} weights, the first: {missing[0]}")
-    model.name_or_path = model.config.name_or_path = str(checkpoint)  # not the place in the cache
-    return model.to(torch_device).eval(), processor
-
-
-def load_word2vec(checkpoint: str, device: str = "auto", **hub: Any) -> Word2VecModel:
-    """Load word vectors with their words, ready to be asked.
-
-    Args:
-        checkpoint: Folder or Hub id, "@revision" after it where it is not main. One with output rows too gives the
-            input rows.
-        device: A torch device, or "auto" for the accelerator where there is one.
-        **hub: revision, subfolder, token, cache_dir, local_files_only, as of `find_checkpoint`.
-
-    Returns:
-        The `Word2VecModel` in eval mode.
-
-    Raises:
-        InputError: There is no such checkpoint, it is of another kind, or weights or words are missing.
-    """
-    folder = find_checkpoint(checkpoint, **hub)
-    config = read_config(folder, checkpoint)
-    if config.model_type != WORD2VEC:
-        raise InputError(f"{checkpoint} holds a model of type {config.model_type}, not word vectors")
-    check_weights(folder, checkpoint)
-    try:
-        model, report = Word2VecModel.from_pretrained(folder, config=config, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"no word vectors could be read from {checkpoint}: {_first_line(error)}") from error
-    if report["missing_keys"]:
-        raise InputError(f"{checkpoint} lacks the weights {', '.join(sorted(report['missing_keys']))}")
-    if model.vocabulary is None:
-        raise InputError(f"{checkpoint} lacks its words: tokenizer.json, vocab_counts.safetensors")
-    return model.to(choose_device(device)).eval()
 
 
 def choose_device(device: str) -> torch.device:
     """Turn "auto" into this machine's accelerator, or the CPU where there is none.
-
-    Args:
-        device: "auto", or what torch calls a device.
-
-    Returns:
-        The device.
 
     Raises:
         InputError: Torch knows no such device, or this machine has none.
@@ -166,7 +163,7 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise InputError(f"device '{device}': {_first_line(error)}") from error
+        raise InputError(f"device '{device}': {first_line(error)}") from error
     if chosen.type != "cpu" and (
         accelerator is None
         or chosen.type != accelerator.type
@@ -174,7 +171,3 @@ def choose_device(device: str) -> torch.device:
     ):
         raise InputError(f"device '{device}' is not on this machine: take cpu or auto")
     return chosen
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -3,8 +3,8 @@
 import fnmatch
 from pathlib import Path
 
-from hfembed.checkpoint.card import CARD_FILE, render_card
-from hfembed.checkpoint.face_embedder_card import DETECTOR_FOLDER
+from hfembed.checkpoint.card import render_card
+from hfembed.checkpoint.files import CARD_FILE, DETECTOR_FOLDER
 from hfembed.checkpoint.validation import check_checkpoint
 from hfembed.hub.commit import Pushed, commit_files, full_name
 

@@ -1,7 +1,6 @@
 """results.json: the figures beside a checkpoint, with all it takes to get them again."""
 
 import hashlib
-import json
 import platform
 import shlex
 import sys
@@ -10,63 +9,52 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import hfembed
-from hfembed.atomic import atomic_write
-from hfembed.errors import InputError
+from hfembed import __version__
+from hfembed.checkpoint.checkpoint import Checkpoint, without_evaluation
+from hfembed.checkpoint.files import RESULTS_FILE
+from hfembed.checkpoint.json_notes import write_json
 
-RESULTS_FILE = "results.json"
 
-
-def write_results(folder: str | Path, name: str, metrics: dict[str, float], details: dict[str, Any]) -> Path:
+def write_results(
+    folder: str | Path,
+    name: str,
+    metrics: dict[str, float],
+    details: dict[str, Any],
+    checkpoint: str | Path | Checkpoint | None = None,
+) -> Path:
     """Put one evaluation into the folder's results.json, whole or not at all.
 
-    The metrics stand at the top level, the details under `name`. What an earlier run of the same evaluation left (all
-    keys that start with `name`) is replaced; results of other evaluations stay.
+    The metrics stand at the top level, the details under `name`, with the fingerprint of the weights that were
+    measured. An earlier run of the same evaluation is replaced; other evaluations of the same weights stay.
 
     Args:
         folder: Where results.json is, or will be.
         name: The evaluation, such as "lfw_view2".
         metrics: Figure -> value. Keys start with `name`, or `details` lists them all under "figures".
         details: How they came about.
+        checkpoint: What was measured.
 
     Returns:
         The path of the file.
 
     Raises:
-        InputError: The folder's results.json is not a JSON object.
+        InputError: The folder's results.json is damaged, or a figure is not finite.
         OSError: The file cannot be written; an earlier one is left as it was.
     """
-    path = Path(folder) / RESULTS_FILE
-    earlier = read_results(folder)
-    replaced = {key for key in earlier if key.startswith(name)} | set(earlier.get(name, {}).get("figures", []))
-    kept = {key: value for key, value in earlier.items() if key not in replaced}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({**kept, **metrics, name: details}, indent=2, allow_nan=False) + "\n")
-    return path
+    folder = Path(folder)
+    if checkpoint is not None:
+        details = {**details, "weights": Checkpoint.resolve(checkpoint).fingerprint}
+    write_json(folder / RESULTS_FILE, {**without_evaluation(read_results(folder), name), **metrics, name: details})
+    return folder / RESULTS_FILE
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
-    """What stands in the folder's results.json; empty where there is none.
-
-    Args:
-        folder: Where results.json may be.
-
-    Returns:
-        Its content.
+    """The contents of the folder's results.json, without evaluations of other weights; empty where there is none.
 
     Raises:
-        InputError: It is not a JSON object.
+        InputError: It is damaged.
     """
-    path = Path(folder) / RESULTS_FILE
-    if not path.exists():
-        return {}
-    try:
-        results = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): move it away to write new results") from None
-    if not isinstance(results, dict):
-        raise InputError(f"{path} is not a JSON object: move it away to write new results")
-    return results
+    return Checkpoint(str(folder), Path(folder)).results
 
 
 def provenance(files: dict[str, str | Path | None]) -> dict[str, Any]:
@@ -83,7 +71,7 @@ def provenance(files: dict[str, str | Path | None]) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "files": {role: _identify(Path(path)) for role, path in files.items() if path is not None},
         "versions": {
-            "hfembed": hfembed.__version__,
+            "hfembed": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "transformers", "numpy", "pillow", "scikit-learn")},
         },

@@ -1,32 +1,36 @@
-"""Whether a folder is a whole checkpoint: everything `from_pretrained` needs, nothing that is not what it says."""
+"""Validate a checkpoint's folder: everything `from_pretrained` needs is there, whole and finite."""
 
 import dataclasses
-import json
-from collections.abc import Iterable
+import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
-import hfembed
+import hfembed.auto  # noqa: F401  registers the models
+from hfembed.checkpoint.files import CONFIG_FILE, PROCESSOR_FILE
+from hfembed.checkpoint.fingerprint import PICKLES, StoredTensor, stored_tensors, weight_files
+from hfembed.checkpoint.json_notes import read_json
 from hfembed.errors import InputError
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # what transformers writes into a config.json besides the fields of the class
 _WRITTEN_BY_TRANSFORMERS = {
     "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "per_layer_config",
     "quantization_config", "tie_word_embeddings", "torch_dtype", "transformers_version",
 }  # fmt: skip
 
-_IMAGE_FILES = {"preprocessor_config.json": "the image processor"}
+_IMAGE_FILES = {PROCESSOR_FILE: "the image processor"}
 _WORD_FILES = {"tokenizer.json": "the words", "vocab_counts.safetensors": "the words' counts"}
+# a float's exponent bits are all set where it is infinite or not a number
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF0 << 48),
+    "F32": ("<u4", 0x7F80 << 16),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
 
 
 def read_config(folder: Path, name: str | None = None) -> PreTrainedConfig:
@@ -34,94 +38,67 @@ def read_config(folder: Path, name: str | None = None) -> PreTrainedConfig:
 
     Args:
         folder: The checkpoint's folder.
-        name: What to call the checkpoint; the folder where there is none.
-
-    Returns:
-        The config.
+        name: What to call the checkpoint; the folder by default.
 
     Raises:
         InputError: It is missing or damaged, of a model of another library, or has unknown or impossible fields.
     """
     name = name or str(folder)
-    content = _read_json(folder / CONFIG_FILE, name)
+    return parse_config(read_json(folder / CONFIG_FILE, name), name)
+
+
+def parse_config(content: dict[str, Any], name: str) -> PreTrainedConfig:
+    """Make a config of the contents of a config.json, as `read_config`."""
     model_type = content.get("model_type")
     if not str(model_type).startswith("hfembed_") or model_type not in CONFIG_MAPPING:
-        raise InputError(f"{name} holds a model of type {model_type}, which is none of hfembed's")
-    config_class = CONFIG_MAPPING[model_type]
+        raise InputError(f"{name}: unsupported model_type '{model_type}'; expected one of hfembed's")
+    config_class: Any = CONFIG_MAPPING[str(model_type)]
     known = {field.name for field in dataclasses.fields(config_class)} | _WRITTEN_BY_TRANSFORMERS
+    known |= set(getattr(config_class, "old_names", ()))
     unknown = sorted(key for key in content if key not in known and not key.startswith("_"))
     if unknown:
         raise InputError(
-            f"{name}: {CONFIG_FILE} has the unknown key '{unknown[0]}': of another version of hfembed, or misspelt"
+            f"{name}: {CONFIG_FILE} has the unknown key '{unknown[0]}': of another version of hfembed, or misspelled"
         )
     try:
-        return config_class.from_dict(content)
-    except (StrictDataclassError, ValueError, TypeError) as error:
+        config: PreTrainedConfig = config_class.from_dict(content)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(f"{name}: {CONFIG_FILE} describes no possible model: {reason}") from error
+    return config
 
 
 def check_weights(folder: Path, name: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Check the files with the weights: all there, all whole, none pickled.
+    """Check the files with the weights: all there, all whole, every number finite, none in a pickle file.
 
     Args:
         folder: The checkpoint's folder.
-        name: What to call the checkpoint; the folder where there is none.
+        name: What to call the checkpoint; the folder by default.
 
     Returns:
         Name -> shape of every tensor.
 
     Raises:
-        InputError: A file is missing or truncated, or there are pickled weights only.
+        InputError: One of these is not so.
     """
     name = name or str(folder)
-    files = {WEIGHTS_FILE}
-    if (folder / INDEX_FILE).exists():
-        files = set(_read_json(folder / INDEX_FILE, name).get("weight_map", {}).values())
-    elif not (folder / WEIGHTS_FILE).exists():
-        refuse_pickles([file.name for file in folder.iterdir()], name)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(files):
-        if not (folder / file).is_file():
-            raise InputError(f"{name} lacks {file}")
-        try:
-            with safe_open(folder / file, "pt") as tensors:
-                shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{name}: {file} is truncated or damaged ({error}); write or fetch it again") from error
-    return shapes
-
-
-def refuse_pickles(files: Iterable[str], name: str) -> None:
-    """Refuse a checkpoint whose weights are pickled, and not in safetensors too.
-
-    Args:
-        files: Names of the checkpoint's files.
-        name: What to call the checkpoint.
-
-    Raises:
-        InputError: That is so.
-    """
-    files = sorted(files)
-    pickled = [file for file in files if file.endswith(PICKLES)]
-    if pickled and not any(file.endswith(".safetensors") for file in files):
-        raise InputError(
-            f"{name} has its weights in {pickled[0]}, and nothing from outside is unpickled: `hfembed convert` knows "
-            "some such files"
-        )
+    tensors: dict[str, StoredTensor] = {}
+    for file in weight_files(folder, name):
+        tensors |= stored_tensors(file, name)
+    for key, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise InputError(f"{name}: the weight {key} is not finite; train or fetch the model again")
+    return {key: tensor.shape for key, tensor in tensors.items()}
 
 
 def check_checkpoint(folder: str | Path) -> PreTrainedConfig:
     """Check that a folder is a whole checkpoint of one of our models, ready to be shared.
 
-    Args:
-        folder: The folder.
-
     Returns:
         The model's config.
 
     Raises:
-        InputError: Something is missing, damaged, of another shape than the config says, or pickled.
+        InputError: Something is missing, damaged, not finite, of another shape than the config says, or pickled.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -129,14 +106,9 @@ def check_checkpoint(folder: str | Path) -> PreTrainedConfig:
     config = read_config(folder)
     shapes = check_weights(folder)
     architecture = (config.architectures or [""])[0]
-    if architecture not in hfembed.__all__:
-        raise InputError(
-            f"{folder}: {CONFIG_FILE} names the architecture '{architecture}', which hfembed does not have"
-        )
     with torch.device("meta"):
-        expected = {
-            key: tuple(value.shape) for key, value in getattr(hfembed, architecture)(config).state_dict().items()
-        }
+        model = _model_class(config, architecture, folder)(config)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     missing = sorted(expected.keys() - shapes.keys())
     if missing:
         raise InputError(f"{folder} lacks {len(missing)} weights of {architecture}, the first: {missing[0]}")
@@ -149,17 +121,21 @@ def check_checkpoint(folder: str | Path) -> PreTrainedConfig:
             raise InputError(f"{folder} lacks {file}: save {content} with the model")
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
     if pickled:
-        raise InputError(f"{folder} holds the pickled file {pickled[0]}: move it away, only safetensors are shared")
+        raise InputError(f"{folder} holds the pickle file {pickled[0]}: move it away, only safetensors are shared")
     return config
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{name} lacks {path.name}") from None
-    except ValueError as error:
-        raise InputError(f"{name}: {path.name} is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{name}: {path.name} is not a JSON object")
-    return content
+def _model_class(config: PreTrainedConfig, architecture: str, folder: Path) -> type[PreTrainedModel]:
+    """The class that config.json names; it stands beside the config's."""
+    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    found = getattr(module, str(architecture), None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel) and found.config_class is type(config)):
+        raise InputError(f"{folder}: {CONFIG_FILE} names the architecture '{architecture}', unknown to hfembed")
+    return found
+
+
+def _is_finite(tensor: StoredTensor) -> bool:
+    if tensor.dtype not in _EXPONENTS:
+        return True  # whole numbers
+    dtype, exponent = _EXPONENTS[tensor.dtype]
+    return not any(np.any(np.frombuffer(block, dtype) & exponent == exponent) for block in tensor.blocks())

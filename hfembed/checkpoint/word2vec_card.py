@@ -4,18 +4,18 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from hfembed.checkpoint.card_data import Checkpoint, Table, fill
+from hfembed.checkpoint.card_data import CardNotes, Table, fill
 
 _PICTURES = {"map.png": "Words on a map"}
 
 
-def render_word_card(checkpoint: Checkpoint) -> ModelCard:
+def render_word_card(notes: CardNotes) -> ModelCard:
     """Fill the template.
 
     Raises:
         InputError: The notes beside the checkpoint lack something the card needs.
     """
-    details = checkpoint.evaluations.get("words", {})
+    details = notes.evaluations.get("words", {})
     measured = _measured(details)
     results = [
         EvalResult(
@@ -34,10 +34,8 @@ def render_word_card(checkpoint: Checkpoint) -> ModelCard:
         for test, metric, value, note in measured
     ]
     tables = {"words": Table(_about(details), rows, details)} if rows else {}
-    data = checkpoint.card_data(
-        "feature-extraction", ["word2vec", "word-embeddings", "sentence-transformers"], results
-    )
-    return fill("word2vec.md.jinja", checkpoint, data, tables=tables, pictures=checkpoint.pictures(_PICTURES))
+    data = notes.card_data("feature-extraction", ["word2vec", "word-embeddings", "sentence-transformers"], results)
+    return fill("word2vec.md.jinja", notes, data, tables=tables, pictures=notes.pictures(_PICTURES))
 
 
 def _about(details: dict[str, Any]) -> str:

@@ -55,7 +55,8 @@ def evaluate_lfw(
     """Measure a face embedder on Labeled Faces in the Wild."""
     import torch
 
-    from hfembed.checkpoint.loading import FACE_DETECTOR, load_face_embedder, load_image_model
+    from hfembed.checkpoint.checkpoint import Checkpoint
+    from hfembed.checkpoint.loading import load_face_detector, load_face_embedder
     from hfembed.faces.data.lfw import read_pairs
     from hfembed.faces.evaluation import lfw_report
     from hfembed.faces.evaluation.lfw import LfwVerification
@@ -64,7 +65,7 @@ def evaluate_lfw(
     embedder, processor = load_face_embedder(model, device)
     if mirror is not None:
         embedder.config.mirror = mirror
-    face_detector = load_image_model(detector, FACE_DETECTOR, "a face detector", device)[0] if detector else None
+    face_detector = load_face_detector(detector, device)[0] if detector else None
     chosen = read_pairs(pairs).in_folds(fold) if fold else pairs
     lfw = LfwVerification(
         images,
@@ -87,7 +88,7 @@ def evaluate_lfw(
     print(lfw_report.summary(lfw.name, report))
     print(f"  written to {output}")
     if store_thresholds:
-        lfw_report.store_thresholds(model, report[lfw.name]["thresholds"], embedder.config.mirror)
+        Checkpoint.resolve(model).store_thresholds(report[lfw.name]["thresholds"], mirror=embedder.config.mirror)
 
 
 @app.command("identification")
@@ -115,8 +116,9 @@ def evaluate_identification(
     """Measure how well a face embedder finds people again: closed set, open set, all pairs, BLUFR, MegaFace."""
     import torch
 
+    from hfembed.checkpoint.checkpoint import Checkpoint
     from hfembed.checkpoint.loading import load_face_embedder
-    from hfembed.faces.evaluation import identification_report, lfw_report
+    from hfembed.faces.evaluation import identification_report
     from hfembed.faces.evaluation.people_embeddings import embed_people
 
     torch.set_num_threads(num_threads)
@@ -137,7 +139,7 @@ def evaluate_identification(
     print(identification_report.summary(report))
     print(f"  written to {output}")
     if store_thresholds:
-        lfw_report.store_thresholds(model, report["thresholds"], embedder.config.mirror)
+        Checkpoint.resolve(model).store_thresholds(report["thresholds"], mirror=embedder.config.mirror)
 
 
 @app.command("denoising")
@@ -200,6 +202,7 @@ def evaluate_reconstruction(
     """Measure an autoencoder on held-out people, beside PCA with as many numbers."""
     import torch
 
+    from hfembed.checkpoint.checkpoint import Checkpoint
     from hfembed.checkpoint.loading import load_autoencoder, load_face_embedder
     from hfembed.errors import InputError
     from hfembed.faces.data.lfw import read_pairs
@@ -215,7 +218,7 @@ def evaluate_reconstruction(
     if embedder is not None:
         tested = None if pairs is None else read_pairs(pairs)
         judge = reconstruction_report.make_judge(*load_face_embedder(embedder, device), landmarks, tested)
-    split = reconstruction_report.read_split(model)
+    split = Checkpoint.resolve(model).split
     report = reconstruction_report.report_reconstruction(
         *(autoencoder, processor, images, output),
         held_out_share=split.get("held_out_share", 0.1) if held_out_share is None else held_out_share,
@@ -348,19 +351,19 @@ def evaluate_swap(
     """Measure a face swap model on the photos of its people that it was not trained on."""
     import torch
 
-    from hfembed.checkpoint.card import TRAINING_FILE
-    from hfembed.checkpoint.loading import load_face_embedder, load_face_swap, load_image_model
+    from hfembed.checkpoint.checkpoint import Checkpoint
+    from hfembed.checkpoint.files import TRAINING_FILE
+    from hfembed.checkpoint.loading import load_face_detector, load_face_embedder, load_face_swap
     from hfembed.faces.swap.evaluation import SwapEvaluation
     from hfembed.faces.swap.report import read_sides, report_swap, summary
-    from hfembed.hub.download import find_checkpoint
 
     torch.set_num_threads(num_threads)
     swapper, processor = load_face_swap(model, device)
     judge, judge_processor = load_face_embedder(embedder, device)
     finder = None
     if detector is not None:
-        finder, _ = load_image_model(detector, "hfembed_face_detector", "a face detector", device)
-    notes = find_checkpoint(model) / TRAINING_FILE
+        finder, _ = load_face_detector(detector, device)
+    notes = Checkpoint.resolve(model).folder / TRAINING_FILE
     # click takes one value an option: the other folders after --people arrive as extra arguments
     trained, tested = read_sides(notes, [*people, *context.args], swapper, processor)
     evaluation = SwapEvaluation(trained, tested, judge, judge_processor, finder)

@@ -32,7 +32,7 @@ def swap(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
 ) -> None:
     """Draw the faces in a photo as another person: only with the consent of both."""
-    from hfembed.checkpoint.loading import load_face_swap, load_image_model
+    from hfembed.checkpoint.loading import load_face_detector, load_face_swap
     from hfembed.errors import InputError
     from hfembed.faces.swap.face_swapper import FaceSwapper
     from hfembed.faces.swap.provenance_mark import save_marked
@@ -43,7 +43,7 @@ def swap(
     swapper, processor = load_face_swap(model, device)
     finder = None
     if detector is not None:
-        finder, _ = load_image_model(detector, "hfembed_face_detector", "a face detector", device)
+        finder, _ = load_face_detector(detector, device)
     picture = FaceSwapper(swapper, processor, finder, match_colors)(photo, person, points, face)
     save_marked(picture, output, label)
     print(f"{photo} with the face of {person} written to {output}, marked as generated")

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.atomic import atomic_folder
-from hfembed.checkpoint.card import TRAINING_FILE, write_card
+from hfembed.checkpoint.card import write_card
+from hfembed.checkpoint.files import TRAINING_FILE
 from hfembed.checkpoint.weights_metadata import mark_weights
 from hfembed.errors import InputError
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError, input_errors
-from hfembed.hub.download import find_checkpoint
 from hfembed.index.embedding_index import EmbeddingIndex
 
 
@@ -45,8 +45,7 @@ class FaceReader:
     """
 
     def __init__(self, checkpoint: str, device: str = "auto") -> None:
-        folder = find_checkpoint(checkpoint)
-        self.needs_crops = not (folder / "detector").is_dir()
+        self.needs_crops = Checkpoint.resolve(checkpoint).detector is None
         if self.needs_crops:
             self.analyzer = None
             self.embedder, self.processor = load_face_embedder(checkpoint, device)

@@ -10,8 +10,9 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import (
     CONV_AUTOENCODER,
     FACE_EMBEDDER,
@@ -25,7 +26,6 @@ from hfembed.demo.faces import FaceReader
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.fingerprint import probe_embedding
 from hfembed.faces.swap.provenance_mark import save_marked
-from hfembed.hub.download import find_checkpoint
 from hfembed.images.films import to_pictures
 from hfembed.images.morphing import morph
 from hfembed.index.embedding_index import EmbeddingIndex
@@ -58,7 +58,7 @@ def build_page(models: Sequence[str], gallery: str | None = None, device: str = 
     """
     by_kind: dict[str, str] = {}
     for model in models:
-        kind = AutoConfig.from_pretrained(find_checkpoint(model)).model_type
+        kind = Checkpoint.resolve(model).config.get("model_type")
         if kind not in (FACE_EMBEDDER, WORD2VEC, CONV_AUTOENCODER, FACE_SWAP):
             raise InputError(f"{model} is a model of type {kind}, which the page has nothing for")
         if kind in by_kind:

@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_word2vec
 from hfembed.errors import InputError, input_errors
-from hfembed.hub.download import find_checkpoint
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 from hfembed.models.word2vec.word2vec_format import write_word2vec_format
 
@@ -57,7 +57,9 @@ def export_gensim_model(checkpoint: str, path: str | Path) -> str:
         OSError: A file cannot be written.
     """
     model = load_word2vec(checkpoint, "cpu")
-    whole, report = Word2VecForPreTraining.from_pretrained(find_checkpoint(checkpoint), output_loading_info=True)
+    whole, report = Word2VecForPreTraining.from_pretrained(
+        Checkpoint.resolve(checkpoint).folder, output_loading_info=True
+    )
     if report["missing_keys"] or model.vocabulary.counts is None:
         kind, saved = "KeyedVectors", model.to_keyed_vectors()
     else:

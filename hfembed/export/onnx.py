@@ -11,19 +11,19 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed import __version__
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import (
     CONV_AUTOENCODER,
+    FACE_DETECTOR,
     FACE_EMBEDDER,
     load_autoencoder,
+    load_face_detector,
     load_face_embedder,
-    load_image_model,
 )
 from hfembed.checkpoint.validation import read_config
 from hfembed.errors import InputError
-from hfembed.hub.download import find_checkpoint
 
 TOLERANCE = 1e-4
-FACE_DETECTOR = "hfembed_face_detector"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
 
 
 def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
-    model_type = read_config(find_checkpoint(checkpoint), checkpoint).model_type
+    model_type = read_config(Checkpoint.resolve(checkpoint).folder, checkpoint).model_type
     if model_type == FACE_EMBEDDER:
         model, processor = load_face_embedder(checkpoint, "cpu")
         pixels = (model.config.num_channels, *model.config.image_size)
@@ -136,7 +136,7 @@ def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
         decoder = _Part(model, lambda model, x: model.decode(x), "latents", made, latents)
         return processor, {"encoder": encoder, "decoder": decoder}
     if model_type == FACE_DETECTOR:
-        model, processor = load_image_model(checkpoint, FACE_DETECTOR, "a face detector", "cpu")
+        model, processor = load_face_detector(checkpoint, "cpu")
         # what lies between the three, the pyramid and the sorting of windows, is no network
         boxes = ("scores", "boxes")
         proposal = _Part(model, lambda model, x: model.proposal(x), "pixel_values", boxes, (3, 40, 30), any_size=True)

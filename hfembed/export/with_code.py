@@ -14,12 +14,12 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_relative_import_files
 
-import hfembed  # noqa: F401  registers the models
+import hfembed.auto  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
-from hfembed.checkpoint.face_embedder_card import DETECTOR_FOLDER
+from hfembed.checkpoint.checkpoint import Checkpoint
+from hfembed.checkpoint.files import DETECTOR_FOLDER
 from hfembed.checkpoint.push import NOT_SHARED
 from hfembed.checkpoint.validation import check_weights, read_config
-from hfembed.hub.download import find_checkpoint
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
 _PROCESSOR_FILE = "preprocessor_config.json"
@@ -57,7 +57,7 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     """
     destination = Path(destination)
     check_destination(destination, overwrite)
-    source = find_checkpoint(checkpoint)
+    source = Checkpoint.resolve(checkpoint).folder
     with atomic_folder(destination) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", *NOT_SHARED))
         classes = _add_code(folder, folder, checkpoint)

@@ -13,18 +13,16 @@ import torch.nn.functional as F
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.atomic import atomic_folder
-from hfembed.checkpoint.card import TRAINING_FILE, write_card
-from hfembed.checkpoint.loading import FACE_DETECTOR, load_face_embedder, load_image_model
+from hfembed.checkpoint.card import write_card
+from hfembed.checkpoint.checkpoint import Checkpoint
+from hfembed.checkpoint.files import DETECTOR_FOLDER, RESULTS_FILE, TRAINING_FILE
+from hfembed.checkpoint.loading import load_face_detector, load_face_embedder
 from hfembed.checkpoint.push import push_folder
-from hfembed.checkpoint.results import RESULTS_FILE
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.threads import map_in_threads
 from hfembed.hub.commit import Pushed
-from hfembed.hub.download import find_checkpoint
 from hfembed.models.face_detector.image_processing_face_detector import Photo, PhotoSource
 from hfembed.models.face_detector.modeling_face_detector import DetectedFaces
-
-DETECTOR_FOLDER = "detector"
 
 WhichFaces = Literal["all", "largest", "only"]
 
@@ -146,7 +144,7 @@ class FaceAnalyzer:
         Raises:
             InputError: There is no such folder or repository, or it lacks one of the two models.
         """
-        folder = find_checkpoint(folder_or_repo)
+        folder = Checkpoint.resolve(folder_or_repo).folder
         if not (folder / DETECTOR_FOLDER).is_dir():
             raise InputError(
                 f"{folder_or_repo} has no detector in it: put one beside the embedder with hfembed analyzer DETECTOR "
@@ -170,8 +168,8 @@ class FaceAnalyzer:
             InputError: One of them is no such checkpoint.
         """
         return cls(
-            *load_image_model(str(detector), FACE_DETECTOR, "a face detector", device),
-            *load_face_embedder(str(embedder), device),
+            *load_face_detector(detector, device),
+            *load_face_embedder(embedder, device),
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -439,7 +437,7 @@ def compose_analyzer(detector: str | Path, embedder: str | Path, output: str | P
         OSError: The folder cannot be written.
     """
     analyzer = FaceAnalyzer.from_models(detector, embedder, "cpu")
-    source = find_checkpoint(embedder)
+    source = Checkpoint.resolve(embedder).folder
     with atomic_folder(output) as folder:
         analyzer.save_pretrained(folder)
         for name in (RESULTS_FILE, TRAINING_FILE):

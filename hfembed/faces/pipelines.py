@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
 from hfembed.errors import InputError
@@ -149,5 +151,12 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         embeddings = [output["embedding"].flatten().float().cpu().numpy() for output in model_outputs]
         return self.analyzer.compare(*embeddings, far)._asdict()
 
+
+PIPELINE_REGISTRY.register_pipeline(
+    "face-embedding", pipeline_class=FaceEmbeddingPipeline, pt_model=AutoModel, type="image"
+)
+PIPELINE_REGISTRY.register_pipeline(
+    "face-verification", pipeline_class=FaceVerificationPipeline, pt_model=AutoModel, type="image"
+)
 
 __all__ = ["FaceEmbeddingPipeline", "FaceVerificationPipeline"]

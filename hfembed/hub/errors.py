@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 
 
 class HubUnavailableError(InputError):
@@ -99,17 +99,15 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case LocalEntryNotFoundError() if isinstance(error.__cause__, OfflineModeIsEnabled | None):
             return f"{repo_id} is not in the cache of this machine, or not all of it: load it once with a network"
         case EntryNotFoundError() if not isinstance(error, LocalEntryNotFoundError):
-            return f"{repo_id}: a file is missing there ({_first(error)})"
+            return f"{repo_id}: a file is missing there ({first_line(error)})"
         case HFValidationError():
-            return (
-                f"'{repo_id}' is no name on the Hub: one is written owner/name, of letters, digits, '-', '_' and '.'"
-            )
+            return f"'{repo_id}' is not a valid repo id; expected 'owner/name' of letters, digits, '-', '_' and '.'"
         case OfflineModeIsEnabled():
             return f"{repo_id} was not looked up: HF_HUB_OFFLINE is set"
         case _ if _is_disk_full(error):
             return f"the disk is full; free some space and fetch {repo_id} again (HF_HOME says where it goes)"
         case OSError() if str(error).startswith("Consistency check failed"):
-            return f"{repo_id}: a file did not arrive whole ({_first(error)}); load it again"
+            return f"{repo_id}: a file did not arrive whole ({first_line(error)}); load it again"
         case HfHubHTTPError() if _status(error) == 401:
             return f"{repo_id}: the Hub does not know your token; {log_in}"
         case HfHubHTTPError() if _status(error) == 403:
@@ -121,7 +119,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case HfHubHTTPError() if _status(error) >= 500:
             return f"{repo_id}: the Hub fails now ({_status(error)}); try again later"
         case httpx2.TransportError():
-            return f"the Hub cannot be reached ({_first(error) or type(error).__name__}); {repo_id} was left as it is"
+            return f"the Hub cannot be reached ({first_line(error)}); {repo_id} was left as it is"
     return None
 
 
@@ -136,7 +134,3 @@ def _is_disk_full(error: BaseException) -> bool:
 
 def _status(error: HfHubHTTPError) -> int:
     return error.response.status_code
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

@@ -1,6 +1,5 @@
 """One index for faces, images and words: who or what is nearest, and is it near enough to be known at all?"""
 
-import json
 import logging
 import math
 import os
@@ -20,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hfembed.atomic import atomic_folder
+from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError
 from hfembed.hub.commit import Pushed, commit_files, full_name
-from hfembed.hub.download import find_files
+from hfembed.hub.download import download_files
 from hfembed.index.card import render_index_card
 from hfembed.index.error_rates import far_is_carried
 from hfembed.index.origin import Origin, shareable_name
@@ -471,7 +471,7 @@ class EmbeddingIndex:
             repo_id, _, named = str(name).partition("@")
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
                 raise InputError(f"{name}: no such folder, and not a valid repo id; expected 'owner/name'")
-            folder = find_files(
+            folder = download_files(
                 repo_id,
                 [f"{subfolder}/{file}" if subfolder else file for file in INDEX_FILES],
                 repo_type="dataset",
@@ -492,17 +492,13 @@ class EmbeddingIndex:
         for file in INDEX_FILES:
             if not (folder / file).is_file():
                 raise InputError(f"{name} holds no index: {file} is missing")
+        description = read_json(folder / INDEX_FILE, name)
+        model, weights = (
+            value if isinstance(value := description.get(key), str) else None for key in ("model", "weights")
+        )
         try:
-            description = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-            model = description.get("model")
-            index = cls(
-                description["precision"],
-                Origin(
-                    shareable_name(model if isinstance(model, str) else None),
-                    description.get("weights"),
-                    dict(description.get("settings") or {}),
-                ),
-            )
+            settings = dict(description.get("settings") or {})
+            index = cls(description["precision"], Origin(shareable_name(model), weights, settings))
             index.thresholds = _read_thresholds(description.get("thresholds", {}))
             index._vectors = VectorStore.from_tensors(load_file(folder / VECTORS_FILE), index.precision)
             table = pq.ParquetFile(folder / LABELS_FILE)
@@ -513,7 +509,7 @@ class EmbeddingIndex:
             if not all(isinstance(label, str) and label for label in labels):
                 raise ValueError(f"{LABELS_FILE} has a row without a label")
         except (
-            *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+            *(ValueError, KeyError, TypeError, AttributeError),
             *(pa.ArrowException, SafetensorError, OSError),
         ) as error:
             raise InputError(f"{name} is not a whole index: {str(error).strip().splitlines()[0]}") from error
@@ -581,8 +577,7 @@ class EmbeddingIndex:
             "settings": self.origin.settings,
             "thresholds": self.thresholds,
         }
-        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
-        (folder / INDEX_FILE).write_text(text, encoding="utf-8")
+        write_json(folder / INDEX_FILE, description)
 
     def _store(self) -> VectorStore:
         if self._vectors is None or not len(self):

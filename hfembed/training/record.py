@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 import hfembed
 from hfembed.atomic import atomic_write
-from hfembed.checkpoint.card import TRAINING_FILE
+from hfembed.checkpoint.files import TRAINING_FILE
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.training.config import SharingConfig, TrainingConfig
 from hfembed.words.training.recipe import Word2VecTrainingConfig

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from hfembed.checkpoint.card import TRAINING_FILE, write_card
+from hfembed.checkpoint.card import write_card
+from hfembed.checkpoint.files import TRAINING_FILE
 from hfembed.checkpoint.push import push_folder
 from hfembed.training.config import CHECKPOINT_BRANCH, SharingConfig
 

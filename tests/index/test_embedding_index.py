@@ -241,7 +241,7 @@ def test_numbers_that_are_not_finite_are_in_no_index(tmp_path):
         EmbeddingIndex.from_pretrained(folder)
     index.save_pretrained(folder)
     description = json.loads((folder / "index.json").read_text())
-    thresholds = {"best": {"data": "", "strangers": 9, "labels": 9, "fpir": {"0.1": float("nan")}}}
+    thresholds = {"best": {"data": "", "strangers": 9, "labels": 9, "fpir": {"0.1": "nan"}}}
     (folder / "index.json").write_text(json.dumps(description | {"thresholds": thresholds}))
     with pytest.raises(InputError, match="a threshold that is not finite"):
         EmbeddingIndex.from_pretrained(folder)
@@ -297,7 +297,7 @@ def test_damaged_files_are_one_line(tmp_path):
     for name, content, message in (
         ("embeddings.safetensors", b"half a fi", "not a whole index"),
         ("labels.parquet", b"PAR1", "not a whole index"),
-        ("index.json", b"{", "not a whole index"),
+        ("index.json", b"{", "index.json is not JSON"),
     ):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(content)

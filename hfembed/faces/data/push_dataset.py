@@ -19,7 +19,7 @@ from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
 from hfembed.hub.commit import Pushed, commit_files, full_name
-from hfembed.hub.download import find_files
+from hfembed.hub.download import download_files
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.words.data.corpora import EncodedCorpus, write_arrays
 from hfembed.words.data.vocabulary import Vocabulary
@@ -210,7 +210,7 @@ def load_corpus(
         HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         OSError: The disk is full.
     """
-    source = find_files(
+    source = download_files(
         repo_id, ("*.json", "*.safetensors", "*.parquet"), repo_type="dataset", revision=revision, token=token
     )
     if not (source / CORPUS_FILE).is_file():

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfembed.atomic import atomic_write
 from hfembed.checkpoint.results import provenance, read_results, write_results
-from hfembed.errors import InputError
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.lfw import LfwResult, LfwVerification
 from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
@@ -110,28 +108,6 @@ def summary(name: str, report: dict[str, Any]) -> str:
     seconds = details["seconds"]
     lines.append(f"  {seconds['reading_and_aligning']} s reading and aligning, {seconds['embedding']} s embedding")
     return "\n".join(lines)
-
-
-def store_thresholds(folder: str | Path, thresholds: dict[str, Any], mirror: str) -> None:
-    """Put thresholds into a checkpoint's config.json, with the test-time mirror they were measured with.
-
-    Args:
-        folder: The checkpoint's folder.
-        thresholds: `LfwResult.thresholds`.
-        mirror: The `config.mirror` of the measured model.
-
-    Raises:
-        InputError: `folder` is no local checkpoint.
-        OSError: The file cannot be written; the earlier one is left as it was.
-    """
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise InputError(f"{folder} is not a local folder with a config.json to store thresholds in")
-    config = AutoConfig.from_pretrained(folder)
-    config.thresholds = thresholds
-    config.mirror = mirror
-    with atomic_write(path) as temporary:
-        config.to_json_file(temporary)
 
 
 def draw_mistakes(result: LfwResult, path: Path, count: int = 5) -> None:

@@ -1,6 +1,5 @@
 """Measure an autoencoder on people it has not seen, beside PCA and JPEG: `hfembed evaluate reconstruction`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfembed.checkpoint.card import TRAINING_FILE
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
@@ -54,16 +52,6 @@ def make_judge(
         InputError: The landmarks cannot be read.
     """
     return Judge(FaceEmbeddings(embedder, processor, processor.template), read_landmarks(landmarks), pairs)
-
-
-def read_split(checkpoint: str | Path) -> dict[str, Any]:
-    """Who was held out of a checkpoint's training: `held_out_share` and `seed`, by its training.json.
-
-    Returns:
-        Empty where the checkpoint does not say.
-    """
-    notes = Path(checkpoint) / TRAINING_FILE
-    return json.loads(notes.read_text(encoding="utf-8")).get("split", {}) if notes.exists() else {}
 
 
 def report_reconstruction(

@@ -180,7 +180,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         """Refuse thresholds without their source, outside [-1, 1], or finer than the impostors carry."""
         if self.thresholds is None:
             return
-        known = ("data", "impostors", "genuine", "accuracy", "eer", "far", "calibration")
+        known = ("data", "impostors", "genuine", "accuracy", "eer", "far", "calibration", "weights")
         unknown = sorted(set(self.thresholds) - set(known))
         if unknown:
             raise ValueError(f"thresholds has an unknown key '{unknown[0]}'; known: {', '.join(known)}")

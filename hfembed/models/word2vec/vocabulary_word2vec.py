@@ -1,15 +1,18 @@
-"""The words of a word2vec model, their counts, and the rules that make words out of text."""
+"""The words of a word2vec model, their counts, and the rules that split text into words."""
 
 import difflib
+import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -17,10 +20,11 @@ from transformers import PreTrainedTokenizerFast
 
 COUNTS_FILE = "vocab_counts.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+_NFC = normalizers.NFC()
 
 
 class UnknownWordError(KeyError, ValueError):
-    """A word that the vocabulary does not have; the message names near spellings."""
+    """A word that is not in the vocabulary; the message suggests similar spellings."""
 
     def __init__(self, word: str, near: Sequence[str] = ()):
         super().__init__(word)
@@ -33,14 +37,17 @@ class UnknownWordError(KeyError, ValueError):
 
 @dataclass(frozen=True)
 class TextRules:
-    """How text becomes words: NFC, then case folding, then words, then phrases.
+    r"""How text becomes words: NFC, then lowercase, then words, then phrases.
+
+    The same engine, the tokenizer's own, applies them to the training text and to the texts of a user.
 
     Args:
-        lowercase: Fold the case, character by character.
-        word_pattern: A regular expression whose matches are the words; without it words are what blanks separate.
-            It must mean the same to Python's `re` and to Oniguruma (letters, classes, quantifiers do).
-        phrases: Pairs of neighbours to join with `_`, a tuple of pairs for each pass (Mikolov et al. 2013b,
-            section 4). A later pass may join what an earlier one made: `new_york` + `times`.
+        lowercase: Lowercase the text, character by character.
+        word_pattern: A regular expression (Oniguruma's syntax) whose matches are the words, applied to each piece of
+            text between whitespace; without it these pieces are the words. In `\w` letters, digits, `_` and the marks
+            of Unicode belong to words.
+        phrases: Pairs of neighbors to join with `_`, one tuple of pairs per pass (Mikolov et al. 2013b, section 4).
+            A later pass may join what an earlier one made: `new_york` + `times`.
     """
 
     lowercase: bool = False
@@ -48,52 +55,67 @@ class TextRules:
     phrases: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.word_pattern is not None:
-            try:
-                empty = re.compile(self.word_pattern).match("") is not None
-            except re.error as error:
-                raise ValueError(f"word_pattern {self.word_pattern!r} is not a regular expression: {error}") from None
-            if empty:
-                raise ValueError(f"word_pattern {self.word_pattern!r} matches the empty word; use '+' in place of '*'")
+        if self.word_pattern is None:
+            return
+        try:
+            probe = normalizers.Replace(Regex(self.word_pattern), "#").normalize_str("\n\t\n")
+        except Exception as error:  # tokenizers has no class of its own for it
+            raise ValueError(
+                f"word_pattern {self.word_pattern!r} is not a regular expression of the tokenizer (Oniguruma): {error}"
+            ) from None
+        if "#" in probe and probe.replace("#", "") == "\n\t\n":
+            raise ValueError(f"word_pattern {self.word_pattern!r} matches the empty word; use '+' instead of '*'")
 
     def normalizer(self) -> normalizers.Normalizer:
-        """The rules before words are cut out, as a `tokenizers` normalizer."""
-        steps: list[normalizers.Normalizer] = [normalizers.NFC()]
+        """The rules before text is split into words, as a `tokenizers` normalizer."""
+        steps: list[normalizers.Normalizer] = [normalizers.Replace("\ufeff", ""), _NFC]
         if self.lowercase:
             steps.append(normalizers.Lowercase())
         if any(self.phrases):
             if self.word_pattern is not None:
-                # what is no word becomes blank, so that pairs are neighbours; \G walks from match to match
+                # what is not a word becomes blank, so that pairs are neighbors; \G walks from match to match
                 steps.append(normalizers.Replace(Regex(rf"\G(?:{self.word_pattern}|\n)*+\K[^\n]"), " "))
             steps.append(normalizers.Replace(Regex(r"[^\S\n]+"), " "))
             steps += [normalizers.Replace(Regex(_phrase_pattern(pairs)), "_") for pairs in self.phrases if pairs]
         return normalizers.Sequence(steps)
 
     def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
-        """The `tokenizers` pre-tokenizer that cuts text into words."""
+        """The `tokenizers` pre-tokenizer that splits normalized text into words."""
         if self.word_pattern is None or any(self.phrases):
             return pre_tokenizers.WhitespaceSplit()
-        return pre_tokenizers.Split(Regex(self.word_pattern), behavior="removed", invert=True)
+        words = pre_tokenizers.Split(Regex(self.word_pattern), behavior="removed", invert=True)
+        return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
 
 
 class Vocabulary:
     """Words in the order of the embedding rows, with their counts.
 
+    A word is found by its spelling, and where no word has exactly that spelling by the canonically equivalent one
+    (NFC), so that words of other libraries that are not in NFC are found in text too.
+
     Args:
         words: The words, all different; word `i` has row `i`.
-        counts: How often each was seen, int64 of shape (len(words),); `None` where that is not known.
+        counts: How often each was seen, int64 of shape (len(words),); `None` if unknown.
         rules: How text becomes these words.
 
     Raises:
-        ValueError: A word twice, or counts that do not fit.
+        ValueError: A duplicate word, or counts that do not fit.
     """
 
     def __init__(self, words: Sequence[str], counts: np.ndarray | None = None, rules: TextRules | None = None):
         self.words = list(words)
         self.counts = None if counts is None else np.asarray(counts, dtype=np.int64)
         self.rules = rules or TextRules()
-        if self.counts is not None and self.counts.shape != (len(self.words),):
+        if self.counts is None:
+            return
+        if self.counts.shape != (len(self.words),):
             raise ValueError(f"{len(self.words)} words need as many counts, not an array of shape {self.counts.shape}")
+        if len(self.counts) and self.counts.min() < 0:
+            raise ValueError(f"the word {self.words[self.counts.argmin()]!r} has the count {self.counts.min()}")
+
+    def __repr__(self) -> str:
+        first = ", ".join(self.words[:5]) + (", ..." if len(self) > 5 else "")
+        return f"Vocabulary({len(self):,} words: {first})"
 
     @classmethod
     def from_counts(
@@ -122,18 +144,29 @@ class Vocabulary:
         return iter(self.words)
 
     def __contains__(self, word: object) -> bool:
-        return word in self.index
+        return self.find(word) is not None
 
     def __getitem__(self, word: str) -> int:
         """The row of a word.
 
         Raises:
-            UnknownWordError: The vocabulary does not have it.
+            UnknownWordError: It is not in the vocabulary.
+            TypeError: Not a string.
         """
-        try:
-            return self.index[word]
-        except KeyError:
-            raise UnknownWordError(word, self.near_spellings(word)) from None
+        if not isinstance(word, str):
+            raise TypeError(f"a word is a str, not {type(word).__name__} ({str(word)[:40]})")
+        row = self.find(word)
+        if row is None:
+            raise UnknownWordError(word, self.near_spellings(word))
+        return row
+
+    def find(self, word: object) -> int | None:
+        """The row of a word, or `None`."""
+        row = self.index.get(word)  # type: ignore[call-overload]
+        if row is None and isinstance(word, str) and not word.isascii():
+            composed = _NFC.normalize_str(word)
+            row = self._composed.get(composed, self.index.get(composed))
+        return row
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -143,6 +176,17 @@ class Vocabulary:
             twice = next(word for row, word in enumerate(self.words) if index[word] != row)
             raise ValueError(f"the word {twice!r} is in the vocabulary twice")
         return index
+
+    @cached_property
+    def _composed(self) -> dict[str, int]:
+        """NFC -> row of the words that are not in NFC, unless another word has that spelling."""
+        composed: dict[str, int] = {}
+        for word, row in self.index.items():
+            if not word.isascii() and not unicodedata.is_normalized("NFC", word):
+                spelling = _NFC.normalize_str(word)  # of an earlier Unicode than Python's
+                if spelling not in self.index:
+                    composed.setdefault(spelling, row)
+        return composed
 
     def near_spellings(self, word: str, number: int = 3) -> list[str]:
         """Up to `number` words spelled much like `word`, the same in another case first."""
@@ -158,7 +202,7 @@ class Vocabulary:
         """The counts, int64 of shape (len(self),).
 
         Raises:
-            ValueError: They are not known.
+            ValueError: They are unknown.
         """
         if self.counts is None:
             raise ValueError("this vocabulary has no word counts; take it from a corpus, or a file that has them")
@@ -168,7 +212,7 @@ class Vocabulary:
         """Probability with which subsampling keeps an occurrence of each word, as word2vec.c and gensim compute it.
 
         Args:
-            sample: Share of the corpus above which a word is thinned out; 0 keeps everything.
+            sample: Fraction of the corpus above which a word is subsampled; 0 keeps everything.
 
         Returns:
             float32 of shape (len(self),): min(1, sqrt(t / n) + t / n) with n the count and t = `sample` x all counts.
@@ -187,10 +231,11 @@ class Vocabulary:
     def to_tokenizer(self) -> PreTrainedTokenizerFast:
         """A WordLevel tokenizer whose ids are the rows; `[UNK]` and `[PAD]` come after the words.
 
-        It needs nothing of hfembed to be saved, pushed and loaded by `AutoTokenizer`.
+        It is saved, pushed and loaded by `AutoTokenizer` without hfembed. `[PAD]` in a text is text.
         """
         unknown, padding = (self._unused(token) for token in ("[UNK]", "[PAD]"))
-        ids = {**self.index, unknown: len(self), padding: len(self) + 1}
+        ids = {word: row for row, word in enumerate(self._spellings())}
+        ids |= {unknown: len(self), padding: len(self) + 1}
         tokenizer = Tokenizer(WordLevel(ids, unk_token=unknown))
         tokenizer.normalizer = self.rules.normalizer()
         tokenizer.pre_tokenizer = self.rules.pre_tokenizer()
@@ -199,7 +244,15 @@ class Vocabulary:
             unk_token=unknown,
             pad_token=padding,
             model_input_names=["input_ids", "attention_mask"],
+            split_special_tokens=True,
         )
+
+    def _spellings(self) -> list[str]:
+        """The words as the tokenizer meets them in normalized text."""
+        spellings = list(self.words)
+        for spelling, row in self._composed.items():
+            spellings[row] = spelling
+        return spellings
 
     def _unused(self, token: str) -> str:
         while token in self:
@@ -214,11 +267,16 @@ class Vocabulary:
         """Rows of the known words of each document.
 
         Args:
-            documents: Texts (made into words by the rules) or lists of words (taken as they are).
+            documents: Texts (split into words by the rules) or lists of words (taken as they are).
 
         Returns:
-            An int64 array a document, of shape (known words,); unknown words are skipped.
+            One int64 array per document, of shape (known words,); unknown words are skipped.
+
+        Raises:
+            TypeError: One text instead of a list of texts, or something else than texts and words.
         """
+        if isinstance(documents, str | bytes):
+            raise TypeError("documents is a list of texts; for a single text give [text]")
         documents = list(documents)
         texts = [document for document in documents if isinstance(document, str)]
         encoded = iter(self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
@@ -227,30 +285,46 @@ class Vocabulary:
             if isinstance(document, str):
                 ids = np.array(next(encoded).ids, dtype=np.int64)
                 rows.append(ids[ids < len(self)])
-            else:
-                known = [self.index[word] for word in document if word in self.index]
-                rows.append(np.array(known, dtype=np.int64))
+                continue
+            if isinstance(document, bytes) or not isinstance(document, Iterable):
+                raise TypeError(f"a document is a text or a list of words, not {type(document).__name__}")
+            found = [self.find(word) for word in document]
+            rows.append(np.array([row for row in found if row is not None], dtype=np.int64))
         return rows
 
-    def save(self, folder: str | Path) -> None:
-        """Write the tokenizer's files and `vocab_counts.safetensors` (counts, and the rules as metadata)."""
+    def save(self, folder: str | Path, tensors: dict[str, np.ndarray] | None = None) -> None:
+        """Write the tokenizer's files and `vocab_counts.safetensors` (counts; rules and fingerprint as metadata).
+
+        Args:
+            folder: Where to write.
+            tensors: More tensors to keep beside the counts.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save_pretrained(folder)
-        tensors = {} if self.counts is None else {"counts": self.counts}
-        rules = {
-            "lowercase": json.dumps(self.rules.lowercase),
-            "word_pattern": json.dumps(self.rules.word_pattern),
-            "phrases": json.dumps(self.rules.phrases, ensure_ascii=False),
-        }
-        save_file(tensors, folder / COUNTS_FILE, metadata={"size": str(len(self)), **rules})
+        metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self.rules).items()}
+        metadata |= {"size": str(len(self)), "fingerprint": self.fingerprint}
+        if self._composed:
+            spelled = {str(row): self.words[row] for row in self._composed.values()}
+            metadata["spellings"] = json.dumps(spelled, ensure_ascii=False)
+        counts = {} if self.counts is None else {"counts": self.counts}
+        save_file(counts | (tensors or {}), folder / COUNTS_FILE, metadata=metadata)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of words, counts and rules."""
+        digest = hashlib.sha256(json.dumps(asdict(self.rules)).encode())
+        digest.update("\n".join(self.words).encode("utf-8", "surrogatepass"))
+        if self.counts is not None:
+            digest.update(np.ascontiguousarray(self.counts, dtype="<i8").tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, folder: str | Path) -> "Vocabulary":
         """Read what `save` wrote.
 
         Raises:
-            ValueError: Files that do not belong together.
+            ValueError: One line that names the damaged file, or files that do not belong together.
         """
         folder = Path(folder)
         return cls.from_files(folder / TOKENIZER_FILE, folder / COUNTS_FILE)
@@ -260,30 +334,68 @@ class Vocabulary:
         """Read a vocabulary from its two files.
 
         Raises:
-            ValueError: Files that do not belong together.
+            ValueError: One line that names the damaged file, or files that do not belong together.
         """
-        with safe_open(counts_file, framework="numpy") as file:
-            metadata = file.metadata()
-            counts = file.get_tensor("counts") if "counts" in file.keys() else None
-        rules = TextRules(
-            lowercase=json.loads(metadata["lowercase"]),
-            word_pattern=json.loads(metadata["word_pattern"]),
-            phrases=tuple(
-                tuple((first, second) for first, second in pairs) for pairs in json.loads(metadata["phrases"])
-            ),
-        )
-        size = int(metadata["size"])
-        ids = json.loads(Path(tokenizer_file).read_text(encoding="utf-8"))["model"]["vocab"]
-        words = [word for word, row in sorted(ids.items(), key=lambda item: item[1]) if row < size]
-        if len(words) != size or any(ids[word] != row for row, word in enumerate(words)):
-            raise ValueError(f"{tokenizer_file} does not have the {size} words that {counts_file} speaks of")
-        return cls(words, counts, rules)
+        try:
+            with safe_open(counts_file, framework="numpy") as file:
+                metadata = file.metadata()
+                counts = file.get_tensor("counts") if "counts" in file.keys() else None
+            if counts is not None and (counts.ndim != 1 or counts.dtype != np.int64):
+                raise ValueError(f"counts are {counts.dtype} of shape {counts.shape}")
+            phrases = json.loads(metadata["phrases"])
+            rules = TextRules(
+                lowercase=json.loads(metadata["lowercase"]),
+                word_pattern=json.loads(metadata["word_pattern"]),
+                phrases=tuple(tuple((first, second) for first, second in pairs) for pairs in phrases),
+            )
+            size = int(metadata["size"])
+            spelled = {int(row): word for row, word in json.loads(metadata.get("spellings", "{}")).items()}
+        except _DAMAGE as error:
+            raise _damaged(counts_file, error) from None
+        try:
+            content: Any = json.loads(Path(tokenizer_file).read_bytes())
+            ids = content["model"]["vocab"]
+            if size > len(ids):
+                raise ValueError(f"{len(ids)} words, not {size}")
+            words: list[Any] = [None] * size
+            for word, row in ids.items():
+                if 0 <= row < size:
+                    words[row] = word
+            for row, word in spelled.items():
+                words[row] = word
+            if None in words:
+                raise ValueError(f"row {words.index(None)} of {size} has no word")
+        except _DAMAGE as error:
+            raise _damaged(tokenizer_file, error) from None
+        try:
+            vocabulary = cls(words, counts, rules)
+            fingerprint = vocabulary.fingerprint
+        except _DAMAGE as error:
+            raise _damaged(counts_file, error) from None
+        if metadata.get("fingerprint", fingerprint) != fingerprint:
+            raise ValueError(
+                f"{tokenizer_file} and {Path(counts_file).name} do not belong together, or one of them is damaged: "
+                "save the model again"
+            )
+        return vocabulary
+
+
+# what reading a damaged file may raise; OSError (missing, unreadable) speaks for itself
+_DAMAGE = (
+    SafetensorError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError,
+    MemoryError,
+)  # fmt: skip
+
+
+def _damaged(path: str | Path, error: BaseException) -> ValueError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ValueError(f"{path} is damaged ({reason}): save the model again, or fetch it again")
 
 
 def _phrase_pattern(pairs: Iterable[tuple[str, str]]) -> str:
     r"""An Oniguruma pattern that matches the blank inside each pair, joining left to right without overlap.
 
-    All pairs become one trie, so that its cost does not grow with their number. `\K` leaves the first word out of the
+    All pairs form one trie, so that the cost does not grow with their number. `\K` leaves the first word out of the
     match. After a match `\G` is the start of the second word, which must not begin another pair: with (new, york)
     and (york, times), 'new york times' becomes 'new_york times', as word2phrase does it.
     """

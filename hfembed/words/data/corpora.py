@@ -1,8 +1,9 @@
 """From text to word ids on disk: one pass over the text, exact counts, bounded memory.
 
-A block of text (16 MB) is split and dictionary-encoded by pyarrow; its ids, local to the block, and its own little
-dictionary go to disk. Once all counts are known each block's ids are mapped to the vocabulary's and the rest is
-dropped, as word2vec does. Nothing grows with the corpus but the vocabulary and the files.
+A block of text (16 MB) is split at whitespace and dictionary-encoded by pyarrow; what lies between becomes words by
+the tokenizer's own rules, once per distinct piece. The block's ids and its dictionary go to disk. Once all counts are
+known, each block's ids are mapped to the vocabulary's and rare words are dropped, as word2vec does. Nothing grows with
+the corpus but the vocabulary and the files.
 """
 
 import bz2
@@ -10,15 +11,15 @@ import contextlib
 import gzip
 import hashlib
 import json
+import logging
 import lzma
 import re
 import tempfile
-import unicodedata
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -32,16 +33,23 @@ from hfembed.atomic import atomic_folder
 from hfembed.errors import InputError
 from hfembed.words.data.vocabulary import TextRules, Vocabulary
 
+logger = logging.getLogger(__name__)
+
 BLOCK_BYTES = 16 << 20
 _LONGEST_WORD_BYTES = 4 << 20
 # distinct words that are counted at once; beyond it the dictionaries are read several times, a share of the words each
 _COUNTED_AT_ONCE = 10_000_000
 _PENDING_WORDS = 1_000_000
-_FORMAT = 1
+_FORMAT = 2
 _COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 _TEXT_SUFFIXES = (".txt", ".text", ".parquet", *_COMPRESSED)
-# Unicode's White_Space beyond ASCII: what the tokenizer's WhitespaceSplit cuts at too
-_WIDE_BLANKS = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+# read as text these would teach their syntax
+_TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
+_NOT_TEXT = (
+    ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar", ".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".html",
+    ".htm", ".xml", ".npy", ".npz", ".safetensors", ".db", ".sqlite",
+)  # fmt: skip
+_SPLIT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,9 @@ def prepare_corpus(
         cache_dir: Folder under which the files are kept.
         min_count: Words seen less often are dropped.
         max_vocab_size: Keep only so many words, the most frequent.
-        lowercase: Fold the case. Text is in Unicode NFC always.
-        word_pattern: A regular expression whose matches are the words; default: what blanks separate.
+        lowercase: Lowercase the text. It is always brought into Unicode NFC.
+        word_pattern: A regular expression (Oniguruma's syntax) whose matches are the words; by default words are what
+            whitespace separates.
         phrases: Pairs to join with `_`, from `hfembed.words.data.phrases.learn_phrases`.
         sentence_length: Longer lines are cut after so many words (counted before any is dropped).
         vocabulary: Encode with these words, and their text rules, instead of counting.
@@ -212,14 +221,36 @@ def _is_file_name(part: object) -> bool:
 
 
 def _list_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in _TEXT_SUFFIXES)
-        if not files:
-            raise InputError(f"the folder {path} has no file ending in {', '.join(_TEXT_SUFFIXES)}")
-        return files
-    if not path.is_file():
+    """A file, or the visible text files below a folder; what is skipped there is named in the log."""
+    if path.is_file():
+        reason = _not_text(path)
+        if reason:
+            raise InputError(f"{path} {reason}")
+        return [path]
+    if not path.is_dir():
         raise InputError(f"there is no file or folder {path}")
-    return [path]
+    files, skipped = [], []
+    for file in sorted(path.rglob("*")):
+        hidden = any(part.startswith((".", "@", "__MACOSX")) for part in file.relative_to(path).parts)
+        if not hidden and file.is_file():
+            (files if file.suffix in _TEXT_SUFFIXES and not _not_text(file) else skipped).append(file)
+    if not files:
+        raise InputError(f"the folder {path} has no file ending in {', '.join(_TEXT_SUFFIXES)}")
+    if skipped:
+        names = ", ".join(file.name for file in skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+        logger.warning("%s: %d files that are not text are skipped (%s)", path, len(skipped), names)
+    return files
+
+
+def _not_text(file: Path) -> str:
+    """What is wrong with a file that is not plain text by its name; empty if nothing is."""
+    suffix = Path(file.stem if file.suffix in _COMPRESSED else file.name).suffix.lower()
+    if suffix in _TABLES:
+        return (
+            f"is not plain text ({suffix}): give the texts alone, or in Python "
+            f"datasets.load_dataset('{_TABLES[suffix]}', data_files=...) and its column"
+        )
+    return f"is not plain text ({suffix}): unpack or convert it first" if suffix in _NOT_TEXT else ""
 
 
 def _identify_files(files: list[Path], column: str) -> object:
@@ -286,6 +317,8 @@ def _open_binary(file: Path) -> Iterator[BinaryIO]:
 def _read_pieces(stream: BinaryIO, file: Path) -> Iterator[bytes]:
     try:
         while piece := stream.read(BLOCK_BYTES):
+            if b"\0" in piece:
+                raise InputError(f"{file} has NUL bytes: is it text? (an archive, a binary file and UTF-16 are not)")
             yield piece
     except (EOFError, OSError, lzma.LZMAError) as error:
         raise InputError(f"{file} cannot be read to its end: {error}") from None
@@ -325,47 +358,57 @@ class _Block:
 
 
 def _encode_block(block: bytes, rules: TextRules) -> _Block:
-    if not block.isascii():
-        try:
-            text = block.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"the corpus is not UTF-8: byte {block[error.start]:#04x} after "
-                f"{block[max(0, error.start - 20) : error.start].decode('utf-8', 'ignore')!r}; convert it first"
-            ) from None
-        text = _WIDE_BLANKS.sub(" ", unicodedata.normalize("NFC", text.replace("\ufeff", "")))
-        if rules.lowercase:
-            # a capital sigma's lower case depends on its neighbours for Python, but not for the tokenizer
-            text = text.replace("\u03a3", "\u03c3").lower()
-    elif rules.lowercase or rules.word_pattern is not None:
-        text = block.decode("ascii")
-        text = text.lower() if rules.lowercase else text
-    else:
-        text = None
-    if rules.word_pattern is not None:
-        matches = re.compile(rules.word_pattern).finditer
-        text = "\n".join(" ".join(match.group() for match in matches(line)) for line in text.split("\n"))
-    if text is not None:
-        block = text.encode("utf-8")
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the corpus is not UTF-8: byte {block[error.start]:#04x} after "
+            f"{block[max(0, error.start - 20) : error.start].decode('utf-8', 'ignore')!r}; convert it first"
+        ) from None
     whole = pa.StringArray.from_buffers(
         1, pa.py_buffer(np.array([0, len(block)], dtype=np.int32)), pa.py_buffer(block)
     )
-    lines = pc.split_pattern(whole, "\n").flatten()
-    words = pc.ascii_split_whitespace(lines)
-    line_ends = words.offsets.to_numpy()[1:].astype(np.int64)
-    encoded = words.flatten().dictionary_encode()
-    ids, dictionary = encoded.indices.to_numpy(), encoded.dictionary
-    # blanks at a line's ends make empty words
-    empty = pc.index(dictionary, "").as_py()
-    if empty >= 0:
-        real = ids != empty
-        line_ends = np.concatenate([[0], np.cumsum(real)])[line_ends]
-        ids = ids[real]
-    line_ends = line_ends[:-1]  # the last line goes on in the next block
+    lines = pc.ascii_split_whitespace(pc.split_pattern(whole, "\n").flatten())
+    pieces = lines.flatten().dictionary_encode()
+    ids, line_ends = pieces.indices.to_numpy(), lines.offsets.to_numpy()[1:].astype(np.int64)
+    words, begins = _split_pieces(pieces.dictionary, rules)
+    encoded = words.dictionary_encode()
+    # each piece gives way to its words, of which it may have none
+    lengths = np.diff(begins)[ids]
+    ends = np.cumsum(lengths)
+    places = np.repeat(begins[ids] - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+    ids, dictionary = encoded.indices.to_numpy()[places], encoded.dictionary
+    line_ends = np.concatenate([[0], ends])[line_ends][:-1]  # the last line goes on in the next block
     for pairs in rules.phrases:
         ids, dictionary, line_ends = join_pairs(ids, dictionary, line_ends, pairs)
     counts = np.bincount(ids, minlength=len(dictionary))
     return _Block(dictionary, counts, ids.astype(np.int32, copy=False), line_ends)
+
+
+def _split_pieces(pieces: pa.StringArray, rules: TextRules) -> tuple[pa.StringArray, np.ndarray]:
+    """The words of each distinct piece of text between ASCII whitespace, by the tokenizer's own rules.
+
+    Returns:
+        All words, and where those of each piece begin: int64 of shape (pieces + 1,).
+    """
+    lengths = pc.binary_length(pieces).to_numpy()
+    plain = pc.string_is_ascii(pieces).to_numpy(zero_copy_only=False) & (lengths > 0) & (rules.word_pattern is None)
+    words = pieces.filter(pa.array(plain))
+    found_words, numbers = [pc.ascii_lower(words) if rules.lowercase else words], [np.flatnonzero(plain)]
+    rules = replace(rules, phrases=())
+    normalizer, splitter = rules.normalizer(), rules.pre_tokenizer()
+    rest = np.flatnonzero(~plain & (lengths > 0))
+    # the tokenizer takes dozens of bytes per character: a MB at a time
+    for some in np.split(rest, np.flatnonzero(np.diff(np.cumsum(lengths[rest]) // _SPLIT_BYTES)) + 1):
+        text = normalizer.normalize_str("\n".join(pieces.take(pa.array(some)).to_pylist()))
+        found = splitter.pre_tokenize_str(text)
+        found_words.append(pa.array([word for word, _ in found], pa.string()))
+        breaks = np.flatnonzero(np.frombuffer(text.encode("utf-32-le"), np.uint32) == ord("\n"))
+        starts = np.fromiter((start for _, (start, _) in found), np.int64, len(found))
+        numbers.append(some[np.searchsorted(breaks, starts)])
+    number = np.concatenate(numbers)
+    begins = np.concatenate([[0], np.cumsum(np.bincount(number, minlength=len(pieces)))])
+    return pa.concat_arrays(found_words).take(pa.array(np.argsort(number, kind="stable"))), begins
 
 
 def join_pairs(
