@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-
 from safetensors.torch import load_file, save_file
 
 import hfembed.index.vector_store as vector_store
