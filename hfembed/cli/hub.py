@@ -61,20 +61,19 @@ def push_faces(
 ) -> None:
     """Push photos of people: image, label, file, landmarks."""
     from hfembed.faces.data.faces import load_faces
-    from hfembed.faces.data.push_dataset import Part, crop_faces, push_dataset
+    from hfembed.faces.data.push_dataset import crop_faces, push_faces
+    from hfembed.hub.dataset import Part
 
-    faces = load_faces(source, landmarks=landmarks, min_photos=min_photos)
+    faces = load_faces(source, landmarks=landmarks, min_photos=min_photos, follow_links=False)
     people = faces.features["label"].num_classes
     if crop_size is not None:
         faces = crop_faces(faces, crop_size)
     what = f"Crops of {crop_size} x {crop_size} pixels on the standard template" if crop_size else "Photos as they are"
-    pushed = push_dataset(
+    pushed = push_faces(
         {"identities": Part(faces, about="A photo of a person, and where the face is in it.")},
         repo_id,
         title="Faces of people",
         about=f"{what}, from {Path(source).name}: {len(faces):,} of {people:,} people.",
-        tags=["face-recognition"],
-        task="image-feature-extraction",
         license=license,
         private=private or None,
         revision=revision,
@@ -96,12 +95,13 @@ def push_lfw(
 ) -> None:
     """Push LFW: identities, and the pairs with their folds."""
     from hfembed.faces.data.lfw import load_lfw, read_pairs
-    from hfembed.faces.data.push_dataset import Part, push_dataset
+    from hfembed.faces.data.push_dataset import push_faces
+    from hfembed.hub.dataset import Part
 
-    identities = load_lfw(images, landmarks=landmarks)
+    identities = load_lfw(images, landmarks=landmarks, follow_links=False)
     chosen = read_pairs(pairs)
-    rows = load_lfw(images, "pairs", pairs=chosen)
-    pushed = push_dataset(
+    rows = load_lfw(images, "pairs", pairs=chosen, follow_links=False)
+    pushed = push_faces(
         {
             "identities": Part(identities, about="A photo of a person, and where the face is in it."),
             "pairs": Part(rows, "test", f"A pair of View {chosen.view}, and the fold it is tested in."),
@@ -109,8 +109,7 @@ def push_lfw(
         repo_id,
         title="Labeled Faces in the Wild",
         about=f"{Path(images).name} and {pairs.name}. Huang, Ramesh, Berg and Learned-Miller, 2007.",
-        tags=["face-recognition", "face-verification", "lfw"],
-        task="image-feature-extraction",
+        tags=["face-verification", "lfw"],
         license=license,
         private=private or None,
         revision=revision,
@@ -134,8 +133,8 @@ def push_corpus(
     tag: Tag = None,
 ) -> None:
     """Push a text as word ids, with its vocabulary and counts."""
-    from hfembed.faces.data.push_dataset import push_corpus
     from hfembed.words.data.corpora import prepare_corpus
+    from hfembed.words.data.push_corpus import push_corpus
 
     cache_dir.mkdir(parents=True, exist_ok=True)
     corpus = prepare_corpus(source, cache_dir, min_count, lowercase=lowercase)

@@ -16,16 +16,28 @@ from pathlib import Path, PurePosixPath
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute
 from datasets.exceptions import DatasetNotFoundError
 
 from hfembed.errors import InputError
-from hfembed.faces.data.person_folders import ARCHIVE_SUFFIXES, check_person_names, download, read_person_folders
+from hfembed.faces.data.person_folders import (
+    ARCHIVE_SUFFIXES,
+    CheckedTarInfo,
+    check_person_names,
+    check_tar,
+    download,
+    read_person_folders,
+)
+from hfembed.hub.dataset import OwnFiles, check_dataset_card
 
+# the names that public data sets of pairs use
+PAIR_COLUMNS = (("image_a", "image_b"), ("image1", "image2"), ("img_0", "img_1"), ("img1", "img2"))
 # the names that public data sets use, in the order they are looked for
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "photo", "images")
 IDENTITY_COLUMNS = ("label", "identity", "celeb_id", "cls", "person", "person_id", "name", "subject", "labels")
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "image_path", "__key__")
+_IMAGE_NAMES = (*IMAGE_COLUMNS, *itertools.chain(*PAIR_COLUMNS))
 
 LANDMARKS_FEATURE = datasets.List(datasets.List(datasets.Value("float64")))
 
@@ -84,10 +96,16 @@ def open_source(
         return read_person_folders(text, follow_links=follow_links)
     if shards is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         raise InputError(f'"{text}" is no file, no folder, no URL, and no Hub repository id')
+    own = OwnFiles(text)
+    for shard in shards or ():
+        if not streaming and not shard.endswith(".parquet"):
+            check_tar(shard)
     try:
         if shards is not None and not Path(text).is_dir():
             kind = "parquet" if shards[0].endswith(".parquet") else "webdataset"
-            return datasets.load_dataset(kind, data_files=shards, split="train", streaming=streaming)
+            table = datasets.load_dataset(kind, data_files=shards, split="train", streaming=streaming)
+            return table if streaming else own.images(table, _IMAGE_NAMES)
+        check_dataset_card(text)
         if config is not None and config not in datasets.get_dataset_config_names(text):
             config = None
         if split is None:
@@ -95,10 +113,11 @@ def open_source(
             if len(splits) > 1:
                 raise InputError(f'"{text}" has the splits {", ".join(splits)}: choose one')
             split = splits[0]
-        return datasets.load_dataset(text, config, split=split, streaming=streaming)
+        table = datasets.load_dataset(text, config, split=split, streaming=streaming)
+        return table if streaming else own.images(table, _IMAGE_NAMES)
     except InputError:
         raise
-    except (DatasetNotFoundError, OSError, ValueError) as error:
+    except (DatasetNotFoundError, OSError, ValueError, pa.ArrowInvalid) as error:
         raise InputError(f'"{text}" cannot be opened: {str(error).splitlines()[0]}') from error
 
 
@@ -134,7 +153,7 @@ def read_photos(source: str | Path, *, split: str | None = None, follow_links: b
     if image != "image":
         photos = photos.rename_column(image, "image")
     if not isinstance(photos.features["image"], datasets.Image):
-        photos = photos.cast_column("image", datasets.Image())
+        raise InputError(f'"{source}": column {image} holds no images but {photos.features["image"]}')
     landmarks = table["landmarks"][:] if table.features.get("landmarks") == LANDMARKS_FEATURE else None
     return Photos(photos, files, people, landmarks)
 
@@ -222,7 +241,7 @@ def _is_shard(file: str) -> bool:
 def _is_webdataset(file: str) -> bool:
     """Whether a tar's first members carry labels beside photos ("000.jpg", "000.cls")."""
     try:
-        with tarfile.open(file, "r|*") as opened:
+        with tarfile.open(file, "r|*", tarinfo=CheckedTarInfo) as opened:
             names = [member.name for member in itertools.islice((m for m in opened if m.isfile()), 4)]
     except (tarfile.TarError, EOFError, zlib.error):
         return False  # reading it as an archive of people will say what is wrong

@@ -26,6 +26,7 @@ from hfembed.faces.data.face_sources import (
 )
 from hfembed.faces.data.lfw import read_landmarks
 from hfembed.faces.data.person_folders import check_person_names
+from hfembed.hub.dataset import OwnFiles
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 
 logger = logging.getLogger(__name__)
@@ -243,12 +244,17 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
     no_files = read_names(source.exclude_files, "file", source.max_overlap)
     no_people = read_names(source.exclude_identities, "identity", source.max_overlap) | set(source.exclude_people)
 
+    own = OwnFiles(str(source.source))
+
     def to_schema(row: dict[str, Any], number: int) -> dict[str, Any]:
+        photo = row[image]
+        if photo is not None and photo["bytes"] is None and photo["path"] is not None:
+            photo = {"bytes": None, "path": own.resolve(photo["path"])}
         person = str(row[label]) if names is None else names[row[label]]
         name = f"{person}/{number:08d}.jpg" if file is None else f"{person}/{PurePosixPath(row[file]).name}"
         known = points if isinstance(points, np.ndarray) or points is None else points.get(name)
         landmarks = row["landmarks"] if own_points else None if known is None else known.tolist()
-        return {"image": row[image], "label": row[label], "file": name, "landmarks": landmarks}
+        return {"image": photo, "label": row[label], "file": name, "landmarks": landmarks}
 
     def wanted(row: dict[str, Any]) -> bool:
         person = row["file"].split("/")[0]

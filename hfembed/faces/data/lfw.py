@@ -14,7 +14,15 @@ import datasets
 import numpy as np
 
 from hfembed.errors import InputError
-from hfembed.faces.data.face_sources import Photos, assemble, find_column, open_source, read_photos, sorted_names
+from hfembed.faces.data.face_sources import (
+    PAIR_COLUMNS,
+    Photos,
+    assemble,
+    find_column,
+    open_source,
+    read_photos,
+    sorted_names,
+)
 from hfembed.faces.data.person_folders import download
 
 # name -> (URL, SHA-256): the public mirror, as scikit-learn lists it
@@ -42,7 +50,6 @@ LFW_FILES = {
 }
 
 # the names that public data sets of pairs use
-PAIR_COLUMNS = (("image_a", "image_b"), ("image1", "image2"), ("img_0", "img_1"), ("img1", "img2"))
 SAME_COLUMNS = ("same", "is_same", "issame", "target", "label", "pair")
 
 
@@ -186,6 +193,7 @@ def load_lfw(
     pairs: str | Path | LfwPairs | None = None,
     landmarks: str | Path | None = None,
     split: str | None = None,
+    follow_links: bool = True,
 ) -> datasets.Dataset:
     """Load LFW in the house's schema.
 
@@ -201,6 +209,7 @@ def load_lfw(
             itself; its folds are then consecutive tenths, as is the custom.
         landmarks: A file for `read_landmarks`; photos it does not name have none.
         split: Which split of a Hub repository.
+        follow_links: See `read_person_folders`.
 
     Returns:
         The data set; photos stay encoded until they are looked at.
@@ -213,7 +222,7 @@ def load_lfw(
     source = _downloaded(source)
     if config == "pairs" and pairs is None:
         return _hub_pairs(source, split)
-    photos = read_photos(source, split=split)
+    photos = read_photos(source, split=split, follow_links=follow_links)
     if photos.files is None:
         raise InputError(f'"{source}" does not tell which photo of a person is which: no file names')
     names = [re.fullmatch(r"(.+)_(\d+)", PurePosixPath(file).stem) for file in photos.files]

@@ -87,6 +87,19 @@ def read_person_folders(source: str | Path, *, follow_links: bool = True) -> dat
     return photos.remove_columns("path").add_column("file", files)
 
 
+def check_tar(archive: str | Path) -> None:
+    """Read a tar to its end, so that a damaged one is refused; readers of other packages take damage for the end.
+
+    Raises:
+        InputError: It is damaged, or unpacks to too much.
+    """
+    try:
+        for _ in _tar_photos(str(archive), PhotoListing(Path(archive))):
+            pass
+    except _DAMAGE as error:
+        raise InputError(f'"{archive}" is damaged or not an archive ({error}); fetch it again') from error
+
+
 def check_person_names(people: Iterable[str], source: str | Path) -> None:
     """Refuse one person under two spellings (case, Unicode form, spaces for underscores).
 
@@ -160,7 +173,7 @@ def _zip_photos(archive: str, listing: PhotoListing) -> Iterator[tuple[str, byte
 def _tar_photos(archive: str, listing: PhotoListing) -> Iterator[tuple[str, bytes]]:
     with _decompressed(archive) as file:
         stream = _BoundedStream(file, archive)
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:", tarinfo=_CheckedTarInfo) as opened:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:", tarinfo=CheckedTarInfo) as opened:
             for number in itertools.count(1):
                 member = opened.next()
                 opened.members = []  # tarfile keeps them all otherwise
@@ -195,11 +208,12 @@ def _is_wanted(
     return True
 
 
-class _CheckedTarInfo(tarfile.TarInfo):
+class CheckedTarInfo(tarfile.TarInfo):
     """A tar header whose damage is an error: tarfile itself takes a damaged header for the end of the archive."""
 
     @classmethod
-    def fromtarfile(cls, tarfile_: Any) -> "_CheckedTarInfo":
+    def fromtarfile(cls, tarfile_: Any) -> "CheckedTarInfo":
+        """Read the next header."""
         try:
             return super().fromtarfile(tarfile_)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]

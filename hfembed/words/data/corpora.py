@@ -184,6 +184,8 @@ def open_source(source: object, column: str, split: str, config_name: str | None
     """
     import datasets
 
+    from hfembed.hub.dataset import check_dataset_card
+
     if isinstance(source, list | tuple) and source and all(_is_file_name(part) for part in source):
         files = [file for part in source for file in _list_files(Path(part))]
         return _identify_files(files, column), _read_files(files, column)
@@ -198,6 +200,7 @@ def open_source(source: object, column: str, split: str, config_name: str | None
         ):
             raise InputError(f"there is no file or folder {source}")
         try:
+            check_dataset_card(source)
             source = datasets.load_dataset(source, config_name, split=split)
         except (FileNotFoundError, ConnectionError, ValueError) as error:
             reason = str(error).splitlines()[0]

@@ -104,3 +104,13 @@ def test_a_person_who_is_a_link_and_names_that_are_not_utf8(tmp_path, photos):
     assert "Dee/1.jpg" in faces["file"][:] and r"Cy/caf\xe9.jpg" in faces["file"][:]
     assert all(row["image"].size == (40, 40) for row in faces)
     assert "Dee" not in load_faces(folder, follow_links=False).features["label"].names
+
+
+def test_a_damaged_webdataset(tmp_path):
+    content = {f"{n}.{kind}": data for n in range(4) for kind, data in (("jpg", encode(n)), ("cls", b"1"))}
+    path = write_tar(tmp_path / "shard.tar", content, top="")
+    assert len(load_faces(path)) == 4
+    with tarfile.open(path) as opened:
+        flip(path, opened.getmembers()[4].offset + 150)
+    with pytest.raises(InputError, match="shard.tar.*damaged header"):
+        load_faces(path)

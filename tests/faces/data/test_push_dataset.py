@@ -114,8 +114,8 @@ def test_a_corpus_comes_back_to_the_last_id(hub, client, tmp_path):
         import datasets
         import numpy as np
 
-        from hfembed.faces.data.push_dataset import load_corpus, push_corpus
         from hfembed.words.data.corpora import prepare_corpus
+        from hfembed.words.data.push_corpus import load_corpus, push_corpus
 
         ours = prepare_corpus(f"{folder}/text.txt", f"{folder}/ours", min_count=1)
         assert push_corpus(ours, "ann/words", about="Two sentences.").changed
