@@ -91,8 +91,9 @@ def identify(
         float | None, typer.Option(help="Instead of --far: a rate that the index was calibrated for.")
     ] = None,
     template: Annotated[
-        Literal["best", "mean"], typer.Option(help="A person is the nearest of the photos, or their mean.")
-    ] = "best",
+        Literal["max", "mean"],
+        typer.Option("--aggregation", help="Score a person by the nearest of the photos, or by their mean."),
+    ] = "max",
     top_k: Annotated[int, typer.Option(min=1, help="People to list for each face.")] = 3,
     faces: Faces = "all",
     save: Annotated[Path | None, typer.Option(help="Keep the gallery's index in this folder.")] = None,
@@ -164,7 +165,6 @@ def _analyzer(model: str | None, detector: str | None, device: str) -> "FaceAnal
 
 
 def _gallery(gallery: str, analyzer: "FaceAnalyzer", batch_size: int, num_workers: int) -> "EmbeddingIndex":
-    from hfembed.faces.fingerprint import probe_embedding
     from hfembed.faces.photo_folders import read_gallery
     from hfembed.index.embedding_index import INDEX_FILE, EmbeddingIndex
 
@@ -172,8 +172,8 @@ def _gallery(gallery: str, analyzer: "FaceAnalyzer", batch_size: int, num_worker
         index, summary = read_gallery(analyzer, gallery, batch_size, num_workers, sys.stderr.isatty())
         _report(summary.errors)
         return index
-    index = EmbeddingIndex.load(gallery)
-    index.check_model(str(analyzer.embedder.config.name_or_path), probe_embedding(analyzer.embedder))
+    index = EmbeddingIndex.from_pretrained(gallery)
+    index.check_origin(analyzer.origin, name=gallery)
     return index
 
 

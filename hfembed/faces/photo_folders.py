@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from hfembed.atomic import atomic_write, check_writable
+from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.faces.data.person_folders import check_person_names
 from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces
@@ -65,11 +65,12 @@ def embed_folder(
         show_progress_bar: Show a bar.
 
     Raises:
-        InputError: There is no such folder, no photo in it, or the table cannot be written.
-        OSError: The disk is full.
+        InputError: There is no such folder, no photo in it, or the output is a folder.
+        OSError: The table cannot be written.
     """
     listing = find_photos(folder)
-    check_writable(output)
+    if Path(output).is_dir():
+        raise InputError(f"{output} is a folder; name a .parquet file to write")
     errors, count, rows = [], 0, []
     photos = _stream(analyzer, listing.photos, faces, batch_size, num_threads, show_progress_bar)
     with atomic_write(output) as temporary, pq.ParquetWriter(temporary, FACE_TABLE) as writer:
