@@ -51,7 +51,7 @@ def main() -> None:
     model = load_word2vec(str(folder), "cpu")
 
     print(f"\nwords near to each other, of {len(model.vocabulary)}")
-    for word, found in zip(WORDS, model.most_similar_batch(WORDS, topn=5), strict=True):
+    for word, found in zip(WORDS, model.most_similar_batch(WORDS, top_k=5), strict=True):
         print(f"  {word:10} {', '.join(name for name, _ in found)}")
     print(f"  which one does not fit? {', '.join(ODD_ONE_OUT)}: {model.doesnt_match(ODD_ONE_OUT)}")
 
@@ -69,7 +69,7 @@ def main() -> None:
     metrics = {f"lee_{name}": value for name, value in figures.items()}
     write_results(folder, "lee", metrics, {"articles": len(rated), **provenance({})})
 
-    near = [name for word in WORDS for name, _ in model.most_similar(word, topn=5)]
+    near = [name for word in WORDS for name, _ in model.most_similar(word, top_k=5)]
     draw_words(model, [*WORDS, *near], folder / "map.png")
     file = folder / "vectors.bin"
     export_word2vec_format(model, file, binary=True)

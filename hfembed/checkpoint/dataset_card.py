@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import datasets
 from huggingface_hub import DatasetCardData
 
-from hfembed.checkpoint.card_data import render
+from hfembed.checkpoint.card import render
 from hfembed.hub.dataset import Part
 
 

@@ -1,20 +1,27 @@
 """A checkpoint's folder -> a repository on the Hub, in one commit."""
 
 import fnmatch
+import logging
 from pathlib import Path
 
 from hfembed.checkpoint.card import render_card
+from hfembed.checkpoint.checkpoint import Checkpoint
+from hfembed.checkpoint.contents import model_files
 from hfembed.checkpoint.files import CARD_FILE, DETECTOR_FOLDER
-from hfembed.checkpoint.validation import check_checkpoint
+from hfembed.checkpoint.saving import finish_save
+from hfembed.hub.card_marker import is_generated, mark, unmarked
 from hfembed.hub.commit import Pushed, commit_files, full_name
 
-# what a training run keeps beside its model
-NOT_SHARED = ("checkpoints", "best", "events.out.tfevents*")
-# files that a loader could take for a part of the new model, were they left from an older one
+logger = logging.getLogger(__name__)
+
+# a loader could take these for parts of the new model, were they left from an older one
 _PARTS_OF_A_MODEL = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "results.json", "training.json", "*.py", *(f"*{suffix}" for suffix in (".bin", ".pt")),
+    "tokenizer_config.json", "results.json", "training.json", "*.py", "*.bin", "*.pt",
 )  # fmt: skip
+# older versions sent what training keeps beside its model: the training text, caches, optimizer states
+_LEAKS = ("corpus/*", "checkpoints/*", "best/*", "*.npy", "*.npz", "*events.out.tfevents*")
+_MODELS_OF_PEOPLE = ("hfembed_face_embedder", "hfembed_face_swap")
 
 
 def push_folder(
@@ -26,51 +33,74 @@ def push_folder(
     tag: str | None = None,
     token: str | None = None,
     commit_message: str = "Upload model",
+    overwrite_card: bool = False,
 ) -> Pushed:
-    """Share a checkpoint: check that it is whole, and put it on the Hub in one commit.
+    """Share a checkpoint: validate it, and put what belongs to the model on the Hub in one commit.
 
-    The same folder again makes no commit. Interrupted at any moment, the branch holds the old model or the new one.
-    A card that was not edited by hand is sent with the repository's name in its code; one that is missing is made.
-    Training checkpoints, hidden files and logs stay here.
+    `model_files` says what belongs to it. The same folder again makes no commit. Interrupted at any moment, the branch
+    holds the old model or the new one. A generated card is sent with the repository's name in its code, and one that
+    was edited by hand as it is.
 
     Args:
         folder: A folder for `from_pretrained`.
         repo_id: "owner/name", or "name" for one of the token's owner. Made where it does not exist.
-        private: Make a new repository private. An existing public one is then refused.
+        private: Make a new repository private, and refuse an existing public one; False: make it public. By default a
+            new repository is private where the model was trained on photos of people.
         revision: The branch, made where it does not exist; None means main.
         tag: Also give the commit this tag.
         token: Instead of this machine's.
         commit_message: The commit's title.
+        overwrite_card: Replace a card that was edited on the Hub; it is kept otherwise.
 
     Returns:
         Where the model is now.
 
     Raises:
-        InputError: The folder is no whole checkpoint, or the Hub refuses: token, rights, name, tag.
+        InputError: The folder is not a whole checkpoint, or the Hub refuses: token, rights, name, tag.
         HubUnavailableError: The Hub cannot be reached, or fails again and again; push later.
         OSError: A file cannot be read.
     """
-    folder = Path(folder)
-    check_checkpoint(folder)
-    if (folder / DETECTOR_FOLDER).is_dir():
-        check_checkpoint(folder / DETECTOR_FOLDER)
+    checkpoint = Checkpoint(str(folder), Path(folder))
+    finish_save(checkpoint.folder)
+    model_type = checkpoint.validate().model_type
+    if checkpoint.detector is not None:
+        checkpoint.detector.validate()
     repo_id = full_name(repo_id, token)
-    files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _is_shared(path, folder)
-    }
-    card = folder / CARD_FILE
-    if not card.exists() or card.read_text(encoding="utf-8") == render_card(folder):
-        files[CARD_FILE] = render_card(folder, repo_id).encode()
-    return commit_files(
-        files,
+    pushed = commit_files(
+        model_files(checkpoint, _card(checkpoint, repo_id)),
         repo_id,
         message=commit_message,
         private=private,
+        private_if_new=model_type in _MODELS_OF_PEOPLE or bool(checkpoint.training.get("people")),
         revision=revision,
         tag=tag,
         token=token,
-        is_stale=_is_part_of_a_model,
+        is_stale=lambda path: _is_part_of_a_model(path) or _is_leak(path),
+        overwrite_card=overwrite_card,
     )
+    if pushed.kept_card:
+        logger.warning(
+            "%s: README.md was edited there and is kept; --overwrite-card (overwrite_card=True) replaces it", repo_id
+        )
+    leaks = [path for path in pushed.removed if _is_leak(path)]
+    if leaks:
+        logger.warning(
+            "%s: removed %d files that an older version of hfembed sent and that are no part of the model (%s%s); they"
+            " are still in the repository's history: squash it (HfApi.super_squash_history) or delete the repository",
+            *(repo_id, len(leaks), ", ".join(leaks[:3]), ", ..." if len(leaks) > 3 else ""),
+        )
+    return pushed
+
+
+def _card(checkpoint: Checkpoint, repo_id: str) -> str:
+    path = checkpoint.folder / CARD_FILE
+    generated = render_card(checkpoint.folder, repo_id)
+    if not path.exists():
+        return generated
+    text = path.read_text(encoding="utf-8")
+    if is_generated(text) or unmarked(text) == unmarked(render_card(checkpoint.folder)):
+        return generated
+    return mark(text, "pushed")
 
 
 def _is_part_of_a_model(path: str) -> bool:
@@ -79,8 +109,5 @@ def _is_part_of_a_model(path: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in _PARTS_OF_A_MODEL) and "/" not in name
 
 
-def _is_shared(path: Path, folder: Path) -> bool:
-    parts = path.relative_to(folder).parts
-    if not path.is_file() or any(part.startswith(".") for part in parts):
-        return False
-    return not any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in NOT_SHARED)
+def _is_leak(path: str) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in _LEAKS)

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hfembed.checkpoint.card_marker import is_generated
 from hfembed.checkpoint.files import (
     CARD_FILE,
     CONFIG_FILE,
@@ -22,6 +21,7 @@ from hfembed.checkpoint.files import (
 from hfembed.checkpoint.fingerprint import fingerprint_weights
 from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError
+from hfembed.hub.card_marker import is_generated
 
 # a whole new model inside its folder, until its files are moved to their places
 _SAVED = ".saved"

@@ -1,9 +1,12 @@
 """Commands that share checkpoints."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hfembed.hub.commit import Pushed
 
 app = typer.Typer()
 
@@ -20,16 +23,33 @@ def card(folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")]) -> 
 def push(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hub; made where it is new.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Who may see a new repository; by default private for models trained on photos of people.",
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; default: main.")] = None,
     tag: Annotated[str | None, typer.Option(help="Also give this version a tag, such as v1.0.")] = None,
     message: Annotated[str, typer.Option(help="Title of the commit.")] = "Upload model",
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a card that was edited on the Hub.")
+    ] = False,
 ) -> None:
-    """Share a checkpoint folder on the Hub, in one commit; the same folder again makes none."""
+    """Share a model on the Hub, in one commit; the same folder again makes none."""
     from hfembed.checkpoint.push import push_folder
 
-    pushed = push_folder(folder, repo_id, private=private or None, revision=revision, tag=tag, commit_message=message)
-    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+    pushed = push_folder(
+        folder,
+        repo_id,
+        private=private,
+        revision=revision,
+        tag=tag,
+        commit_message=message,
+        overwrite_card=overwrite_card,
+    )
+    _report(pushed)
 
 
 push_dataset = typer.Typer(
@@ -79,7 +99,7 @@ def push_faces(
         revision=revision,
         tag=tag,
     )
-    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+    _report(pushed)
 
 
 @push_dataset.command("lfw")
@@ -115,7 +135,7 @@ def push_lfw(
         revision=revision,
         tag=tag,
     )
-    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+    _report(pushed)
 
 
 @push_dataset.command("corpus")
@@ -142,4 +162,9 @@ def push_corpus(
     pushed = push_corpus(
         corpus, repo_id, about=about, license=license, private=private or None, revision=revision, tag=tag
     )
-    print(f"{'pushed' if pushed.changed else 'nothing to push, it is there already'}: {pushed.url}")
+    _report(pushed)
+
+
+def _report(pushed: "Pushed") -> None:
+    said = "pushed" if pushed.changed else "already up to date"
+    print(f"{said}: {pushed.url}{' (private)' if pushed.private else ''}")

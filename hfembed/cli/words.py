@@ -23,7 +23,7 @@ def neighbours(
     vectors = load_word2vec(model, device)
     for number, text in enumerate(words):
         positive, negative = parse_composition(text, vectors.vocabulary)
-        found = vectors.most_similar(positive, negative, topn=topn, restrict_vocab=restrict_vocab)
+        found = vectors.most_similar(positive, negative, top_k=topn, restrict_vocab=restrict_vocab)
         print(("\n" if number else "") + text)
         print("\n".join(f"  {score:6.3f}  {word}" for word, score in found))
 

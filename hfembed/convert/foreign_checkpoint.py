@@ -17,7 +17,6 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.files import TRAINING_FILE
-from hfembed.checkpoint.weights_metadata import mark_weights
 from hfembed.errors import InputError
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx")
@@ -236,8 +235,6 @@ def write_checkpoint(
     }
     with atomic_folder(destination) as folder:
         model.save_pretrained(folder)
-        for weights in folder.glob("*.safetensors"):
-            mark_weights(weights, model.config.model_type)
         processor.save_pretrained(folder)
         (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
         write_card(folder)

@@ -272,7 +272,7 @@ def _words_tab(vectors: Word2VecModel) -> None:
     @_answering
     def neighbors(word: str) -> list[list[str]]:
         with input_errors():
-            return rows(vectors.most_similar(word.strip(), topn=10))
+            return rows(vectors.most_similar(word.strip(), top_k=10))
 
     @_answering
     def analogy(a: str, b: str, c: str) -> list[list[str]]:

@@ -12,17 +12,16 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
 )
-from transformers.dynamic_module_utils import get_relative_import_files
 
 import hfembed.auto  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.files import DETECTOR_FOLDER
-from hfembed.checkpoint.push import NOT_SHARED
+from hfembed.checkpoint.contents import copy_model, with_siblings
+from hfembed.checkpoint.files import DETECTOR_FOLDER, PROCESSOR_FILE
 from hfembed.checkpoint.validation import check_weights, read_config
+from hfembed.hub.card_marker import mark, unmarked
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
-_PROCESSOR_FILE = "preprocessor_config.json"
 _HEADING = "## Without hfembed"
 _HOW_TO_LOAD = """
 This folder brings its code. Look it through, then:
@@ -39,8 +38,8 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     """Copy a checkpoint and put beside it the code that its Auto classes need.
 
     Weights are copied as they are, so that what is computed from them is the same to the bit. config.json and
-    preprocessor_config.json get an `auto_map` with every Auto class that the model has. Training checkpoints and logs
-    stay behind, as they do when a folder is pushed.
+    preprocessor_config.json get an `auto_map` with every Auto class that the model has. Only what belongs to the
+    model is copied, as in a push.
 
     Args:
         checkpoint: Folder or Hub id.
@@ -57,17 +56,17 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     """
     destination = Path(destination)
     check_destination(destination, overwrite)
-    source = Checkpoint.resolve(checkpoint).folder
+    source = Checkpoint.resolve(checkpoint)
     with atomic_folder(destination) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", *NOT_SHARED))
+        copy_model(source, folder)
         classes = _add_code(folder, folder, checkpoint)
         # a face embedder's own detector; transformers looks for its code where the repository begins
         if (folder / DETECTOR_FOLDER).is_dir():
             _add_code(folder / DETECTOR_FOLDER, folder, f"{checkpoint}, {DETECTOR_FOLDER}")
         card = folder / "README.md"
-        if card.is_file() and _HEADING not in (text := card.read_text(encoding="utf-8")):
+        if card.is_file() and _HEADING not in (text := unmarked(card.read_text(encoding="utf-8"))):
             how = _HOW_TO_LOAD.format(name=destination.resolve().name)
-            card.write_text(f"{text}\n{_HEADING}\n{how}", encoding="utf-8")
+            card.write_text(mark(f"{text}\n\n{_HEADING}\n{how}", "pushed"), encoding="utf-8")
     return classes
 
 
@@ -80,12 +79,13 @@ def _add_code(model: Path, code: Path, name: str) -> list[str]:
         if config_class in auto_model._model_mapping:
             classes[auto_model.__name__] = auto_model._model_mapping[config_class]
     _add_auto_map(model / "config.json", classes)
-    if (model / _PROCESSOR_FILE).is_file():
+    if (model / PROCESSOR_FILE).is_file():
         processor = {"AutoImageProcessor": type(AutoImageProcessor.from_pretrained(model))}
-        _add_auto_map(model / _PROCESSOR_FILE, processor)
+        _add_auto_map(model / PROCESSOR_FILE, processor)
         classes |= processor
-    for file in _code_files(classes.values()):
-        shutil.copyfile(file, code / file.name)
+    for found in classes.values():
+        for file in with_siblings(Path(str(sys.modules[found.__module__].__file__))):
+            shutil.copyfile(file, code / file.name)
     return list(classes)
 
 
@@ -95,11 +95,3 @@ def _add_auto_map(file: Path, classes: dict[str, type]) -> None:
         name: f"{found.__module__.rpartition('.')[2]}.{found.__name__}" for name, found in classes.items()
     }
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def _code_files(classes) -> set[Path]:
-    """The files that define the classes, and those that these import; families name theirs differently."""
-    files = {sys.modules[found.__module__].__file__ for found in classes}
-    return {Path(file) for file in files} | {
-        Path(file) for start in files for file in get_relative_import_files(start)
-    }

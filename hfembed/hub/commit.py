@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
+from hfembed.hub.card_marker import is_as_pushed
 from hfembed.hub.errors import hub_errors, is_passing
 
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 4
+_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,17 @@ class Pushed:
         url: The page of the repository, at the branch.
         commit: The branch's head.
         changed: Whether this push made it; not where the branch held the same files already.
+        private: Whether the repository is private.
+        removed: Stale files that this push removed.
+        kept_card: Whether a card that was edited on the Hub was kept.
     """
 
     url: str
     commit: str
     changed: bool
+    private: bool = False
+    removed: tuple[str, ...] = ()
+    kept_card: bool = False
 
 
 def commit_files(
@@ -41,10 +50,12 @@ def commit_files(
     message: str,
     repo_type: str = "model",
     private: bool | None = None,
+    private_if_new: bool = False,
     revision: str | None = None,
     tag: str | None = None,
     token: str | None = None,
     is_stale: Callable[[str], bool] = lambda path: False,
+    overwrite_card: bool = True,
 ) -> Pushed:
     """Put files on a branch in one commit, whose parent is the head that was compared with.
 
@@ -57,10 +68,12 @@ def commit_files(
         message: The commit's title.
         repo_type: "model" or "dataset".
         private: Make a new repository private. An existing public one is then refused.
+        private_if_new: Make a new repository private unless `private` says otherwise.
         revision: The branch, made from main where it does not exist; None means main.
         tag: Also give the commit this tag.
         token: Instead of this machine's.
-        is_stale: Whether a file that is there and not in `files` goes away with this commit.
+        is_stale: Whether a file that is there and not in `files` is removed with this commit.
+        overwrite_card: Replace README.md even where the one that is there was edited since hfembed pushed it.
 
     Returns:
         Where the files are now.
@@ -74,10 +87,11 @@ def commit_files(
     api = HfApi(token=token)
     branch = revision or "main"
     with hub_errors(repo_id, revision, token):
-        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        private_repo = True if private is None and private_if_new else private
+        api.create_repo(repo_id, repo_type=repo_type, private=private_repo, exist_ok=True)
         _make_branch(api, repo_id, repo_type, branch)
         operations = {path: CommitOperationAdd(path, content) for path, content in files.items()}
-        head, changed = None, False
+        head, changed = "", False
         for attempt in range(_ATTEMPTS):
             # a commit whose answer was lost shows here as nothing left to do
             info = api.repo_info(repo_id, repo_type=repo_type, revision=branch, files_metadata=True)
@@ -85,12 +99,16 @@ def commit_files(
                 raise InputError(
                     f"{repo_id} exists and is public; make it private on its page, or choose another name"
                 )
-            head = info.sha
-            present = {sibling.rfilename: sibling for sibling in info.siblings}
+            head = str(info.sha)
+            present = {sibling.rfilename: sibling for sibling in info.siblings or []}
+            kept_card = not overwrite_card and _is_edited(api, repo_id, repo_type, head, files, present)
             todo: list[CommitOperationAdd | CommitOperationDelete] = [
-                operation for path, operation in operations.items() if not is_same(files[path], present.get(path))
+                operation
+                for path, operation in operations.items()
+                if not is_same(files[path], present.get(path)) and not (path == _CARD and kept_card)
             ]
-            todo += [CommitOperationDelete(path) for path in present if path not in files and is_stale(path)]
+            stale = tuple(path for path in present if path not in files and is_stale(path))
+            todo += map(CommitOperationDelete, stale)
             _check_tag(api, repo_id, repo_type, tag, None if todo else head)
             if not todo:
                 break
@@ -103,13 +121,30 @@ def commit_files(
             except Exception as error:
                 if not is_passing(error) or attempt + 1 == _ATTEMPTS:
                     raise
-                logger.warning("the push to %s failed (%s); trying again", repo_id, str(error).strip().split("\n")[0])
+                logger.warning("the push to %s failed (%s); trying again", repo_id, first_line(error))
                 time.sleep(2**attempt)
         if tag is not None:
             api.create_tag(repo_id, tag=tag, revision=head, repo_type=repo_type, exist_ok=True)
     kind = "" if repo_type == "model" else f"{repo_type}s/"
     tree = "" if branch == "main" else f"/tree/{branch}"
-    return Pushed(f"{api.endpoint}/{kind}{repo_id}{tree}", head, changed)
+    url = f"{api.endpoint}/{kind}{repo_id}{tree}"
+    return Pushed(url, head, changed, bool(info.private), stale if changed else (), kept_card)
+
+
+def _is_edited(
+    api: HfApi,
+    repo_id: str,
+    repo_type: str,
+    head: str,
+    files: Mapping[str, Path | bytes],
+    present: Mapping[str, RepoSibling],
+) -> bool:
+    """Whether the card on the Hub is another than ours and not the one that hfembed pushed last."""
+    if _CARD not in files or _CARD not in present or is_same(files[_CARD], present[_CARD]):
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        path = api.hf_hub_download(repo_id, _CARD, repo_type=repo_type, revision=head, local_dir=folder)
+        return not is_as_pushed(Path(path).read_text(encoding="utf-8", errors="replace"))
 
 
 def full_name(repo_id: str, token: str | None = None) -> str:

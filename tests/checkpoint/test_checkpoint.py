@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from hfembed.checkpoint.checkpoint import Checkpoint
+from hfembed.checkpoint.fingerprint import fingerprint_weights
 from hfembed.checkpoint.loading import load_autoencoder, load_face_embedder
 from hfembed.checkpoint.results import write_results
 from hfembed.errors import InputError
@@ -154,3 +156,82 @@ def test_a_model_of_another_family_is_named(folder):
     with pytest.raises(InputError, match="names the revision v1"):
         Checkpoint.resolve("ann/faces@v1", revision="v2")
     assert load_face_embedder(folder, "cpu", torch.float64)[0].dtype == torch.float64
+
+
+def save(folder, seed):
+    from hfembed.checkpoint.saving import save_checkpoint
+
+    save_checkpoint(folder, lambda new: write_checkpoint(FACES, new, seed))
+
+
+def test_a_saved_model_takes_the_place_of_the_old_one_and_leaves_the_rest(folder):
+    write_results(folder, "lfw_view2", {"lfw_view2_accuracy": 90.0}, {})
+    (folder / "model.safetensors.index.json").write_text("{}")
+    (folder / "checkpoints").mkdir()
+    (folder / "LICENSE").write_text("mine")
+    old = Checkpoint.resolve(folder).fingerprint
+    save(folder, seed=0)  # the same weights: the results stay
+    assert Checkpoint.resolve(folder).results and Checkpoint.resolve(folder).fingerprint == old
+    save(folder, seed=1)
+    checkpoint = Checkpoint.resolve(folder)
+    assert checkpoint.fingerprint != old and checkpoint.results == {} and "seed 1" in checkpoint.training["data"]
+    assert (folder / "checkpoints").is_dir() and (folder / "LICENSE").read_text() == "mine"
+    assert not (folder / "model.safetensors.index.json").exists()
+    assert not [path for path in folder.iterdir() if path.name.startswith(".sav")]
+
+
+def test_killed_at_any_moment_a_save_leaves_the_old_model_or_the_new_one(original, tmp_path, monkeypatch):
+    from hfembed.checkpoint import saving
+
+    newer = write_checkpoint(FACES, tmp_path / "newer", seed=1)
+    old, new = (Checkpoint.resolve(folder).fingerprint for folder in (original, newer))
+    seen, moment = set(), 0
+    while True:
+        folder = shutil.copytree(original, tmp_path / str(moment))
+        with monkeypatch.context() as patch:
+            calls = []
+
+            def dies(kind, do, calls=calls, moment=moment):
+                def call(*args, **kwargs):
+                    calls.append(kind)
+                    if len(calls) > moment:
+                        raise KeyboardInterrupt
+                    return do(*args, **kwargs)
+
+                return call
+
+            for name in ("rename", "replace", "unlink"):
+                patch.setattr(Path, name, dies(name, getattr(Path, name)))
+            try:
+                saving.save_checkpoint(folder, lambda new: shutil.copytree(newer, new, dirs_exist_ok=True))
+            except KeyboardInterrupt:
+                finished = False
+            else:
+                finished = True
+        # who knows nothing of hfembed finds one whole model or none
+        if (folder / "config.json").exists():
+            assert fingerprint_weights(folder) in (old, new)
+        found = Checkpoint.resolve(folder)
+        found.validate()
+        assert (found.fingerprint, "seed 1" in found.training["data"]) in ((old, False), (new, True))
+        seen.add(found.fingerprint)
+        if finished:
+            break
+        moment += 1
+    assert seen == {old, new} and moment > 8
+
+
+def test_thresholds_of_other_weights_do_not_travel(folder):
+    from hfembed import FaceEmbedderForClassification, FaceEmbedderModel
+    from hfembed.checkpoint.saving import save_checkpoint
+
+    checkpoint = Checkpoint.resolve(folder)
+    checkpoint.store_thresholds(checkpoint.thresholds)
+    trained = FaceEmbedderForClassification.from_pretrained(folder)
+    embedder = FaceEmbedderModel.from_pretrained(folder)
+    save_checkpoint(folder, embedder.save_pretrained, same_model=True)  # without its head
+    assert checkpoint.thresholds["weights"] == checkpoint.fingerprint
+    with torch.no_grad():
+        next(trained.parameters()).add_(1)
+    save_checkpoint(folder, trained.save_pretrained)
+    assert checkpoint.config["thresholds"] is None

@@ -51,24 +51,23 @@ def run_command(client, *arguments, **options):
     return code, client.output
 
 
-@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
-def test_a_folder_becomes_one_commit_and_the_same_folder_none(hub, client, folder, xet):
+def test_a_folder_becomes_one_commit_and_the_same_folder_none(hub, client, folder):
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "optimizer.bin").write_bytes(b"not shared")
     (folder / ".half.png").write_bytes(b"not shared")
-    pushed = client(push, folder=folder, repo_id="ann/faces", xet=xet)
+    pushed = client(push, folder=folder, repo_id="ann/faces")
     assert pushed["changed"] and pushed["url"] == f"{hub.url}/ann/faces"
-    assert any("/_lfs/" in request for request in hub.requests) is not xet
     assert hub.titles("ann/faces") == ["Upload model", ATTRIBUTES]
     files = hub.files("ann/faces")
     expected = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name[0] != "."}
     # the card's code loads the model from where it is now
     assert 'from_pretrained("ann/faces")' in files["README.md"].decode()
     assert 'from_pretrained("tiny")' in expected["README.md"].decode()
+    assert pushed["private"]  # trained on photos of people
     assert files | {"README.md": expected["README.md"]} == expected
 
     hub.requests.clear()
-    again = client(push, folder=folder, repo_id="ann/faces", xet=xet)
+    again = client(push, folder=folder, repo_id="ann/faces")
     assert not again["changed"] and again["commit"] == pushed["commit"]
     assert hub.titles("ann/faces") == ["Upload model", ATTRIBUTES]
     assert not any("preupload" in request for request in hub.requests)
@@ -124,16 +123,59 @@ def test_branches_tags_private_and_short_names(hub, client, folder, tmp_path, se
         client(push, folder=newer, repo_id="ann/faces", tag="v1")
     assert repository.branches["main"] == main
     code, out = run_command(client, "push", folder, "ann/faces", "--tag", "v1")
-    assert code == 0 and "there already" in out
+    assert code == 0 and "already up to date" in out
     with pytest.raises(ClientError, match="tags do not move"):
         client(push, folder=newer, repo_id="ann/faces", revision="v1")
 
 
-def test_a_card_that_was_edited_is_sent_as_it_is(hub, client, folder):
+def test_a_card_edited_here_is_sent_and_one_edited_on_the_hub_is_kept(hub, client, folder):
     card = folder / "README.md"
-    card.write_text(card.read_text() + "\nBy hand.\n")
+    for line in ("By hand.", "By hand, again."):
+        card.write_text(card.read_text() + f"\n{line}\n")
+        client(push, folder=folder, repo_id="ann/faces")
+        sent = hub.files("ann/faces")["README.md"].decode()
+        assert line in sent and 'from_pretrained("tiny")' in sent
+
+    client(upload_bytes, repo_id="ann/faces", files={"README.md": sent + "\nEdited on the page.\n"})
+    (folder / "training.json").write_text(json.dumps({"name": "tiny", "data": "Others."}))
+    code, out = run_command(client, "push", folder, "ann/faces")
+    files = hub.files("ann/faces")
+    assert code == 0 and "was edited there and is kept; --overwrite-card" in out
+    assert "Edited on the page." in files["README.md"].decode() and b"Others." in files["training.json"]
+    code, out = run_command(client, "push", folder, "ann/faces", "--overwrite-card")
+    assert code == 0 and "Edited on the page." not in hub.files("ann/faces")["README.md"].decode()
+
+
+def test_a_generated_card_follows_the_notes(hub, client, folder):
     client(push, folder=folder, repo_id="ann/faces")
-    assert hub.files("ann/faces")["README.md"] == card.read_bytes()
+    (folder / "training.json").write_text(json.dumps({"name": "tiny", "data": "Other photos."}))
+    client(push, folder=folder, repo_id="ann/faces")
+    assert "Other photos." in hub.files("ann/faces")["README.md"].decode()
+
+
+def test_who_sees_a_new_repository(hub, client, folder, tmp_path):
+    words = write_checkpoint(WORDS, tmp_path / "words")
+    assert not client(push, folder=words, repo_id="ann/words")["private"]
+    code, out = run_command(client, "push", folder, "ann/faces")
+    assert code == 0 and out.strip().endswith("ann/faces (private)")
+    assert run_command(client, "push", folder, "ann/open", "--public")[0] == 0
+    assert not hub.repositories["models", "ann/open"].private
+    # who made a repository public has decided
+    assert client(push, folder=folder, repo_id="ann/open", tag="v2")["private"] is False
+    images = write_checkpoint("hfembed_conv_autoencoder", tmp_path / "images")
+    assert not client(push, folder=images, repo_id="ann/images")["private"]
+    (images / "training.json").write_text(json.dumps({"name": "tiny", "data": "Drawn.", "people": 40}))
+    assert client(push, folder=images, repo_id="ann/portraits")["private"]
+
+
+def test_what_an_older_version_leaked_is_removed_and_said(hub, client, folder):
+    leaks = {"corpus/1f/ids.npy": "secret", "corpus/1f/words.txt": "secret", "cache.npz": "secret"}
+    client(push, folder=folder, repo_id="ann/faces")
+    client(upload_bytes, repo_id="ann/faces", files={**leaks, "notes/mine.txt": "mine", "demo/app.py": "mine"})
+    code, out = run_command(client, "push", folder, "ann/faces")
+    assert code == 0 and "removed 3 files" in out and "cache.npz" in out and "history" in out
+    files = hub.files("ann/faces")
+    assert not leaks.keys() & files.keys() and {"notes/mine.txt", "demo/app.py"} <= files.keys()
 
 
 def test_a_card_with_bad_yaml_is_refused_before_anything_is_sent(hub, client, folder):
@@ -194,16 +236,14 @@ def test_refusals_are_one_line(hub, client, folder):
     assert hub.files("ann/public") == {}
 
 
-@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
-def test_passing_faults_are_sat_out(hub, client, folder, xet):
-    upload = "POST /_cas/v1/xorbs" if xet else "PUT /_lfs/"
+def test_passing_faults_are_sat_out(hub, client, folder):
     hub.faults = [
         Fault("preupload", "status", status=500),
-        Fault(upload, "cut"),
+        Fault("PUT /_lfs/", "cut"),
         Fault("/commit/main", "status", status=429, retry_after=1),
         Fault("/commit/main", "slow", seconds=0.5),
     ]
-    assert client(push, folder=folder, repo_id="ann/faces", xet=xet)["changed"]
+    assert client(push, folder=folder, repo_id="ann/faces")["changed"]
     assert all(fault.times == 0 for fault in hub.faults)
     assert hub.titles("ann/faces") == ["Upload model", ATTRIBUTES]
     assert hub.files("ann/faces")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
@@ -240,16 +280,15 @@ def test_somebody_elses_commit_meanwhile_is_not_overwritten(hub, client, folder)
     assert hub.titles("ann/faces") == ["By another", ATTRIBUTES]
 
 
-@pytest.mark.parametrize("xet", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["xet", "lfs"])
-def test_killed_at_any_request_main_is_the_old_model_or_the_new_one(hub, client, folder, tmp_path, seed, xet):
+def test_killed_at_any_request_main_is_the_old_model_or_the_new_one(hub, client, folder, tmp_path, seed):
     newer = write_checkpoint(FACES, tmp_path / "newer", seed + 1)
-    client(push, folder=folder, repo_id="ann/faces", xet=xet)
+    client(push, folder=folder, repo_id="ann/faces")
     old = hub.files("ann/faces")
     before = {path.name: path.read_bytes() for path in newer.iterdir()}
     moment = 0
     while hub.files("ann/faces")["model.safetensors"] == old["model.safetensors"]:
         hub.faults = [Fault("", "call", times=moment), Fault("", "call", call=client.kill)]
-        client.start(push, folder=newer, repo_id="ann/faces", xet=xet)
+        client.start(push, folder=newer, repo_id="ann/faces")
         with contextlib.suppress(ClientError):
             client.finish()
         files = hub.files("ann/faces")

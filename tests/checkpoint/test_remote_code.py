@@ -79,12 +79,11 @@ def use(source, classes, remote, **options):
     return found
 
 
-@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_without_hfembed_the_numbers_are_the_same(hub, client, stranger, tmp_path, family, xet):
-    folder = write_checkpoint(family, tmp_path / "model", seed=7 + xet)
-    repo_id = f"ann/{family}-{'xet' if xet else 'lfs'}"
-    commit = client(export_and_push, folder=folder, exported=tmp_path / "exported", repo_id=repo_id, xet=xet)
+def test_without_hfembed_the_numbers_are_the_same(hub, client, stranger, tmp_path, family):
+    folder = write_checkpoint(family, tmp_path / "model", seed=7)
+    repo_id = f"ann/{family}"
+    commit = client(export_and_push, folder=folder, exported=tmp_path / "exported", repo_id=repo_id)
     files = hub.files(repo_id)
     assert any(path.endswith(".py") for path in files)
     auto_map = [*json.loads(files["config.json"])["auto_map"]]
@@ -94,7 +93,7 @@ def test_without_hfembed_the_numbers_are_the_same(hub, client, stranger, tmp_pat
     ours = client(use, source=folder, classes=classes, remote=False)
     assert len(ours) == len(classes) >= 3
     pinned = {"revision": commit, "code_revision": commit}
-    assert stranger(use, source=repo_id, classes=classes, remote=True, xet=xet) == ours
-    assert stranger(use, source=repo_id, classes=classes, remote=True, xet=xet, **pinned) == ours
+    assert stranger(use, source=repo_id, classes=classes, remote=True) == ours
+    assert stranger(use, source=repo_id, classes=classes, remote=True, **pinned) == ours
     # and again without a network
     assert stranger(use, source=repo_id, classes=classes, remote=True, offline=True) == ours

@@ -49,6 +49,7 @@ class HubClient:
             "HF_ENDPOINT": endpoint,
             "HF_HOME": str(self.home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(REPOSITORY),
         }
@@ -61,27 +62,22 @@ class HubClient:
             cwd=REPOSITORY,
         )
 
-    def __call__(
-        self, function: Callable, *, token: str | None = None, xet: bool = True, offline: bool = False, **arguments
-    ):
+    def __call__(self, function: Callable, *, token: str | None = None, offline: bool = False, **arguments):
         """Run the function's source, which must import what it needs, and return what it returns, as JSON has it.
 
         Args:
             function: A plain function.
             token: "" for a user who is not logged in.
-            xet: Large files travel by Xet, else by LFS.
             offline: As with HF_HUB_OFFLINE=1.
             **arguments: The function's, as JSON has them.
 
         Raises:
             ClientError: The function raised something.
         """
-        self.start(function, token=token, xet=xet, offline=offline, **arguments)
+        self.start(function, token=token, offline=offline, **arguments)
         return self.finish()
 
-    def start(
-        self, function: Callable, *, token: str | None = None, xet: bool = True, offline: bool = False, **arguments
-    ):
+    def start(self, function: Callable, *, token: str | None = None, offline: bool = False, **arguments):
         """As a call, without waiting for the end."""
         self.number += 1
         self.result = self.folder / f"result_{self.number}.json"
@@ -90,7 +86,6 @@ class HubClient:
             "name": function.__name__,
             "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in arguments.items()},
             "token": self.token if token is None else token,
-            "xet": xet,
             "offline": offline,
             "result": str(self.result),
             "output": str(self.result.with_suffix(".txt")),
@@ -118,7 +113,7 @@ class HubClient:
         return result["value"]
 
     def forget(self) -> None:
-        """Empty the cache of downloaded files; Xet's own stays, as the store it describes does."""
+        """Empty the cache of downloaded files."""
         shutil.rmtree(self.home / "hub", ignore_errors=True)
         shutil.rmtree(self.home / "modules", ignore_errors=True)
         shutil.rmtree(self.home / "datasets", ignore_errors=True)
@@ -166,7 +161,6 @@ def _run(call: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ["HF_TOKEN"] = call["token"]
     # read when they are used
-    constants.HF_HUB_DISABLE_XET = not call["xet"]
     constants.HF_HUB_OFFLINE = call["offline"]
     try:
         namespace: dict[str, Any] = {}

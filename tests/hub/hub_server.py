@@ -1,7 +1,6 @@
 """A Hub on the loopback address, for the tests: repositories in memory behind the HTTP protocol of the real one.
 
-It speaks what huggingface_hub 2.4, hf_xet 1.8, transformers, datasets and the `hf` command ask for, and fails on
-demand (`Hub.faults`). Nothing but the standard library, and yaml for the YAML of cards.
+It has the routes that our pushes and downloads use (large files by LFS), and fails on demand (`Hub.faults`).
 """
 
 import base64
@@ -21,8 +20,6 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
-
-from tests.hub.xet_storage import XetStorage
 
 LARGE = (".safetensors", ".bin", ".pt", ".pth", ".parquet", ".arrow", ".tgz", ".png", ".jpg", ".gif", ".onnx")
 LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "bsd-3-clause", "unknown")
@@ -167,7 +164,6 @@ class Hub:
         self.users: dict[str, User] = {}
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large_files: dict[str, bytes] = {}
-        self.xet = XetStorage()
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.lock = threading.RLock()
@@ -427,50 +423,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.create(id, kind, self.json.get("visibility") == "private")
         raise Answer(200, {"url": f"{self.hub.url}/{web}", "name": id})
 
-    def delete_repository(self) -> None:
-        id = f"{self.json['organization']}/{self.json['name']}" if self.json.get("organization") else self.json["name"]
-        kind = f"{self.json.get('type', 'model')}s"
-        self.writable(kind, id)
-        del self.hub.repositories[kind, id]
-        raise Answer(200, {})
-
-    def move_repository(self) -> None:
-        kind, source, target = f"{self.json.get('type', 'model')}s", self.json["fromRepo"], self.json["toRepo"]
-        repository = self.writable(kind, source)
-        self.check_right(target.split("/")[0])
-        del self.hub.repositories[kind, source]
-        repository.id = target
-        self.hub.repositories[kind, target] = repository
-        raise Answer(200, {})
-
-    def settings(self, kind: str, id: str) -> None:
-        repository = self.writable(kind, id)
-        if "visibility" in self.json or "private" in self.json:
-            repository.private = self.json.get("visibility") == "private" or bool(self.json.get("private"))
-        if "gated" in self.json:
-            repository.gated = bool(self.json["gated"])
-        raise Answer(200, {})
-
-    def auth_check(self, kind: str, id: str) -> None:
-        self.check_gate(self.repository(kind, id))
-        raise Answer(200, {})
-
     def validate_yaml(self) -> None:
         errors = check_card(self.json["content"], self.json.get("repoType", "model"))
         raise Answer(400 if errors else 200, {"errors": [{"message": error} for error in errors], "warnings": []})
-
-    def list_repositories(self, kind: str) -> None:
-        user = self.user()
-        author, search = self.query.get("author"), self.query.get("search", "")
-        found = [
-            self.info(repository, repository.find("main"))
-            for (repository_kind, id), repository in self.hub.repositories.items()
-            if repository_kind == kind
-            and (author is None or id.startswith(f"{author}/"))
-            and search in id
-            and (not repository.private or self.is_reader(user, repository))
-        ]
-        raise Answer(200, found)
 
     def show_repository(self, kind: str, id: str, revision: str | None = None) -> None:
         repository = self.repository(kind, id)
@@ -530,8 +485,6 @@ class _Handler(BaseHTTPRequestHandler):
         entry = {"type": "file", "path": path, "oid": blob.git_oid, "size": len(blob.data)}
         if blob.large:
             entry["lfs"] = {"oid": blob.sha256, "size": len(blob.data), "pointerSize": 130}
-            if blob.sha256 in self.hub.xet.file_of_sha256:
-                entry["xetHash"] = self.hub.xet.file_of_sha256[blob.sha256]
         return entry
 
     def tree(self, kind: str, id: str, revision: str, folder: str | None = None) -> None:
@@ -559,21 +512,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
         raise Answer(200, {"branches": branches, "tags": tags, "converts": [], "pullRequests": []})
 
-    def commits(self, kind: str, id: str, revision: str) -> None:
-        repository = self.repository(kind, id)
-        history = repository.history(self.revision(repository, revision))
-        page = [
-            {"id": c.id, "title": c.title, "message": "", "authors": [{"user": c.author}], "date": c.date}
-            for c in history
-        ]
-        raise Answer(200, page)
-
     def branch(self, kind: str, id: str, name: str) -> None:
         repository = self.writable(kind, id)
-        if self.command == "DELETE":
-            if repository.branches.pop(name, None) is None:
-                raise refusal(404, "RevisionNotFound", f"no branch {name}")
-            raise Answer(200, {})
         if name in repository.branches:
             raise refusal(409, None, f"Reference already exists: {name}")
         start = self.revision(repository, self.json.get("startingPoint", "main"))
@@ -582,20 +522,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def tag(self, kind: str, id: str, revision: str) -> None:
         repository = self.writable(kind, id)
-        if self.command == "DELETE":
-            if repository.tags.pop(revision, None) is None:
-                raise refusal(404, "RevisionNotFound", f"no tag {revision}")
-            raise Answer(200, {})
         if self.json["tag"] in repository.tags:
             raise refusal(409, None, f"Tag reference exists already: {self.json['tag']}")
         repository.tags[self.json["tag"]] = self.revision(repository, revision).id
-        raise Answer(200, {})
-
-    def squash(self, kind: str, id: str, branch: str) -> None:
-        repository = self.writable(kind, id)
-        files = self.revision(repository, branch).files
-        del repository.branches[branch]
-        repository.commit(branch, files, self.json.get("message", "Super-squash"), self.user().name)
         raise Answer(200, {})
 
     # ------------------------------------------------------------------ upload
@@ -640,10 +569,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def large_file(self, sha256: str, size: int | None) -> bytes:
         if sha256 not in self.hub.large_files:
-            data = self.hub.xet.read_sha256(sha256)
-            if data is None or hashlib.sha256(data).hexdigest() != sha256:
-                raise refusal(400, None, f"the bytes of {sha256} have not been uploaded")
-            self.hub.large_files[sha256] = data
+            raise refusal(400, None, f"the bytes of {sha256} have not been uploaded")
         if size is not None and len(self.hub.large_files[sha256]) != size:
             raise refusal(400, None, f"{sha256} has another size")
         return self.hub.large_files[sha256]
@@ -691,10 +617,6 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if blob.large:
             headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.data))}
-            xet_hash = self.hub.xet.file_of_sha256.get(blob.sha256)
-            if xet_hash is not None:
-                token = f"{self.hub.url}/api/{kind}/{id}/xet-read-token/{commit.id}"
-                headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
         raise self.ranged(blob.data, headers)
 
     def ranged(self, data: bytes, headers: dict[str, str]) -> Answer:
@@ -714,60 +636,22 @@ class _Handler(BaseHTTPRequestHandler):
             answer.headers["Content-Length"] = str(len(answer.body))
         return answer
 
-    # ------------------------------------------------------------------ Xet
-
-    def xet_token(self, kind: str, id: str, right: str, revision: str | None = None) -> None:
-        repository = self.writable(kind, id) if right == "write" else self.repository(kind, id)
-        if right == "read":
-            self.check_gate(repository)
-        expiry, url = int(time.time()) + 3600, f"{self.hub.url}/_cas"
-        headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(expiry)}
-        raise Answer(200, {"casUrl": url, "exp": expiry, "accessToken": "xet"}, headers)
-
-    def xet_put_xorb(self, hash: str) -> None:
-        raise Answer(200, {"was_inserted": self.hub.xet.put_xorb(hash, self.body)})
-
-    def xet_put_shard(self) -> None:
-        self.hub.xet.put_shard(self.body)
-        raise Answer(200, {"result": 1})
-
-    def xet_reconstruction(self, hash: str) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        first, last = map(int, asked.groups()) if asked else (0, None)
-        plan = self.hub.xet.reconstruction(hash, first, last, f"{self.hub.url}/_cas/xorb/")
-        raise Answer(404) if plan is None else Answer(416) if not plan["terms"] else Answer(200, plan)
-
-    def xet_get_xorb(self, hash: str) -> None:
-        raise self.ranged(self.hub.xet.xorbs[hash], {"Content-Type": "application/octet-stream"})
-
 
 _ROUTES = [
     ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create_repository"),
-    ("DELETE", r"/api/repos/delete", "delete_repository"),
-    ("POST", r"/api/repos/move", "move_repository"),
     ("POST", r"/api/validate-yaml", "validate_yaml"),
-    ("GET", r"/api/(models|datasets|spaces)", "list_repositories"),
     ("GET", _REPOSITORY, "show_repository"),
     ("GET", _REPOSITORY + r"/revision/([^/]+)", "show_repository"),
-    ("PUT", _REPOSITORY + r"/settings", "settings"),
-    ("GET", _REPOSITORY + r"/auth-check", "auth_check"),
     ("GET", _REPOSITORY + r"/tree/([^/]+)(?:/(.+))?", "tree"),
     ("POST", _REPOSITORY + r"/paths-info/([^/]+)", "paths_info"),
     ("GET", _REPOSITORY + r"/refs", "references"),
-    ("GET", _REPOSITORY + r"/commits/([^/]+)", "commits"),
-    ("POST DELETE", _REPOSITORY + r"/branch/([^/]+)", "branch"),
-    ("POST DELETE", _REPOSITORY + r"/tag/([^/]+)", "tag"),
-    ("POST", _REPOSITORY + r"/super-squash/([^/]+)", "squash"),
+    ("POST", _REPOSITORY + r"/branch/([^/]+)", "branch"),
+    ("POST", _REPOSITORY + r"/tag/([^/]+)", "tag"),
     ("POST", _REPOSITORY + r"/preupload/([^/]+)", "preupload"),
     ("POST", _REPOSITORY + r"/commit/([^/]+)", "commit"),
-    ("GET", _REPOSITORY + r"/xet-(read|write)-token(?:/([^/]+))?", "xet_token"),
     ("POST", _WEB + r"\.git/info/lfs/objects/batch", "lfs_batch"),
     ("PUT", r"/_lfs/([0-9a-f]{64})", "lfs_upload"),
     ("POST", r"/_lfs/([0-9a-f]{64})/verify", "lfs_verify"),
     ("GET HEAD", _WEB + r"/resolve/([^/]+)/(.+)", "resolve"),
-    ("POST", r"/_cas/v1/xorbs/default/([0-9a-f]{64})", "xet_put_xorb"),
-    ("POST", r"/_cas/v1/shards", "xet_put_shard"),
-    ("GET", r"/_cas/v1/reconstructions/([0-9a-f]{64})", "xet_reconstruction"),
-    ("GET", r"/_cas/xorb/([0-9a-f]{64})", "xet_get_xorb"),
 ]

@@ -52,16 +52,14 @@ def test_every_family_has_a_checkpoint_here():
     assert FAMILIES.keys() == {name for name in CONFIG_MAPPING if name.startswith("hfembed_")}
 
 
-@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_comes_back_is_what_was_pushed(hub, client, tmp_path, seed, family, xet):
+def test_what_comes_back_is_what_was_pushed(hub, client, tmp_path, seed, family):
     folder = write_checkpoint(family, tmp_path / "model", seed)
     loaders = [*FAMILIES[family].models, *FAMILIES[family].others]
-    client(push, folder=folder, repo_id="ann/model", xet=xet)
+    client(push, folder=folder, repo_id="ann/model")
     hub.requests.clear()
-    pulled = client(fingerprints, source="ann/model", loaders=loaders, xet=xet)
+    pulled = client(fingerprints, source="ann/model", loaders=loaders)
     assert pulled == client(fingerprints, source=folder, loaders=loaders)
-    assert any("/_cas/" in request for request in hub.requests) is xet
     assert len({loaded["weights"] for loaded in pulled.values() if "weights" in loaded}) > 0
 
 
@@ -126,38 +124,26 @@ def test_versions_branches_folders_and_the_cache(hub, client, folder, tmp_path, 
 
 
 def test_a_download_that_was_damaged_is_refused_by_name_and_can_be_repeated(hub, client, folder):
-    client(push, folder=folder, repo_id="ann/faces", xet=False)
+    client(push, folder=folder, repo_id="ann/faces")
     right = client(load, repo_id=folder)
     for kind in ("corrupt", "short"):
         client.forget()
         hub.faults = [Fault("GET /ann/faces/resolve/.*/model.safetensors", kind)]
         with pytest.raises(ClientError, match="model.safetensors") as error:
-            client(load, repo_id="ann/faces", xet=False)
+            client(load, repo_id="ann/faces")
         assert error.value.kind in ("InputError", "OSError") and "\n" not in error.value.message
-        assert client(load, repo_id="ann/faces", xet=False) == right
+        assert client(load, repo_id="ann/faces") == right
     # a connection that breaks is taken up again by the client itself
     client.forget()
     hub.faults = [Fault("GET /ann/faces/resolve/.*/model.safetensors", "cut")]
-    assert client(load, repo_id="ann/faces", xet=False) == right
+    assert client(load, repo_id="ann/faces") == right
     # what was altered in the cache
     blob = max((client.home / "hub").rglob("blobs/*"), key=lambda path: path.stat().st_size)
     content = bytearray(blob.read_bytes())
     content[len(content) // 2] ^= 1
     blob.write_bytes(content)
     with pytest.raises(ClientError, match="model.safetensors is not what was pushed"):
-        client(load, repo_id="ann/faces", xet=False)
-    assert client(load, repo_id="ann/faces", xet=False) == right
-
-
-def test_a_damaged_xet_download_is_refused_by_name_and_can_be_repeated(hub, client, folder):
-    client(push, folder=folder, repo_id="ann/faces")
-    right = client(load, repo_id=folder)
-    client.forget()
-    hub.faults = [Fault("GET /_cas/xorb/", "corrupt", times=100)]
-    with pytest.raises(ClientError) as error:
         client(load, repo_id="ann/faces")
-    assert "\n" not in error.value.message and "ann/faces" in error.value.message
-    hub.faults = []
     assert client(load, repo_id="ann/faces") == right
 
 
@@ -176,13 +162,12 @@ def test_a_full_disk_is_said(hub, client, folder):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    client(push, folder=folder, repo_id="ann/faces", xet=False)
-    for xet in (False, True):
-        client.forget()
-        with pytest.raises(ClientError, match="the disk is full") as error:
-            client(load_with_little_room, repo_id="ann/faces", xet=xet)
-        assert "\n" not in error.value.message
-        assert client(load, repo_id="ann/faces", xet=xet)
+    client(push, folder=folder, repo_id="ann/faces")
+    client.forget()
+    with pytest.raises(ClientError, match="the disk is full") as error:
+        client(load_with_little_room, repo_id="ann/faces")
+    assert "\n" not in error.value.message
+    assert client(load, repo_id="ann/faces")
 
 
 def commit(repository, files):

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from filelock import FileLock
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from hfembed.atomic import atomic_folder
+from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.training.samplers import Key
 
@@ -19,20 +22,28 @@ if TYPE_CHECKING:
     from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 
+# to be raised when the same photo and settings give another crop, or the files another layout
+FORMAT_VERSION = 2
+_ROWS_PER_BATCH = 32
+_ROWS_PER_SYNC = 1024
+
+
 class AlignedFaces(torch.utils.data.Dataset):
     """Photos of people as aligned uint8 crops, addressed by (epoch, index) keys.
 
     Decoding and warping cost more than training a small network, so they happen once: worker processes fill an
-    array on disk, named after the fingerprint of the data set and the settings of the processor. A later run with
-    the same two maps the array and starts at once; several ranks share it through the page cache. With more than
-    one rank let the main process come first (`accelerator.main_process_first()`).
+    array on disk, named after the fingerprint of the data set, the settings of the processor and the format. A later
+    run with the same three maps the array and starts at once; one that was interrupted continues where it ended.
+
+    Any number of ranks may make it at the same time: a lock on the cache lets one of them align and the others wait,
+    outside of the process group, whose timeout a long alignment would exceed.
 
     Args:
-        dataset: Columns `image`, `label` and `file`, and `landmarks` (5 points, or None for a centre crop) if known.
+        dataset: Columns `image`, `label` and `file`, and `landmarks` (5 points, or None for a center crop) if known.
         processor: Its `align(image, landmarks)` makes the crops. A data set without landmarks may have one that only
             crops, as an autoencoder's does.
         margin: Pixels of the photo to keep around the processor's crop, for augmentation to move in from outside.
-            Cut it off again with `FaceAugmentation(output_size=...)`. Centre crops repeat their border instead.
+            Cut it off again with `FaceAugmentation(output_size=...)`. Center crops repeat their border instead.
         cache_dir: Where the arrays lie; by default beside the caches of `datasets`.
         num_workers: Processes that decode and warp; 0 does it in this one.
         broken: "skip" leaves out photos that cannot be decoded or aligned (see `failures`), "refuse" raises.
@@ -63,11 +74,19 @@ class AlignedFaces(torch.utils.data.Dataset):
             raise InputError("the data set has no photos: nothing to align")
         if broken not in ("skip", "refuse"):
             raise ValueError(f'broken must be "skip" or "refuse", not "{broken}"')
-        settings = {"dataset": dataset._fingerprint, "processor": processor.to_dict(), "margin": margin}
+        settings = {
+            "dataset": dataset._fingerprint,
+            "processor": processor.to_dict(),
+            "margin": margin,
+            "format": FORMAT_VERSION,
+        }
         name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-aligned-faces") / name
         if not self.folder.is_dir():
-            _align_all(_Crops(dataset, processor, margin), self.folder, num_workers, show_progress)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder.with_suffix(".lock")):
+                if not self.folder.is_dir():
+                    _align_all(_Crops(dataset, processor, margin), self.folder, num_workers, show_progress)
         self.failures: dict[str, str] = json.loads((self.folder / "failures.json").read_text(encoding="utf-8"))
         if self.failures and broken == "refuse":
             file, reason = next(iter(self.failures.items()))
@@ -108,7 +127,7 @@ class AlignedFaces(torch.utils.data.Dataset):
         """Crops as one tensor, for what looks at all of them at once.
 
         Args:
-            count: At most so many, spread evenly over the set; all by default.
+            count: At most this many, spread evenly over the set; all by default.
 
         Returns:
             (count, channels, height, width) uint8, margins included.
@@ -153,32 +172,51 @@ class _Crops(torch.utils.data.Dataset):
 
 
 def _align_all(crops: _Crops, folder: Path, num_workers: int, show_progress: bool) -> None:
+    """Fill `folder`, which appears once it is complete; until then what is done is kept in `folder`.partial."""
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(exist_ok=True)
+    progress = partial / "progress.json"
+    state = json.loads(progress.read_text(encoding="utf-8")) if progress.is_file() else {"done": 0, "failures": {}}
+    done, failures = state["done"], state["failures"]
+
+    def keep(file: IO[bytes]) -> None:
+        file.flush()
+        os.fsync(file.fileno())
+        with atomic_write(progress) as temporary:
+            temporary.write_text(json.dumps({"done": done, "failures": failures}), encoding="utf-8")
+
     height, width, channels = crops.shape
     loader = DataLoader(
-        crops,
-        batch_size=32,
+        Subset(crops, range(done, len(crops))),
+        batch_size=_ROWS_PER_BATCH,
         num_workers=num_workers,
         collate_fn=list,
-        generator=torch.Generator(),  # or starting the workers would draw from the global generator
+        generator=torch.Generator(),  # otherwise starting the workers would draw from the global generator
     )
-    failures: dict[str, str] = {}
-    with atomic_folder(folder) as temporary:
-        # written row by row, not through a memory map: on a full disk that is an error to read, not a crash
-        with (temporary / "pixels.npy").open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(crops), channels, height, width)}
-            np.lib.format.write_array_header_1_0(file, header)
-            with tqdm(total=len(crops), unit="face", desc="Aligning", disable=not show_progress) as bar:
-                for batch in loader:
-                    for row, crop, reason in batch:
-                        if crop is None:
-                            failures[crops.files[row]] = reason
-                            crop = np.zeros(crops.shape, dtype=np.uint8)
-                        file.write(crop.transpose(2, 0, 1).tobytes())
-                    bar.update(len(batch))
-        if len(failures) == len(crops):
-            first, reason = next(iter(failures.items()))
-            raise InputError(f'none of the {len(crops)} photos can be used; "{first}": {reason}')
-        (temporary / "failures.json").write_text(json.dumps(failures, indent=1), encoding="utf-8")
+    # written row by row, not through a memory map: a full disk is then an error to read, not a crash
+    with (partial / "pixels.npy").open("r+b" if done else "w+b") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(crops), channels, height, width)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.seek(done * channels * height * width, os.SEEK_CUR)
+        with tqdm(total=len(crops), initial=done, unit="face", desc="Aligning", disable=not show_progress) as bar:
+            for batch in loader:
+                for row, crop, reason in batch:
+                    if crop is None:
+                        failures[crops.files[row]] = reason
+                        crop = np.zeros(crops.shape, dtype=np.uint8)
+                    file.write(crop.transpose(2, 0, 1).tobytes())
+                done += len(batch)
+                bar.update(len(batch))
+                if done % _ROWS_PER_SYNC < len(batch):
+                    keep(file)
+        keep(file)
+    if len(failures) == len(crops):
+        shutil.rmtree(partial)
+        first, reason = next(iter(failures.items()))
+        raise InputError(f'none of the {len(crops)} photos can be used; "{first}": {reason}')
+    (partial / "failures.json").write_text(json.dumps(failures, indent=1), encoding="utf-8")
+    progress.unlink()
+    partial.rename(folder)
 
 
 def _add_margin(processor: "FaceImageProcessor", margin: int) -> "FaceImageProcessor":

@@ -1,6 +1,5 @@
 """Faces to train on: a folder per person, archives, Parquet, webdataset, the Hub, alone or together."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -24,7 +23,7 @@ from hfembed.faces.data.face_sources import (
     read_photos,
     sorted_names,
 )
-from hfembed.faces.data.lfw import read_landmarks
+from hfembed.faces.data.landmarks import read_json, read_landmarks
 from hfembed.faces.data.person_folders import check_person_names
 from hfembed.hub.dataset import OwnFiles
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
@@ -192,12 +191,12 @@ def read_names(path: str | Path | None, key: str, max_overlap: float = 0.55) -> 
     """
     if path is None:
         return set()
+    entries = read_json(path, "names")
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
         named = [(entry, None) if isinstance(entry, str) else (entry[key], entry.get("cosine")) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f'"{path}" is no JSON list of names or of {{"{key}": name}}: {error!r}') from error
-    return {name for name, cosine in named if cosine is None or cosine > max_overlap}
+        return {name for name, cosine in named if cosine is None or cosine > max_overlap}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f'"{path}" is not a JSON list of names or of {{"{key}": name}}: {error!r}') from error
 
 
 def _names_to_exclude(path: str | Path | None, key: str, names: list[str], source: FaceSource) -> set[str]:

@@ -3,7 +3,6 @@
 Huang, Ramesh, Berg and Learned-Miller, "Labeled Faces in the Wild", 2007.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from hfembed.faces.data.face_sources import (
     read_photos,
     sorted_names,
 )
+from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.person_folders import download
 
 # name -> (URL, SHA-256): the public mirror, as scikit-learn lists it
@@ -158,32 +158,6 @@ def lfw_people_in_folds(pairs: LfwPairs, folds: Collection[int]) -> set[str]:
         for file, chosen in zip(files, inside, strict=True)
         if chosen
     }
-
-
-def read_landmarks(path: str | Path) -> dict[str, np.ndarray | None]:
-    """Read a JSON file of landmarks, {"Person/Person_0001.jpg": [[x, y] * 5] or null, ...}.
-
-    Returns:
-        file -> (5, 2) float64 in pixels of the photo, or None where no face was found.
-
-    Raises:
-        InputError: The file or one entry cannot be understood.
-    """
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f'"{path}" cannot be read as landmarks: {error}') from error
-    if not isinstance(entries, dict):
-        raise InputError(f'{path}: expected {{"Person/photo.jpg": five [x, y] or null}}')
-    landmarks: dict[str, np.ndarray | None] = {}
-    for file, points in entries.items():
-        try:
-            landmarks[file] = None if points is None else np.asarray(points, dtype=np.float64)
-        except (ValueError, TypeError):
-            landmarks[file] = np.empty(0)
-        if points is not None and landmarks[file].shape != (5, 2):
-            raise InputError(f'{path}: "{file}" has no five [x, y] landmarks')
-    return landmarks
 
 
 def load_lfw(

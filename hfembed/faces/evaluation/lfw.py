@@ -14,7 +14,8 @@ from datasets import Dataset, Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.errors import InputError
-from hfembed.faces.data.lfw import LfwPairs, load_lfw, read_landmarks, read_pairs
+from hfembed.faces.data.landmarks import read_landmarks
+from hfembed.faces.data.lfw import LfwPairs, load_lfw, read_pairs
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.detection import Detection, detect_central_faces
 from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned

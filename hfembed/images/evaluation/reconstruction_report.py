@@ -12,7 +12,8 @@ from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.faces import load_faces
-from hfembed.faces.data.lfw import LfwPairs, read_landmarks
+from hfembed.faces.data.landmarks import read_landmarks
+from hfembed.faces.data.lfw import LfwPairs
 from hfembed.faces.data.splits import split_people
 from hfembed.faces.evaluation.embedding import AlignedCrops
 from hfembed.faces.evaluation.lfw import LfwVerification

@@ -197,6 +197,10 @@ class FaceImageProcessor(BaseImageProcessor):
             points = np.asarray(landmarks, dtype=np.float64)
             if points.shape != (5, 2) or not np.isfinite(points).all():
                 raise ValueError(f"landmarks are five finite [x, y], not an array of shape {points.shape}")
+            center = points.mean(0)
+            if (center < 0).any() or (center > upright_size).any():
+                size = f"{upright_size[0]} x {upright_size[1]}"
+                raise ValueError(f"the landmarks lie outside the photo of {size} pixels: are they of another scale?")
             matrix = similarity_transform(points, np.asarray(self.template))
             shrinkage = 1 / math.hypot(*matrix[:, 0])
 

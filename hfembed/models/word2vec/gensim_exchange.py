@@ -1,4 +1,6 @@
-"""Between gensim's objects and ours: words, counts and both matrices, equal to the bit."""
+"""Exchange with gensim's objects: words, counts and both matrices, bit for bit."""
+
+from typing import Any
 
 import numpy as np
 
@@ -6,15 +8,15 @@ from .configuration_word2vec import Word2VecConfig
 from .vocabulary_word2vec import Vocabulary
 
 
-def _import_gensim():
+def _import_gensim() -> Any:
     try:
         import gensim.models
     except ImportError:
-        raise ImportError("exchange with gensim needs it: pip install gensim") from None
+        raise ImportError("gensim is not installed: pip install gensim") from None
     return gensim.models
 
 
-def make_keyed_vectors(vocabulary: Vocabulary, vectors: np.ndarray):
+def make_keyed_vectors(vocabulary: Vocabulary, vectors: np.ndarray) -> Any:
     """A gensim `KeyedVectors` with a copy of the vectors and, where known, the counts.
 
     Args:
@@ -30,8 +32,8 @@ def make_keyed_vectors(vocabulary: Vocabulary, vectors: np.ndarray):
     return keyed_vectors
 
 
-def make_gensim_model(config: Word2VecConfig, vocabulary: Vocabulary, vectors: np.ndarray, context: np.ndarray):
-    """A gensim `Word2Vec` that goes on training where ours stopped.
+def make_gensim_model(config: Word2VecConfig, vocabulary: Vocabulary, vectors: np.ndarray, context: np.ndarray) -> Any:
+    """A gensim `Word2Vec` that continues training where ours stopped.
 
     Args:
         config: Architecture and sampling settings; workers, epochs and rates are gensim's own to set.
@@ -40,10 +42,10 @@ def make_gensim_model(config: Word2VecConfig, vocabulary: Vocabulary, vectors: n
         context: Output rows, of the same shape.
 
     Raises:
-        ValueError: Counts are not known, or settings that gensim does not have.
+        ValueError: Counts are unknown, or settings that gensim does not have.
     """
     if config.negative == 0:
-        raise ValueError("gensim trains output rows by negative sampling only where negative is above 0")
+        raise ValueError("negative is 0: gensim has output rows only where negative is above 0")
     model = _import_gensim().Word2Vec(
         vector_size=config.embedding_size,
         window=config.window,
@@ -66,15 +68,26 @@ def make_gensim_model(config: Word2VecConfig, vocabulary: Vocabulary, vectors: n
     return model
 
 
-def read_keyed_vectors(keyed_vectors) -> tuple[Vocabulary, np.ndarray]:
-    """Words, counts (where gensim has them) and vectors of a `KeyedVectors`."""
-    counts = keyed_vectors.expandos.get("count")
-    vectors = np.ascontiguousarray(keyed_vectors.vectors[: len(keyed_vectors.index_to_key)])
+def read_keyed_vectors(keyed_vectors: Any, trained: bool = False) -> tuple[Vocabulary, np.ndarray]:
+    """Words, vectors and, where gensim has them, counts of a `KeyedVectors`.
+
+    Reading a file without counts, gensim fills in n, n - 1, ..., 1; such counts are left out.
+
+    Args:
+        keyed_vectors: The `KeyedVectors`.
+        trained: They are those of a model that counted words itself.
+    """
     words = [str(word) for word in keyed_vectors.index_to_key]
-    return Vocabulary(words, None if counts is None else np.array(counts[: len(words)], dtype=np.int64)), vectors
+    vectors = np.ascontiguousarray(keyed_vectors.vectors[: len(words)])
+    counts = keyed_vectors.expandos.get("count")
+    if counts is not None:
+        counts = np.array(counts[: len(words)], dtype=np.int64)
+        if not trained and np.array_equal(counts, np.arange(len(words), 0, -1)):
+            counts = None
+    return Vocabulary(words, counts), vectors
 
 
-def read_gensim_config(model) -> Word2VecConfig:
+def read_gensim_config(model: Any) -> Word2VecConfig:
     """The configuration of a gensim `Word2Vec`.
 
     Raises:

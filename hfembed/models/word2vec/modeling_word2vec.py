@@ -1,12 +1,14 @@
-"""word2vec: two matrices, an input row and an output row a word (Mikolov et al. 2013)."""
+"""word2vec: two matrices, one input row and one output row per word (Mikolov et al. 2013)."""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -14,12 +16,18 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, cached_file
 
+from .atomic_save import atomic_save
 from .configuration_word2vec import Word2VecConfig
 from .gensim_exchange import make_gensim_model, make_keyed_vectors, read_gensim_config, read_keyed_vectors
 from .vocabulary_word2vec import COUNTS_FILE, TOKENIZER_FILE, Vocabulary
 from .word2vec_format import read_word2vec_format
 from .word_vectors import WordVectorQueries
 
+# all that a save may write, of this release or an earlier one
+_WRITTEN = (
+    "config.json", "generation_config.json", "model*.safetensors", "model*.safetensors.index.json", "tokenizer*.json",
+    "special_tokens_map.json", COUNTS_FILE, "modules.json", "sentence_bert_config.json", "1_Pooling",
+)  # fmt: skip
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -30,7 +38,7 @@ class Word2VecPreTrainingOutput(ModelOutput):
     Attributes:
         loss (`torch.Tensor` of shape ()): Negative-sampling loss.
         positive_scores (`torch.Tensor`): Dot products of the true pairs: (batch, context), or (batch,) for CBOW.
-        negative_scores (`torch.Tensor`): Dot products with the noise words: the same shape and an axis more.
+        negative_scores (`torch.Tensor`): Dot products with the noise words: the same shape with one more axis.
     """
 
     loss: torch.Tensor | None = None
@@ -39,7 +47,7 @@ class Word2VecPreTrainingOutput(ModelOutput):
 
 
 class Word2VecPreTrainedModel(PreTrainedModel):
-    """What the word2vec models share: how rows start, and a vocabulary that travels with the weights."""
+    """Base of the word2vec models: initialization, and a vocabulary that is saved and loaded with the weights."""
 
     config: Word2VecConfig
     base_model_prefix = "word2vec"
@@ -58,13 +66,18 @@ class Word2VecPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, device: Any = None, **kwargs):
         """Load weights and, where the folder or repository has them, the words and their counts.
 
-        The arguments are those of `transformers.PreTrainedModel.from_pretrained`.
+        The arguments are those of `transformers.PreTrainedModel.from_pretrained`, and `device`.
+
+        Raises:
+            ValueError: Damaged words, words of another save than the vectors, or a vector that is not finite.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
         where = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
         files = [
             cached_file(pretrained_model_name_or_path, name, _raise_exceptions_for_missing_entries=False, **where)
@@ -72,32 +85,42 @@ class Word2VecPreTrainedModel(PreTrainedModel):
         ]
         if all(files):
             model.set_vocabulary(Vocabulary.from_files(*files))
-        return loaded
+            if not any(name.endswith("embeddings.weight") for name in info["missing_keys"]):
+                _check_rows(model.get_input_embeddings().weight, files[1])
+        for parameter in model.parameters():
+            check_finite_rows(parameter, model.vocabulary)
+        model = model if device is None else model.to(device)
+        return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:
         """Save weights, config, the tokenizer and the counts; `SentenceTransformer(save_directory)` loads it too.
 
-        The arguments are those of `transformers.PreTrainedModel.save_pretrained`.
+        The folder changes in one step, and other files in it stay. The arguments are those of
+        `transformers.PreTrainedModel.save_pretrained`.
         """
         pushed = {name: kwargs.pop(name) for name in _PUSH_ARGUMENTS if name in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if self.vocabulary is not None and kwargs.get("is_main_process", True):
-            self.vocabulary.save(save_directory)
-            _save_sentence_transformers_files(Path(save_directory), self.config.embedding_size)
+        if kwargs.get("is_main_process", True):
+            if os.path.isfile(save_directory):
+                raise ValueError(f"{save_directory} is a file, not a folder to save to")
+            with atomic_save(save_directory, _WRITTEN) as folder:
+                super().save_pretrained(folder, *args, **kwargs)
+                if self.vocabulary is not None:
+                    self.vocabulary.save(folder, {"row_sample": _sample_rows(self.get_input_embeddings().weight)})
+                    _save_sentence_transformers_files(folder)
         if push_to_hub:
             repo_id = pushed.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
             self.push_to_hub(repo_id, token=kwargs.get("token"), **pushed)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """The words of the rows, or `None` for a model that was never given any."""
+        """The words of the rows, or `None` for a model without words."""
         return self.base_model._vocabulary
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Name the rows.
+        """Set the words of the rows.
 
         Raises:
-            ValueError: As many words as rows are needed.
+            ValueError: Their number is not that of the rows.
         """
         if len(vocabulary) != self.config.vocab_size:
             raise ValueError(f"{len(vocabulary)} words do not fit {self.config.vocab_size} rows")
@@ -108,13 +131,15 @@ _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private",
 
 
 class ContextEmbedding(nn.Embedding):
-    """The output rows; a class of their own because they start at 0."""
+    """The output rows; a class of their own because they are initialized with 0."""
 
 
 class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
     """The input rows: word vectors to look up, compare and average.
 
-    Ids from `config.vocab_size` on (unknown words, padding) have no row: their vector is 0 and means skip them.
+    As in gensim, `model[word]` is a word's vector, `word in model` tells whether it has one and `len(model)` is the
+    number of words. Ids from `config.vocab_size` on (unknown words, padding) have no row: their vector is 0, and means
+    skip them.
 
     Args:
         config: The model's configuration.
@@ -139,18 +164,38 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         """Replace the input rows."""
         self.embeddings = value
 
+    def __bool__(self) -> bool:
+        return True  # `len` must not make an empty model false
+
+    def extra_repr(self) -> str:
+        """What `repr` shows besides the layers."""
+        words = "no words" if self.vocabulary is None else repr(self.vocabulary)
+        return f"{words}; {self.config.embedding_size} dimensions, {self.config.architecture}"
+
     @classmethod
-    def from_vectors(cls, vocabulary: Vocabulary, vectors: np.ndarray, **config) -> "Word2VecModel":
-        """A model of given words and vectors, which it takes over without a copy.
+    def from_vectors(cls, vocabulary: Vocabulary, vectors: np.ndarray, **config: Any) -> "Word2VecModel":
+        """Make a model from words and vectors; the vectors are not copied.
 
         Args:
             vocabulary: The words.
-            vectors: float32 or float16 of shape (words, dimensions).
+            vectors: float16, float32 or float64 of shape (words, dimensions).
             **config: Fields of `Word2VecConfig`, where more is known of the vectors.
+
+        Raises:
+            ValueError: A vector that is not finite, or another number of words than vectors.
         """
+        vectors = np.asarray(vectors)
+        if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32, np.float64):
+            raise ValueError(
+                f"vectors are float16, float32 or float64 of shape (words, dimensions), not {vectors.dtype} of shape "
+                f"{vectors.shape}"
+            )
+        if len(vectors) != len(vocabulary):
+            raise ValueError(f"{len(vocabulary)} words do not fit {len(vectors)} rows")
         with torch.device("meta"):
             model = cls(Word2VecConfig(**config, vocab_size=len(vocabulary), embedding_size=vectors.shape[1]))
-        weight = torch.from_numpy(vectors)
+        weight = torch.from_numpy(vectors if vectors.flags.writeable else vectors.copy())
+        check_finite_rows(weight, vocabulary)
         model.embeddings.weight = nn.Parameter(weight)
         model.config.dtype = weight.dtype
         model.set_vocabulary(vocabulary)
@@ -166,14 +211,14 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         counts_file: str | Path | None = None,
         unicode_errors: str = "strict",
     ) -> "Word2VecModel":
-        """Read word vectors in word2vec's text or binary format, or GloVe's text; memory is the matrix.
+        """Read word vectors in word2vec's text or binary format, or GloVe's text, in the memory of the matrix.
 
         Args:
-            path: The file; .gz, .xz and .bz2 are unpacked on the way.
-            binary: Which format it is. Default: found out.
-            limit: Read only the first so many words.
+            path: The file; .gz, .xz and .bz2 are decompressed while reading.
+            binary: Which format it is. Default: detected.
+            limit: Read only the first `limit` words.
             dtype: torch.float32, or torch.float16 for half the memory.
-            counts_file: A word and its count a line (word2vec's `-save-vocab`, gensim's `fvocab`).
+            counts_file: One word and its count per line (word2vec's `-save-vocab`, gensim's `fvocab`).
             unicode_errors: "strict", or "replace" or "ignore" for words that are not UTF-8.
 
         Raises:
@@ -182,18 +227,18 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         """
         numpy_dtype = {torch.float32: np.float32, torch.float16: np.float16}.get(dtype)
         if numpy_dtype is None:
-            raise ValueError(f"dtype is torch.float32 or torch.float16, not {dtype}")
+            raise ValueError(f"dtype must be torch.float32 or torch.float16, not {dtype}")
         words, vectors, counts = read_word2vec_format(path, binary, limit, numpy_dtype, counts_file, unicode_errors)
         return cls.from_vectors(Vocabulary(words, counts), vectors)
 
     @classmethod
-    def from_keyed_vectors(cls, keyed_vectors) -> "Word2VecModel":
-        """The words, counts and vectors of a gensim `KeyedVectors`."""
+    def from_keyed_vectors(cls, keyed_vectors: Any) -> "Word2VecModel":
+        """The words, vectors and counts of a gensim `KeyedVectors`; counts that gensim made up are left out."""
         vocabulary, vectors = read_keyed_vectors(keyed_vectors)
         return cls.from_vectors(vocabulary, vectors.copy())
 
     @classmethod
-    def from_gensim(cls, model) -> "Word2VecModel":
+    def from_gensim(cls, model: Any) -> "Word2VecModel":
         """The input rows of a gensim `Word2Vec`; `Word2VecForPreTraining.from_gensim` takes the output rows too."""
         return Word2VecForPreTraining.from_gensim(model).word2vec
 
@@ -206,7 +251,7 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         return make_keyed_vectors(self._words(), self.numpy_vectors())
 
     def to_gensim(self):
-        """A gensim `Word2Vec` that goes on training from these input rows.
+        """A gensim `Word2Vec` that continues training from these input rows.
 
         Output rows are not part of this class and start at 0; `Word2VecForPreTraining.to_gensim` carries them over.
 
@@ -219,12 +264,12 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
-        """Look words up.
+        """Look up words.
 
         Args:
             input_ids: Ids of shape (batch, length), int64.
             attention_mask: 1 for words, 0 for padding, of the same shape.
-            **kwargs: Ignored; pipelines pass flags that mean nothing here.
+            **kwargs: Ignored; pipelines pass flags that have no meaning here.
 
         Returns:
             `last_hidden_state` (batch, length, embedding_size), the words' vectors, and `pooler_output`
@@ -240,9 +285,9 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
 
 
 class Word2VecForPreTraining(Word2VecPreTrainedModel):
-    """Input and output rows with the negative-sampling loss, written to be read.
+    """Input and output rows with the negative-sampling loss, as a reference implementation.
 
-    The engines in `hfembed.training.word2vec` compute the same thing much faster and are tested against this.
+    The engines in `hfembed.words.training` compute the same much faster and are tested against it.
 
     Args:
         config: The model's configuration.
@@ -258,22 +303,24 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
             self.set_vocabulary(vocabulary)
 
     @classmethod
-    def from_gensim(cls, model) -> "Word2VecForPreTraining":
+    def from_gensim(cls, model: Any) -> "Word2VecForPreTraining":
         """Words, counts, settings and both matrices of a gensim `Word2Vec`, to go on training here.
 
         Raises:
             ValueError: A model trained with hierarchical softmax alone.
         """
-        vocabulary, vectors = read_keyed_vectors(model.wv)
+        vocabulary, vectors = read_keyed_vectors(model.wv, trained=True)
         with torch.device("meta"):
             ours = cls(read_gensim_config(model))
         ours.word2vec.embeddings.weight = nn.Parameter(torch.from_numpy(vectors.copy()))
         ours.context_embeddings.weight = nn.Parameter(torch.from_numpy(model.syn1neg.copy()))
         ours.set_vocabulary(vocabulary)
+        for parameter in ours.parameters():
+            check_finite_rows(parameter, vocabulary)
         return ours.eval()
 
     def to_gensim(self):
-        """A gensim `Word2Vec` with both matrices, that goes on training where this stopped.
+        """A gensim `Word2Vec` with both matrices, that continues training where this stopped.
 
         Raises:
             ValueError: A vocabulary without counts.
@@ -290,20 +337,20 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
         negative_weights: torch.Tensor | None = None,
         reduction: str = "sum",
     ) -> Word2VecPreTrainingOutput:
-        """Negative-sampling loss (Mikolov et al. 2013b, equation 4), predicting the centre word from its context.
+        """Negative-sampling loss (Mikolov et al. 2013b, equation 4), predicting the center word from its context.
 
-        With y the output row of the centre, y_k those of the noise words and h the input row of one context word
-        (skip-gram, a term for each) or the mean of all (CBOW): -log s(y . h) - sum_k w_k log s(-y_k . h).
+        With y the output row of the center, y_k those of the noise words and h the input row of one context word
+        (skip-gram, one term for each) or the mean of all (CBOW): -log s(y . h) - sum_k w_k log s(-y_k . h).
 
         Args:
-            center_ids: Centre words, int64 of shape (batch,).
-            context_ids: Their neighbours, int64 of shape (batch, context).
+            center_ids: Center words, int64 of shape (batch,).
+            context_ids: Their neighbors, int64 of shape (batch, context).
             negative_ids: Noise words, of shape (batch, context, negatives), or (batch, negatives) for the same ones
-                for a whole context; CBOW takes the latter only.
-            context_mask: Which neighbours exist, bool of the shape of `context_ids`. Default: all.
-            negative_weights: w_k, of the shape of `negative_ids`. Default: 1. A 0 leaves a noise word out, as word2vec
-                does where it drew the centre word itself.
-            reduction: "sum" over all terms, or "mean": divided by the number of positive pairs (CBOW: of centres).
+                for a whole context; CBOW takes only the latter.
+            context_mask: Which neighbors exist, bool of the shape of `context_ids`. Default: all.
+            negative_weights: w_k, of the shape of `negative_ids`. Default: 1. A 0 leaves out a noise word, as word2vec
+                does where it drew the center word itself.
+            reduction: "sum" over all terms, or "mean": divided by the number of positive pairs (CBOW: of centers).
 
         Returns:
             The loss, with gradients through autograd. As in gensim, CBOW's error reaches every context row
@@ -341,16 +388,54 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
         return Word2VecPreTrainingOutput(loss=loss, positive_scores=positive, negative_scores=negative)
 
 
-def _save_sentence_transformers_files(folder: Path, dimension: int) -> None:
-    """The files by which sentence-transformers loads the folder: word vectors, then their mean."""
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-    ]
-    pooling = {"word_embedding_dimension": dimension, "pooling_mode_mean_tokens": True}
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    for name, content in (("modules.json", modules), ("1_Pooling/config.json", pooling)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+def _save_sentence_transformers_files(folder: Path) -> None:
+    """Write what sentence-transformers (5.4 or later) loads the folder by: the model's mean over known words."""
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    settings = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}},
+        "module_output_name": "sentence_embedding",
+    }
+    for name, content in (("modules.json", modules), ("sentence_bert_config.json", settings)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _sample_rows(weight: torch.Tensor) -> np.ndarray:
+    """Numbers of up to 256 rows, which tell the vectors of one run from those of another."""
+    number = min(len(weight), 256)
+    rows = torch.arange(number) * len(weight) // max(number, 1)
+    sample = weight.detach()[rows.to(weight.device), :8].cpu()
+    return sample.numpy() if sample.dtype == torch.float64 else sample.float().numpy()
+
+
+def _check_rows(weight: torch.Tensor, counts_file: str) -> None:
+    """Refuse words that were saved with other vectors; saves of earlier releases have no sample to compare."""
+    with safe_open(counts_file, "pt") as file:
+        sample = file.get_tensor("row_sample") if "row_sample" in file.keys() else None
+    if sample is None or weight.is_meta:
+        return
+    if not np.array_equal(_sample_rows(sample.to(weight.dtype)) if len(sample) else sample, _sample_rows(weight)):
+        raise ValueError(
+            f"{counts_file} was saved with other vectors than those beside it, or is damaged: save the model again"
+        )
+
+
+def check_finite_rows(matrix: torch.Tensor, vocabulary: Vocabulary | None = None) -> None:
+    """Refuse vectors with NaN or infinity, which would spoil every search.
+
+    Raises:
+        ValueError: It names the word, or the row of a model without words.
+    """
+    if matrix.is_meta:
+        return
+    for start in range(0, len(matrix), 65_536):
+        chunk = matrix.detach()[start : start + 65_536]
+        if bool(torch.isfinite(chunk.sum(dtype=torch.float64))):
+            continue
+        rows = (~torch.isfinite(chunk).all(dim=1)).nonzero().flatten().tolist()
+        for row in rows[:1]:
+            name = f"row {start + row}" if vocabulary is None else f"the word {vocabulary.words[start + row]!r}"
+            raise ValueError(f"the vector of {name} is not finite; {len(rows)} such rows: remove them or train again")
 
 
 __all__ = ["Word2VecForPreTraining", "Word2VecModel", "Word2VecPreTrainedModel", "Word2VecPreTrainingOutput"]

@@ -7,17 +7,22 @@ import bz2
 import gzip
 import lzma
 import re
-from collections.abc import Iterator
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-# deflate cannot shrink more; xz and bz2 shrink repetitions further, but vectors are none
-_MAX_COMPRESSION = 1032
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+# vectors shrink to a third; what shrinks to less than 1 % is no file of vectors
+_MAX_COMPRESSION, _ALWAYS_UNPACKED = 100, 64 << 20
 _BUFFER_BYTES = 8 << 20
 _LONGEST_WORD_BYTES = 10_000
+_NUMBER_BYTES = 40
+_FIRST_LINE_BYTES = 1 << 20
+_MOST_EMPTY_LINES = 1000
 
 
 def read_word2vec_format(
@@ -31,11 +36,11 @@ def read_word2vec_format(
     """Read word vectors in word2vec's text or binary format or in GloVe's (text without a header).
 
     Args:
-        path: The file; .gz, .xz and .bz2 are unpacked on the way.
-        binary: Which format it is. Default: found out from the first row.
-        limit: Read only the first so many words.
+        path: The file; .gz, .xz and .bz2 are decompressed while reading.
+        binary: Which format it is. Default: detected from the first row.
+        limit: Read only the first `limit` words.
         dtype: Type of the matrix, np.float32 or np.float16.
-        counts_file: What word2vec's `-save-vocab` and gensim's `fvocab` write: a word and its count a line.
+        counts_file: What word2vec's `-save-vocab` and gensim's `fvocab` write: one word and its count per line.
         unicode_errors: What to do with a word that is not UTF-8, as in `bytes.decode`: word2vec.c cuts long words
             within a character.
 
@@ -48,15 +53,52 @@ def read_word2vec_format(
     """
     path = Path(path)
     if limit is not None and limit < 1:
-        raise ValueError(f"limit is at least 1, not {limit}")
+        raise ValueError(f"limit must be at least 1, not {limit}")
     reader = _Reader(path, dtype, limit, unicode_errors)
-    try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as stream:
-            words, vectors = reader.read(stream, binary)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    with _Stream(path) as stream:
+        words, vectors = reader.read(stream, binary)
     counts = None if counts_file is None else _read_counts(Path(counts_file), words)
     return words, vectors, counts
+
+
+class _Stream:
+    """A file, decompressed while reading, but not without end: a small archive may hold terabytes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file: BinaryIO = _OPENERS.get(path.suffix, open)(path, "rb")
+        size = path.stat().st_size
+        self.most = size * _MAX_COMPRESSION + _ALWAYS_UNPACKED if path.suffix in _OPENERS else size
+        self.left = self.most
+
+    def __enter__(self) -> "_Stream":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.file.close()
+
+    def read(self, size: int) -> bytes:
+        return self._take(self.file.read, size)
+
+    def readline(self, size: int) -> bytes:
+        return self._take(self.file.readline, size)
+
+    def _take(self, method: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            content = method(size)
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+            raise ValueError(f"{self.path} is damaged: {error}") from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ValueError(f"{self.path} is damaged: {error}") from None  # of bz2
+        self.left -= len(content)
+        if self.left < 0:
+            raise ValueError(
+                f"{self.path} decompresses to more than {self.most >> 20} MB, too much for a file of word vectors: "
+                "if it is one, decompress it first"
+            )
+        return content
 
 
 def write_word2vec_format(
@@ -68,7 +110,7 @@ def write_word2vec_format(
     header: bool = True,
     counts_file: str | Path | None = None,
 ) -> None:
-    """Write word vectors as gensim's `save_word2vec_format` does, row by row in the order given.
+    """Write word vectors as gensim's `save_word2vec_format` does, row by row in the given order.
 
     Args:
         path: The file to write; a name ending in .gz, .xz or .bz2 is compressed.
@@ -77,14 +119,14 @@ def write_word2vec_format(
         counts: int64 of shape (words,); needed for `counts_file`.
         binary: Binary or text. Text keeps every bit: each number is its shortest exact form.
         header: Whether text starts with the numbers of words and dimensions; GloVe's does not.
-        counts_file: Also write a word and its count a line.
+        counts_file: Also write one word and its count per line.
 
     Raises:
-        ValueError: Words that the format cannot hold, or no counts where they are asked for.
+        ValueError: Words that the format cannot hold, or no counts for `counts_file`.
     """
     path = Path(path)
     if binary and not header:
-        raise ValueError("the binary format has a header always")
+        raise ValueError("the binary format always has a header")
     # a blank ends the word in the file, and a leading line break would be skipped by readers
     broken = next((word for word in words if not word or re.search(r"[ \n\r]", word)), None)
     if broken is not None:
@@ -103,7 +145,7 @@ def write_word2vec_format(
             file.write(b"".join(parts))
     if counts_file is not None:
         if counts is None:
-            raise ValueError("counts cannot be written: they are not known")
+            raise ValueError("counts cannot be written: they are unknown")
         with open(counts_file, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{word} {count}\n" for word, count in zip(words, counts.tolist(), strict=True))
 
@@ -122,36 +164,36 @@ class _Reader:
     def fail(self, reason: str) -> ValueError:
         return ValueError(f"{self.path} cannot be read as word vectors: {reason}")
 
-    def read(self, stream: BinaryIO, binary: bool | None) -> tuple[list[str], np.ndarray]:
-        first = stream.readline(_LONGEST_WORD_BYTES * 10)
+    def read(self, stream: _Stream, binary: bool | None) -> tuple[list[str], np.ndarray]:
+        first = stream.readline(_FIRST_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
         if not first.strip():
             raise self.fail("it is empty")
-        header = re.fullmatch(rb"\s*(\d+)\s+(\d+)\s*", first)
+        if len(first) >= _FIRST_LINE_BYTES:
+            raise self.fail(f"its first line does not end within {_FIRST_LINE_BYTES >> 20} MB")
+        header = re.fullmatch(rb"\s*(\d{1,18})\s+(\d{1,18})\s*", first)
         if header is None:
             if binary:
                 raise self.fail("it does not start with the numbers of words and dimensions")
-            return self.read_text(stream, None, 0, first)
+            return self.read_glove(stream, first)
         size, dimension = (int(number) for number in header.groups())
         if size == 0 or dimension == 0:
             raise self.fail(f"its header promises {size} words of {dimension} dimensions")
-        start = stream.read(_LONGEST_WORD_BYTES + 40 * min(dimension, 100_000))
+        start = stream.read(_LONGEST_WORD_BYTES + _NUMBER_BYTES * min(dimension, 100_000))
         if binary is None:
             binary = not self.looks_like_text(start, dimension)
-        # the smallest row: a one-byte word, a blank, and four bytes a number or two characters
+        # the smallest row: a one-byte word, a blank, and four bytes per number or two characters
         least = size * ((2 + 4 * dimension) if binary else (2 + 2 * dimension))
-        largest = self.path.stat().st_size * (_MAX_COMPRESSION if self.path.suffix in _OPENERS else 1)
-        if least > largest:
+        if least > stream.most:
             raise self.fail(f"its header promises {size} words of {dimension} dimensions, more than the file can hold")
         if binary:
             return self.read_binary(stream, size, dimension, start)
         return self.read_text(stream, size, dimension, start)
 
     def looks_like_text(self, start: bytes, dimension: int) -> bool:
-        fields = start.partition(b"\n")[0].split()
-        try:
-            return len(fields) > 1 and all(float(field) == float(field) or True for field in fields[1:])
-        except ValueError:
-            return False
+        """Whether the first row is text; its word may have blanks, and a number of it may be damaged."""
+        line = start.partition(b"\n")[0].rstrip(b"\r")
+        numbers = sum(_is_number(field) for field in line.split(b" ")[1:])
+        return not re.search(rb"[\x00-\x08\x0e-\x1f]", line) and numbers >= max(1, dimension // 2)
 
     def add_word(self, raw: bytes) -> None:
         row = len(self.words) + 1
@@ -180,7 +222,7 @@ class _Reader:
         except (MemoryError, ValueError):
             raise self.fail(f"{rows} words of {dimension} dimensions do not fit into memory; set a limit") from None
 
-    def read_binary(self, stream: BinaryIO, size: int, dimension: int, buffer: bytes) -> tuple[list[str], np.ndarray]:
+    def read_binary(self, stream: _Stream, size: int, dimension: int, buffer: bytes) -> tuple[list[str], np.ndarray]:
         wanted = size if self.limit is None else min(size, self.limit)
         matrix = self.allocate(wanted, dimension)
         row_bytes = 4 * dimension
@@ -209,30 +251,40 @@ class _Reader:
             raise self.fail(f"it goes on after the {size} words that its header promises")
         return self.words, matrix
 
+    def read_glove(self, stream: _Stream, first: bytes) -> tuple[list[str], np.ndarray]:
+        """Most of the first lines tell the dimensions: words may have blanks, and a line may be damaged."""
+        start = first + stream.read(_FIRST_LINE_BYTES)
+        whole = start.splitlines() if len(start) < len(first) + _FIRST_LINE_BYTES else start.split(b"\n")[:-1]
+        lines = [line.rstrip(b" \r\t").split(b" ") for line in whole[:100] if line.strip()]
+        number = Counter(len(fields) - 1 for fields in lines)
+        dimension = max(number, key=lambda count: (number[count], -count))
+        if len(lines) == 1:
+            dimension = next((n for n, field in enumerate(lines[0][:0:-1]) if not _is_number(field)), dimension)
+        if dimension < 2 or not any(_is_number(field) for field in lines[0][-dimension:]):
+            raise self.fail("its first line is neither a header (words, dimensions) nor a word with its vector")
+        return self.read_text(stream, None, dimension, start)
+
     def read_text(
-        self, stream: BinaryIO, size: int | None, dimension: int, start: bytes
+        self, stream: _Stream, size: int | None, dimension: int, start: bytes
     ) -> tuple[list[str], np.ndarray]:
-        """`size` is None for GloVe's files, whose first row tells the dimensions and whose words may have blanks."""
-        lines = _lines(stream, start)
-        if size is None:
-            first = next(lines)
-            dimension = self.count_trailing_numbers(first)
-            lines = _lines(stream, first + b"\n")
-            matrix = self.allocate(min(self.limit or 4096, 4096), dimension)
-            wanted = self.limit
-        else:
-            wanted = size if self.limit is None else min(size, self.limit)
-            matrix = self.allocate(wanted, dimension)
-        checked = 0
-        for line in lines:
+        """`size` is None for GloVe's files, whose words may have blanks."""
+        wanted = self.limit if size is None else min(size, self.limit or size)
+        matrix = self.allocate(
+            wanted if wanted is not None and size is not None else min(wanted or 4096, 4096), dimension
+        )
+        checked = num_empty = 0
+        for line in self.lines(stream, start, _LONGEST_WORD_BYTES + _NUMBER_BYTES * dimension):
+            line = line.rstrip(b" \r\t")
+            num_empty += not line
+            if num_empty > _MOST_EMPTY_LINES:
+                raise self.fail(f"it has more than {_MOST_EMPTY_LINES} empty lines")
             if len(self.words) == wanted:
-                if wanted == size and line.strip():
+                if wanted == size and line:
                     raise self.fail(f"it goes on after the {size} words that its header promises")
-                if line.strip() or wanted != size:
+                if line or wanted != size:
                     break
                 continue
             row = len(self.words)
-            line = line.rstrip(b" \r\t")
             if not line and size is None:
                 continue
             if row == len(matrix):
@@ -242,57 +294,62 @@ class _Reader:
                 matrix.resize((row * 2 if row < 100_000 else row + row // 4, dimension), refcheck=False)
             word, values = self.split_line(line, dimension, glove=size is None)
             try:
-                matrix[row] = np.array(values, dtype=np.float64).astype(np.float32)
+                if b"_" in line and any(b"_" in value for value in values):
+                    raise ValueError  # Python reads 1_0 as 10
+                with np.errstate(over="ignore"):  # refused below, by name
+                    matrix[row] = np.array(values, dtype=np.float64).astype(np.float32)
             except ValueError:
-                raise self.fail(f"line {row + 1 + (size is not None)} has a number that is none") from None
+                raise self.fail(f"line {self.line_number(size is None)} has a damaged number") from None
             self.add_word(word)
         if size is None:
             matrix.resize((len(self.words), dimension), refcheck=False)
-        elif len(self.words) < wanted:
+        elif wanted is not None and len(self.words) < wanted:
             raise self.fail(f"it ends after {len(self.words)} of the {size} words that its header promises")
         self.check_finite(matrix[checked:], checked)
         return self.words, matrix
 
+    def line_number(self, glove: bool) -> int:
+        return len(self.words) + (1 if glove else 2)
+
     def split_line(self, line: bytes, dimension: int, glove: bool) -> tuple[bytes, list[bytes]]:
         fields = line.split(b" ")
-        if len(fields) != dimension + 1 and not (glove and len(fields) > dimension + 1):
-            number = len(self.words) + (1 if glove else 2)
+        word = fields[:-dimension]
+        if len(word) != 1 and not (glove and word and all(word) and not any(map(_is_number, word[1:]))):
+            number = self.line_number(glove)
             raise self.fail(f"line {number} has {len(fields) - 1} numbers in place of {dimension}")
-        return b" ".join(fields[:-dimension]), fields[-dimension:]
+        return b" ".join(word), fields[-dimension:]
 
-    def count_trailing_numbers(self, line: bytes) -> int:
-        fields = line.rstrip().split(b" ")[1:]
-        number = 0
-        for field in reversed(fields):
-            try:
-                float(field)
-            except ValueError:
+    def lines(self, stream: _Stream, start: bytes, longest: int) -> Iterator[bytes]:
+        """Lines without their breaks, from what was read already and the rest."""
+        rest = start
+        while True:
+            *lines, rest = rest.split(b"\n")
+            yield from lines
+            if len(rest) > longest:
+                raise self.fail(f"it has a line of more than {longest:,} bytes after word {len(self.words)}")
+            more = stream.read(_BUFFER_BYTES)
+            if not more:
                 break
-            number += 1
-        if number < 2:
-            raise self.fail("its first line is neither a header (words, dimensions) nor a word with its vector")
-        return number
+            rest += more
+        if rest:
+            yield rest
 
 
-def _lines(stream: BinaryIO, start: bytes) -> Iterator[bytes]:
-    """Lines without their breaks, from what was read already and the rest."""
-    rest = start
-    while True:
-        *lines, rest = rest.split(b"\n")
-        yield from lines
-        more = stream.read(_BUFFER_BYTES)
-        if not more:
-            break
-        rest += more
-    if rest:
-        yield rest
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_counts(path: Path, words: list[str]) -> np.ndarray:
     counts = {}
-    with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            word, _, count = line.rstrip().rpartition(b" ")
+    with _Stream(path) as file:
+        number = 0
+        while line := file.readline(_LONGEST_WORD_BYTES + _NUMBER_BYTES):
+            number += 1
+            word, _, count = line.removeprefix(b"\xef\xbb\xbf").rstrip().rpartition(b" ")
             try:
                 counts[word.decode("utf-8")] = int(count)
             except ValueError:
@@ -300,4 +357,7 @@ def _read_counts(path: Path, words: list[str]) -> np.ndarray:
     missing = next((word for word in words if word not in counts), None)
     if missing is not None:
         raise ValueError(f"{path} has no count for the word {missing!r}")
-    return np.array([counts[word] for word in words], dtype=np.int64)
+    try:
+        return np.array([counts[word] for word in words], dtype=np.int64)
+    except OverflowError:
+        raise ValueError(f"{path} has a count beyond 64 bits") from None

@@ -1,6 +1,8 @@
-"""Questions one asks of word vectors: neighbours, analogies, odd ones out, vectors of documents."""
+"""Queries of word vectors: neighbors, analogies, the odd one out, vectors of documents."""
 
 from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ Cosines = Callable[[torch.Tensor], torch.Tensor]
 
 
 def unit_rows(matrix: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1 in float32 (or float64); a row of zeros stays one. Shape (rows, dimensions)."""
+    """Rows of length 1 in float32 (float64 for float64); zeros stay zeros. Shape (rows, dimensions)."""
     matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
     return matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
 
@@ -29,143 +31,137 @@ def row_lengths(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _top_rows(
-    matrix: torch.Tensor,
-    score: Callable[[Cosines], torch.Tensor],
-    topn: int,
-    exclude: torch.Tensor,
-    lengths: torch.Tensor | None,
+    matrix: torch.Tensor, score: Callable[[Cosines], torch.Tensor], top_k: int, exclude: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best rows by `score(cosines)`, where `cosines(queries)` is (batch, chunk); memory is bounded by the chunk.
 
     Args:
         matrix: Vectors of shape (rows, dimensions), any float type.
         score: The scores of a chunk of rows for every query, from the cosines of unit queries to it.
-        topn: How many a query.
+        top_k: How many per query.
         exclude: Rows that are no answer, int64 of shape (batch, n); -1 excludes nothing.
-        lengths: `row_lengths(matrix)`, or None to measure them.
 
     Returns:
-        Scores and rows of shape (batch, topn), best first; fewer where the matrix has fewer.
+        Scores and rows of shape (batch, top_k), best first; fewer where the matrix has fewer.
     """
     batch, num_excluded = exclude.shape
-    lengths = row_lengths(matrix) if lengths is None else lengths
     best_scores = torch.empty(batch, 0, device=matrix.device)
     best_rows = torch.empty(batch, 0, dtype=torch.int64, device=matrix.device)
-    wanted = min(topn + num_excluded, len(matrix))
+    wanted = min(top_k + num_excluded, len(matrix))
     plain = matrix.dtype in (torch.float32, torch.float64)
-    # a few queries take all rows at once: threads that meet after every chunk lose half their time
+    # a few queries take all rows at once: threads that wait for each other after every chunk lose half their time
     step = max(_CHUNK_SCORES // max(batch, 1), _CHUNK_ROWS) if plain else _CHUNK_ROWS
     for start in range(0, len(matrix), step):
         chunk = matrix[start : start + step] if plain else matrix[start : start + step].float()
-        # dividing the products, not the rows, spares a copy of the matrix
-        part = lengths[start : start + step]
-        scores = score(lambda queries, chunk=chunk, part=part: (queries @ chunk.T).div_(part))
+        # dividing the products, not the rows, avoids a copy of the matrix
+        lengths = row_lengths(chunk)
+        scores = score(lambda queries, chunk=chunk, lengths=lengths: (queries @ chunk.T).div_(lengths))
         scores, rows = scores.topk(min(wanted, scores.shape[1]), dim=1)
         best_scores = torch.cat([best_scores.to(scores.dtype), scores], dim=1)
         best_rows = torch.cat([best_rows, rows + start], dim=1)
         best_scores, order = best_scores.topk(min(wanted, best_scores.shape[1]), dim=1)
         best_rows = best_rows.gather(1, order)
     refused = (best_rows.unsqueeze(2) == exclude.unsqueeze(1)).any(dim=2)
-    order = torch.argsort(refused.to(torch.uint8), dim=1, stable=True)[:, :topn]
+    order = torch.argsort(refused.to(torch.uint8), dim=1, stable=True)[:, :top_k]
     scores, rows = best_scores.gather(1, order), best_rows.gather(1, order)
     # a query that excludes as many rows as there are has no further answers
     return scores.masked_fill(refused.gather(1, order), float("nan")), rows
 
 
 def nearest_rows(
-    matrix: torch.Tensor,
-    queries: torch.Tensor,
-    topn: int,
-    exclude: torch.Tensor | None = None,
-    lengths: torch.Tensor | None = None,
+    matrix: torch.Tensor, queries: torch.Tensor, top_k: int, exclude: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows with the largest cosine to each query.
 
     Args:
         matrix: Vectors of shape (rows, dimensions), any float type, any device.
         queries: Vectors of shape (batch, dimensions).
-        topn: How many rows a query.
+        top_k: How many rows per query.
         exclude: Rows that are no answer, int64 of shape (batch, n); -1 excludes nothing.
-        lengths: `row_lengths(matrix)`, for whoever asks often. Default: measured.
 
     Returns:
-        Cosines and rows, of shape (batch, topn), best first.
+        Cosines and rows, of shape (batch, top_k), best first.
     """
     if exclude is None:
         exclude = torch.empty(len(queries), 0, dtype=torch.int64, device=matrix.device)
-    queries = unit_rows(queries)
-    return _top_rows(matrix, lambda cosines: cosines(queries), topn, exclude, lengths)
+    queries = unit_rows(queries).to(_working_dtype(matrix))
+    return _top_rows(matrix, lambda cosines: cosines(queries), top_k, exclude)
 
 
 def analogy_rows(
-    matrix: torch.Tensor,
-    questions: torch.Tensor,
-    topn: int = 1,
-    method: str = "3cosadd",
-    lengths: torch.Tensor | None = None,
+    matrix: torch.Tensor, questions: torch.Tensor, top_k: int = 1, method: str = "3cosadd"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Answer "a is to b as c is to ?" for many questions at once; a, b and c themselves are no answers.
 
     Args:
         matrix: Vectors of shape (rows, dimensions).
         questions: Rows of a, b and c, int64 of shape (questions, 3).
-        topn: How many answers a question.
+        top_k: How many answers per question.
         method: "3cosadd", the cosine to b - a + c, or "3cosmul" (Levy & Goldberg 2014, equation 4).
-        lengths: `row_lengths(matrix)`, for whoever asks often. Default: measured.
 
     Returns:
-        Scores and rows of shape (questions, topn), best first.
+        Scores and rows of shape (questions, top_k), best first.
 
     Raises:
-        ValueError: A method that does not exist.
+        ValueError: Unknown method.
     """
     a, b, c = (unit_rows(matrix[column]) for column in questions.unbind(dim=1))
     if method == "3cosadd":
-        return nearest_rows(matrix, b - a + c, topn, questions, lengths)
+        return nearest_rows(matrix, b - a + c, top_k, questions)
     if method != "3cosmul":
-        raise ValueError(f"method is '3cosadd' or '3cosmul', not {method!r}")
+        raise ValueError(f"method must be '3cosadd' or '3cosmul', not {method!r}")
 
     def score(cosines: Cosines) -> torch.Tensor:
         to_a, to_b, to_c = ((1 + cosines(vectors)) / 2 for vectors in (a, b, c))
         return to_b * to_c / (to_a + _COSMUL_EPSILON)
 
-    return _top_rows(matrix, score, topn, questions, lengths)
+    return _top_rows(matrix, score, top_k, questions)
+
+
+def _working_dtype(matrix: torch.Tensor) -> torch.dtype:
+    return torch.float64 if matrix.dtype == torch.float64 else torch.float32
 
 
 class WordVectorQueries:
-    """The questions, for a model that has `embeddings`, `vocabulary` and `device`.
+    """Queries, for a model that has `embeddings`, `vocabulary` and `device`.
 
-    Unknown words raise `UnknownWordError` (a `KeyError`) that names near spellings; in documents they are skipped.
+    Unknown words raise `UnknownWordError` (a `KeyError`) that suggests similar spellings; in documents they are
+    skipped. `topn` is gensim's name of `top_k`.
     """
 
-    _measured_lengths: tuple[tuple[int, int], torch.Tensor] | None = None
-
-    def _words(self) -> Vocabulary:
+    def _words(self: Any) -> Vocabulary:
         if self.vocabulary is None:
             raise ValueError("the model has no words: load it from a folder with a tokenizer, or use set_vocabulary")
         return self.vocabulary
 
-    def _rows(self, words: Sequence[str]) -> torch.Tensor:
-        vocabulary = self._words()
-        return torch.tensor([vocabulary[word] for word in words], dtype=torch.int64, device=self.device)
-
-    def _matrix(self, restrict_vocab: int | None = None) -> torch.Tensor:
+    def _matrix(self: Any, restrict_vocab: int | None = None) -> torch.Tensor:
         return self.embeddings.weight.detach()[:restrict_vocab]
 
-    def _lengths(self, restrict_vocab: int | None = None) -> torch.Tensor:
-        """The rows' lengths, measured once for as long as nobody writes to the matrix: half of a query's time."""
-        weight = self.embeddings.weight
-        if weight.is_inference():  # torch does not count writes to those
-            return row_lengths(weight)[:restrict_vocab]
-        written = (weight.data_ptr(), weight._version)
-        if self._measured_lengths is None or self._measured_lengths[0] != written:
-            self._measured_lengths = written, row_lengths(weight.detach())
-        return self._measured_lengths[1][:restrict_vocab]
+    def _rows(self, words: Sequence[str]) -> torch.Tensor:
+        vocabulary = self._words()
+        return torch.tensor([vocabulary[word] for word in words], dtype=torch.int64, device=self._matrix().device)
+
+    def _units(self, words: Sequence[str]) -> torch.Tensor:
+        return unit_rows(self._matrix()[self._rows(words)])
+
+    def __getitem__(self, words: str | Sequence[str]) -> torch.Tensor:
+        return self.vector(words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._words()
+
+    def __len__(self) -> int:
+        return len(self._matrix())
 
     def vector(self, words: str | Sequence[str]) -> torch.Tensor:
-        """The vector of a word, of shape (embedding_size,), or those of several, (words, embedding_size)."""
-        rows = self._rows([words] if isinstance(words, str) else words)
-        vectors = self._matrix()[rows]
+        """The vector of a word, of shape (embedding_size,), or those of several, (words, embedding_size).
+
+        Raises:
+            UnknownWordError: A word that is not in the vocabulary.
+        """
+        if not isinstance(words, str) and not isinstance(words, Sequence | np.ndarray):
+            raise TypeError(f"give a word or a list of words, not {type(words).__name__}")
+        vectors = self._matrix()[self._rows(_words_of(words))]
         return vectors[0] if isinstance(words, str) else vectors
 
     @torch.no_grad()
@@ -173,104 +169,135 @@ class WordVectorQueries:
         self,
         positive: WeightedItem | Sequence[WeightedItem],
         negative: WeightedItem | Sequence[WeightedItem] | None = None,
-        topn: int = 10,
+        top_k: int = 10,
         restrict_vocab: int | None = None,
+        *,
+        topn: int | None = None,
     ) -> list[tuple[str, float]]:
-        """Words whose vectors have the largest cosine to the sum of what is given.
+        """Words whose vectors have the largest cosine to a sum of words and vectors.
 
         Args:
             positive: Words (their unit vectors), vectors (as they are, like gensim) or (word or vector, weight) pairs
-                that count for; `["czech", "currency"]` composes.
-            negative: Those that count against.
-            topn: How many words.
-            restrict_vocab: Search only the first so many rows, the most frequent words.
+                to add; `["czech", "currency"]` composes.
+            negative: Those to subtract.
+            top_k: How many words.
+            restrict_vocab: Search only the first rows, the most frequent words.
+            topn: gensim's name of `top_k`.
 
         Returns:
-            (word, cosine) pairs, best first, without the words asked for.
+            (word, cosine) pairs, best first, without the words of the query.
 
         Raises:
-            UnknownWordError: A word that the vocabulary does not have.
+            UnknownWordError: A word that is not in the vocabulary.
+            TypeError: Something else than words and vectors; a vector is an array or a tensor, not a list of numbers.
+            ValueError: A vector of another size, or with a number that is not finite.
         """
-        return self.most_similar_batch([positive], [negative], topn, restrict_vocab)[0]
+        return self.most_similar_batch([positive], [negative], top_k, restrict_vocab, topn=topn)[0]
 
     @torch.no_grad()
     def most_similar_batch(
         self,
         positive: Sequence[WeightedItem | Sequence[WeightedItem]],
         negative: Sequence[WeightedItem | Sequence[WeightedItem] | None] | None = None,
-        topn: int = 10,
+        top_k: int = 10,
         restrict_vocab: int | None = None,
+        *,
+        topn: int | None = None,
     ) -> list[list[tuple[str, float]]]:
-        """`most_similar` for many queries in one matrix product a chunk of rows, on the model's device.
+        """`most_similar` for many queries in one matrix product per chunk of rows, on the model's device.
 
         Args:
-            positive: For each query what counts for.
-            negative: For each query what counts against.
-            topn: How many words a query.
-            restrict_vocab: Search only the first so many rows.
+            positive: What to add, for each query.
+            negative: What to subtract, for each query.
+            top_k: How many words per query.
+            restrict_vocab: Search only the first rows.
+            topn: gensim's name of `top_k`.
 
         Returns:
-            A list of (word, cosine) pairs a query.
+            One list of (word, cosine) pairs per query.
         """
+        if isinstance(positive, str | bytes):
+            raise TypeError("most_similar_batch takes a list of queries; for a single one use most_similar")
         negative = [None] * len(positive) if negative is None else negative
         means, excluded = [], []
         for plus, minus in zip(positive, negative, strict=True):
-            mean, rows = self._mean_of(_as_list(plus), _as_list(minus))
+            mean, rows = self._sum_of(_as_items(plus), _as_items(minus))
             means.append(mean)
             excluded.append(rows)
         if not means:
             return []
         width = max(len(rows) for rows in excluded)
         exclude = torch.tensor([rows + [-1] * (width - len(rows)) for rows in excluded], dtype=torch.int64)
-        matrix, lengths = self._matrix(restrict_vocab), self._lengths(restrict_vocab)
-        return self._named(*nearest_rows(matrix, torch.stack(means), topn, exclude.to(self.device), lengths))
+        matrix = self._matrix(restrict_vocab)
+        return self._named(*nearest_rows(matrix, torch.stack(means), _number(top_k, topn), exclude.to(matrix.device)))
 
-    def _mean_of(self, positive: list[WeightedItem], negative: list[WeightedItem]) -> tuple[torch.Tensor, list[int]]:
+    def _sum_of(self, positive: list[Any], negative: list[Any]) -> tuple[torch.Tensor, list[int]]:
         """The weighted sum of unit vectors, of shape (embedding_size,), and the rows of the words in it."""
         if not positive and not negative:
             raise ValueError("most_similar needs at least one word or vector")
-        total = torch.zeros(self.config.embedding_size, device=self.device)
+        matrix = self._matrix()
+        total = torch.zeros(matrix.shape[1], dtype=_working_dtype(matrix), device=matrix.device)
         rows = []
         for items, sign in ((positive, 1.0), (negative, -1.0)):
             for item in items:
                 item, weight = item if isinstance(item, tuple) else (item, sign)
                 if isinstance(item, str):
                     rows.append(self._words()[item])
-                    vector = unit_rows(self._matrix()[rows[-1]].unsqueeze(0))[0]
-                else:  # as it is: whoever has a vector has its length too
-                    vector = torch.as_tensor(item, device=self.device)
-                total += weight * vector
+                    vector = unit_rows(matrix[rows[-1]].unsqueeze(0))[0]
+                elif isinstance(item, np.ndarray | torch.Tensor):  # as it is: a vector has its length already
+                    vector = torch.as_tensor(item, device=matrix.device)
+                    if vector.shape != total.shape:
+                        raise ValueError(f"a vector has the shape {tuple(total.shape)}, not {tuple(vector.shape)}")
+                    if not bool(torch.isfinite(vector).all()):
+                        raise ValueError("a vector of the query has a number that is not finite")
+                else:
+                    raise TypeError(
+                        f"a query is made of words and vectors (arrays or tensors), not of {type(item).__name__} "
+                        f"({str(item)[:40]})"
+                    )
+                total += float(weight) * vector
         return total, rows
 
     def _named(self, scores: torch.Tensor, rows: torch.Tensor) -> list[list[tuple[str, float]]]:
         words = self._words().words
         return [
-            [(words[row], score) for score, row in zip(*pair, strict=True) if score == score]  # nan: no answer
+            [(words[row], score) for score, row in zip(*pair, strict=True) if score == score]  # NaN: no answer
             for pair in zip(scores.tolist(), rows.tolist(), strict=True)
         ]
 
     @torch.no_grad()
     def similarity(self, first: str | Sequence[str], second: str | Sequence[str]) -> float | torch.Tensor:
-        """Cosine of two words, or of the pairs that two lists of words make (float32 of shape (pairs,))."""
-        single = isinstance(first, str) and isinstance(second, str)
-        one, other = ([words] if isinstance(words, str) else words for words in (first, second))
-        if len(one) != len(other):
-            raise ValueError(f"{len(one)} and {len(other)} words do not make pairs")
-        cosines = (unit_rows(self._matrix()[self._rows(one)]) * unit_rows(self._matrix()[self._rows(other)])).sum(
-            dim=1
-        )
-        return cosines.item() if single else cosines
+        """Cosine of two words, or cosines of all words of two lists, of shape (N, M)."""
+        cosines = self._units(_words_of(first)) @ self._units(_words_of(second)).T
+        return cosines.item() if isinstance(first, str) and isinstance(second, str) else cosines
+
+    @torch.no_grad()
+    def similarity_pairwise(self, first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
+        """Cosines of the pairs that two lists of N words make, of shape (N,)."""
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} and {len(second)} words do not make pairs")
+        return (self._units(_words_of(first)) * self._units(_words_of(second))).sum(dim=1)
 
     @torch.no_grad()
     def doesnt_match(self, words: Sequence[str]) -> str:
         """The word farthest (by cosine) from the mean of them all."""
+        if isinstance(words, str):
+            raise TypeError("doesnt_match takes a list of words, not a text")
         if not words:
             raise ValueError("doesnt_match needs words")
-        vectors = unit_rows(self._matrix()[self._rows(words)])
+        vectors = self._units(words)
         return words[int((vectors @ vectors.mean(dim=0)).argmin())]
 
     def analogy(
-        self, a: str, b: str, c: str, topn: int = 1, method: str = "3cosadd", restrict_vocab: int | None = None
+        self,
+        a: str,
+        b: str,
+        c: str,
+        top_k: int = 1,
+        method: str = "3cosadd",
+        restrict_vocab: int | None = None,
+        *,
+        topn: int | None = None,
     ) -> list[tuple[str, float]]:
         """Answer "a is to b as c is to ?": man, king, woman -> queen; walk, walked, swim -> swam.
 
@@ -278,30 +305,34 @@ class WordVectorQueries:
             a: What `b` belongs to.
             b: What belongs to `a`.
             c: What the answer belongs to.
-            topn: How many answers.
+            top_k: How many answers.
             method: "3cosadd" or "3cosmul".
-            restrict_vocab: Search only the first so many rows.
+            restrict_vocab: Search only the first rows.
+            topn: gensim's name of `top_k`.
 
         Returns:
             (word, score) pairs, best first.
         """
-        return self.analogies([(a, b, c)], topn, method, restrict_vocab)[0]
+        return self.analogies([(a, b, c)], top_k, method, restrict_vocab, topn=topn)[0]
 
     @torch.no_grad()
     def analogies(
         self,
         questions: Sequence[tuple[str, str, str]],
-        topn: int = 1,
+        top_k: int = 1,
         method: str = "3cosadd",
         restrict_vocab: int | None = None,
+        *,
+        topn: int | None = None,
     ) -> list[list[tuple[str, float]]]:
         """`analogy` for many questions at once, on the model's device."""
+        if not questions:
+            return []
         rows = torch.stack([self._rows(question) for question in questions])
         if restrict_vocab is not None and int(rows.max()) >= restrict_vocab:
             word = self._words().words[int(rows.max())]
             raise ValueError(f"{word!r} is not among the first {restrict_vocab} words")
-        matrix, lengths = self._matrix(restrict_vocab), self._lengths(restrict_vocab)
-        return self._named(*analogy_rows(matrix, rows, topn, method, lengths))
+        return self._named(*analogy_rows(self._matrix(restrict_vocab), rows, _number(top_k, topn), method))
 
     @torch.no_grad()
     def document_vectors(
@@ -314,53 +345,73 @@ class WordVectorQueries:
         """Vectors of documents: the weighted mean of the vectors of their known words.
 
         Args:
-            documents: Texts (made into words as the training text was) or lists of words.
-            weighting: "mean"; "sif" (Arora et al. 2017: a / (a + p(word)), then the first principal component is
-                taken away); or "tf-idf" (words weighted by log(documents / documents with the word)).
-            fitted_on: The documents that the principal component or the document frequencies come from, those of
-                training say. Default: `documents`.
+            documents: Texts (split into words as the training text was) or lists of words.
+            weighting: "mean"; "tf-idf" (words weighted by log((1 + documents) / (1 + documents with the word)) + 1,
+                like scikit-learn); or "sif" (Arora et al. 2017: a / (a + p(word)), then the first principal component
+                is removed, unless all documents point in its direction, as a single one does).
+            fitted_on: The documents that the principal component or the document frequencies come from, such as those
+                of training. Default: `documents`.
             sif_a: a of "sif".
 
         Returns:
-            float32 of shape (documents, embedding_size), on the model's device; 0 where no word is known.
+            float32 (float64 for a model in float64) of shape (documents, embedding_size), on the model's device; 0
+            where no word is known.
 
         Raises:
-            ValueError: A weighting that does not exist, or "sif" without word counts.
+            ValueError: Unknown weighting, or "sif" without word counts.
+            TypeError: One text instead of a list.
         """
         encoded = self._words().encode(documents)
         if weighting == "mean":
             return self._weighted_means(encoded, None)
         reference = encoded if fitted_on is None else self._words().encode(fitted_on)
         if weighting == "tf-idf":
-            frequency = np.zeros(self.config.vocab_size)
+            frequency = np.zeros(len(self))
             for rows in reference:
                 frequency[np.unique(rows)] += 1
-            return self._weighted_means(encoded, np.log(max(len(reference), 1) / np.maximum(frequency, 1)))
+            return self._weighted_means(encoded, np.log((1 + len(reference)) / (1 + frequency)) + 1)
         if weighting != "sif":
-            raise ValueError(f"weighting is 'mean', 'sif' or 'tf-idf', not {weighting!r}")
+            raise ValueError(f"weighting must be 'mean', 'sif' or 'tf-idf', not {weighting!r}")
         counts = self._words().known_counts()
         weights = sif_a / (sif_a + counts / counts.sum())
         fitted = self._weighted_means(reference, weights)
         vectors = fitted if fitted_on is None else self._weighted_means(encoded, weights)
-        component = torch.linalg.eigh(fitted.T.double() @ fitted.double()).eigenvectors[:, -1].float()
+        values, components = torch.linalg.eigh(fitted.T.double() @ fitted.double())
+        if len(values) < 2 or values[-2] <= 1e-9 * values[-1]:
+            return vectors
+        component = components[:, -1].to(vectors.dtype)
         return vectors - (vectors @ component).unsqueeze(1) * component
 
     def _weighted_means(self, encoded: list[np.ndarray], weights: np.ndarray | None) -> torch.Tensor:
         """Sum of weight x vector over the words of a document, divided by their number."""
-        lengths = np.array([len(rows) for rows in encoded], dtype=np.int64)
-        flat = torch.from_numpy(np.concatenate([*encoded, np.empty(0, np.int64)])).to(self.device)
-        vectors = self._matrix()[flat].float()
+        matrix = self._matrix()
+        lengths = torch.tensor([len(rows) for rows in encoded], dtype=torch.int64)
+        flat = torch.from_numpy(np.concatenate([*encoded, np.empty(0, np.int64)])).to(matrix.device)
+        vectors = matrix[flat].to(_working_dtype(matrix))
         if weights is not None:
-            vectors *= torch.from_numpy(weights).float().to(self.device)[flat].unsqueeze(1)
-        document = torch.repeat_interleave(torch.arange(len(encoded)), torch.from_numpy(lengths)).to(self.device)
-        sums = torch.zeros(len(encoded), self.config.embedding_size, device=self.device)
+            vectors *= torch.from_numpy(weights).to(vectors)[flat].unsqueeze(1)
+        document = torch.repeat_interleave(torch.arange(len(encoded)), lengths).to(matrix.device)
+        sums = vectors.new_zeros(len(encoded), matrix.shape[1])
         sums.index_add_(0, document, vectors)
-        return sums / torch.from_numpy(lengths).clamp(min=1).unsqueeze(1).to(self.device)
+        return sums / lengths.clamp(min=1).unsqueeze(1).to(matrix.device)
 
 
-def _as_list(items: object) -> list:
+def _as_items(items: Any) -> list[Any]:
+    """What a query is made of: a single item, or a list of items."""
     if items is None:
         return []
-    if isinstance(items, str | tuple | np.ndarray | torch.Tensor):
+    pair = isinstance(items, tuple) and len(items) == 2 and isinstance(items[1], Real)
+    if pair or isinstance(items, str | bytes | np.ndarray | torch.Tensor) or not isinstance(items, Sequence):
         return [items]
     return list(items)
+
+
+def _words_of(words: str | Sequence[str]) -> Sequence[str]:
+    return [words] if isinstance(words, str) else words
+
+
+def _number(top_k: int, topn: int | None) -> int:
+    number = top_k if topn is None else topn
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f"top_k must be a whole number from 1, not {number!r}")
+    return number

@@ -1,4 +1,5 @@
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 
 import datasets
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hfembed.errors import InputError
+from hfembed.faces.data import aligned_faces
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.augmentation import FaceAugmentation
 from hfembed.faces.data.collators import FaceCollator
@@ -15,6 +17,7 @@ from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.training.samplers import IdentityBatchSampler, KeyedBatchSampler
 from tests.faces.data.conftest import encode, write_folder
+from tests.fork_server import fork_server
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def test_the_cache_is_made_once_per_data_and_processor(faces, processor, tmp_pat
         align(faces, processor, margin=2, cache_dir=tmp_path),
     ]
     assert len({first.folder, *(other.folder for other in others)}) == 4
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted(
         aligned.folder.name for aligned in (first, *others)
     ), "nothing unfinished is left behind"
 
@@ -122,35 +125,56 @@ def test_grey_photos_and_impossible_landmarks(tmp_path, processor):
     assert "landmarks" in aligned.failures["Ann/2.jpg"]
 
 
-def test_a_full_disk_leaves_nothing_behind(faces, processor, tmp_path, monkeypatch):
-    """The write fails half way: the error is the disk's own, and the next start begins anew."""
+def test_landmarks_of_another_scale_are_no_black_crop(faces, processor):
+    scaled = np.asarray(faces[0]["landmarks"]) * 8
+    with pytest.raises(ValueError, match="outside the photo of 64 x 64 pixels"):
+        processor.align(faces[0]["image"], scaled)
 
-    class FullDisk:
-        def __init__(self, file):
-            self.file = file
-            self.left = 5000
 
-        def write(self, data):
-            self.left -= len(data)
-            if self.left < 0:
+def test_an_interrupted_alignment_continues(faces, processor, tmp_path, monkeypatch):
+    """A full disk or a kill half way: the next start aligns the rest, and the result is the same."""
+    whole = align(faces, processor, cache_dir=tmp_path / "whole")
+    aligned_rows = []
+    compute = aligned_faces._Crops.__getitem__
+
+    def fail_at(limit):
+        def get(self, row):
+            if row == limit:
                 raise OSError(28, "No space left on device")
-            return self.file.write(data)
+            aligned_rows.append(row)
+            return compute(self, row)
 
-        def __enter__(self):
-            return self
+        return get
 
-        def __exit__(self, *error):
-            self.file.close()
-
-    from pathlib import Path
-
-    opened = Path.open
+    monkeypatch.setattr(aligned_faces, "_ROWS_PER_SYNC", 4)
+    monkeypatch.setattr(aligned_faces, "_ROWS_PER_BATCH", 4)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda self, *mode: FullDisk(opened(self, *mode)))
+        patch.setattr(aligned_faces._Crops, "__getitem__", fail_at(13))
         with pytest.raises(OSError, match="No space left"):
-            align(faces, processor, cache_dir=tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    assert len(align(faces, processor, cache_dir=tmp_path)) == 20
+            align(faces, processor, cache_dir=tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix == ""]
+    aligned_rows.clear()
+    monkeypatch.setattr(aligned_faces._Crops, "__getitem__", fail_at(None))
+    resumed = align(faces, processor, cache_dir=tmp_path / "cache")
+    assert aligned_rows == list(range(12, 20))
+    assert (resumed.folder / "pixels.npy").read_bytes() == (whole.folder / "pixels.npy").read_bytes()
+
+
+def test_processes_that_start_together_share_one_alignment(faces, processor, tmp_path):
+    with ProcessPoolExecutor(2, mp_context=fork_server()) as pool:
+        folders = list(pool.map(_aligned_folder, [(faces, processor, tmp_path)] * 2))
+    assert folders[0] == folders[1] and [path for path in tmp_path.iterdir() if path.is_dir()] == [folders[0]]
+
+
+def _aligned_folder(arguments):
+    faces, processor, cache_dir = arguments
+    return align(faces, processor, cache_dir=cache_dir).folder
+
+
+def test_another_format_is_another_cache(faces, processor, monkeypatch):
+    old = align(faces, processor).folder
+    monkeypatch.setattr(aligned_faces, "FORMAT_VERSION", 99)
+    assert align(faces, processor).folder != old
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -52,7 +52,7 @@ def test_exclusions(folder, tmp_path):
     with pytest.raises(InputError, match="is it the right list"):
         load_faces(folder, exclude_identities=wrong)
     wrong.write_text('[{"person": "Ann_Lee"}]')
-    with pytest.raises(InputError, match="no JSON list of names"):
+    with pytest.raises(InputError, match="not a JSON list of names"):
         load_faces(folder, exclude_identities=wrong)
 
 

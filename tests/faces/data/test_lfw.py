@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hfembed.errors import InputError
-from hfembed.faces.data.lfw import lfw_people_in_folds, load_lfw, read_landmarks, read_pairs
+from hfembed.faces.data.landmarks import read_landmarks
+from hfembed.faces.data.lfw import lfw_people_in_folds, load_lfw, read_pairs
 from tests.faces.data.conftest import encode, write_folder, write_tar, write_zip
 
 VIEW_2 = "2\t1\nAnn_Lee\t1\t2\nAnn_Lee\t1\tCy\t1\nBob_Ray\t1\t2\nBob_Ray\t2\tDee\t13\n"
@@ -92,7 +93,15 @@ def test_a_malformed_line_is_named(tmp_path, text, complaint):
 
 
 @pytest.mark.parametrize(
-    "text, complaint", [("{", "cannot be read"), ("[1]", "expected"), ('{"A/A_0001.jpg": [[1, 2]]}', "A/A_0001.jpg")]
+    "text, complaint",
+    [
+        ("{", "cannot be read"),
+        ("[1]", "expected"),
+        ('{"A/A_0001.jpg": [[1, 2]]}', "A/A_0001.jpg"),
+        ('{"A/A_0001.jpg": [[1, 2], [3, 2], [2, 3], [1, 4], [3, NaN]]}', "A/A_0001.jpg"),
+        ('{"A/A_0001.jpg": [[1, 2], [3, 2], [2, 3], [1, 4], [3, 1e999]]}', "A/A_0001.jpg"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
 )
 def test_malformed_landmarks_are_named(tmp_path, text, complaint):
     with pytest.raises(InputError, match=complaint):

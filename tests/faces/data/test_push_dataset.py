@@ -40,13 +40,12 @@ def run(arguments):
         return ended.code or 0
 
 
-@pytest.mark.parametrize("xet", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["xet", "lfs"])
-def test_lfw_comes_back_with_its_folds_photos_and_points(hub, client, photos, xet):
+def test_lfw_comes_back_with_its_folds_photos_and_points(hub, client, photos):
     arguments = ["push-dataset", "lfw", str(photos / "lfw"), "ann/lfw", "--pairs", str(photos / "pairs.txt")]
     arguments += ["--landmarks", str(photos / "landmarks.json"), "--license", "unknown"]
-    assert client(run, arguments=arguments, xet=xet) == 0, client.output
+    assert client(run, arguments=arguments) == 0, client.output
     assert hub.titles("ann/lfw", kind="datasets") == ["Upload data", "initial commit"]
-    assert client(run, arguments=arguments, xet=xet) == 0 and "there already" in client.output
+    assert client(run, arguments=arguments) == 0 and "already up to date" in client.output
     assert check_card(hub.files("ann/lfw", kind="datasets")["README.md"].decode(), "dataset") == []
 
     def compare(folder):
@@ -80,7 +79,7 @@ def test_lfw_comes_back_with_its_folds_photos_and_points(hub, client, photos, xe
         assert [row["landmarks"] for row in streamed] == [points[row["file"]] for row in streamed]
         return [len(streamed), len(faces), faces.features["label"].names]
 
-    assert client(compare, folder=photos, xet=xet) == [6, 5, list(PEOPLE)]
+    assert client(compare, folder=photos) == [6, 5, list(PEOPLE)]
 
 
 def test_crops_are_lossless_and_lie_on_the_template(hub, client, photos):

@@ -1,10 +1,14 @@
-"""word2vec as its users meet it: looked up, asked, saved, loaded by others, and its loss by hand."""
+"""word2vec as its users see it: lookups, queries, saving, loading by others, and its loss by hand."""
+
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, pipeline
 
+from hfembed.models.word2vec import atomic_save
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import TextRules, UnknownWordError, Vocabulary
@@ -123,17 +127,181 @@ def test_search_over_several_chunks(monkeypatch):
     assert [score for _, score in found] == pytest.approx([score for _, score in expected])
 
 
-def test_neighbours_follow_the_vectors_when_these_change():
+def write_data(weight, values):
+    weight.data.copy_(values)
+
+
+def write_numpy(weight, values):
+    weight.detach().numpy()[:] = values.numpy()
+
+
+def write_by_fused_optimizer(weight, values):
+    weight.grad = weight.detach() - values
+    torch.optim.SGD([weight], lr=1.0, fused=True).step()
+
+
+@pytest.mark.parametrize("write", [write_data, write_numpy, write_by_fused_optimizer])
+def test_neighbors_follow_the_vectors_however_these_are_written(write):
     model = make_model()
     model.most_similar("king")
-    with torch.no_grad():
-        model.embeddings.weight.mul_(torch.linspace(0.1, 3, len(WORDS))[:, None])
-        model.embeddings.weight[2] = model.embeddings.weight[1] * 7
-    [(word, cosine)] = model.most_similar("king", topn=1)
+    values = model.embeddings.weight.detach() * torch.linspace(0.1, 3, len(WORDS))[:, None]
+    values[2] = values[1] * 7
+    write(model.embeddings.weight, values)
+    [(word, cosine)] = model.most_similar("king", top_k=1)
     assert word == "queen" and cosine == pytest.approx(1)
 
 
-def test_unknown_words_are_named_with_near_spellings():
+def test_gensims_ways_to_ask():
+    model = make_model()
+    assert model["king"].equal(model.vector("king")) and model[["king", "queen"]].shape == (2, 6)
+    assert "king" in model and "zebra" not in model and 5 not in model
+    assert len(model) == len(WORDS) and model
+    assert model.most_similar("king", topn=3) == model.most_similar("king", top_k=3)
+    assert "9 words: the, king, queen" in repr(model) and "6 dimensions" in repr(model)
+    assert not len(Word2VecModel(Word2VecConfig())) and Word2VecModel(Word2VecConfig())
+
+
+def test_similarity_is_a_matrix_and_pairwise_are_the_pairs():
+    model = make_model()
+    matrix = model.similarity(["king", "queen"], ["man", "woman", "the"])
+    assert matrix.shape == (2, 3)
+    assert matrix[1, 2].item() == pytest.approx(model.similarity("queen", "the"), abs=1e-6)
+    pairs = model.similarity_pairwise(["king", "queen"], ["man", "woman"])
+    torch.testing.assert_close(pairs, matrix[[0, 1], [0, 1]])
+    with pytest.raises(ValueError, match="2 and 1 words"):
+        model.similarity_pairwise(["king", "queen"], ["man"])
+
+
+@pytest.mark.parametrize("query", [[0.1] * 6, 3, b"king", [b"king"], [["king"]], [None], {"king"}])
+def test_what_is_no_query_is_refused(query):
+    with pytest.raises(TypeError, match="words and vectors"):
+        make_model().most_similar(query)
+
+
+def test_queries_of_impossible_vectors_and_words_are_refused():
+    model = make_model()
+    with pytest.raises(ValueError, match="shape"):
+        model.most_similar(np.zeros(5))
+    with pytest.raises(ValueError, match="not finite"):
+        model.most_similar(np.full(6, np.nan))
+    for call in (lambda: model.vector(3), lambda: model.doesnt_match("king queen"), lambda: model["king", 4]):
+        with pytest.raises(TypeError):
+            call()
+    with pytest.raises(ValueError, match="top_k"):
+        model.most_similar("king", top_k=0)
+    with pytest.raises(TypeError, match="text"):
+        model.document_vectors("king queen")
+
+
+def test_double_precision(tmp_path):
+    vectors = make_vectors().astype(np.float64)
+    model = Word2VecModel.from_vectors(Vocabulary(WORDS, np.arange(90, 0, -10)), vectors)
+    expected = make_model()
+    for first, second in (
+        (model.most_similar("king"), expected.most_similar("king")),
+        (
+            model.most_similar(["king", make_vectors()[3]], ["man"]),
+            expected.most_similar(["king", vectors[3]], ["man"]),
+        ),
+        (model.analogy("the", "king", "man", 3, "3cosmul"), expected.analogy("the", "king", "man", 3, "3cosmul")),
+    ):
+        assert [word for word, _ in first] == [word for word, _ in second]
+        assert [score for _, score in first] == pytest.approx([score for _, score in second], abs=1e-6)
+    for weighting in ("mean", "tf-idf", "sif"):
+        documents = ["king queen", "man the"]
+        ours = model.document_vectors(documents, weighting)
+        assert ours.dtype == torch.float64
+        torch.testing.assert_close(ours.float(), expected.document_vectors(documents, weighting), atol=1e-6, rtol=0)
+    model.save_pretrained(tmp_path)
+    assert Word2VecModel.from_pretrained(tmp_path, dtype=torch.float64).numpy_vectors().tobytes() == (
+        vectors.astype(np.float32).tobytes()
+    )
+
+
+@pytest.mark.parametrize("weighting", ["tf-idf", "sif"])
+def test_one_document_has_a_vector(weighting):
+    model = make_model()
+    for documents in (["king queen"], ["king queen"] * 2):
+        vectors = model.document_vectors(documents, weighting)
+        cosine = torch.cosine_similarity(vectors[0], model.document_vectors(["king queen"])[0], dim=0)
+        assert cosine > 0.9
+
+
+def test_a_vector_that_is_not_finite_is_refused_by_name(tmp_path):
+    vectors = make_vectors()
+    vectors[2, 3] = np.nan
+    with pytest.raises(ValueError, match="'queen'"):
+        Word2VecModel.from_vectors(Vocabulary(WORDS), vectors)
+    model = make_model()
+    with torch.no_grad():
+        model.embeddings.weight[2, 3] = float("inf")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'queen'"):
+        Word2VecModel.from_pretrained(tmp_path)
+
+
+def test_words_of_one_run_are_not_put_under_the_vectors_of_another(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "a")
+    other = Word2VecModel.from_vectors(model.vocabulary, make_vectors() + 0.001)
+    other.save_pretrained(tmp_path / "b")
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert Word2VecModel.from_pretrained(tmp_path / "a", dtype=dtype).dtype == dtype
+    shutil.copy(tmp_path / "b" / "model.safetensors", tmp_path / "a" / "model.safetensors")
+    with pytest.raises(ValueError, match="saved with other vectors"):
+        Word2VecModel.from_pretrained(tmp_path / "a")
+    shutil.copy(tmp_path / "b" / "vocab_counts.safetensors", tmp_path / "a")
+    Word2VecModel.from_pretrained(tmp_path / "a")
+    renamed = Word2VecModel.from_vectors(Vocabulary(["a", *WORDS[1:]], model.vocabulary.counts), make_vectors())
+    renamed.save_pretrained(tmp_path / "c")
+    shutil.copy(tmp_path / "c" / "tokenizer.json", tmp_path / "a")
+    with pytest.raises(ValueError, match="do not belong together"):
+        Word2VecModel.from_pretrained(tmp_path / "a")
+
+
+def test_folders_of_earlier_releases_load(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    rules = {"lowercase": "false", "word_pattern": "null", "phrases": "[]"}
+    save_file({"counts": model.vocabulary.counts}, tmp_path / "vocab_counts.safetensors", {"size": "9", **rules})
+    assert Word2VecModel.from_pretrained(tmp_path).vocabulary.words == WORDS
+
+
+class TestSaving:
+    def test_other_files_stay_and_files_of_an_earlier_save_go(self, tmp_path):
+        folder = tmp_path / "model"
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "rows").write_text("kept")
+        (folder / "results.json").write_text("{}")
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001.safetensors"}}')
+        make_model().save_pretrained(folder)
+        assert (folder / "checkpoints" / "rows").read_text() == "kept" and (folder / "results.json").is_file()
+        assert not (folder / "model.safetensors.index.json").exists()
+        assert Word2VecModel.from_pretrained(folder).vocabulary.words == WORDS
+        assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+    def test_a_save_that_fails_leaves_the_old_folder(self, tmp_path, monkeypatch):
+        make_model().save_pretrained(tmp_path / "model")
+        before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+        other = Word2VecModel.from_vectors(Vocabulary(["a", "b"]), make_vectors(2))
+        monkeypatch.setattr(Vocabulary, "save", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            other.save_pretrained(tmp_path / "model")
+        assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
+        assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+    @pytest.mark.parametrize("where", ["no exchange", "current folder"])
+    def test_where_folders_cannot_be_exchanged(self, tmp_path, monkeypatch, where):
+        make_model().save_pretrained(tmp_path / "model")
+        if where == "current folder":
+            monkeypatch.chdir(tmp_path / "model")
+        monkeypatch.setattr(atomic_save, "_exchange", lambda *paths: False)
+        Word2VecModel.from_vectors(Vocabulary(["a", "b"]), make_vectors(2)).save_pretrained(tmp_path / "model")
+        assert len(Word2VecModel.from_pretrained(tmp_path / "model")) == 2
+        assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_unknown_words_are_named_with_similar_spellings():
     with pytest.raises(UnknownWordError, match="'quen'.*'queen'") as caught:
         make_model().most_similar("quen")
     assert isinstance(caught.value, KeyError) and "\n" not in str(caught.value)
@@ -146,7 +314,8 @@ def test_document_weights():
     documents = ["the king", "the queen", "the the man unheard"]
     vectors = {word: model.vector(word) for word in WORDS}
     weighted = model.document_vectors(documents, "tf-idf")
-    torch.testing.assert_close(weighted[0], np.log(3) * vectors["king"] / 2)  # 'the' is everywhere: weight 0
+    expected = (vectors["the"] + (np.log(4 / 2) + 1) * vectors["king"]) / 2  # 'the' is everywhere: weight 1
+    torch.testing.assert_close(weighted[0], expected.float())
     sif = model.document_vectors(documents, "sif")
     share = dict(zip(WORDS, np.arange(90, 0, -10) / 450, strict=True))
     raw = torch.stack(
@@ -166,8 +335,8 @@ def test_other_libraries_load_the_folder(tmp_path):
     np.testing.assert_array_equal(np.array(features[0], dtype=np.float32), model.vector(["king", "queen"]).numpy())
     sentence_transformers = pytest.importorskip("sentence_transformers")
     encoder = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
-    encoded = encoder.encode(["king queen", "猫"])
-    np.testing.assert_allclose(encoded, model.document_vectors(["king queen", "猫"]).numpy(), atol=1e-6)
+    texts = ["king zebra queen", "猫", "zebra [PAD] king"]  # unknown words do not count in the mean
+    np.testing.assert_allclose(encoder.encode(texts), model.document_vectors(texts).numpy(), atol=1e-6)
 
 
 class TestLoss:

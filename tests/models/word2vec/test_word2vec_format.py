@@ -8,12 +8,14 @@ import pytest
 import torch
 from gensim.models import KeyedVectors
 
+from hfembed.models.word2vec import word2vec_format
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.word2vec_format import read_word2vec_format, write_word2vec_format
 
 WORDS = ["the", "naïve", "猫", "d"]
 VECTORS = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
 TEXT = "4 5\n" + "".join(f"{w} {' '.join(map(str, v))}\n" for w, v in zip(WORDS, VECTORS, strict=True))
+GLOVE = TEXT.partition("\n")[2]
 BINARY = b"4 5\n" + b"".join(w.encode() + b" " + v.tobytes() for w, v in zip(WORDS, VECTORS, strict=True))
 
 
@@ -74,7 +76,17 @@ DAMAGED = {
     "header larger than the file, binary": (b"900000000000 300\n" + BINARY[4:], "more than the file can hold"),
     "a word twice": (TEXT.replace("naïve", "the").encode(), "'the' is in it twice"),
     "a word twice, binary": (BINARY.replace("naïve".encode(), b"the"), "'the' is in it twice"),
-    "no number": (TEXT.replace(str(VECTORS[2, 2]), "x").encode(), "line 4 has a number that is none"),
+    "no number": (TEXT.replace(str(VECTORS[2, 2]), "x").encode(), "line 4 has a damaged number"),
+    "no number in the first row": (TEXT.replace(str(VECTORS[0, 3]), "0.1x").encode(), "line 2 has a damaged number"),
+    "an underscore in a number": (TEXT.replace(str(VECTORS[2, 2]), "0.1_5").encode(), "line 4 has a damaged number"),
+    "GloVe, damaged first line": (GLOVE.replace(str(VECTORS[0, 3]), "0.1x"), "line 1 has a damaged number"),
+    "GloVe, a number cut in two": (GLOVE.replace(str(VECTORS[1, 3]), "0. 1"), "line 2 has 6 numbers in place of 5"),
+    "GloVe, a number lost in the first line": (
+        GLOVE.replace(" " + str(VECTORS[0, 3]), ""),
+        "line 1 has 4 numbers in place of 5",
+    ),
+    "no line break": (b"4 5\n" + b"1" * (9 << 20), "line of more than|does not end"),
+    "no line break at all": (b"1" * (9 << 20), "first line does not end"),
     "NaN": (TEXT.replace(str(VECTORS[2, 2]), "nan").encode(), "'猫'.*not finite"),
     "infinite, binary": (BINARY.replace(VECTORS[2, 2].tobytes(), np.float32("inf").tobytes()), "'猫'.*not finite"),
     "not UTF-8": (TEXT.encode().replace("naïve".encode(), b"na\xefve"), "word 2 is not UTF-8"),
@@ -88,6 +100,7 @@ DAMAGED = {
 @pytest.mark.parametrize("compress", [False, True])
 def test_damaged_files_are_refused_quickly(tmp_path, name, compress):
     content, message = DAMAGED[name]
+    content = content.encode() if isinstance(content, str) else content
     path = tmp_path / ("vectors.gz" if compress else "vectors")
     path.write_bytes(gzip.compress(content) if compress else content)
     start = time.perf_counter()
@@ -113,3 +126,32 @@ def test_bad_utf8_on_request(tmp_path):
 def test_words_the_format_cannot_hold(tmp_path):
     with pytest.raises(ValueError, match="'a b' cannot be written"):
         write_word2vec_format(tmp_path / "v", ["a b"], VECTORS[:1])
+
+
+def test_text_whose_first_word_has_a_blank_is_not_read_as_binary(tmp_path):
+    path = tmp_path / "vectors"
+    path.write_text(TEXT.replace("the", "of the", 1))
+    for limit in (None, 1):
+        with pytest.raises(ValueError, match="line 2 has 6 numbers in place of 5"):
+            read_word2vec_format(path, limit=limit)
+
+
+def test_a_small_archive_cannot_fill_the_memory(tmp_path, monkeypatch):
+    path = tmp_path / "vectors.gz"
+    for content, message in (
+        (b" " * (16 << 20), "it is empty"),
+        (b"4 5\n" + b"1" * (64 << 20), "line of more than|does not end"),
+        (b"a 1 2\n" + b"\n" * (4 << 20), "empty lines"),
+    ):
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(ValueError, match=message):
+            read_word2vec_format(path)
+    monkeypatch.setattr(word2vec_format, "_ALWAYS_UNPACKED", 0)
+    with pytest.raises(ValueError, match="decompresses to more than"):
+        read_word2vec_format(path)
+
+
+def test_a_byte_order_mark_is_not_read(tmp_path):
+    (tmp_path / "vectors").write_text("\ufeff" + TEXT)
+    (tmp_path / "glove").write_text("\ufeff" + GLOVE)
+    assert read_word2vec_format(tmp_path / "vectors")[0] == read_word2vec_format(tmp_path / "glove")[0] == WORDS

@@ -1,0 +1,252 @@
+"""What each family's card says of its evaluations."""
+
+from collections.abc import Callable
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from hfembed.checkpoint.card import CardNotes, CardParts, Table
+
+# figure in results.json -> (its name in the card, metric type on the Hub)
+_LFW_FIGURES = {
+    "accuracy": ("accuracy", "accuracy"),
+    "auc": ("area under the ROC curve", "roc_auc"),
+    "eer": ("equal error rate", "eer"),
+    "tar_at_far_1e-1": ("TAR at FAR 1e-1", "tar_at_far"),
+    "tar_at_far_1e-2": ("TAR at FAR 1e-2", "tar_at_far"),
+    "tar_at_far_1e-3": ("TAR at FAR 1e-3", "tar_at_far"),
+}
+
+
+def _detector_card(notes: CardNotes) -> CardParts:
+    return CardParts(
+        "face_detector.md.jinja",
+        "object-detection",
+        ["face-detection", "face-alignment"],
+        {"detections.png": "Detections", "precision_recall.png": "Precision and recall"},
+        _tables(notes),
+        [],
+    )
+
+
+def _autoencoder_card(notes: CardNotes) -> CardParts:
+    results = [
+        EvalResult(
+            task_type="image-feature-extraction",
+            task_name=name.replace("_", " "),
+            dataset_type="images",
+            dataset_name=str(details.get("data", "held-out images")),
+            dataset_config=name,
+            dataset_split="test",
+            dataset_revision=_sha256(details, "images", "photos"),
+            metric_type="psnr" if figure.endswith("psnr") else "ssim",
+            metric_name=figure.replace("_", " "),
+            metric_value=round(value, 3),
+        )
+        for name, details in notes.evaluations.items()
+        for figure, value in details["figures"].items()
+        if figure.endswith(("psnr", "ssim"))
+    ]
+    return CardParts(
+        "conv_autoencoder.md.jinja",
+        "image-feature-extraction",
+        [
+            "autoencoder",
+            "image-reconstruction",
+            *(["variational-autoencoder"] if notes.config.get("variational") else []),
+        ],
+        {
+            "reconstructions.png": "Photos and their reconstructions",
+            "samples.png": "Samples",
+            "morph.png": "A morph",
+            "curves.png": "Training curves",
+        },
+        _tables(notes, psnr=" dB", gain=" dB"),
+        results,
+    )
+
+
+def _swap_card(notes: CardNotes) -> CardParts:
+    results = [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="face swap",
+            dataset_type="faces",
+            dataset_name="held-out photos of the people it was trained on",
+            dataset_split="test",
+            metric_type="closer_to_target",
+            metric_name="swaps closer to the target than to the source",
+            metric_value=round(details["figures"]["closer_to_target"], 2),
+        )
+        for details in notes.evaluations.values()
+        if "closer_to_target" in details["figures"]
+    ]
+    return CardParts(
+        "face_swap.md.jinja",
+        "image-to-image",
+        ["face-swap"],
+        {
+            "swaps.png": "Photos, and each reconstructed by every decoder",
+            "pose_distance.png": "How the likeness falls with the distance of the pose",
+            "curves.png": "Training curves",
+        },
+        _tables(notes, closer_to_target=" %", undetected=" %"),
+        results,
+    )
+
+
+def _face_card(notes: CardNotes) -> CardParts:
+    lfw = {name: details for name, details in notes.evaluations.items() if name.startswith("lfw_")}
+    lfw_tables = {name: Table(_lfw_about(details), _lfw_rows(details), details) for name, details in lfw.items()}
+    return CardParts(
+        "face_embedder.md.jinja",
+        "image-feature-extraction",
+        ["face-recognition", "face-verification"],
+        {
+            "roc.png": "ROC curve",
+            "mistakes.png": "The most confident mistakes",
+            "neighbors.png": "Nearest neighbors",
+            "neighbours.png": "Nearest neighbors",
+        },
+        _tables(notes) | lfw_tables,
+        [result for name, details in lfw.items() for result in _lfw_results(name, details)],
+    )
+
+
+def _lfw_about(details: dict[str, Any]) -> str:
+    images, pairs = details["images"], details["pairs"]
+    return (
+        f"{details['protocol']}; regime: {details['regime']}; mirror: {details['mirror']}.\n"
+        f"{images['failed']} of {images['named']} images failed and make {pairs['failed']} pairs errors."
+    )
+
+
+def _lfw_interval(details: dict[str, Any], figure: str) -> list[float] | None:
+    """The 95 % interval of a TAR."""
+    interval: list[float] | None = (
+        details.get("tar_at_far", {}).get(figure.removeprefix("tar_at_far_"), {}).get("interval_95")
+    )
+    return interval
+
+
+def _lfw_rows(details: dict[str, Any]) -> list[tuple[str, str]]:
+    """(figure, value with its uncertainty), the baselines last."""
+    figures = details["figures"]
+    rows = []
+    for figure, (label, _) in _LFW_FIGURES.items():
+        if figure not in figures:
+            continue
+        text = f"{figures[figure]:.2f} %"
+        if figure == "accuracy" and "standard_error" in figures:
+            text += f" +- {figures['standard_error']:.2f} (standard error)"
+        interval = _lfw_interval(details, figure)
+        if interval:
+            text += f" ({interval[0]:.1f} to {interval[1]:.1f})"
+        rows.append((label, text))
+    baselines = details.get("baselines") or details.get("floors", {})  # as older versions called them
+    for baseline, measured in baselines.get("rows", {}).items():
+        accuracy = next(value for figure, value in measured.items() if figure.endswith("_accuracy"))
+        rows.append((f"baseline: {baseline.replace('_', ' ')}, accuracy", f"{accuracy:.2f} %"))
+    return rows
+
+
+def _lfw_results(name: str, details: dict[str, Any]) -> list[EvalResult]:
+    figures = details["figures"]
+    results = []
+    for figure, (label, metric_type) in _LFW_FIGURES.items():
+        if figure not in figures:
+            continue
+        confidence: dict[str, Any] = {}
+        if figure == "accuracy" and "standard_error" in figures:
+            confidence["standard_error"] = round(figures["standard_error"], 2)
+        if interval := _lfw_interval(details, figure):
+            confidence["interval_95"] = [round(bound, 1) for bound in interval]
+        results.append(
+            EvalResult(
+                task_type="image-feature-extraction",
+                task_name="face verification",
+                dataset_type="lfw",
+                dataset_name=f"Labeled Faces in the Wild ({name.removeprefix('lfw_')})",
+                dataset_config=name.removeprefix("lfw_"),
+                dataset_split="test",
+                dataset_revision=_sha256(details, "images", "pairs"),
+                metric_type=metric_type,
+                metric_name=label,
+                metric_value=round(figures[figure], 2),
+                metric_args=confidence or None,
+            )
+        )
+    return results
+
+
+def _word_card(notes: CardNotes) -> CardParts:
+    details = notes.evaluations.get("words", {})
+    figures = details.get("figures", {})
+    # (test, metric, value, what it is of)
+    measured = [
+        (test, "accuracy", figures[f"{test}_accuracy"], f" % of {sections['total']['asked']} questions asked")
+        for test, sections in details.get("analogies", {}).items()
+    ] + [
+        (test, "spearman", figures[f"{test}_spearman"], f" over {known['pairs']} of {known['of']} pairs")
+        for test, known in details.get("word_pairs", {}).items()
+        if f"{test}_spearman" in figures
+    ]
+    results = [
+        EvalResult(
+            task_type="feature-extraction",
+            task_name="word analogies" if metric == "accuracy" else "word similarity",
+            dataset_type=test,
+            dataset_name=test,
+            dataset_split="test",
+            metric_type=metric,
+            metric_value=round(value, 2),
+        )
+        for test, metric, value, _ in measured
+    ]
+    rows = [
+        (f"{test}, {'accuracy' if metric == 'accuracy' else 'Spearman'}", f"{value:.2f}{note}")
+        for test, metric, value, note in measured
+    ]
+    tables = {}
+    if rows:
+        settings = details["settings"]
+        about = (
+            f"Accuracies in percent, correlations x 100, over the {settings['restrict_vocab']} most frequent words "
+            f"({settings['method']})."
+        )
+        tables["words"] = Table(about, rows, details)
+    return CardParts(
+        "word2vec.md.jinja",
+        "feature-extraction",
+        ["word2vec", "word-embeddings", "sentence-transformers"],
+        {"map.png": "Projection plot of the words"},
+        tables,
+        results,
+    )
+
+
+def _tables(notes: CardNotes, **units: str) -> dict[str, Table]:
+    """The figures of all evaluations; `units`: end of a figure's name -> what stands behind its value."""
+    tables = {}
+    for name, details in notes.evaluations.items():
+        rows = []
+        for figure, value in details["figures"].items():
+            unit = next((unit for end, unit in units.items() if figure.endswith(end)), "")
+            rows.append((figure.replace("_", " "), f"{value:.4g}{unit}"))
+        tables[name] = Table(str(details.get("protocol", "")), rows, details)
+    return tables
+
+
+def _sha256(details: dict[str, Any], *roles: str) -> str | None:
+    """The sha256 of the file that an evaluation read in one of these roles; None for a folder or an unknown one."""
+    files = details.get("files", {})
+    return next((files[role]["sha256"] for role in roles if "sha256" in files.get(role, {})), None)
+
+
+FAMILY_CARDS: dict[str, Callable[[CardNotes], CardParts]] = {
+    "hfembed_face_embedder": _face_card,
+    "hfembed_face_detector": _detector_card,
+    "hfembed_conv_autoencoder": _autoencoder_card,
+    "hfembed_face_swap": _swap_card,
+    "hfembed_word2vec": _word_card,
+}

@@ -1,0 +1,58 @@
+"""JSON files about photos: five landmarks of each, or lists of names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hfembed.errors import InputError
+
+MAX_BYTES = 2 << 30
+
+
+def read_landmarks(path: str | Path) -> dict[str, np.ndarray | None]:
+    """Read a JSON file of landmarks, {"Person/Person_0001.jpg": [[x, y] * 5] or null, ...}.
+
+    Returns:
+        file -> (5, 2) float64 in pixels of the photo, or None where no face was found.
+
+    Raises:
+        InputError: The file or one entry cannot be understood, or a number is not finite.
+    """
+    entries = read_json(path, "landmarks")
+    if not isinstance(entries, dict):
+        raise InputError(f'{path}: expected {{"Person/photo.jpg": five [x, y] or null}}')
+    landmarks: dict[str, np.ndarray | None] = {}
+    for file, points in entries.items():
+        if points is None:
+            landmarks[file] = None
+            continue
+        try:
+            found = np.asarray(points, dtype=np.float64)
+        except (ValueError, TypeError, OverflowError):
+            found = np.empty(0)
+        if found.shape != (5, 2) or not np.isfinite(found).all():
+            raise InputError(f'{path}: "{file}" has no five finite [x, y] landmarks')
+        landmarks[file] = found
+    return landmarks
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Read a JSON file from outside.
+
+    Args:
+        path: The file.
+        what: What is expected in it, for the message.
+
+    Raises:
+        InputError: The file is missing, too large, not JSON, or nested too deeply.
+    """
+    try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise InputError(f'"{path}" is larger than {MAX_BYTES:,} bytes: not read as {what}')
+        return json.loads(Path(path).read_bytes())
+    except RecursionError as error:
+        raise InputError(f'"{path}" cannot be read as {what}: nested too deeply') from error
+    except (OSError, ValueError) as error:
+        raise InputError(f'"{path}" cannot be read as {what}: {error}') from error
