@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from hfembed.checkpoint.card import write_card
-from hfembed.checkpoint.card_marker import is_generated
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.files import CARD_FILE, DETECTOR_FOLDER, RESULTS_FILE, TRAINING_FILE
 from hfembed.checkpoint.fingerprint import fingerprint_weights
@@ -22,6 +21,7 @@ from hfembed.checkpoint.push import push_folder
 from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.threads import map_in_threads
+from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
 from hfembed.index.origin import Origin, checksum_tensors
 from hfembed.models.face_detector.image_processing_face_detector import (
