@@ -11,6 +11,7 @@ from hfembed.errors import InputError, input_errors
 from hfembed.faces.face_analyzer import FaceAnalyzer, Verification, compare_embeddings
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.index.origin import Origin
+from hfembed.photos import open_photo
 
 
 class FaceReader:
@@ -61,7 +62,7 @@ class FaceReader:
         """
         if self.analyzer is None:
             with input_errors():
-                pixel_values = self.processor(photos, return_tensors="pt").pixel_values
+                pixel_values = self.processor([open_photo(photo) for photo in photos]).pixel_values
             return self.embedder.embed(pixel_values.to(self.embedder.device)).cpu().numpy()
         found = self.analyzer(photos, "largest")
         for photo in found:

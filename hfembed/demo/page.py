@@ -33,6 +33,7 @@ from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
+from hfembed.photos import open_photo
 
 MAX_UPLOAD = "8mb"
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp"]
@@ -297,7 +298,7 @@ def _morph_tab(model: ConvAutoencoderModel, processor: ConvAutoencoderImageProce
     def between(a: str | None, b: str | None, steps: int) -> list[np.ndarray]:
         _both(a, b)
         with input_errors():
-            start, end = processor([a, b]).pixel_values
+            start, end = processor([open_photo(str(photo)) for photo in (a, b)]).pixel_values
             return list(to_pictures(morph(model, start, end, int(steps))))
 
     with gr.Tab("Morph"):
