@@ -246,7 +246,7 @@ class Checkpoint:
             what: What to call it in that line.
         """
         stamp = note.get("weights")
-        if not isinstance(stamp, str) or not self._has_weights or stamp == self.fingerprint:
+        if not isinstance(stamp, str) or not self.has_weights or stamp == self.fingerprint:
             return True
         _warn_once(f"{self.name}: ignored {what}, which belongs to other weights; measure or train again")
         return False
@@ -274,7 +274,8 @@ class Checkpoint:
         return push_folder(self.folder, repo_id, **options)
 
     @property
-    def _has_weights(self) -> bool:
+    def has_weights(self) -> bool:
+        """Whether there are files of weights."""
         # the notes of published models are kept without their weights in model_cards/
         return (self.folder / WEIGHTS_FILE).is_file() or (self.folder / INDEX_FILE).is_file()
 

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import (
+    APPEARANCE_AUTOENCODER,
     CONV_AUTOENCODER,
     FACE_EMBEDDER,
     FACE_SWAP,
@@ -22,6 +23,7 @@ from hfembed.checkpoint.loading import (
     load_face_swap,
     load_word2vec,
 )
+from hfembed.checkpoint.validation import parse_config
 from hfembed.demo.faces import FaceReader
 from hfembed.demo.server import KEPT_SECONDS, HostCheck, ended_by_signals, upload_folder
 from hfembed.errors import InputError, input_errors
@@ -62,7 +64,8 @@ def build_page(models: Sequence[str | Checkpoint], gallery: str | None = None, d
     """
     by_kind: dict[str, Checkpoint] = {}
     for checkpoint in map(Checkpoint.resolve, models):
-        kind = str(checkpoint.config.get("model_type"))
+        kind = parse_config(checkpoint.config, checkpoint.name).model_type
+        kind = CONV_AUTOENCODER if kind == APPEARANCE_AUTOENCODER else kind  # both have latents to morph
         if kind not in (FACE_EMBEDDER, WORD2VEC, CONV_AUTOENCODER, FACE_SWAP):
             raise InputError(f"{checkpoint.name}: the page has nothing for model_type {kind!r}")
         if kind in by_kind:
