@@ -67,7 +67,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"  {name.replace('_', ' '):62}{value:.1f}")
     metrics = {f"lee_{name}": value for name, value in figures.items()}
-    write_results(folder, "lee", metrics, {"articles": len(rated), **provenance({})})
+    write_results(folder, "lee", metrics, {"articles": len(rated), **provenance({})}, model)
 
     near = [name for word in WORDS for name, _ in model.most_similar(word, top_k=5)]
     draw_words(model, [*WORDS, *near], folder / "map.png")

@@ -2,29 +2,11 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
-
-# runs where hfembed cannot be imported, as on the machine of somebody who only has transformers
-LOAD_AS_REMOTE_CODE = """
-import json, sys
-sys.modules["hfembed"] = None
-import torch, transformers
-folder, auto_class, inputs, outputs = sys.argv[1:]
-model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True).eval()
-for tensor in (*model.parameters(), *model.buffers()):
-    tensor.data = tensor.data.clone()
-assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
-with torch.no_grad():
-    result = model(**torch.load(inputs, weights_only=True))
-torch.save({name: value for name, value in result.items() if torch.is_tensor(value)}, outputs)
-"""
 
 
 class ModelContract:
@@ -128,37 +110,6 @@ class ModelContract:
             assert type(auto_class.from_pretrained(tmp_path / expected.__name__)) is expected
             assert type(auto_class.from_config(self.config())) is expected
             assert type(AutoConfig.from_pretrained(tmp_path / expected.__name__)) is type(model.config)
-
-    @pytest.mark.slow
-    def test_travels_as_remote_code(self, tmp_path, monkeypatch):
-        for auto_class, model_class in self.auto_classes.items():
-            model = self.model(model_class)
-            # registering marks the class for good; the other tests want it as it was
-            for registered in (type(model.config), model_class):
-                monkeypatch.setattr(registered, "_auto_class", registered._auto_class)
-            type(model.config).register_for_auto_class()
-            model_class.register_for_auto_class(auto_class.__name__)
-            folder = tmp_path / model_class.__name__
-            model.save_pretrained(folder)
-            inputs = self.inputs(model.config)
-            torch.save(inputs, tmp_path / "inputs.pt")
-            environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-            environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-            (tmp_path / "load.py").write_text(LOAD_AS_REMOTE_CODE)
-            done = subprocess.run(
-                [
-                    *(sys.executable, "load.py", str(folder), auto_class.__name__),
-                    *(str(tmp_path / "inputs.pt"), str(tmp_path / "outputs.pt")),
-                ],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            assert done.returncode == 0, done.stderr
-            outputs = torch.load(tmp_path / "outputs.pt", weights_only=True)
-            self.assert_same_outputs(self.outputs(model, **inputs), outputs)
 
     def test_bfloat16(self, tmp_path):
         for model_class in self.model_classes:

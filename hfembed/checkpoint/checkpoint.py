@@ -107,6 +107,12 @@ class Checkpoint:
         said = f"{repo_id}@{revision}" if revision else str(name)
         return cls(said, _inside(snapshot, subfolder, repo_id), snapshot.name)
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
     @property
     def is_local(self) -> bool:
         """Whether the checkpoint is a folder of the user's own, which may be written to."""
@@ -246,7 +252,7 @@ class Checkpoint:
             what: What to call it in that line.
         """
         stamp = note.get("weights")
-        if not isinstance(stamp, str) or not self._has_weights or stamp == self.fingerprint:
+        if not isinstance(stamp, str) or not self.has_weights or stamp == self.fingerprint:
             return True
         _warn_once(f"{self.name}: ignored {what}, which belongs to other weights; measure or train again")
         return False
@@ -274,7 +280,8 @@ class Checkpoint:
         return push_folder(self.folder, repo_id, **options)
 
     @property
-    def _has_weights(self) -> bool:
+    def has_weights(self) -> bool:
+        """Whether there are files of weights."""
         # the notes of published models are kept without their weights in model_cards/
         return (self.folder / WEIGHTS_FILE).is_file() or (self.folder / INDEX_FILE).is_file()
 

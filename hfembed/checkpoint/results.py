@@ -9,10 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hfembed import __version__
+from transformers import PreTrainedModel
+
 from hfembed.checkpoint.checkpoint import Checkpoint, without_evaluation
 from hfembed.checkpoint.files import RESULTS_FILE
 from hfembed.checkpoint.json_notes import write_json
+from hfembed.version import __version__
 
 
 def write_results(
@@ -20,7 +22,7 @@ def write_results(
     name: str,
     metrics: dict[str, float],
     details: dict[str, Any],
-    checkpoint: str | Path | Checkpoint | None = None,
+    measured: str | Path | Checkpoint | PreTrainedModel | None = None,
 ) -> Path:
     """Put one evaluation into the folder's results.json, whole or not at all.
 
@@ -32,7 +34,7 @@ def write_results(
         name: The evaluation, such as "lfw_view2".
         metrics: Figure -> value. Keys start with `name`, or `details` lists them all under "figures".
         details: How they came about.
-        checkpoint: What was measured.
+        measured: The checkpoint that was measured, or a model that was loaded from one.
 
     Returns:
         The path of the file.
@@ -42,6 +44,7 @@ def write_results(
         OSError: The file cannot be written; an earlier one is left as it was.
     """
     folder = Path(folder)
+    checkpoint = measured.__dict__.get("checkpoint") if isinstance(measured, PreTrainedModel) else measured
     if checkpoint is not None:
         details = {**details, "weights": Checkpoint.resolve(checkpoint).fingerprint}
     write_json(folder / RESULTS_FILE, {**without_evaluation(read_results(folder), name), **metrics, name: details})

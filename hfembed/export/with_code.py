@@ -1,8 +1,9 @@
 """A checkpoint that brings its code: it loads where hfembed is not installed, by `trust_remote_code=True`."""
 
 import json
-import shutil
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
 )
+from transformers.dynamic_module_utils import get_relative_imports
 
 import hfembed.auto  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.contents import copy_model, with_siblings
+from hfembed.checkpoint.contents import copy_model
 from hfembed.checkpoint.files import DETECTOR_FOLDER, PROCESSOR_FILE
 from hfembed.checkpoint.validation import check_weights, read_config
 from hfembed.hub.card_marker import mark, unmarked
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
+# a module that several families share, directly in hfembed/models
+_SHARED_MODULE = re.compile(r"^from (hfembed\.models\.\w+) import", re.MULTILINE)
+_SHARED_IMPORT = re.compile(r"^(\s*)from hfembed\.models\.(?=\w+ import)", re.MULTILINE)
 _HEADING = "## Without hfembed"
 _HOW_TO_LOAD = """
 This folder brings its code. Look it through, then:
@@ -83,9 +88,10 @@ def _add_code(model: Path, code: Path, name: str) -> list[str]:
         processor = {"AutoImageProcessor": type(AutoImageProcessor.from_pretrained(model))}
         _add_auto_map(model / PROCESSOR_FILE, processor)
         classes |= processor
-    for found in classes.values():
-        for file in with_siblings(Path(str(sys.modules[found.__module__].__file__))):
-            shutil.copyfile(file, code / file.name)
+    for file in _code_files(classes.values()):
+        # all lie in one folder there: what families share becomes a sibling
+        text = _SHARED_IMPORT.sub(r"\1from .", file.read_text(encoding="utf-8"))
+        (code / file.name).write_text(text, encoding="utf-8")
     return list(classes)
 
 
@@ -95,3 +101,18 @@ def _add_auto_map(file: Path, classes: dict[str, type]) -> None:
         name: f"{found.__module__.rpartition('.')[2]}.{found.__name__}" for name, found in classes.items()
     }
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _code_files(classes: Iterable[type]) -> set[Path]:
+    """The files that define the classes, and those of hfembed.models that these import."""
+    found: set[Path] = set()
+    left = [Path(str(sys.modules[item.__module__].__file__)) for item in classes]
+    while left:
+        file = left.pop()
+        if file in found:
+            continue
+        found.add(file)
+        left += [file.parent / f"{sibling}.py" for sibling in get_relative_imports(file)]
+        shared = _SHARED_MODULE.findall(file.read_text(encoding="utf-8"))
+        left += [Path(str(sys.modules[name].__file__)) for name in shared]
+    return found

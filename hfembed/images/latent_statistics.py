@@ -5,17 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.mixture import GaussianMixture
 from transformers import PreTrainedModel
 
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.checkpoint import Checkpoint
+from hfembed.checkpoint.files import STATISTICS_FILE
 from hfembed.errors import InputError
 
-STATISTICS_FILE = "latent_statistics.safetensors"
 _MOST_DIRECTIONS = 256  # principal directions the mixture lives in; the covariances grow with the square
 _PROBED_IMAGES = 16  # latents around which the decoder's sensitivity is measured
 
@@ -149,25 +148,28 @@ class LatentStatistics:
         """The mean latent, (C, h, w) float32."""
         return self._shaped(self.mean[None])[0]
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the statistics beside a checkpoint.
-
-        Args:
-            folder: The checkpoint's.
+    def save(self, checkpoint: str | Path | Checkpoint) -> Path:
+        """Write the statistics beside a checkpoint, with the fingerprint of its weights.
 
         Returns:
             The file.
 
         Raises:
-            OSError: It cannot be written; an earlier one is left as it was.
+            InputError: The checkpoint is on the Hub.
+            OSError: The file cannot be written; an earlier one is left as it was.
         """
-        path = Path(folder) / STATISTICS_FILE
+        checkpoint = Checkpoint.resolve(checkpoint)
+        checkpoint.check_writable()
+        path = checkpoint.folder / STATISTICS_FILE
+        tensors = {item.name: np.ascontiguousarray(getattr(self, item.name)) for item in fields(self)}
         with atomic_write(path) as temporary:
-            save_file({item.name: np.ascontiguousarray(getattr(self, item.name)) for item in fields(self)}, temporary)
+            save_file(
+                tensors, temporary, metadata={"weights": checkpoint.fingerprint} if checkpoint.has_weights else None
+            )
         return path
 
     @classmethod
-    def load(cls, checkpoint: str | Path) -> "LatentStatistics":
+    def load(cls, checkpoint: str | Path | Checkpoint) -> "LatentStatistics":
         """Read the statistics beside a checkpoint.
 
         Args:
@@ -177,11 +179,15 @@ class LatentStatistics:
             The statistics.
 
         Raises:
-            InputError: There are none, or the file is damaged.
+            InputError: There are none, those of other weights, or the file is damaged.
         """
-        path = Path(checkpoint) / STATISTICS_FILE
-        if not path.is_file():
-            path = _from_hub(str(checkpoint))
+        checkpoint = Checkpoint.resolve(checkpoint)
+        path = checkpoint.latent_statistics
+        if path is None:
+            raise InputError(
+                f"{checkpoint.name} has no {STATISTICS_FILE} of its weights: measure its latents first, "
+                f"hfembed fit-latents {checkpoint.name} --images ..."
+            )
         try:
             tensors = load_file(path)
             return cls(**{item.name: tensors[item.name] for item in fields(cls)})
@@ -206,7 +212,7 @@ def sample_prior(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Ten
     Raises:
         InputError: The model is not variational: its latents have no prior.
     """
-    if not model.config.variational:
+    if not getattr(model.config, "variational", False):
         raise InputError("this autoencoder is not variational: sample from a mixture fitted to its latents instead")
     return torch.randn(count, *model.config.latent_shape, generator=torch.Generator().manual_seed(seed))
 
@@ -286,16 +292,3 @@ def _sensitivity(model: PreTrainedModel, latents: torch.Tensor, std: np.ndarray)
         difference = decode_latents(model, probed + step) - decode_latents(model, probed - step)
         result[number] = float(difference.square().mean().sqrt()) / std[number]
     return result
-
-
-def _from_hub(checkpoint: str) -> Path:
-    missing = InputError(
-        f"{checkpoint} has no {STATISTICS_FILE}: measure its latents first, "
-        f"hfembed fit-latents {checkpoint} --images ..."
-    )
-    if Path(checkpoint).exists():
-        raise missing
-    try:
-        return Path(hf_hub_download(checkpoint, STATISTICS_FILE))
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
-        raise missing from error

@@ -105,7 +105,7 @@ def report_swap(
     draw_swap_grid(model, [tested.pixels[row[:shown]] for row in rows], output / "swaps.png")
     if "pose_points" in details:
         plot_pose_distance(details["pose_points"], output / "pose_distance.png")
-    write_results(output, evaluation.name, figures, details)
+    write_results(output, evaluation.name, figures, details, model)
     return figures
 
 

@@ -150,7 +150,7 @@ def report_rates(
         for point in points
         for name in ("file_bytes", "data_bytes", "psnr", "ssim")
     }
-    write_results(output, "compression", metrics, {"images": len(images)} | provenance(files))
+    write_results(output, "compression", metrics, {"images": len(images)} | provenance(files), codec.model)
     return points
 
 

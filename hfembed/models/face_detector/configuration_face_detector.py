@@ -1,11 +1,12 @@
 """What a face detector looks for, in one config.json."""
 
-import difflib
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from hfembed.models.config_fields import check_fields
 
 
 @strict
@@ -20,7 +21,7 @@ class FaceDetectorConfig(PreTrainedConfig):
             `detect` shrinks photos whose longer side has more pixels to this before it searches them. `None` searches
             every photo at full size.
         pyramid_factor (`float`, *optional*, defaults to 0.709):
-            Each level of the pyramid is so much smaller than the one before, in (0, 1).
+            Each level of the pyramid is so much smaller than the one before, in (0, 0.95].
         score_thresholds (`list[float]`, *optional*, defaults to `[0.6, 0.7, 0.7]`):
             Scores from which on the proposal, the refinement and the landmark network keep a window, in [0, 1].
         nms_thresholds (`list[float]`, *optional*, defaults to `[0.5, 0.7, 0.7, 0.7]`):
@@ -46,15 +47,7 @@ class FaceDetectorConfig(PreTrainedConfig):
     nms_thresholds: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.7, 0.7])
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # a misspelt field would be kept and mean nothing; a config.json may have fields of a later transformers
-        from_file = self.transformers_version is not None
-        own = {member.name for member in fields(self)} - {member.name for member in fields(PreTrainedConfig)}
-        for name in kwargs:
-            if name.startswith("_") or name in dir(PreTrainedConfig) or name in ("model_type", "auto_map"):
-                continue
-            near = difflib.get_close_matches(name, sorted(own), n=1, cutoff=0.8 if from_file else 0.0)
-            if near:
-                raise ValueError(f"FaceDetectorConfig has no field '{name}'; did you mean '{near[0]}'?")
+        check_fields(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_sizes(self) -> None:
@@ -63,8 +56,9 @@ class FaceDetectorConfig(PreTrainedConfig):
             raise ValueError(f"min_face_size is at least 12 pixels, got {self.min_face_size}")
         if self.max_image_size is not None and self.max_image_size < 12:
             raise ValueError(f"max_image_size is at least 12 pixels, or None, got {self.max_image_size}")
-        if not 0 < self.pyramid_factor < 1:
-            raise ValueError(f"pyramid_factor must lie in (0, 1), got {self.pyramid_factor}")
+        # nearer to 1 the pyramid has hundreds of levels
+        if not 0 < self.pyramid_factor <= 0.95:
+            raise ValueError(f"pyramid_factor must lie in (0, 0.95], got {self.pyramid_factor}")
 
     def validate_thresholds(self) -> None:
         """Refuse thresholds of a wrong number or outside [0, 1]."""

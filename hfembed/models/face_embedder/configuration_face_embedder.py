@@ -1,12 +1,14 @@
 """Everything a face embedder is built from and used with, in one config.json."""
 
-import difflib
 import math
-from dataclasses import field, fields
+import re
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from hfembed.models.config_fields import check_fields, check_sizes
 
 # trunk -> (what its trunk_arguments may hold, the poolings it allows; the first is its customary one)
 _TRUNKS = {
@@ -23,17 +25,72 @@ _TRUNKS = {
 }
 _TIMM_POOLINGS = ("average",)
 
-# keys that transformers and the Hub write into a config.json, or pass to a config, besides its declared fields
-_FOREIGN_KEYS = {
-    "auto_map",
-    "attn_implementation",
-    "custom_pipelines",
-    "experts_implementation",
-    "model_type",
-    "per_layer_config",
-    "quantization_config",
-    "tie_word_embeddings",
+# arguments of timm.create_model that shape a network, and only those: it also takes paths, URLs and weights to fetch
+_TIMM_ARGUMENTS = {
+    *("act_layer", "attn_drop_rate", "attn_layer", "avg_down", "base_width", "cardinality", "channels", "class_token"),
+    *("depth", "depths", "dims", "drop_block_rate", "drop_path_rate", "drop_rate", "dynamic_img_pad"),
+    *("dynamic_img_size", "embed_dim", "embed_dims", "embed_layer", "final_norm", "fc_norm", "global_pool"),
+    *("head_hidden_size", "img_size", "init_values", "kernel_sizes", "layers", "ls_init_value", "mlp_layer"),
+    *("mlp_ratio", "mlp_ratios", "no_embed_class", "norm_layer", "num_heads", "output_stride", "patch_drop_rate"),
+    *("patch_size", "pos_drop_rate", "pos_embed", "pre_norm", "proj_drop_rate", "qk_norm", "qkv_bias", "reg_tokens"),
+    *("replace_stem_pool", "scale_attn_norm", "scale_mlp_norm", "stem_type", "stem_width", "use_ols", "weight_init"),
+    *("window_size", "zero_init_last"),
 }
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_.-]+)?")
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9_]{0,64}")
+
+_MAX_SIDE = 4096
+_MAX_WIDTH = 16_384
+_MAX_BLOCKS = 500
+MAX_PARAMETERS = 4_000_000_000
+
+
+def check_trunk_arguments(trunk: str, arguments: dict[str, Any]) -> None:
+    """Refuse arguments that the trunk does not take, that are no architecture, or that no machine can hold.
+
+    Args:
+        trunk: As of `FaceEmbedderConfig`.
+        arguments: Its `trunk_arguments`.
+
+    Raises:
+        ValueError: Names the argument.
+    """
+    if trunk.startswith("timm/"):
+        if not _TIMM_NAME.fullmatch(trunk.removeprefix("timm/")):
+            raise ValueError(f"trunk {trunk!r} is not timm/<architecture>, e.g. timm/resnet18")
+        known = _TIMM_ARGUMENTS
+    elif trunk in _TRUNKS:
+        known = _TRUNKS[trunk][0]
+    else:
+        raise ValueError(f"unknown trunk {trunk!r}; known: {', '.join(_TRUNKS)}, timm/<architecture>")
+    for name, value in arguments.items():
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise ValueError(f"trunk_arguments: '{name}' is not allowed for trunk '{trunk}'; allowed: {listed}")
+        _check_trunk_argument(name, value)
+    depths, widths = arguments.get("depths", []), arguments.get("widths", [])
+    if trunk == "iresnet" and isinstance(depths, list | tuple) and isinstance(widths, list | tuple):
+        weights = sum(18 * depth * width**2 for depth, width in zip(depths, widths, strict=False))
+        if weights > MAX_PARAMETERS:
+            raise ValueError(f"trunk_arguments: depths {depths} and widths {widths} make {weights:,} weights")
+
+
+def _check_trunk_argument(name: str, value: Any) -> None:
+    """Refuse a value that is not a size, a rate, a switch, a plain name, or a list of those."""
+    values = value if isinstance(value, list | tuple) else [value]
+    values = [inner for item in values for inner in (item if isinstance(item, list | tuple) else [item])]
+    for item in values:
+        is_number = isinstance(item, int | float) and 0 <= item <= _MAX_WIDTH
+        is_text = isinstance(item, str) and _PLAIN_TEXT.fullmatch(item)
+        if item is not None and not is_number and not is_text:
+            raise ValueError(
+                f"trunk_arguments: '{name}' must be a number from 0 to {_MAX_WIDTH:,}, a plain name, or a list of "
+                f"these, got {value!r}"
+            )
+    if len(values) > _MAX_BLOCKS or (
+        name in ("depth", "depths", "layers") and sum(item for item in values if isinstance(item, int)) > _MAX_BLOCKS
+    ):
+        raise ValueError(f"trunk_arguments: '{name}' asks for more than {_MAX_BLOCKS} blocks")
 
 
 @strict
@@ -47,8 +104,9 @@ class FaceEmbedderConfig(PreTrainedConfig):
         trunk_arguments (`dict`, *optional*, defaults to `{}`):
             More about the trunk. iresnet: `use_se`, `stochastic_depth` (rate at the last block); only `"iresnet"`:
             `depths` and `widths` (lists, an entry a stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
-            and `stem_activation` (`"prelu"`, `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: what
-            `timm.create_model` takes.
+            and `stem_activation` (`"prelu"`, `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: those
+            arguments of `timm.create_model` that shape the network, such as `img_size` and `patch_size`; never
+            weights, paths or URLs.
         image_size (`list[int]`, *optional*, defaults to `[112, 112]`):
             Height and width of the input in pixels.
         num_channels (`int`, *optional*, defaults to 3):
@@ -122,16 +180,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
     thresholds: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # every config.json names the transformers that wrote it, a config built in code does not
-        from_file = self.transformers_version is not None
-        names = {member.name for member in fields(self)}
-        names = names - {member.name for member in fields(PreTrainedConfig)} if from_file else names | {"num_labels"}
-        for name in kwargs:
-            if name.startswith("_") or name in _FOREIGN_KEYS or name in dir(PreTrainedConfig):
-                continue
-            nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8 if from_file else 0.0)
-            if nearest:
-                raise ValueError(f"FaceEmbedderConfig has no field '{name}'; did you mean '{nearest[0]}'?")
+        check_fields(self, kwargs)
         self.image_size = list(self.image_size)
         if self.pooling is None and (self.trunk in _TRUNKS or self.trunk.startswith("timm/")):
             self.pooling = self._allowed_poolings()[0]
@@ -142,28 +191,18 @@ class FaceEmbedderConfig(PreTrainedConfig):
 
     def validate_trunk(self) -> None:
         """Refuse an unknown trunk, arguments it does not take, and a pooling it does not allow."""
-        if self.trunk.startswith("timm/"):
-            if self.trunk == "timm/":
-                raise ValueError("trunk 'timm/' lacks the architecture: write timm/<architecture>, e.g. timm/resnet18")
-        else:
-            if self.trunk not in _TRUNKS:
-                raise ValueError(f"unknown trunk '{self.trunk}'; known: {', '.join(_TRUNKS)}, timm/<architecture>")
-            unknown = sorted(set(self.trunk_arguments) - _TRUNKS[self.trunk][0])
-            if unknown:
-                known = ", ".join(sorted(_TRUNKS[self.trunk][0])) or "none"
-                raise ValueError(f"trunk '{self.trunk}' takes no argument '{unknown[0]}'; known: {known}")
+        check_trunk_arguments(self.trunk, self.trunk_arguments)
         if self.pooling not in self._allowed_poolings():
             allowed = ", ".join(self._allowed_poolings())
             raise ValueError(f"trunk '{self.trunk}' has no pooling '{self.pooling}'; possible: {allowed}")
 
     def validate_shapes(self) -> None:
         """Refuse sizes that no network can have."""
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
+        if len(self.image_size) != 2:
             raise ValueError(f"image_size must be [height, width] in pixels, got {self.image_size}")
         if self.num_channels not in (1, 3):
-            raise ValueError(f"num_channels must be 3 (colour) or 1 (grey), got {self.num_channels}")
-        if self.embedding_size < 1:
-            raise ValueError(f"embedding_size must be positive, got {self.embedding_size}")
+            raise ValueError(f"num_channels must be 3 (color) or 1 (gray), got {self.num_channels}")
+        check_sizes(self, {"image_size": _MAX_SIDE, "embedding_size": _MAX_WIDTH})
 
     def validate_ranges(self) -> None:
         """Refuse rates, scales and margins outside their range."""
@@ -214,4 +253,4 @@ class FaceEmbedderConfig(PreTrainedConfig):
             raise ValueError(f"a higher cosine must mean a higher probability; slope is {calibration['slope']}")
 
 
-__all__ = ["FaceEmbedderConfig"]
+__all__ = ["MAX_PARAMETERS", "FaceEmbedderConfig", "check_trunk_arguments"]

@@ -158,15 +158,10 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: timm has no such architecture, or the config is wrong.
         """
-        from .timm_trunk import pretrained_state_dict
+        from .timm_trunk import load_pretrained_trunk
 
         model = cls(FaceEmbedderConfig(trunk=f"timm/{architecture}", **fields))
-        config = model.config
-        model.base_model.trunk.backbone.load_state_dict(
-            pretrained_state_dict(
-                architecture, config.num_channels, config.image_size, config.trunk_arguments, weights
-            )
-        )
+        load_pretrained_trunk(model, weights)
         return model
 
     def freeze_trunk(self, unfreeze_last: int = 0) -> None:

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+
+from .configuration_face_embedder import MAX_PARAMETERS, check_trunk_arguments
 
 # where this file travels as remote code, what is imported in a `try` is asked for only when a timm trunk is built
 try:
@@ -19,23 +22,29 @@ class TimmTrunk(nn.Module):
 
     Args:
         architecture: Name in timm, without pretrained weights.
-        num_channels: Colour channels of the input.
+        num_channels: Color channels of the input.
         image_size: Height and width; handed to the networks that are built for one size (transformers).
-        arguments: More for `timm.create_model`.
+        arguments: Those of `timm.create_model` that a config may choose.
 
     Raises:
-        ValueError: timm has no such architecture.
+        ValueError: timm has no such architecture, it does not take such arguments, or it would be too large.
     """
 
     def __init__(
         self, architecture: str, num_channels: int, image_size: list[int], arguments: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
-        self.backbone = timm.create_model(
-            architecture, **timm_arguments(architecture, num_channels, image_size, arguments)
-        )
+        arguments = arguments or {}
+        created = _timm_arguments(architecture, num_channels, image_size, arguments)
+        if arguments:
+            # before anything is allocated
+            with torch.device("meta"):
+                weights = sum(weight.numel() for weight in timm.create_model(architecture, **created).parameters())
+            if weights > MAX_PARAMETERS:
+                raise ValueError(f"trunk_arguments {arguments} make '{architecture}' a network of {weights:,} weights")
+        self.backbone = timm.create_model(architecture, **created)
         self.feature_size = self.backbone.head_hidden_size
-        # transformers initialises what lacks this mark: timm's own initialisation is to stay. On the meta device
+        # transformers initializes what lacks this mark: timm's own initialization is to stay. On the meta device
         # (from_pretrained) there is nothing to keep, and weights missing from the checkpoint must get values
         for tensor in (*self.backbone.parameters(), *self.backbone.buffers()):
             if not tensor.is_meta:
@@ -63,27 +72,24 @@ class TimmTrunk(nn.Module):
         return self.backbone.forward_head(hidden, pre_logits=True)
 
 
-def timm_arguments(
-    architecture: str, num_channels: int, image_size: list[int], arguments: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The arguments of `timm.create_model` for this trunk.
+def load_pretrained_trunk(model: PreTrainedModel, weights: str | None = None) -> None:
+    """Give a face embedder's trunk timm's pretrained weights: for training, where a recipe or a person asks for it.
 
     Args:
-        architecture: Name in timm.
-        num_channels: Colour channels of the input.
-        image_size: Height and width in pixels.
-        arguments: More for `timm.create_model`; these win.
+        model: A face embedder with a trunk "timm/...", with or without a head. Changed in place.
+        weights: File to take the weights from instead of the Hub (safetensors, or a state dict of torch).
 
     Raises:
-        ValueError: timm has no such architecture.
+        ValueError: The trunk is none of timm, or timm has no pretrained weights for it.
     """
-    if not timm.is_model(architecture):
-        nearest = difflib.get_close_matches(architecture.split(".")[0], timm.list_models(), n=1, cutoff=0.0)
-        raise ValueError(f"timm has no architecture '{architecture}'; did you mean '{nearest[0]}'?")
-    created: dict[str, Any] = {"num_classes": 0, "in_chans": num_channels}
-    if timm.get_pretrained_cfg(architecture).fixed_input_size:
-        created["img_size"] = tuple(image_size)
-    return created | (arguments or {})
+    config = model.config
+    if not config.trunk.startswith("timm/"):
+        raise ValueError(f"trunk '{config.trunk}' has no pretrained weights; choose timm/<architecture>")
+    architecture = config.trunk.removeprefix("timm/")
+    pretrained = pretrained_state_dict(
+        architecture, config.num_channels, config.image_size, config.trunk_arguments, weights
+    )
+    model.base_model.trunk.backbone.load_state_dict(pretrained)
 
 
 def pretrained_state_dict(
@@ -93,18 +99,27 @@ def pretrained_state_dict(
     arguments: dict[str, Any] | None = None,
     weights: str | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Timm's pretrained weights for this trunk, for `TimmTrunk.backbone`.
-
-    Args:
-        architecture: Name in timm, with a tag where one of several weights is meant.
-        num_channels: Colour channels of the input.
-        image_size: Height and width in pixels.
-        arguments: More for `timm.create_model`.
-        weights: File to take the weights from instead of the Hub (safetensors, or a state dict of torch).
+    """Timm's pretrained weights for the network of a trunk, from the Hub or from the file `weights`.
 
     Raises:
-        ValueError: timm has no such architecture.
+        ValueError: Timm has no such architecture, or no pretrained weights for it.
     """
-    created = timm_arguments(architecture, num_channels, image_size, arguments)
+    created = _timm_arguments(architecture, num_channels, image_size, arguments or {})
+    if weights is None and not timm.is_model_pretrained(architecture):
+        raise ValueError(f"timm has no pretrained weights for '{architecture}'")
     source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
     return timm.create_model(architecture, pretrained=True, **source, **created).state_dict()
+
+
+def _timm_arguments(
+    architecture: str, num_channels: int, image_size: list[int], arguments: dict[str, Any]
+) -> dict[str, Any]:
+    if not timm.is_model(architecture):
+        nearest = difflib.get_close_matches(architecture.split(".")[0], timm.list_models(), n=1, cutoff=0.0)
+        raise ValueError(f"timm has no architecture '{architecture}'; did you mean '{nearest[0]}'?")
+    # a config that was changed after it was made
+    check_trunk_arguments(f"timm/{architecture}", arguments)
+    created: dict[str, Any] = {"num_classes": 0, "in_chans": num_channels}
+    if timm.get_pretrained_cfg(architecture).fixed_input_size:
+        created["img_size"] = tuple(image_size)
+    return created | arguments

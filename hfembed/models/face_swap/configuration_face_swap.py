@@ -1,23 +1,17 @@
 """What a face swap model is built from, and whose faces it can draw."""
 
-import difflib
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-# keys that transformers and the Hub write into a config.json, or pass to a config, besides its declared fields
-_FOREIGN_KEYS = {
-    "auto_map",
-    "attn_implementation",
-    "custom_pipelines",
-    "experts_implementation",
-    "model_type",
-    "per_layer_config",
-    "quantization_config",
-    "tie_word_embeddings",
-}
+from hfembed.models.config_fields import check_fields, check_sizes
+
+_MAX_PEOPLE = 10_000
+_MAX_STAGES = 12
+_MAX_RESIDUAL_BLOCKS = 64
+_MAX_DENSE_WEIGHTS = 2**31
 
 
 @strict
@@ -31,7 +25,7 @@ class FaceSwapConfig(PreTrainedConfig):
         image_size (`int`, *optional*, defaults to 64):
             Side of the square input and output in pixels; a multiple of 2 to the number of `encoder_widths`.
         num_channels (`int`, *optional*, defaults to 3):
-            Colour channels: 3, or 1 for grey.
+            Color channels: 3, or 1 for gray.
         encoder_widths (`list[int]`, *optional*, defaults to `[32, 64, 128, 256]`):
             Channels after each stage of the encoder; each halves height and width.
         bottleneck (`str`, *optional*, defaults to `"dense"`):
@@ -76,16 +70,7 @@ class FaceSwapConfig(PreTrainedConfig):
     mask_weight: float | int = 0.2
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # every config.json names the transformers that wrote it, a config built in code does not
-        from_file = self.transformers_version is not None
-        names = {member.name for member in fields(self)}
-        names = names - {member.name for member in fields(PreTrainedConfig)} if from_file else names
-        for name in kwargs:
-            if name.startswith("_") or name in _FOREIGN_KEYS or name in dir(PreTrainedConfig):
-                continue
-            nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8 if from_file else 0.0)
-            if nearest:
-                raise ValueError(f"FaceSwapConfig has no field '{name}'; did you mean '{nearest[0]}'?")
+        check_fields(self, kwargs)
         for name in ("people", "encoder_widths", "decoder_widths"):
             setattr(self, name, list(getattr(self, name)))
         super().__post_init__(**kwargs)
@@ -96,20 +81,22 @@ class FaceSwapConfig(PreTrainedConfig):
         return self.image_size // 2 ** len(self.encoder_widths)
 
     def validate_people(self) -> None:
-        """Refuse nobody, and two decoders of one name."""
-        if not self.people or not all(self.people):
-            raise ValueError(f"people must be names, one a decoder, got {self.people}")
-        twice = sorted({name for name in self.people if self.people.count(name) > 1})
-        if twice:
-            raise ValueError(f"people must have different names, '{twice[0]}' stands there twice")
+        """Reject an empty list, and two decoders of one name."""
+        if not self.people or not all(self.people) or len(self.people) > _MAX_PEOPLE:
+            raise ValueError(f"people must be 1 to {_MAX_PEOPLE:,} names, one per decoder, got {self.people[:10]}")
+        if len(set(self.people)) < len(self.people):
+            duplicate = next(name for name in self.people if self.people.count(name) > 1)
+            raise ValueError(f"people must have different names; duplicate name '{duplicate}'")
 
     def validate_shapes(self) -> None:
         """Refuse sizes that no network can have."""
         if self.num_channels not in (1, 3):
-            raise ValueError(f"num_channels must be 3 (colour) or 1 (grey), got {self.num_channels}")
+            raise ValueError(f"num_channels must be 3 (color) or 1 (gray), got {self.num_channels}")
         for name in ("encoder_widths", "decoder_widths"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be channels, a number a stage, got {getattr(self, name)}")
+            if not 1 <= len(getattr(self, name)) <= _MAX_STAGES:
+                raise ValueError(f"{name} must be channels of 1 to {_MAX_STAGES} stages, got {getattr(self, name)}")
+        widths = {"encoder_widths": 16_384, "decoder_widths": 16_384}
+        check_sizes(self, widths | {"image_size": 4096, "latent_size": 65_536})
         if len(self.encoder_widths) != len(self.decoder_widths):
             raise ValueError(
                 f"decoder_widths must be as many as encoder_widths: {len(self.decoder_widths)} stages cannot undo "
@@ -123,10 +110,11 @@ class FaceSwapConfig(PreTrainedConfig):
             )
         if self.image_size < 11 and self.dssim_weight:
             raise ValueError(f"image_size must be at least 11, SSIM's window, got {self.image_size}")
-        if self.latent_size < 1:
-            raise ValueError(f"latent_size must be positive, got {self.latent_size}")
-        if self.residual_blocks < 0:
-            raise ValueError(f"residual_blocks must not be negative, got {self.residual_blocks}")
+        weights = self.encoder_widths[-1] * self.map_size**2 * self.latent_size
+        if self.bottleneck == "dense" and weights > _MAX_DENSE_WEIGHTS:
+            raise ValueError(f"latent_size {self.latent_size} makes a dense layer of {weights:,} weights")
+        if not 0 <= self.residual_blocks <= _MAX_RESIDUAL_BLOCKS:
+            raise ValueError(f"residual_blocks must lie in [0, {_MAX_RESIDUAL_BLOCKS}], got {self.residual_blocks}")
 
     def validate_weights(self) -> None:
         """Refuse weights of the loss outside their range."""

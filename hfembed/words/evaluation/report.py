@@ -29,7 +29,7 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
     """
     figures, details = tests.details(model.vocabulary.words, model.embeddings.weight.detach())
     details |= {"vocab_size": len(model.vocabulary), "embedding_size": model.config.embedding_size}
-    write_results(folder, "words", figures, {**details, **provenance(tests.files)})
+    write_results(folder, "words", figures, {**details, **provenance(tests.files)}, model)
     lines = []
     for name, sections in details["analogies"].items():
         total = sections["total"]
