@@ -352,7 +352,7 @@ class _Training:
                     num_rows = len(self.rows[0]) if whole else self.synchronizer.num_rows(round_number)
                     self.synchronizer.synchronize(end - begin, self._rate(begin), num_rows)
                     if whole:
-                        self.synchronizer.settle()
+                        self.synchronizer.finish()
                 self.seconds += time.perf_counter() - begun
                 self.cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss
