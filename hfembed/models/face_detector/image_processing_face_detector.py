@@ -41,10 +41,10 @@ class FaceDetectorImageProcessorKwargs(TypedDict, total=False):
 class FaceDetectorImageProcessor(BaseImageProcessor):
     """Decodes photos, each at its own size: the detector makes its own copies of them.
 
-    A photo is a PIL image, a uint8 array (height, width[, channels]), a uint8 tensor (channels, height, width), or an
-    encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image. EXIF orientation is
-    applied. Gray, palette, CMYK and 16-bit photos are converted, transparent parts become black, of an animation the
-    first picture is taken.
+    A photo is a PIL image, a uint8, uint16 or float array (height, width[, channels]), a tensor (channels, height,
+    width), or an encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image. EXIF
+    orientation is applied. Gray, palette, CMYK, 16-bit and float photos are converted, transparent parts become
+    black, of an animation the first picture is taken.
 
     Args:
         max_pixels (`int`, *optional*, defaults to 50,000,000): Photos that would take more pixels in memory are

@@ -192,7 +192,7 @@ class FaceImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: The photo cannot be read, or the landmarks are unusable; names the photo where it has a name.
         """
-        with image_errors(image):
+        with image_errors(image, "cannot be made into a face crop"):
             return self._align(image, landmarks)
 
     def _align(self, image: FaceImage, landmarks: Sequence[Sequence[float]] | np.ndarray | None) -> np.ndarray:
