@@ -19,24 +19,7 @@ def convert_word2vec_file(
     counts_file: str | Path | None = None,
     unicode_errors: Literal["strict", "replace", "ignore"] = "strict",
 ) -> Word2VecModel:
-    """Make a checkpoint folder from word2vec's text or binary format or GloVe's text.
-
-    Args:
-        source: The file; .gz, .xz and .bz2 are unpacked on the way.
-        folder: The folder to make; an earlier one is replaced once the new one is whole.
-        binary: Which format it is. Default: found out.
-        limit: Take only the first so many words.
-        dtype: How numbers are stored.
-        counts_file: A word and its count a line.
-        unicode_errors: What to do with words that are not UTF-8.
-
-    Returns:
-        The model that was written.
-
-    Raises:
-        InputError: The file is damaged, or is no such file.
-        OSError: It is not there, or the folder cannot be written.
-    """
+    """Make a checkpoint folder from word2vec's text or binary format or GloVe's text."""
     if Path(source).suffix in (".kv", ".model", ".pkl"):
         raise InputError(f"{source} is gensim's pickle, which is not opened here: write it with save_word2vec_format")
     with input_errors():

@@ -25,18 +25,20 @@ def export_word2vec_format(
         path: The file; .gz, .xz and .bz2 compress.
         binary: Binary or text; both keep every bit.
         header: Text without one is GloVe's format.
-        counts_file: Also write a word and its count a line.
+        counts_file: Also write one line per word, with its count.
 
     Raises:
         InputError: Words that the format cannot hold, or counts that are not known.
         OSError: A file cannot be written; an earlier one is left as it was.
     """
     vocabulary = model.vocabulary
+    if vocabulary is None:
+        raise InputError("the model has no words to write")
     if counts_file is not None and vocabulary.counts is None:
         raise InputError("the model has no word counts to write")
     with input_errors(), atomic_write(path) as temporary:
         write_word2vec_format(temporary, vocabulary.words, model.numpy_vectors(), binary=binary, header=header)
-    if counts_file is not None:
+    if counts_file is not None and vocabulary.counts is not None:
         with atomic_write(counts_file) as temporary:
             counted = zip(vocabulary.words, vocabulary.counts.tolist(), strict=True)
             temporary.write_text("".join(f"{word} {count}\n" for word, count in counted), encoding="utf-8")
@@ -60,7 +62,7 @@ def export_gensim_model(checkpoint: str, path: str | Path) -> str:
     whole, report = Word2VecForPreTraining.from_pretrained(
         Checkpoint.resolve(checkpoint).folder, output_loading_info=True
     )
-    if report["missing_keys"] or model.vocabulary.counts is None:
+    if report["missing_keys"] or model.vocabulary is None or model.vocabulary.counts is None:
         kind, saved = "KeyedVectors", model.to_keyed_vectors()
     else:
         kind, saved = "Word2Vec", whole.to_gensim()

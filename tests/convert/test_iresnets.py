@@ -136,7 +136,7 @@ def test_adaface_sees_bgr(name, use_se, tmp_path):
 
 @pytest.mark.parametrize("layout", ["adaface", "arcface"])
 @pytest.mark.parametrize("color", ["RGB", "BGR"])
-def test_cvlface_sees_the_colours_its_settings_say(layout, color, tmp_path):
+def test_cvlface_sees_the_colors_its_settings_say(layout, color, tmp_path):
     torch.manual_seed(0)
     make = {"adaface": adaface_state_dict, "arcface": arcface_state_dict}[layout]
     state = make(DEPTHS["r18"])
@@ -306,7 +306,7 @@ def test_onnx_graphs_that_are_no_iresnet_are_refused(tmp_path):
     graph = OnnxGraph(arcface_state_dict(DEPTHS["r18"]), DEPTHS["r18"], fold=False)
     changes = {
         "a Relu where": lambda: graph.nodes.__setitem__(8, graph.helper.make_node("Relu", ["value_7"], ["value_8"])),
-        "a Sub": lambda: graph.nodes[0].input.__setitem__(0, "centred"),
+        "a Sub": lambda: graph.nodes[0].input.__setitem__(0, "centered"),
     }
     before = list(graph.nodes)
     for words, change in changes.items():
@@ -314,7 +314,7 @@ def test_onnx_graphs_that_are_no_iresnet_are_refused(tmp_path):
         change()
         if words == "a Sub":
             mean = graph.constant(torch.tensor(127.5))
-            graph.nodes.insert(0, graph.helper.make_node("Sub", ["data", mean], ["centred"]))
+            graph.nodes.insert(0, graph.helper.make_node("Sub", ["data", mean], ["centered"]))
         graph.save(tmp_path / "net.onnx")
         with pytest.raises(InputError, match=f"is no IResNet: {words}") as caught:
             convert_insightface(str(tmp_path / "net.onnx"), tmp_path / "out")

@@ -55,7 +55,7 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values"]
-    valid_kwargs = FaceDetectorImageProcessorKwargs
+    valid_kwargs = FaceDetectorImageProcessorKwargs  # type: ignore[assignment]
 
     def __init__(self, max_pixels: int = 50_000_000, **kwargs: Any) -> None:
         for key in _FOREIGN_KEYS:

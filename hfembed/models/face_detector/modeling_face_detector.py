@@ -31,9 +31,9 @@ class FaceDetectorOutput(ModelOutput):
             right mouth corner as seen in the photo, [x, y] in pixels.
     """
 
-    scores: torch.FloatTensor | None = None
-    boxes: torch.FloatTensor | None = None
-    landmarks: torch.FloatTensor | None = None
+    scores: torch.Tensor | None = None
+    boxes: torch.Tensor | None = None
+    landmarks: torch.Tensor | None = None
 
 
 class DetectedFaces(NamedTuple):
@@ -65,7 +65,7 @@ class FaceDetectorPreTrainedModel(PreTrainedModel):
     config: FaceDetectorConfig
     base_model_prefix = "detector"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     model_tags = ["hfembed", "face-detection"]
     _no_split_modules = []
 
@@ -73,7 +73,8 @@ class FaceDetectorPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.PReLU):
             init.constant_(module.weight, 0.25)
         else:
@@ -120,7 +121,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         Raises:
             ValueError: A photo cannot be read; the message names it.
         """
-        photos = FaceDetectorImageProcessor()(images, longest_side=self.config.max_image_size)
+        photos = FaceDetectorImageProcessor().preprocess(images, self.config.max_image_size)
         return self.detect_in(photos.pixel_values, photos.shrinkage)
 
     @torch.no_grad()
@@ -140,17 +141,17 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
             ValueError: A photo has another shape.
         """
         shrinkage = [1.0] * len(pixel_values) if shrinkage is None else shrinkage
-        faces: list[DetectedFaces] = [None] * len(pixel_values)
-        for numbers in self._searched_together([tuple(pixels.shape[-2:]) for pixels in pixel_values]):
+        faces: dict[int, DetectedFaces] = {}
+        for numbers in self._searched_together([(pixels.shape[-2], pixels.shape[-1]) for pixels in pixel_values]):
             found = self([pixel_values[number] for number in numbers])
             counts = (found.scores > 0).sum(1).tolist()
             for place, (number, count) in enumerate(zip(numbers, counts, strict=True)):
                 factor = shrinkage[number]
-                # pixel centres lie at whole numbers: the photo's corner, about which it was shrunk, half a pixel off
+                # pixel centers lie at whole numbers: the photo's corner, about which it was shrunk, half a pixel off
                 boxes = (found.boxes[place, :count] + 0.5) * factor - 0.5
                 landmarks = (found.landmarks[place, :count] + 0.5) * factor - 0.5
                 faces[number] = DetectedFaces(boxes.cpu(), found.scores[place, :count].cpu(), landmarks.cpu())
-        return faces
+        return [faces[number] for number in range(len(pixel_values))]
 
     def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
         """Find the faces in photos.
@@ -303,15 +304,11 @@ def _by_photo(
     # the place of each face among those of its photo
     place = (photo[:, None] == photo[None]).tril(-1).sum(1)
     most = int(place.max()) + 1 if len(place) else 0
-    output = FaceDetectorOutput(
-        scores=scores.new_zeros(photos, most),
-        boxes=boxes.new_zeros(photos, most, 4),
-        landmarks=landmarks.new_zeros(photos, most, 5, 2),
-    )
-    output.scores[photo, place] = scores
-    output.boxes[photo, place] = boxes
-    output.landmarks[photo, place] = landmarks
-    return output
+    padded = []
+    for values in (scores, boxes, landmarks):
+        padded.append(values.new_zeros(photos, most, *values.shape[1:]))
+        padded[-1][photo, place] = values
+    return FaceDetectorOutput(*padded)
 
 
 __all__ = ["DetectedFaces", "FaceDetectorModel", "FaceDetectorOutput", "FaceDetectorPreTrainedModel"]

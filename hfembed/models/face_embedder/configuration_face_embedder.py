@@ -113,7 +113,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         image_size (`list[int]`, *optional*, defaults to `[112, 112]`):
             Height and width of the input in pixels.
         num_channels (`int`, *optional*, defaults to 3):
-            Colour channels of the input: 3, or 1 for grey.
+            Color channels of the input: 3, or 1 for gray.
         embedding_size (`int`, *optional*, defaults to 512):
             Length D of an embedding.
         pooling (`str`, *optional*):
@@ -186,7 +186,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         check_fields(self, kwargs)
         self.image_size = list(self.image_size)
         if self.pooling is None and (self.trunk in _TRUNKS or self.trunk.startswith("timm/")):
-            self.pooling = self._allowed_poolings()[0]
+            self.pooling = self._allowed_poolings()[0]  # type: ignore[assignment]
         super().__post_init__(**kwargs)
 
     def _allowed_poolings(self) -> tuple[str, ...]:
@@ -238,7 +238,9 @@ class FaceEmbedderConfig(PreTrainedConfig):
         if not isinstance(impostors, int) or impostors < 1:
             raise ValueError("thresholds must give the number of impostor pairs they were set on: {'impostors': 3000}")
         by_far = self.thresholds.get("far", {})
-        cosines = {name: self.thresholds[name] for name in ("accuracy", "eer") if name in self.thresholds}
+        cosines: dict[str, Any] = {
+            str(name): self.thresholds[name] for name in ("accuracy", "eer") if name in self.thresholds
+        }
         cosines.update({f"far {far}": cosine for far, cosine in by_far.items()})
         for name, cosine in cosines.items():
             if not isinstance(cosine, (int, float)) or not -1 <= cosine <= 1:

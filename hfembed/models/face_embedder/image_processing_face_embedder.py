@@ -114,7 +114,7 @@ class FaceImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values"]
-    valid_kwargs = FaceImageProcessorKwargs
+    valid_kwargs = FaceImageProcessorKwargs  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class FaceImageProcessor(BaseImageProcessor):
             return np.repeat(pixels[:, :, None], self.num_channels, axis=2)
         return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Scale pixels to [0, 1], subtract `image_mean`, divide by `image_std`.
 
         Args:
@@ -282,13 +282,16 @@ class FaceImageProcessor(BaseImageProcessor):
 def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[int, int]:
     if size is None:
         size = STANDARD_SIZE
+    sides: Sequence[Any]
     if isinstance(size, int):
-        size = (size, size)
+        sides = (size, size)
     elif isinstance(size, dict):
-        size = (size.get("height"), size.get("width")) if set(size) == {"height", "width"} else ()
-    if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in size):
+        sides = (size["height"], size["width"]) if set(size) == {"height", "width"} else ()
+    else:
+        sides = size
+    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in sides):
         raise ValueError('FaceImageProcessor: size is a number, [height, width] or {"height": ..., "width": ...}')
-    return tuple(size)
+    return sides[0], sides[1]
 
 
 def _check_scale(landmarks: np.ndarray, upright_size: tuple[int, int]) -> None:

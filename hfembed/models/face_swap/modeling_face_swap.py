@@ -33,11 +33,11 @@ class FaceSwapOutput(ModelOutput):
             image-feature-extraction pipeline looks for.
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction: torch.FloatTensor | None = None
-    mask: torch.FloatTensor | None = None
-    latents: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
 
 
 def reconstruction_loss(
@@ -72,12 +72,7 @@ def reconstruction_loss(
 
 
 class Downscale(nn.Module):
-    """Convolution of stride 2, leaky rectifier.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-    """
+    """Convolution of stride 2, leaky rectifier."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -90,12 +85,7 @@ class Downscale(nn.Module):
 
 
 class Upscale(nn.Module):
-    """Convolution to four times the channels, which PixelShuffle lays out as 2 x 2 pixels; leaky rectifier.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-    """
+    """Convolution to four times the channels, which PixelShuffle lays out as 2 x 2 pixels; leaky rectifier."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -109,11 +99,7 @@ class Upscale(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside the identity; the second starts at zero.
-
-    Args:
-        channels: Channels of input and output.
-    """
+    """Two convolutions beside the identity; the second starts at zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -129,11 +115,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Faces to latents, the same for everybody.
-
-    Args:
-        config: What to build.
-    """
+    """Faces to latents, the same for everybody."""
 
     def __init__(self, config: FaceSwapConfig) -> None:
         super().__init__()
@@ -141,7 +123,7 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(Downscale(a, b) for a, b in zip(widths, widths[1:], strict=False))
         self.width, self.map_size = widths[-1], config.map_size
         if config.bottleneck == "dense":
-            self.latent = nn.Linear(self.width * self.map_size**2, config.latent_size)
+            self.latent: nn.Module = nn.Linear(self.width * self.map_size**2, config.latent_size)
         else:
             self.latent = nn.Conv2d(self.width, config.latent_size, 1)
 
@@ -156,18 +138,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to one person's face.
-
-    Args:
-        config: What to build.
-    """
+    """Latents to one person's face."""
 
     def __init__(self, config: FaceSwapConfig) -> None:
         super().__init__()
         width = config.encoder_widths[-1]
         self.map_shape = (width, config.map_size, config.map_size)
         if config.bottleneck == "dense":
-            self.latent = nn.Linear(config.latent_size, width * config.map_size**2)
+            self.latent: nn.Module = nn.Linear(config.latent_size, width * config.map_size**2)
         else:
             self.latent = nn.Conv2d(config.latent_size, width, 1)
         self.stages = nn.ModuleList()
@@ -203,7 +181,7 @@ class FaceSwapModel(PreTrainedModel):
     config: FaceSwapConfig
     base_model_prefix = "face_swap"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     model_tags = ["hfembed", "face-swap"]
     accepts_loss_kwargs = False
     _no_split_modules = []
@@ -218,7 +196,8 @@ class FaceSwapModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             init.kaiming_normal_(module.weight, a=_SLOPE, mode="fan_in", nonlinearity="leaky_relu")
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         if isinstance(module, ResidualBlock):
             init.zeros_(module.conv2.weight)
 
@@ -256,7 +235,7 @@ class FaceSwapModel(PreTrainedModel):
         reconstruction = mask = loss = None
         if labels is not None:
             reconstruction, mask = self.decode(latents, labels)
-        if target_pixel_values is not None:
+        if target_pixel_values is not None and reconstruction is not None:
             loss = reconstruction_loss(
                 reconstruction,
                 target_pixel_values,
