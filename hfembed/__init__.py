@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 # public name -> module, resolved on first use
 _PUBLIC_NAMES = {
     "EmbeddingIndex": "hfembed.index.embedding_index",
+    "AppearanceAutoencoderConfig": "hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder",
+    "AppearanceAutoencoderModel": "hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder",
     "ConvAutoencoderConfig": "hfembed.models.conv_autoencoder.configuration_conv_autoencoder",
     "ConvAutoencoderModel": "hfembed.models.conv_autoencoder.modeling_conv_autoencoder",
     "ConvAutoencoderImageProcessor": "hfembed.models.conv_autoencoder.image_processing_conv_autoencoder",
@@ -23,6 +25,8 @@ _PUBLIC_NAMES = {
     "FaceImageProcessor": "hfembed.models.face_embedder.image_processing_face_embedder",
     "FaceSwapConfig": "hfembed.models.face_swap.configuration_face_swap",
     "FaceSwapModel": "hfembed.models.face_swap.modeling_face_swap",
+    "RestorationAutoencoderConfig": "hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder",
+    "RestorationAutoencoderModel": "hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder",
     "Word2VecConfig": "hfembed.models.word2vec.configuration_word2vec",
     "Word2VecModel": "hfembed.models.word2vec.modeling_word2vec",
     "Word2VecForPreTraining": "hfembed.models.word2vec.modeling_word2vec",

@@ -8,6 +8,8 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
+from hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder import AppearanceAutoencoderConfig
+from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
@@ -19,6 +21,8 @@ from hfembed.models.face_embedder.image_processing_face_embedder import FaceImag
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
 from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
+from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 
@@ -41,12 +45,18 @@ AutoConfig.register("hfembed_word2vec", Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)
 AutoModelForPreTraining.register(Word2VecConfig, Word2VecForPreTraining)
 
-AutoConfig.register("hfembed_conv_autoencoder", ConvAutoencoderConfig)
-AutoModel.register(ConvAutoencoderConfig, ConvAutoencoderModel)
-AutoImageProcessor.register(
-    ConvAutoencoderConfig,
-    image_processor_classes={"pil": ConvAutoencoderImageProcessor, "torchvision": ConvAutoencoderImageProcessor},
-)
+# one image processor for all autoencoders: it knows sizes and channels, and no network
+for config_class, model_class in {
+    ConvAutoencoderConfig: ConvAutoencoderModel,
+    AppearanceAutoencoderConfig: AppearanceAutoencoderModel,
+    RestorationAutoencoderConfig: RestorationAutoencoderModel,
+}.items():
+    AutoConfig.register(config_class.model_type, config_class)
+    AutoModel.register(config_class, model_class)
+    AutoImageProcessor.register(
+        config_class,
+        image_processor_classes={"pil": ConvAutoencoderImageProcessor, "torchvision": ConvAutoencoderImageProcessor},
+    )
 
 # the crop is the face embedder's: with five landmarks a face lies where the template says
 AutoConfig.register("hfembed_face_swap", FaceSwapConfig)

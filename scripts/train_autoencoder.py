@@ -14,7 +14,7 @@ from hfembed.checkpoint.card import write_card
 from hfembed.errors import exit_on_input_error, input_errors
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import AutoencoderCollator
-from hfembed.images.evaluation.reconstruction import HeldOutReconstruction
+from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, takes_masks
 from hfembed.images.evaluation.reconstruction_pictures import draw_reconstructions
 from hfembed.images.training.identity_start import start_from_identity
 from hfembed.images.training.loss import AutoencoderLoss
@@ -57,13 +57,9 @@ def main() -> None:
 
     set_seed(config.seed)
     model = make_model(config).to(memory_format=torch.channels_last)
-    # parts that are measured on the photos before they are trained
-    parts = [model.bottleneck.code] if model.config.bottleneck == "warp" else []
-    parts += [model.fill] if model.config.inpainting else []
-    if parts and not config.init_from:
-        pixels = processor.normalize(without_margin(photos.pixels(), config.frame_margin))
-        for part in parts:
-            part.start_from_images(pixels)
+    # some models measure parts of theirs on the photos before they are trained
+    if hasattr(model, "start_from_images") and not config.init_from:
+        model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
     objective = AutoencoderLoss(config, accelerator.device)
     if config.identity_start:
         some = without_margin(photos.pixels(config.identity_start_photos), config.frame_margin)
@@ -73,7 +69,7 @@ def main() -> None:
         )  # fmt: skip
     with input_errors():
         collate = AutoencoderCollator(
-            processor, make_augmentation(config), make_corruption(config), show_holes=model.config.inpainting
+            processor, make_augmentation(config), make_corruption(config), show_holes=takes_masks(model)
         )
     sampler = KeyedBatchSampler(
         len(photos), batch_size,

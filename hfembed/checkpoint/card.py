@@ -15,6 +15,7 @@ from hfembed.checkpoint.files import CARD_FILE, CONFIG_FILE
 from hfembed.checkpoint.redaction import redact
 from hfembed.errors import InputError
 from hfembed.hub.card_marker import mark
+from hfembed.models.autoencoder_config import upgrade_config
 
 # undefined names are errors: a card must not have holes
 _TEMPLATES = jinja2.Environment(
@@ -38,6 +39,7 @@ class CardNotes:
         self.config, self.training, self.results = map(
             redact, (checkpoint.config, checkpoint.training, checkpoint.results)
         )
+        self.config = upgrade_config(self.config)
         self.has_detector = checkpoint.detector is not None
         self.name = str(self.training.get("name") or (repo_id or self.folder.resolve().name).split("/")[-1])
         recipe = self.training.get("recipe")

@@ -47,14 +47,15 @@ def _autoencoder_card(notes: CardNotes) -> CardParts:
         for figure, value in details["figures"].items()
         if figure.endswith(("psnr", "ssim"))
     ]
+    tags = ["autoencoder", "image-reconstruction"]
+    if notes.config.get("variational"):
+        tags.append("variational-autoencoder")
+    elif notes.config["model_type"] == "hfembed_restoration_autoencoder":
+        tags = ["image-restoration", "inpainting" if notes.config.get("inpainting") else "denoising"]
     return CardParts(
         "conv_autoencoder.md.jinja",
         "image-feature-extraction",
-        [
-            "autoencoder",
-            "image-reconstruction",
-            *(["variational-autoencoder"] if notes.config.get("variational") else []),
-        ],
+        tags,
         {
             "reconstructions.png": "Photos and their reconstructions",
             "samples.png": "Samples",
@@ -247,6 +248,8 @@ FAMILY_CARDS: dict[str, Callable[[CardNotes], CardParts]] = {
     "hfembed_face_embedder": _face_card,
     "hfembed_face_detector": _detector_card,
     "hfembed_conv_autoencoder": _autoencoder_card,
+    "hfembed_appearance_autoencoder": _autoencoder_card,
+    "hfembed_restoration_autoencoder": _autoencoder_card,
     "hfembed_face_swap": _swap_card,
     "hfembed_word2vec": _word_card,
 }

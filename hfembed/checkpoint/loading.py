@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import MODEL_MAPPING, BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.validation import check_weights, read_config
 from hfembed.errors import InputError, first_line
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
-from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
 from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
@@ -25,6 +25,9 @@ FACE_DETECTOR = "hfembed_face_detector"
 FACE_EMBEDDER = "hfembed_face_embedder"
 FACE_SWAP = "hfembed_face_swap"
 CONV_AUTOENCODER = "hfembed_conv_autoencoder"
+APPEARANCE_AUTOENCODER = "hfembed_appearance_autoencoder"
+RESTORATION_AUTOENCODER = "hfembed_restoration_autoencoder"
+AUTOENCODERS = (CONV_AUTOENCODER, APPEARANCE_AUTOENCODER, RESTORATION_AUTOENCODER)
 WORD2VEC = "hfembed_word2vec"
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -49,10 +52,10 @@ def load_face_detector(
 
 def load_autoencoder(
     checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
-) -> tuple[ConvAutoencoderModel, ConvAutoencoderImageProcessor]:
-    """Load an autoencoder and its processor; as `load_image_model`."""
+) -> tuple[AutoencoderModelBase, ConvAutoencoderImageProcessor]:
+    """Load an autoencoder, of any of the `AUTOENCODERS`, and its processor; as `load_image_model`."""
     return load_image_model(
-        checkpoint, ConvAutoencoderModel, ConvAutoencoderImageProcessor, "an autoencoder", device, dtype, **hub
+        checkpoint, AutoencoderModelBase, ConvAutoencoderImageProcessor, "an autoencoder", device, dtype, **hub
     )
 
 
@@ -119,6 +122,8 @@ def _load_model(checkpoint: Checkpoint, model_class: type[Model], kind: str, dev
     if not isinstance(config, model_class.config_class):
         raise InputError(f"{name} holds a model of type {config.model_type}, not {kind}")
     check_weights(folder, name)
+    found = MODEL_MAPPING[type(config)]
+    model_class = found if issubclass(found, model_class) else model_class  # one of several families
     if getattr(config, "thresholds", None):
         config.thresholds = checkpoint.thresholds
     with _one_line(name, kind):

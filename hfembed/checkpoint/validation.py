@@ -15,6 +15,7 @@ from hfembed.checkpoint.files import CONFIG_FILE, PROCESSOR_FILE
 from hfembed.checkpoint.fingerprint import PICKLES, StoredTensor, stored_tensors, weight_files
 from hfembed.checkpoint.json_notes import read_json
 from hfembed.errors import InputError
+from hfembed.models.autoencoder_config import upgrade_config
 
 # what transformers writes into a config.json besides the fields of the class
 _WRITTEN_BY_TRANSFORMERS = {
@@ -52,7 +53,11 @@ def parse_config(content: dict[str, Any], name: str) -> PreTrainedConfig:
     model_type = content.get("model_type")
     if not str(model_type).startswith("hfembed_") or model_type not in CONFIG_MAPPING:
         raise InputError(f"{name}: unsupported model_type '{model_type}'; expected one of hfembed's")
-    config_class: Any = CONFIG_MAPPING[str(model_type)]
+    try:
+        content = upgrade_config(content)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+    config_class: Any = CONFIG_MAPPING[content["model_type"]]
     known = {field.name for field in dataclasses.fields(config_class)} | _WRITTEN_BY_TRANSFORMERS
     known |= set(getattr(config_class, "old_names", ()))
     unknown = sorted(key for key in content if key not in known and not key.startswith("_"))

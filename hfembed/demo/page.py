@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import (
+    APPEARANCE_AUTOENCODER,
     CONV_AUTOENCODER,
     FACE_EMBEDDER,
     FACE_SWAP,
@@ -22,6 +23,7 @@ from hfembed.checkpoint.loading import (
     load_face_swap,
     load_word2vec,
 )
+from hfembed.checkpoint.validation import parse_config
 from hfembed.demo.faces import FaceReader
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.fingerprint import probe_embedding
@@ -58,7 +60,8 @@ def build_page(models: Sequence[str], gallery: str | None = None, device: str = 
     """
     by_kind: dict[str, str] = {}
     for model in models:
-        kind = Checkpoint.resolve(model).config.get("model_type")
+        kind = parse_config(Checkpoint.resolve(model).config, model).model_type
+        kind = CONV_AUTOENCODER if kind == APPEARANCE_AUTOENCODER else kind  # both have latents to morph
         if kind not in (FACE_EMBEDDER, WORD2VEC, CONV_AUTOENCODER, FACE_SWAP):
             raise InputError(f"{model} is a model of type {kind}, which the page has nothing for")
         if kind in by_kind:

@@ -13,9 +13,10 @@ from hfembed import __version__
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import (
-    CONV_AUTOENCODER,
+    AUTOENCODERS,
     FACE_DETECTOR,
     FACE_EMBEDDER,
+    RESTORATION_AUTOENCODER,
     load_autoencoder,
     load_face_detector,
     load_face_embedder,
@@ -77,7 +78,7 @@ def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
     """Write a checkpoint's networks as ONNX.
 
     A face embedder is one file, pixels to unit embeddings, the mirror image included as its config says. An
-    autoencoder is two, encoder and decoder; one with skip connections is one file, image to image. A face detector is
+    autoencoder is two, encoder and decoder; a restoration autoencoder is one file, image to image. A face detector is
     its three networks, the first for pictures of any size.
 
     Each file's metadata names the model's type, the input size, and how the image processor makes pixels: what is
@@ -121,15 +122,13 @@ def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
         pixels = (model.config.num_channels, *model.config.image_size)
         embed = _Part(model, lambda model, x: model.embed_with_mirror(x), "pixel_values", ("embeddings",), pixels)
         return processor, {"model": embed}
-    if model_type == CONV_AUTOENCODER:
+    if model_type in AUTOENCODERS:
         model, processor = load_autoencoder(checkpoint, "cpu")
         pixels, latents = (model.config.num_channels, *model.config.image_size), model.config.latent_shape
         made = ("reconstruction",)
-        if model.config.inpainting:
-            raise InputError(
-                f"{checkpoint} fills holes by solving equations of the hole's size: no ONNX graph does that"
-            )
-        if model.config.skip_connections:
+        if model_type == RESTORATION_AUTOENCODER:
+            if model.config.inpainting:
+                raise InputError(f"{checkpoint} solves linear equations of the hole's size, which ONNX cannot express")
             whole = _Part(model, lambda model, x: model(x).reconstruction, "pixel_values", made, pixels)
             return processor, {"model": whole}
         encoder = _Part(model, lambda model, x: model.encode(x), "pixel_values", ("latents",), pixels)

@@ -10,6 +10,7 @@ from timm.data import create_transform, resolve_model_data_config
 from transformers import AutoConfig
 
 from hfembed.checkpoint.loading import (
+    APPEARANCE_AUTOENCODER,
     CONV_AUTOENCODER,
     FACE_EMBEDDER,
     choose_device,
@@ -155,7 +156,7 @@ def load_image_embedder(name: str, device: str = "auto") -> ImageEmbedder:
         model_type = AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no checkpoint folder, and no model on the Hub that could be read") from error
-    if model_type == CONV_AUTOENCODER:
+    if model_type in (CONV_AUTOENCODER, APPEARANCE_AUTOENCODER):
         return LatentEmbedder(name, device)
     if model_type == FACE_EMBEDDER:
         return FaceEmbedderFeatures(name, device)

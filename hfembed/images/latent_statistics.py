@@ -212,7 +212,7 @@ def sample_prior(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Ten
     Raises:
         InputError: The model is not variational: its latents have no prior.
     """
-    if not model.config.variational:
+    if not getattr(model.config, "variational", False):
         raise InputError("this autoencoder is not variational: sample from a mixture fitted to its latents instead")
     return torch.randn(count, *model.config.latent_shape, generator=torch.Generator().manual_seed(seed))
 

@@ -51,7 +51,7 @@ def inpaint(
         InputError: The model does not fill holes; mask and photo differ in size, or nothing or everything is masked;
             the overlap is more than half a tile.
     """
-    if not model.config.inpainting:
+    if not getattr(model.config, "inpainting", False):
         raise InputError("this autoencoder does not fill holes: train one with inpainting (recipes/inpaint.yaml)")
     if mask.shape != photo.shape[1:]:
         raise InputError(

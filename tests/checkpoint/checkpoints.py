@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 
 import hfembed
 from hfembed import (
+    AppearanceAutoencoderConfig,
+    AppearanceAutoencoderModel,
     ConvAutoencoderConfig,
     ConvAutoencoderImageProcessor,
     ConvAutoencoderModel,
@@ -25,6 +27,8 @@ from hfembed import (
     FaceImageProcessor,
     FaceSwapConfig,
     FaceSwapModel,
+    RestorationAutoencoderConfig,
+    RestorationAutoencoderModel,
     Word2VecConfig,
     Word2VecForPreTraining,
 )
@@ -62,6 +66,20 @@ def face_detector(folder: Path) -> None:
 def conv_autoencoder(folder: Path) -> None:
     config = ConvAutoencoderConfig(image_size=list(SIZE), widths=[8, 12], latent_channels=3, variational=True)
     ConvAutoencoderModel(config).eval().save_pretrained(folder)
+    ConvAutoencoderImageProcessor(size={"height": SIZE[0], "width": SIZE[1]}).save_pretrained(folder)
+
+
+def appearance_autoencoder(folder: Path) -> None:
+    config = AppearanceAutoencoderConfig(image_size=list(SIZE), widths=[8, 12], latent_channels=9, warp_latents=4)
+    AppearanceAutoencoderModel(config).eval().save_pretrained(folder)
+    ConvAutoencoderImageProcessor(size={"height": SIZE[0], "width": SIZE[1]}).save_pretrained(folder)
+
+
+def restoration_autoencoder(folder: Path) -> None:
+    config = RestorationAutoencoderConfig(image_size=list(SIZE), widths=[8, 12], latent_channels=3)
+    model = RestorationAutoencoderModel(config).eval()
+    torch.nn.init.normal_(model.decoder.conv_out.weight, std=0.05)
+    model.save_pretrained(folder)
     ConvAutoencoderImageProcessor(size={"height": SIZE[0], "width": SIZE[1]}).save_pretrained(folder)
 
 
@@ -104,6 +122,16 @@ FAMILIES = {
         conv_autoencoder,
         ("AutoModel", "ConvAutoencoderModel"),
         ("AutoConfig", "AutoImageProcessor", "ConvAutoencoderConfig", "ConvAutoencoderImageProcessor"),
+    ),
+    "hfembed_appearance_autoencoder": Family(
+        appearance_autoencoder,
+        ("AutoModel", "AppearanceAutoencoderModel"),
+        ("AutoConfig", "AutoImageProcessor", "AppearanceAutoencoderConfig"),
+    ),
+    "hfembed_restoration_autoencoder": Family(
+        restoration_autoencoder,
+        ("AutoModel", "RestorationAutoencoderModel"),
+        ("AutoConfig", "AutoImageProcessor", "RestorationAutoencoderConfig"),
     ),
     "hfembed_face_swap": Family(
         face_swap,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hfembed.cli import main
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
-from tests.images.tiny_autoencoder import SIZE, save_tiny_autoencoder
+from tests.images.tiny_autoencoder import SIZE, save_tiny_autoencoder, tiny_restoration
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
 
 
 def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
-    save_tiny_autoencoder(tmp_path / "model", skip_connections=True)
-    save_tiny_autoencoder(tmp_path / "filler", skip_connections=True, inpainting=True)
+    save_tiny_autoencoder(tmp_path / "model", tiny_restoration)
+    save_tiny_autoencoder(tmp_path / "filler", tiny_restoration, inpainting=True)
     photo = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
     assert run("denoise", tmp_path / "model", tmp_path / "photo.png", tmp_path / "out.png")[0] == 0
@@ -144,6 +144,6 @@ def test_bad_input_is_one_line(run, model, photos, people, tmp_path, command, na
 
 
 def test_a_model_with_skips_cannot_morph(run, photos, tmp_path):
-    save_tiny_autoencoder(tmp_path / "model", skip_connections=True)
+    save_tiny_autoencoder(tmp_path / "model", tiny_restoration)
     code, _, err = run("morph", tmp_path / "model", *photos[:2], tmp_path / "a.gif")
     assert code == 1 and "skip" in err

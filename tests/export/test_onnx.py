@@ -20,6 +20,8 @@ from hfembed.models.face_detector.modeling_face_detector import FaceDetectorMode
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
+from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -123,10 +125,10 @@ def test_an_autoencoder_is_two_files(fields, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_autoencoder_with_skip_connections_is_one_file(tmp_path):
+def test_a_restoration_autoencoder_is_one_file(tmp_path):
     torch.manual_seed(0)
-    config = ConvAutoencoderConfig(image_size=[16, 16], widths=[4, 8], latent_channels=3, skip_connections=True)
-    model = ConvAutoencoderModel(config).eval()
+    config = RestorationAutoencoderConfig(image_size=[16, 16], widths=[4, 8], latent_channels=3)
+    model = RestorationAutoencoderModel(config).eval()
     torch.nn.init.normal_(model.decoder.conv_out.weight)
     model.save_pretrained(tmp_path / "saved")
     ConvAutoencoderImageProcessor().save_pretrained(tmp_path / "saved")

@@ -114,7 +114,7 @@ def test_images_in_parts_and_shapes_that_do_not_fit():
     assert torch.allclose(latents, model.encode(images), atol=1e-6)
     decoded = decode_latents(model, latents, batch_size=3)
     assert torch.allclose(decoded, model.decode(latents).clamp(0, 1), atol=1e-6)
-    with pytest.raises(InputError, match="grey"):
+    with pytest.raises(InputError, match="gray"):
         encode_images(model, smooth_images(2, channels=3))
     with pytest.raises(InputError, match="latents"):
         decode_latents(model, latents[:, :1])

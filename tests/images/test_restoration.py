@@ -6,7 +6,7 @@ import torch
 from hfembed.errors import InputError
 from hfembed.images.morphing import midpoint_sharpness, morph, walk
 from hfembed.images.restoration import denoise, inpaint
-from tests.images.tiny_autoencoder import SIZE, smooth_images, tiny_autoencoder
+from tests.images.tiny_autoencoder import SIZE, smooth_images, tiny_autoencoder, tiny_restoration
 
 
 class Darken:
@@ -34,7 +34,7 @@ def test_photos_of_any_size_and_colour(model_channels, photo_channels):
 
 def test_a_new_denoiser_changes_nothing():
     photo = smooth_images(1, size=40)[0]
-    assert torch.allclose(denoise(tiny_autoencoder(skip_connections=True), photo), photo, atol=1e-6)
+    assert torch.allclose(denoise(tiny_restoration(), photo), photo, atol=1e-6)
     with pytest.raises(InputError, match="overlap"):
         denoise(Darken(1), photo, overlap=SIZE)
 
@@ -59,7 +59,7 @@ def test_only_the_hole_is_filled(model_channels, photo_channels):
         with pytest.raises(InputError, match="mask covers"):
             inpaint(Darken(1), photo, nothing)
     with pytest.raises(InputError, match="does not fill holes"):
-        inpaint(tiny_autoencoder(skip_connections=True), photo, mask)
+        inpaint(tiny_restoration(), photo, mask)
 
 
 def test_a_morph_goes_from_one_reconstruction_to_the_other():

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hfembed.faces.data.augmentation import blur_matrix, keyed_generator, resampling_matrix
+from hfembed.training.keyed_randomness import keyed_generator
+from hfembed.training.pixel_filters import blur_matrix, resampling_matrix
 
 _STREAM = 1  # of `keyed_generator`: the draws of augmentation have another
 # every random strength owns one place among a sample's draws: switching one damage on leaves the others as they were

@@ -12,9 +12,9 @@ from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
 from hfembed.images.data.corruptions import Corruption
 from hfembed.images.evaluation import classic_denoisers
-from hfembed.images.evaluation.reconstruction import psnr, reconstruct, ssim
+from hfembed.images.evaluation.reconstruction import psnr, reconstruct, ssim, takes_masks
 from hfembed.images.films import picture_grid, to_pictures, write_picture
-from hfembed.models.conv_autoencoder.gaussian_fill import GaussianFill
+from hfembed.models.restoration_autoencoder.gaussian_fill import GaussianFill
 
 _TUNING_IMAGES = 48  # of the training images, to choose the strengths of the classic methods on
 
@@ -158,7 +158,7 @@ class InpaintingTest:
         Raises:
             InputError: The model does not fill holes, or takes images of other channels or sizes.
         """
-        if not model.config.inpainting:
+        if not takes_masks(model):
             raise InputError("this autoencoder does not fill holes: train one with inpainting (recipes/inpaint.yaml)")
         biharmonic = classic_denoisers.biharmonic_fill(self.masked.numpy(), self.masks[:, 0].numpy())
         fill, strength = self._gaussian_fill()

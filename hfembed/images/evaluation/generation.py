@@ -161,7 +161,7 @@ def report_generation(
     for name, model in autoencoders.items():
         statistics = LatentStatistics.load(name)
         ways = {"mixture": statistics.sample_mixture, "gaussian": statistics.sample_gaussian}
-        if model.config.variational:
+        if getattr(model.config, "variational", False):
             ways["prior"] = lambda count, seed, model=model: sample_prior(model, count, seed)
         for way, draw in ways.items():
             samplers[f"{Path(name).name}_{way}"] = lambda count, seed, model=model, draw=draw: decode_latents(

@@ -72,6 +72,11 @@ def active_latents(latents: torch.Tensor, threshold: float = ACTIVE_VARIANCE) ->
     return int((variance > threshold * variance.max()).sum())
 
 
+def takes_masks(model: PreTrainedModel) -> bool:
+    """Whether a model fills holes, and so needs to be told where they are."""
+    return getattr(model.config, "inpainting", False)
+
+
 @torch.no_grad()
 def reconstruct(
     model: PreTrainedModel, pixel_values: torch.Tensor, batch_size: int = 64, masks: torch.Tensor | None = None
@@ -188,6 +193,6 @@ class HeldOutReconstruction:
             "psnr" in dB and "ssim", behind the name.
         """
         targets = processor.normalize(self.pixels)
-        masks = self.masks if model.config.inpainting else None
+        masks = self.masks if takes_masks(model) else None
         reconstruction, _ = reconstruct(model, processor.normalize(self.damaged), self.batch_size, masks)
         return {f"{self.name}psnr": psnr(reconstruction, targets), f"{self.name}ssim": ssim(reconstruction, targets)}

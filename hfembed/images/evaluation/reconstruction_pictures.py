@@ -10,7 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
-from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, reconstruct
+from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, reconstruct, takes_masks
 from hfembed.images.films import picture_grid, to_pictures, write_picture
 
 
@@ -36,7 +36,7 @@ def draw_reconstructions(
     chosen = torch.linspace(0, len(protocol.pixels) - 1, min(count, len(protocol.pixels))).round().long()
     targets = processor.normalize(protocol.pixels[chosen])
     damaged = processor.normalize(protocol.damaged[chosen])
-    masks = protocol.masks[chosen] if model.config.inpainting else None
+    masks = protocol.masks[chosen] if takes_masks(model) else None
     again, _ = reconstruct(model, damaged, masks=masks)
     rows = [targets, again] if protocol.damaged is protocol.pixels else [targets, damaged, again]
     draw_rows(rows, path)

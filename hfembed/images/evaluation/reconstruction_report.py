@@ -23,6 +23,7 @@ from hfembed.images.latent_statistics import decode_latents
 from hfembed.images.morphing import midpoint_sharpness
 from hfembed.images.training.perceptual_loss import feature_distance
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
+from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 
 NAME = "reconstruction"
 
@@ -102,7 +103,7 @@ def report_reconstruction(
         "active_latents": reconstruction.active_latents(latents),
     }
     ends = far_pairs(len(test))
-    if len(test) > 1 and not model.config.skip_connections:
+    if len(test) > 1 and not isinstance(model, RestorationAutoencoderModel):
         middles = latents[ends].mean(0).view(-1, *model.config.latent_shape)
         figures["midpoint_sharpness"] = pairs_sharpness(again[ends], decode_latents(model, middles))
     rows = [test, again]

@@ -5,11 +5,11 @@ import torch
 from transformers import BaseImageProcessor
 
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
-from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
 
 
 def start_from_identity(
-    model: ConvAutoencoderModel,
+    model: AppearanceAutoencoderModel,
     processor: BaseImageProcessor,
     embeddings: FaceEmbeddings,
     pixels: torch.Tensor,

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import datasets
 import torch
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedModel
 
 from hfembed.checkpoint.loading import load_autoencoder
 from hfembed.errors import InputError, input_errors
@@ -17,10 +16,22 @@ from hfembed.faces.data.faces import FaceSource, load_faces
 from hfembed.faces.data.splits import split_people
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.images.data.corruptions import Corruption
+from hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder import AppearanceAutoencoderConfig
+from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
+from hfembed.models.autoencoder_base import AutoencoderModelBase
+from hfembed.models.autoencoder_config import AutoencoderConfig, upgrade_config
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
+from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 from hfembed.training.config import TrainingConfig, build_config, setting
+
+_FAMILIES: dict[str, tuple[type[AutoencoderConfig], type[AutoencoderModelBase]]] = {
+    "hfembed_conv_autoencoder": (ConvAutoencoderConfig, ConvAutoencoderModel),
+    "hfembed_appearance_autoencoder": (AppearanceAutoencoderConfig, AppearanceAutoencoderModel),
+    "hfembed_restoration_autoencoder": (RestorationAutoencoderConfig, RestorationAutoencoderModel),
+}
 
 
 @strict
@@ -47,7 +58,9 @@ class AutoencoderTrainingConfig(TrainingConfig):
     corruption: dict[str, Any] = setting({}, "fields of Corruption: what the network sees of its targets; empty = all")
 
     init_from: str = setting("", "checkpoint folder or Hub id to start from; its network replaces the one below")
-    model: dict[str, Any] = setting({}, "fields of ConvAutoencoderConfig, except image_size and num_channels")
+    model: dict[str, Any] = setting(
+        {}, "model_type, hfembed_conv_autoencoder by default, and fields of its config except image_size, num_channels"
+    )
 
     perceptual_network: str = setting("", "timm architecture whose features are compared too; empty = none")
     perceptual_weights: str = setting("", "file of its weights; empty = timm's pretrained ones, from the Hub")
@@ -205,25 +218,31 @@ def make_corruption(config: AutoencoderTrainingConfig, seed: int | None = None) 
     return build_config(Corruption, {"seed": config.seed if seed is None else seed, **ranges})
 
 
-def make_model_config(config: AutoencoderTrainingConfig) -> ConvAutoencoderConfig:
+def make_model_config(config: AutoencoderTrainingConfig) -> AutoencoderConfig:
     """The config of a network that starts from random weights.
 
     Raises:
         InputError: The network cannot be built.
     """
-    channels = 1 if config.color == "gray" else 3
     with input_errors():
-        return ConvAutoencoderConfig(image_size=config.image_size, num_channels=channels, **config.model)
+        # recipes of older versions name the family by its fields, as old config.json files do
+        fields = upgrade_config({"model_type": "hfembed_conv_autoencoder", **config.model})
+        model_type = fields.pop("model_type")
+        if model_type not in _FAMILIES:
+            raise InputError(f"model: unsupported model_type '{model_type}'; expected one of {', '.join(_FAMILIES)}")
+        channels = 1 if config.color == "gray" else 3
+        return _FAMILIES[model_type][0](image_size=config.image_size, num_channels=channels, **fields)
 
 
-def make_model(config: AutoencoderTrainingConfig) -> PreTrainedModel:
+def make_model(config: AutoencoderTrainingConfig) -> AutoencoderModelBase:
     """The model to train: random weights, or those of `init_from`.
 
     Raises:
-        InputError: `init_from` is no autoencoder, or takes other images than the recipe's.
+        InputError: `init_from` is not an autoencoder, or takes other images than the recipe's.
     """
     if not config.init_from:
-        return ConvAutoencoderModel(make_model_config(config))
+        model_config = make_model_config(config)
+        return _FAMILIES[model_config.model_type][1](model_config)
     model = load_autoencoder(config.path(config.init_from), "cpu")[0]
     channels = 1 if config.color == "gray" else 3
     if model.config.num_channels != channels or any(side % model.config.stride for side in config.image_size):
@@ -231,20 +250,19 @@ def make_model(config: AutoencoderTrainingConfig) -> PreTrainedModel:
             f"init_from {config.init_from} takes {model.config.num_channels} channels and multiples of "
             f"{model.config.stride} pixels, the recipe has {channels} and {config.image_size}"
         )
-    if config.identity_start and not model.config.code_filters:
-        if model.config.bottleneck != "warp":
-            raise InputError(
-                f"identity_start needs a warped code, {config.init_from} has a {model.config.bottleneck} one"
-            )
-        model.config.code_filters = True
-        start, model = model, ConvAutoencoderModel(model.config)
-        model.load_state_dict(start.state_dict(), strict=False)  # the filters stay at zero
+    if config.identity_start:
+        if not isinstance(model, AppearanceAutoencoderModel):
+            raise InputError(f"identity_start needs an appearance autoencoder; {config.init_from} is another model")
+        if not model.config.code_filters:
+            model.config.code_filters = True
+            start, model = model, AppearanceAutoencoderModel(model.config)
+            model.load_state_dict(start.state_dict(), strict=False)  # the filters stay at zero
     return model.train()
 
 
 def describe_images(config: AutoencoderTrainingConfig, photos: AlignedFaces) -> str:
     """What was trained on and what was left out, in a few sentences for the card."""
-    source = "drawn faces" if config.images == "synthetic" else Path(config.images).name
+    source = "synthetic faces" if config.images == "synthetic" else Path(config.images).name
     text = (
         f"{len(photos):,} photos of {len(photos.identities):,} people from {source}. "
         f"{config.held_out_share:.0%} of the people are held out for evaluation"

@@ -1,14 +1,15 @@
 """Photos to the autoencoder's input in [0, 1], and its output back to photos."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+from hfembed.models.image_opening import check_pixels, image_errors, open_image, to_eight_bit
 
 # keys that transformers itself writes beside ours
 _FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
@@ -27,20 +28,20 @@ class ConvAutoencoderImageProcessorKwargs(TypedDict, total=False):
 
 
 class ConvAutoencoderImageProcessor(BaseImageProcessor):
-    """Makes photos into the input of a `ConvAutoencoderModel`, and its output into photos.
+    """Makes photos into the input of an autoencoder, and its output into photos.
 
-    The centre of the photo is cropped to the output's shape and resized (bilinear, antialiased). With
+    The center of the photo is cropped to the output's shape and resized (bilinear, antialiased). With
     `do_resize=False` the photo keeps its own size, less what `size_divisor` does not divide: for models that are
-    convolutional throughout. EXIF orientation is applied first; palette, CMYK and 16-bit photos are converted,
+    convolutional throughout. EXIF orientation is applied first; palette, CMYK, 16-bit and float photos are converted,
     transparent parts become black.
 
-    A photo is a PIL image, a uint8 array (height, width[, channels]), a uint8 tensor (channels, height, width), or an
-    encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image.
+    A photo is a PIL image, a uint8, uint16 or float array (height, width[, channels]), a tensor (channels, height,
+    width), or an encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image.
 
     Args:
         size (`int`, `[height, width]` or `dict`, *optional*, defaults to 64 x 64): Output size in pixels.
-        crop_fraction (`float`, *optional*, defaults to 1.0): The sides of the crop as a share of the largest rectangle
-            of the output's shape that fits into the photo, in (0, 1]: LFW's faces fill the middle 0.6 of their photos.
+        crop_fraction (`float`, *optional*, defaults to 1.0): The sides of the crop as a fraction of the largest
+            rectangle of the output's shape that fits into the photo, in (0, 1]: LFW's faces fill the middle 0.6.
         color (`str`, *optional*, defaults to `"rgb"`): `"rgb"` or `"gray"` (one channel).
         do_resize (`bool`, *optional*, defaults to `True`): Crop and resize to `size`.
         size_divisor (`int`, *optional*, defaults to 1): With `do_resize=False`: height and width are cut down to
@@ -89,7 +90,7 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
 
     @property
     def num_channels(self) -> int:
-        """Channels of the output: 1 for `color="gray"`, else 3."""
+        """Channels of the output: 1 for `color="gray"`, otherwise 3."""
         return 1 if self.color == "gray" else 3
 
     def crop_box(self, height: int, width: int) -> tuple[float, float, float, float]:
@@ -108,7 +109,7 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         return left, top, left + width - rest_x, top + height - rest_y
 
     def align(self, image: Photo) -> np.ndarray:
-        """Decode one photo and make it the output's size: the name that the face processor's crops go by.
+        """Decode one photo, crop and resize it. The face processor's method of this name aligns a face.
 
         Args:
             image: The photo, see the class.
@@ -119,9 +120,10 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: The photo cannot be read, or is smaller than `size_divisor`; names it where it has a name.
         """
-        try:
-            photo = ImageOps.exif_transpose(_open(image))
-            photo = _to_eight_bit(photo, gray=self.color == "gray")
+        with image_errors(image):
+            photo, _ = open_image(image)
+            check_pixels(photo)
+            photo = to_eight_bit(ImageOps.exif_transpose(photo), gray=self.color == "gray")
             box = self.crop_box(photo.height, photo.width)
             if self.do_resize:
                 size = (self.size["width"], self.size["height"])
@@ -131,11 +133,6 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
                 raise ValueError(f"{photo.width} x {photo.height} pixels are fewer than {self.size_divisor} at a side")
             else:
                 photo = photo.crop(box)
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{_name(image)}: not an image of any known kind") from error
-        # what Pillow and its plugins raise for broken files of one format or another
-        except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{_name(image)}: cannot be made into an image: {error}") from error
         pixels = np.array(photo)
         return np.repeat(pixels[:, :, None], self.num_channels, axis=2) if pixels.ndim == 2 else pixels
 
@@ -161,8 +158,8 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
             `pixel_values` float32 (batch, channels, height, width) in [0, 1].
 
         Raises:
-            ValueError: There are none, one cannot be read (named by file, or by its place in the batch), or their
-                sizes differ.
+            ValueError: An empty list, a photo that cannot be read (named by file, or by its position in the batch),
+                or photos of different sizes.
         """
         if isinstance(images, Photo) and not (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):
             images = [images]
@@ -176,12 +173,14 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
                 raise ValueError(f"image {index} of {len(images)}: {error}") from error
         sizes = sorted({crop.shape[:2] for crop in crops})
         if len(sizes) > 1:
-            raise ValueError(f"images of different sizes, {sizes[0]} and {sizes[1]}, make no batch: one at a time")
+            raise ValueError(
+                f"images of different sizes, {sizes[0]} and {sizes[1]}, cannot be batched; process one at a time"
+            )
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
         return BatchFeature({"pixel_values": self.normalize(pixels).contiguous()}, tensor_type=return_tensors)
 
     def postprocess(self, pixel_values: torch.Tensor) -> list[Image.Image]:
-        """Make the model's output into photos.
+        """Turn the model's output into photos.
 
         Args:
             pixel_values: (batch, channels, height, width); below 0 is black, above 1 white.
@@ -210,51 +209,6 @@ def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[in
             'ConvAutoencoderImageProcessor: size is a number, [height, width] or {"height": ..., "width": ...}'
         )
     return tuple(size)
-
-
-def _name(image: Photo) -> str:
-    if isinstance(image, dict):
-        return str(image.get("path") or "image")
-    if isinstance(image, str | Path):
-        return str(image)
-    return (isinstance(image, Image.Image) and getattr(image, "filename", "")) or "image"
-
-
-def _open(image: Photo) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, dict):
-        image = image["path"] if image.get("bytes") is None else image["bytes"]
-    if isinstance(image, str | Path):
-        # read at once: a lazily opened path would leave its file open until collected
-        image = Path(image).read_bytes()
-    if isinstance(image, bytes):
-        return Image.open(io.BytesIO(image))
-    if isinstance(image, torch.Tensor):
-        image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"a photo is an image, an array, a path or bytes, not {type(image).__name__}")
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"arrays are uint8 (height, width[, channels]), not {image.dtype} {image.shape}")
-    if image.ndim == 3 and image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(image))
-
-
-def _to_eight_bit(photo: Image.Image, gray: bool) -> Image.Image:
-    """Decode to mode L or RGB: L when asked for or when the photo itself is grey."""
-    if photo.mode in ("L", "RGB"):
-        return photo.convert("L") if gray and photo.mode == "RGB" else photo
-    if photo.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
-        return Image.fromarray(np.clip(np.asarray(photo) // 256, 0, 255).astype(np.uint8))
-    if photo.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert the photo to 8 bits")
-    if photo.has_transparency_data:
-        photo = photo.convert("RGBA")
-        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "black"), photo)
-    return photo.convert("L" if gray or photo.mode == "1" else "RGB")
 
 
 __all__ = ["ConvAutoencoderImageProcessor"]

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from hfembed.models.structural_similarity import structural_similarity
+
 from .configuration_face_swap import FaceSwapConfig
-from .structural_similarity import structural_similarity
 
 _SLOPE = 0.1  # of the leaky rectifiers
 

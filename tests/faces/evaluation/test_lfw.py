@@ -10,7 +10,7 @@ import torch
 from hfembed.errors import InputError
 from hfembed.faces.data.lfw import load_lfw, read_pairs
 from hfembed.faces.evaluation.lfw import LfwVerification
-from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
+from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.faces.evaluation.verification import k_fold_accuracy
 
 
@@ -92,11 +92,11 @@ def test_floor_is_fitted_outside_the_pairs_and_separates_textures(tiny_lfw, proc
     outside = lfw.aligned_outside(processor)
     assert {file.split("/")[0] for file in outside.files} == {f"Stranger_{letter}" for letter in "ABCD"}
     crops = lfw.aligned(processor)
-    floors = pixel_floor_embeddings(outside.pixels, crops.pixels)
+    floors = pixel_baseline_embeddings(outside.pixels, crops.pixels)
     assert list(floors) == ["pixels", "eigenfaces", "whitened_eigenfaces"]
     assert lfw.result(floors["pixels"], crops).metrics["lfw_view2_auc"] > 95
     # all components together are a rotation of the fitted crops' centred pixels: cosines stay
-    itself = pixel_floor_embeddings(outside.pixels, outside.pixels)
+    itself = pixel_baseline_embeddings(outside.pixels, outside.pixels)
     cosines = [rows @ rows.T for rows in (itself["pixels"], itself["eigenfaces"])]
     np.testing.assert_allclose(cosines[0], cosines[1], atol=1e-3 * np.abs(cosines[0]).max())
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.images.tiny_autoencoder import SIZE, smooth_images, tiny_autoencoder
+from tests.images.tiny_autoencoder import SIZE, smooth_images, tiny_restoration
 
 pytest.importorskip("skimage")
 
@@ -43,7 +43,7 @@ def test_a_perfect_denoiser_wins_and_one_that_does_nothing_loses(images):
     test = DenoisingTest(clean, known, 0.1)
     best = test(Cheat(clean.clamp(20, 230), 0.01))
     assert best["denoising_sigma0.1_gain"] > 3
-    worst = test(tiny_autoencoder(skip_connections=True))
+    worst = test(tiny_restoration())
     assert worst["denoising_sigma0.1_psnr"] == pytest.approx(worst["denoising_sigma0.1_input_psnr"], abs=1e-3)
     assert 19.8 < worst["denoising_sigma0.1_input_psnr"] < 20.8 and worst["denoising_sigma0.1_gain"] < -3
     for name in ("non_local_means", "total_variation", "pca_wiener"):
@@ -90,7 +90,7 @@ def test_only_the_hole_counts(images):
     assert (test.masks.sum((1, 2, 3)) == 36).all()
     metrics = test(Cheat(clean, 0.1 * (~test.masks)))  # wrong everywhere but in the holes
     assert metrics["denoising_hole6_psnr"] == 100
-    nothing = test(tiny_autoencoder(skip_connections=True, inpainting=True))  # a new one fills with grey
+    nothing = test(tiny_restoration(inpainting=True))  # a new one fills with grey
     error = (0.5 - test.clean).square()[test.masks].mean()
     assert nothing["denoising_hole6_psnr"] == pytest.approx(float(-10 * error.log10()), abs=1e-3)
     # smooth images have few directions, which the rest of an image tells all but wholly
@@ -98,17 +98,17 @@ def test_only_the_hole_counts(images):
     best = nothing["denoising_hole6_best_classic_psnr"]
     assert best == nothing["denoising_hole6_gaussian_psnr"] and nothing["denoising_hole6_gain"] < 0
     with pytest.raises(InputError, match="does not fill holes"):
-        test(tiny_autoencoder(skip_connections=True))
+        test(tiny_restoration())
 
 
 def test_results_and_pictures_are_written(images, tmp_path):
     clean, known = images
     tests = [DenoisingTest(clean, known, 0.1, components=20), InpaintingTest(clean, known, 5)]
-    model = tiny_autoencoder(skip_connections=True, inpainting=True)
+    model = tiny_restoration(inpainting=True)
     metrics = report_denoising(tests, model, tmp_path, {"images": None}, columns=4)
     results = json.loads((tmp_path / "results.json").read_text())
     assert all(results[name] == value for name, value in metrics.items())
     assert results["denoising"]["images"] == 20 and results["denoising"]["denoising_sigma0.1"]["strengths"]
     assert Image.open(tmp_path / "denoising_sigma0.1.png").size == (2 * (4 * SIZE + 6), 2 * (6 * SIZE + 10))
-    with pytest.raises(InputError, match="colour"):
-        tests[1](tiny_autoencoder(num_channels=3, skip_connections=True, inpainting=True))
+    with pytest.raises(InputError, match="color"):
+        tests[1](tiny_restoration(num_channels=3, inpainting=True))

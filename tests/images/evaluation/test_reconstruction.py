@@ -37,6 +37,8 @@ from hfembed.images.evaluation.reconstruction_report import (
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
+from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 
 
 def pair(count=5, size=24, noise=0.1, seed=0):
@@ -103,8 +105,8 @@ def test_jpeg_uses_the_bytes_it_is_given():
 
 
 def test_validation_is_the_same_at_every_call():
-    config = ConvAutoencoderConfig(num_channels=1, image_size=[16, 16], widths=[8], skip_connections=True)
-    model = ConvAutoencoderModel(config).eval()
+    config = RestorationAutoencoderConfig(num_channels=1, image_size=[16, 16], widths=[8])
+    model = RestorationAutoencoderModel(config).eval()
     processor = ConvAutoencoderImageProcessor(size=16, color="gray")
     pixels = torch.randint(40, 200, (6, 1, 16, 16), dtype=torch.uint8)
     clean = HeldOutReconstruction(pixels)(model, processor)
@@ -125,8 +127,8 @@ def test_results_without_prefix_are_replaced_together(tmp_path):
 def test_a_judge_finds_the_person_unchanged_in_an_unchanged_image(tiny_lfw, model, processor, tmp_path):
     embedder = copy.deepcopy(model)
     embedder.config.mirror = "none"
-    config = ConvAutoencoderConfig(image_size=[64, 64], widths=[4], skip_connections=True)
-    unchanging = ConvAutoencoderModel(config).eval()  # a new denoiser changes nothing
+    config = RestorationAutoencoderConfig(image_size=[64, 64], widths=[4])
+    unchanging = RestorationAutoencoderModel(config).eval()  # a new denoiser changes nothing
     judge = make_judge(embedder, processor, tiny_lfw.landmarks, read_pairs(tiny_lfw.pairs))
     whole = ConvAutoencoderImageProcessor(size=64)
     report = report_reconstruction(unchanging, whole, tiny_lfw.archive, tmp_path, 0.2, judge=judge, pictures=2)

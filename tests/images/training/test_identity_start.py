@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from hfembed.images.training.identity_start import start_from_identity
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
-from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
+from hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder import AppearanceAutoencoderConfig
+from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
-from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -33,11 +33,11 @@ class Patch(FaceEmbeddings):
 
 def start(images, weight, seed=0):
     torch.manual_seed(0)
-    config = ConvAutoencoderConfig(
-        num_channels=1, image_size=[16, 16], patch_size=4, widths=[8], blocks_per_level=0, bottleneck="warp",
+    config = AppearanceAutoencoderConfig(
+        num_channels=1, image_size=[16, 16], patch_size=4, widths=[8], blocks_per_level=0,
         latent_channels=18, warp_latents=2, warp_grid=2, code_filters=True,
     )  # fmt: skip
-    model = ConvAutoencoderModel(config).train()
+    model = AppearanceAutoencoderModel(config).train()
     model.bottleneck.code.start_from_images(images / 255)
     torch.nn.init.zeros_(model.bottleneck.code.fields)  # nothing moves in these images
     processor = ConvAutoencoderImageProcessor(size=[16, 16], color="gray")

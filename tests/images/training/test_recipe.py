@@ -55,7 +55,9 @@ def recipe(**fields):
         ({"perceptual_layers": [1]}, "perceptual_layer_weights must have a weight for each"),
         ({"face_points": [[1.0, 2.0]]}, "five"),
         ({"identity_start": 1.0}, "identity_start needs an identity_network"),
-        ({"model": {"code_filters": True}}, 'code_filters needs the bottleneck "warp"'),
+        ({"model": {"code_filters": True}}, "'code_filters': it belongs to AppearanceAutoencoderConfig"),
+        ({"model": {"model_type": "hfembed_word2vec"}}, "unsupported model_type 'hfembed_word2vec'"),
+        ({"model": {"bottleneck": "warp", "variational": True}}, "cannot be variational"),
     ],
 )
 def test_impossible_recipes_are_refused(fields, words):
@@ -130,14 +132,33 @@ def test_start_from_another_checkpoint(tmp_path):
         make_model(recipe(init_from=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"bottleneck": "warp"}, {"model_type": "hfembed_appearance_autoencoder"}),
+        ({"skip_connections": True}, {"model_type": "hfembed_restoration_autoencoder"}),
+    ],
+)
+def test_recipes_of_older_versions_name_the_family_by_its_fields(old, new):
+    fields = {"widths": [8], "patch_size": 4, "latent_channels": 20}
+    models = [make_model(recipe(model=fields | family)) for family in (old, new)]
+    assert type(models[0]) is type(models[1]) and models[0].config.to_dict() == models[1].config.to_dict()
+
+
 def test_identity_start_needs_a_warped_code_and_gives_it_filters(tmp_path):
-    warped = {"bottleneck": "warp", "latent_channels": 6, "warp_latents": 2, "widths": [8], "patch_size": 4}
+    warped = {
+        "model_type": "hfembed_appearance_autoencoder",
+        "latent_channels": 6,
+        "warp_latents": 2,
+        "widths": [8],
+        "patch_size": 4,
+    }
     for name, model in (("conv", TINY["model"]), ("warp", warped)):
         config = recipe(model=model)
         make_model(config).save_pretrained(tmp_path / name)
         make_processor(config).save_pretrained(tmp_path / name)
     start = {"identity_start": 0.5, "identity_network": "some"}
-    with pytest.raises(InputError, match="identity_start needs a warped code, .*conv has a conv one"):
+    with pytest.raises(InputError, match="identity_start needs an appearance autoencoder; .*conv"):
         make_model(recipe(init_from=str(tmp_path / "conv"), **start))
     model = make_model(recipe(init_from=str(tmp_path / "warp"), **start))
     first = make_model(recipe(init_from=str(tmp_path / "warp")))

@@ -15,10 +15,10 @@ def photo(height, width, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_crops_the_centre_and_resizes_with_antialiasing():
+def test_crops_the_center_and_resizes_with_antialiasing():
     processor = ConvAutoencoderImageProcessor(size=[16, 24], crop_fraction=0.5)
     pixels = photo(100, 120)
-    # the largest 2:3 rectangle is 80 x 120, half of it 40 x 60 around the centre
+    # the largest 2:3 rectangle is 80 x 120, half of it 40 x 60 around the center
     assert processor.crop_box(100, 120) == (30, 30, 90, 70)
     expected = Image.fromarray(pixels).resize((24, 16), Image.Resampling.BILINEAR, box=(30, 30, 90, 70))
     np.testing.assert_array_equal(processor.align(pixels), np.asarray(expected))
@@ -41,6 +41,16 @@ def test_every_kind_of_photo_gives_the_same(tmp_path):
     assert values.shape == (len(kinds), 1, 8, 8)
     for value in values[1:]:
         torch.testing.assert_close(value, values[0], rtol=0, atol=1.01 / 255)
+
+
+def test_sixteen_bits_and_floats_are_scaled(tmp_path):
+    values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray((values / 65535).astype(np.float32)).save(tmp_path / "float.tif")
+    processor = ConvAutoencoderImageProcessor(size=8)
+    for name in ("deep.png", "float.tif"):
+        scaled = processor(tmp_path / name).pixel_values[0, 0]
+        np.testing.assert_allclose(scaled, values / 65535, atol=1 / 255)
 
 
 def test_own_size_cut_to_a_multiple():
@@ -97,7 +107,7 @@ def test_impossible_settings_are_refused(settings, words):
 def test_broken_photos_are_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"not a photo")
     processor = ConvAutoencoderImageProcessor()
-    with pytest.raises(ValueError, match=r"image 1 of 2: .*broken\.jpg: not an image of any known kind$"):
+    with pytest.raises(ValueError, match=r"image 1 of 2: .*broken\.jpg: not an image of a supported format$"):
         processor([photo(8, 8), tmp_path / "broken.jpg"])
     with pytest.raises(ValueError, match="got no images"):
         processor([])

@@ -1,4 +1,4 @@
-"""The autoencoder as its users meet it: to latents and back, any size, variational, for denoising."""
+"""The convolutional autoencoder: to latents and back, any size, variational."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,6 @@ class AutoencoderContract(ModelContract):
         "latent_channels": 0,
         "kl_weight": -1.0,
         "free_bits": -0.5,
-        "inpainting": True,
         "latent_penalty": "l3",
         "latent_penalty_weight": -1,
         "loss_weights": {"perceptual": 1.0},
@@ -62,63 +61,18 @@ class TestVariationalAutoencoder(AutoencoderContract):
         return tiny_config(variational=True, bottleneck_size=2, image_size=[16, 32], free_bits=0.1)
 
 
-class TestSkippingAutoencoder(AutoencoderContract):
-    def config(self):
-        return tiny_config(skip_connections=True, patch_size=1)
-
-    def model(self, model_class):
-        model = super().model(model_class)
-        with torch.no_grad():  # it starts at zero
-            model.decoder.conv_out.weight.add_(0.1)
-        return model
-
-
-class TestInpaintingAutoencoder(TestSkippingAutoencoder):
-    def config(self):
-        return tiny_config(skip_connections=True, inpainting=True)
-
-    def inputs(self, config, batch_size=3):
-        mask = torch.zeros(batch_size, 1, *config.image_size, dtype=torch.bool)
-        mask[:, :, 3:9, 10:20] = True
-        return {"pixel_values": images(config, batch_size), "mask": mask}
-
-
-class TestWarpingAutoencoder(AutoencoderContract):
-    def config(self):
-        return tiny_config(
-            bottleneck="warp", latent_channels=14, warp_latents=6, warp_grid=4, blocks_per_level=0, code_filters=True
-        )
-
-    def model(self, model_class):
-        model = super().model(model_class)
-        with torch.no_grad():  # they start at zero
-            model.bottleneck.code.filters.add_(0.1 * model.bottleneck.code.basis.flip(0))
-        return model
-
-    def inputs(self, config, batch_size=3):
-        # the fit is as smooth as its images
-        small = images(config, batch_size, size=(3, 3))
-        return {"pixel_values": torch.nn.functional.interpolate(small, size=config.image_size, mode="bicubic")}
-
-
 @pytest.mark.parametrize(
     "fields",
     [
         {},
-        {"bottleneck": "warp", "latent_channels": 20},
-        {"bottleneck": "warp", "latent_channels": 20, "code_filters": True},
         {"bottleneck": "dense"},
         {"variational": True},
-        {"skip_connections": True},
         {"latent_penalty": "l2"},
     ],
 )
 def test_every_weight_learns(fields):
     torch.manual_seed(0)
     model = ConvAutoencoderModel(tiny_config(**fields)).train()
-    with torch.no_grad():  # a new denoiser's last layer is zero: the others learn from the second step on
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
     loss = model(images(model.config)).loss
     assert loss.dtype == torch.float32 and loss.isfinite()
     loss.backward()
@@ -133,7 +87,6 @@ def test_every_weight_learns(fields):
         ({"patch_size": 1, "widths": [4, 8]}, (3, 8, 12)),
         ({"bottleneck_size": 2, "image_size": [32, 16]}, (3, 2, 1)),
         ({"bottleneck": "dense", "latent_channels": 20}, (20, 1, 1)),
-        ({"bottleneck": "warp", "latent_channels": 20, "warp_latents": 4}, (20, 1, 1)),
     ],
 )
 def test_latents_are_what_the_config_says(fields, shape):
@@ -158,13 +111,13 @@ def test_any_size_that_the_stride_divides():
     assert output.reconstruction.shape == (2, 1, 48, 64) and output.latents.shape == (2, 3, 3, 4)
     with pytest.raises(ValueError, match=r"multiples of 16 for this model, got 24 x 32"):
         model(images(config, 2, size=(24, 32)))
-    with pytest.raises(ValueError, match=r"\(batch, 1, height, width\) for this grey model, got \(2, 3, 16, 32\)"):
+    with pytest.raises(ValueError, match=r"\(batch, 1, height, width\) for this gray model, got \(2, 3, 16, 32\)"):
         model.encode(torch.zeros(2, 3, 16, 32))
 
 
-def test_a_dense_bottleneck_knows_one_size():
+def test_a_dense_bottleneck_takes_one_size():
     model = ConvAutoencoderModel(tiny_config(bottleneck="dense", latent_channels=20))
-    with pytest.raises(ValueError, match="dense bottleneck takes 16 x 24 images only, got 32 x 24"):
+    with pytest.raises(ValueError, match="takes 16 x 24 images only, got 32 x 24"):
         model.encode(torch.zeros(1, 1, 32, 24))
     with pytest.raises(ValueError, match=r"latents must be \(batch, 20, 1, 1\)"):
         model.decode(torch.zeros(1, 20, 2, 3))
@@ -185,17 +138,6 @@ def test_learns_to_reconstruct():
         loss.backward()
         optimizer.step()
     assert loss < 0.2 * blobs.var()
-
-
-def test_a_new_denoiser_changes_nothing_and_cannot_decode():
-    config = tiny_config(skip_connections=True)
-    model = ConvAutoencoderModel(config).eval()
-    pixel_values = images(config)
-    output = model(pixel_values, targets=pixel_values + 0.1)
-    torch.testing.assert_close(output.reconstruction, pixel_values)
-    assert output.loss.item() == pytest.approx(0.01, rel=1e-3)
-    with pytest.raises(ValueError, match="skip connections reconstructs from its encoder's maps"):
-        model.decode(output.latents)
 
 
 def test_variational_draws_in_training_and_takes_the_mean_otherwise():
@@ -237,6 +179,25 @@ def test_latent_penalty(penalty, power):
     output = ConvAutoencoderModel(config).train()(images(config))
     expected = output.reconstruction_loss + 0.3 * output.latents.abs().pow(power).mean()
     torch.testing.assert_close(output.loss, expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "family"),
+    [("skip_connections", "RestorationAutoencoderConfig"), ("code_filters", "AppearanceAutoencoderConfig")],
+)
+def test_fields_of_the_separated_families_are_pointed_to(field, family):
+    with pytest.raises(ValueError, match=f"'{field}': it belongs to {family}"):
+        tiny_config(**{field: True})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_precisions_and_a_batch_of_one(dtype):
+    config = tiny_config()
+    model = ConvAutoencoderModel(config).eval()
+    expected = model(images(config, 1)).reconstruction
+    output = model.to(dtype)(images(config, 1))
+    torch.testing.assert_close(output.reconstruction.float(), expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(model.decode(model.encode(images(config, 1))), output.reconstruction)
 
 
 def test_losses_are_summed_with_their_weights():

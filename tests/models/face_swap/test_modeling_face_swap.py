@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, AutoModel, pipeline
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel, reconstruction_loss
-from hfembed.models.face_swap.structural_similarity import structural_similarity
+from hfembed.models.structural_similarity import structural_similarity
 from tests.contract import ModelContract
 
 

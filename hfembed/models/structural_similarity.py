@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its target: squared, absolute, by structure. Tensors in, scalar out."""
+"""Structural similarity of images (SSIM, MS-SSIM), differentiable."""
 
 import torch
 import torch.nn.functional as F
@@ -8,35 +8,9 @@ _K1, _K2, _SIGMA, _WINDOW = 0.01, 0.03, 1.5, 11
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def mean_squared_error(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over images, channels and pixels of the squared difference.
-
-    Args:
-        reconstruction: (B, C, H, W).
-        target: (B, C, H, W).
-
-    Returns:
-        Scalar.
-    """
-    return F.mse_loss(reconstruction, target)
-
-
-def mean_absolute_error(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over images, channels and pixels of the absolute difference; its gradient at equality is zero.
-
-    Args:
-        reconstruction: (B, C, H, W).
-        target: (B, C, H, W).
-
-    Returns:
-        Scalar.
-    """
-    return F.l1_loss(reconstruction, target)
-
-
 def structural_similarity(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """SSIM of each image: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity",
-    2004, eq. 13, in a Gaussian window of sigma 1.5 and 11 pixels, over the places where the window lies in the image.
+    2004, eq. 13, in a Gaussian window of sigma 1.5 and 11 pixels that lies wholly inside the image.
 
     No root is taken, and every quotient has a constant in it: the gradient is finite everywhere, flat images included.
 
@@ -45,7 +19,7 @@ def structural_similarity(reconstruction: torch.Tensor, target: torch.Tensor) ->
         target: (B, C, H, W) in [0, 1].
 
     Returns:
-        (B,) in [-1, 1], the mean over channels and places.
+        (B,) in [-1, 1], float32, the mean over channels and positions.
 
     Raises:
         ValueError: The images are smaller than the window.
@@ -107,17 +81,12 @@ def _luminance_and_contrast(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Ten
 
 
 def _window(size: int, device: torch.device) -> torch.Tensor:
-    """(size, size - 10): every column a Gaussian window of sum one, at every place where it fits."""
-    places = torch.arange(size, device=device)
-    centres = places[: size - _WINDOW + 1] + _WINDOW // 2
-    distance = (places[:, None] - centres).float()
+    """(size, size - 10): every column a Gaussian window of sum one, at every position where it fits."""
+    positions = torch.arange(size, device=device)
+    centers = positions[: size - _WINDOW + 1] + _WINDOW // 2
+    distance = (positions[:, None] - centers).float()
     window = torch.exp(-(distance**2) / (2 * _SIGMA**2)) * (distance.abs() <= _WINDOW // 2)
     return window / window.sum(0)
 
 
-__all__ = [
-    "mean_absolute_error",
-    "mean_squared_error",
-    "multiscale_structural_similarity",
-    "structural_similarity",
-]
+__all__ = ["multiscale_structural_similarity", "structural_similarity"]

@@ -5,9 +5,9 @@ import math
 import torch
 import torch.nn.functional as F
 
-from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
-from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
-from hfembed.models.conv_autoencoder.warped_linear_code import WarpedLinearCode, cosine_waves
+from hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder import AppearanceAutoencoderConfig
+from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
+from hfembed.models.appearance_autoencoder.warped_linear_code import WarpedLinearCode, cosine_waves
 
 
 def shifted_blobs(count, seed=0):
@@ -120,11 +120,11 @@ def test_gradients_are_those_of_the_least_squares_code():
 
 def test_training_beats_pca_on_what_moves():
     torch.manual_seed(0)
-    config = ConvAutoencoderConfig(
-        num_channels=1, image_size=[32, 32], patch_size=4, widths=[16, 32], blocks_per_level=0, bottleneck="warp",
+    config = AppearanceAutoencoderConfig(
+        num_channels=1, image_size=[32, 32], patch_size=4, widths=[16, 32], blocks_per_level=0,
         latent_channels=6, warp_latents=2, warp_grid=4,
     )  # fmt: skip
-    model = ConvAutoencoderModel(config)
+    model = AppearanceAutoencoderModel(config)
     train, held_out = shifted_blobs(400), shifted_blobs(100, seed=9)
     model.bottleneck.code.start_from_images(train)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

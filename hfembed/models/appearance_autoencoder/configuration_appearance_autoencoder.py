@@ -1,0 +1,71 @@
+"""Configuration of an active appearance model whose warp is predicted by a convolutional encoder."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from hfembed.models.autoencoder_config import AutoencoderConfig
+
+
+@strict
+class AppearanceAutoencoderConfig(AutoencoderConfig):
+    r"""Configuration of `AppearanceAutoencoderModel`.
+
+    Args:
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the images: 3, or 1 for gray.
+        image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
+            Height and width of the images; both even.
+        patch_size (`int`, *optional*, defaults to 2):
+            Side of the patches that the encoder's first layer folds into channels.
+        widths (`list[int]`, *optional*, defaults to `[32, 64, 128, 128]`):
+            Channels of each level of the encoder; the second and every further level halve height and width.
+        blocks_per_level (`int`, *optional*, defaults to 1):
+            Residual blocks at each level.
+        latent_channels (`int`, *optional*, defaults to 64):
+            How many numbers an image is described by, the warp's included.
+        warp_latents (`int`, *optional*, defaults to 16):
+            How many of the latents describe the warp.
+        warp_grid (`int`, *optional*, defaults to 8):
+            Control points, across and down, between which the warp is interpolated.
+        refinement_steps (`int`, *optional*, defaults to 2):
+            Gauss-Newton steps of the fit.
+        code_filters (`bool`, *optional*, defaults to `False`):
+            Besides what its basis can represent, the linear code takes in what filters of its own see in the residual.
+            For codes that are to be good by another measure than the squared error.
+        loss_weights (`dict[str, float]`, *optional*, defaults to `{"mean_squared": 1.0}`):
+            Weights of the losses that `forward` sums: `"mean_squared"`, `"mean_absolute"`, `"ssim"` (one minus SSIM),
+            `"ms_ssim"` (one minus MS-SSIM).
+
+    Raises:
+        ValueError: A field that does not exist, named together with the nearest one that does.
+        StrictDataclassError: A value of the wrong type, or an impossible one.
+    """
+
+    model_type: ClassVar[str] = "hfembed_appearance_autoencoder"
+
+    latent_channels: int = 64
+    warp_latents: int = 16
+    warp_grid: int = 8
+    refinement_steps: int = 2
+    code_filters: bool = False
+
+    @property
+    def is_convolutional(self) -> bool:
+        """False: the latents are a vector."""
+        return False
+
+    def validate_warp(self) -> None:
+        """Reject warps that leave no number to the linear code."""
+        if not 0 < self.warp_latents < self.latent_channels:
+            raise ValueError(
+                f"warp_latents must lie between 1 and latent_channels - 1, {self.latent_channels - 1}, "
+                f"got {self.warp_latents}"
+            )
+        if self.warp_grid < 2 or self.refinement_steps < 1:
+            raise ValueError("warp_grid must be at least 2, refinement_steps at least 1")
+        if any(side % 2 for side in self.image_size):
+            raise ValueError(f"image_size must be even numbers, got {self.image_size}")
+
+
+__all__ = ["AppearanceAutoencoderConfig"]

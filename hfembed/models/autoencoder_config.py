@@ -1,0 +1,162 @@
+"""What the configs of all autoencoder families have in common."""
+
+import difflib
+import math
+from dataclasses import field, fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+# keys that transformers and the Hub write into a config.json, or pass to a config, besides its declared fields
+_FOREIGN_KEYS = {
+    "auto_map",
+    "attn_implementation",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "per_layer_config",
+    "quantization_config",
+    "tie_word_embeddings",
+}
+RECONSTRUCTION_LOSSES = ("mean_squared", "mean_absolute", "ssim", "ms_ssim")
+
+# one family held all three until they were separated; a config.json of that time says which it is by these fields
+_PLAIN, _APPEARANCE, _RESTORATION = (f"hfembed_{name}_autoencoder" for name in ("conv", "appearance", "restoration"))
+_WARP_FIELDS = {"warp_latents", "warp_grid", "refinement_steps", "code_filters"}
+_PLAIN_FIELDS = {"variational", "kl_weight", "free_bits", "latent_penalty", "latent_penalty_weight"}
+_RESTORATION_FIELDS = {"skip_connections", "inpainting"}
+
+
+def upgrade_config(content: dict[str, Any]) -> dict[str, Any]:
+    """Translate a config.json that was written when one family held plain, appearance and restoration models.
+
+    Args:
+        content: Of a config.json; one of today, or of another family, is returned as it is.
+
+    Raises:
+        ValueError: A variational model with skip connections, which no family supports any more.
+    """
+    if content.get("model_type") != _PLAIN:
+        return content
+    if content.get("bottleneck") == "warp":
+        if content.get("variational") or content.get("skip_connections"):
+            raise ValueError(
+                'bottleneck "warp" cannot be variational or have skip_connections: its latents are fitted'
+            )
+        dropped = _PLAIN_FIELDS | _RESTORATION_FIELDS | {"bottleneck", "bottleneck_size"}
+        return _without(content, dropped) | {"model_type": _APPEARANCE}
+    if content.get("skip_connections"):
+        if content.get("variational"):
+            raise ValueError("config.json: a variational model with skip_connections is not supported")
+        dropped = _PLAIN_FIELDS | _WARP_FIELDS | {"skip_connections"}
+        return _without(content, dropped) | {"model_type": _RESTORATION}
+    unused = {name for name in _RESTORATION_FIELDS | {"code_filters"} if not content.get(name)}
+    return _without(content, unused | _WARP_FIELDS - {"code_filters"})
+
+
+def _without(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in names}
+
+
+@strict
+class AutoencoderConfig(PreTrainedConfig):
+    """Base of the autoencoders' configs: the images, the encoder's levels, the size of the latents, the loss.
+
+    Attributes and errors are documented in each family's config.
+    """
+
+    num_channels: int = 3
+    image_size: list[int] | tuple[int, ...] = field(default_factory=lambda: [64, 64])
+    patch_size: int = 2
+    widths: list[int] | tuple[int, ...] = field(default_factory=lambda: [32, 64, 128, 128])
+    blocks_per_level: int = 1
+    latent_channels: int = 8
+    loss_weights: dict[str, Any] = field(default_factory=lambda: {"mean_squared": 1.0})
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # every config.json names the transformers that wrote it, a config built in code does not
+        from_file = self.transformers_version is not None
+        names = {member.name for member in fields(self)}
+        if from_file:
+            names -= {member.name for member in fields(PreTrainedConfig)}
+        for name in kwargs:
+            if name.startswith("_") or name in _FOREIGN_KEYS or name in dir(PreTrainedConfig):
+                continue
+            nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8 if from_file else 0.0)
+            if nearest:
+                raise ValueError(f"{type(self).__name__} has no field '{name}'; did you mean '{nearest[0]}'?")
+        self.image_size = list(self.image_size)
+        self.widths = list(self.widths)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build the config of a config.json; one from before the families were separated gives its family's."""
+        content = upgrade_config(config_dict)
+        model_type = content.get("model_type", cls.model_type)
+        if content is not config_dict and model_type != cls.model_type and model_type in CONFIG_MAPPING:
+            return CONFIG_MAPPING[model_type].from_dict(content, **kwargs)
+        return super().from_dict(content, **kwargs)
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether the latents are a grid, not a vector."""
+        return True
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether images of other sizes than `image_size` are accepted."""
+        return self.is_convolutional
+
+    @property
+    def map_stride(self) -> int:
+        """Pixels between the positions of the encoder's last feature map."""
+        return self.patch_size * 2 ** (len(self.widths) - 1)
+
+    @property
+    def stride(self) -> int:
+        """What an image's height and width must be multiples of."""
+        return self.map_stride
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of an image of `image_size`."""
+        if not self.is_convolutional:
+            return self.latent_channels, 1, 1
+        height, width = self.image_size
+        return self.latent_channels, height // self.stride, width // self.stride
+
+    @property
+    def num_latents(self) -> int:
+        """How many numbers the latent of an image of `image_size` has."""
+        return math.prod(self.latent_shape)
+
+    def validate_shapes(self) -> None:
+        """Reject sizes that no network can have."""
+        if self.num_channels not in (1, 3):
+            raise ValueError(f"num_channels must be 3 (color) or 1 (gray), got {self.num_channels}")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths must be the positive channels of at least one level, got {self.widths}")
+        for name in ("patch_size", "latent_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.blocks_per_level < 0:
+            raise ValueError(f"blocks_per_level must not be negative, got {self.blocks_per_level}")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size must be [height, width] in pixels, got {self.image_size}")
+        if self.stride < 1 or any(side % self.stride for side in self.image_size):
+            raise ValueError(f"image_size {self.image_size} must be multiples of the stride, {self.stride}")
+
+    def validate_loss_weights(self) -> None:
+        """Reject losses that do not exist, and weights that are not finite or negative."""
+        for name, weight in self.loss_weights.items():
+            if name not in RECONSTRUCTION_LOSSES:
+                raise ValueError(f"loss_weights: unknown loss '{name}'; known: {', '.join(RECONSTRUCTION_LOSSES)}")
+            if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+                raise ValueError(f"loss_weights: the weight of {name} must be a number from 0 up, got {weight!r}")
+        if not any(self.loss_weights.values()):
+            raise ValueError("loss_weights must give at least one loss a weight above 0")
+
+
+__all__ = ["AutoencoderConfig"]
