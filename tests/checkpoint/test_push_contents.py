@@ -23,11 +23,13 @@ CONTENTS = {
     "hfembed_face_embedder": _IMAGES | {"roc.png"},
     "hfembed_face_detector": _IMAGES | {"detections.png"},
     "hfembed_conv_autoencoder": _IMAGES | {"latent_statistics.safetensors", "reconstructions.png"},
+    "hfembed_appearance_autoencoder": _IMAGES | {"latent_statistics.safetensors", "reconstructions.png"},
+    "hfembed_restoration_autoencoder": _IMAGES | {"reconstructions.png"},
     "hfembed_face_swap": _IMAGES | {"swaps.png"},
     "hfembed_word2vec": _ALL
     | {
         *("tokenizer.json", "tokenizer_config.json", "vocab_counts.safetensors", "map.png"),
-        *("modules.json", "1_Pooling/config.json"),
+        *("modules.json", "sentence_bert_config.json"),
     },
 }
 PICTURES = ("roc.png", "detections.png", "reconstructions.png", "swaps.png", "map.png")
