@@ -18,7 +18,7 @@ from hfembed.errors import exit_on_input_error
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.faces import FaceSource, load_faces
 from hfembed.faces.data.splits import split_people
-from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
+from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.images.evaluation.image_search import same_person_at_1
 from hfembed.images.image_embedders import LatentEmbedder, load_image_embedder
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
@@ -51,7 +51,7 @@ def main() -> None:
     crops = [AlignedFaces(side.remove_columns("landmarks"), processor).pixels() for side in (known, held_out)]
 
     table: dict[str, tuple[float, int]] = {}
-    for name, embeddings in pixel_floor_embeddings(*crops).items():
+    for name, embeddings in pixel_baseline_embeddings(*crops).items():
         table[name] = same_person_at_1(embeddings, people), embeddings.shape[1]
     for name, embed in embedders.items():
         embeddings = embed(photos, held_out["landmarks"][:])

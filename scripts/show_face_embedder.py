@@ -4,10 +4,12 @@ python scripts/show_face_embedder.py outputs/quickstart/faces
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from transformers import AutoModel, set_seed
 
 from hfembed.checkpoint.card import write_card
@@ -17,8 +19,8 @@ from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthe
 from hfembed.faces.evaluation.embedding import embed_aligned
 from hfembed.faces.evaluation.lfw import LfwVerification
 from hfembed.faces.evaluation.lfw_report import report_lfw, summary
-from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
-from hfembed.faces.evaluation.plots import plot_neighbours
+from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
+from hfembed.faces.evaluation.plots import save_figure, show_crop
 
 UNSEEN = 1_000_000  # seed of the drawn people
 
@@ -45,7 +47,7 @@ def main() -> None:
     fitted_on = torch.from_numpy(
         np.stack([processor.align(face["image"], face["landmarks"]) for face in others])
     ).permute(0, 3, 1, 2)
-    floors = pixel_floor_embeddings(fitted_on, crops.pixels)
+    floors = pixel_baseline_embeddings(fitted_on, crops.pixels)
     floors["untrained network"] = embed_aligned(untrained, processor, crops.pixels, progress=False)
     print(f"\n{'accuracy on drawn faces, same person or not':64}%")
     for name, embeddings in floors.items():
@@ -59,7 +61,7 @@ def main() -> None:
     similarity = embeddings[queries] @ embeddings.T
     similarity[range(len(queries)), queries] = -2  # not oneself
     scores, nearest = similarity.topk(7)
-    plot_neighbours(
+    plot_neighbors(
         [crops.pixels[query] for query in queries],
         [
             [(crops.pixels[i], float(score), people[i] == people[query]) for i, score in zip(row, line, strict=True)]
@@ -69,6 +71,27 @@ def main() -> None:
     )
     write_card(folder)
     print(f"\npictures: {folder}/roc.png, mistakes.png, neighbours.png; the model's card: {folder}/README.md")
+
+
+def plot_neighbors(
+    queries: Sequence[torch.Tensor], neighbors: Sequence[Sequence[tuple[torch.Tensor, float, bool]]], path: str | Path
+) -> None:
+    """Draw one row per query: the crop, then its nearest neighbors in falling order, wrong people framed in red."""
+    rows, columns = len(queries), len(neighbors[0]) + 1
+    figure = Figure(figsize=(1.15 * columns, 1.3 * rows + 0.4), layout="constrained")
+    figure.suptitle("each row: a photo, then its nearest neighbors (red: another person)", fontsize=11)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for line, query, nearest in zip(grid, queries, neighbors, strict=True):
+        show_crop(line[0], query, "query")
+        for axes, (crop, score, same) in zip(line[1:], nearest, strict=True):
+            show_crop(axes, crop, f"{score:.2f}")
+            axes.spines[:].set(
+                visible=True, color="#1f5fa8" if same else "#b8341b", linewidth=2.5 if not same else 1.0
+            )
+        for axes in line:
+            axes.set(xticks=[], yticks=[])
+        line[0].spines[:].set_visible(False)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

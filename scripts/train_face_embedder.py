@@ -16,6 +16,7 @@ from hfembed.errors import exit_on_input_error
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
 from hfembed.faces.data.frozen_features import FrozenFeatures
+from hfembed.faces.data.samplers import IdentityBatchSampler
 from hfembed.faces.data.splits import hold_out_photos
 from hfembed.faces.evaluation.identification import HeldOutIdentification
 from hfembed.faces.training.losses import MetricLoss, classification_loss
@@ -31,7 +32,7 @@ from hfembed.faces.training.recipe import (
 from hfembed.training.config import read_config
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
-from hfembed.training.samplers import IdentityBatchSampler, KeyedBatchSampler
+from hfembed.training.samplers import KeyedBatchSampler
 from hfembed.training.sharing import HubSharing
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from hfembed.checkpoint.card import write_card
 from hfembed.errors import exit_on_input_error
 from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.samplers import PersonBatchSampler
 from hfembed.faces.data.splits import hold_out_photos
 from hfembed.faces.swap.pictures import draw_swap_grid
 from hfembed.faces.swap.recipe import (
@@ -30,7 +31,6 @@ from hfembed.faces.swap.recipe import (
 from hfembed.training.config import read_config
 from hfembed.training.loop import make_accelerator, samples_per_round, train
 from hfembed.training.record import TrainingRecord
-from hfembed.training.samplers import PersonBatchSampler
 from hfembed.training.sharing import HubSharing
 
 PROVENANCE = (

@@ -110,7 +110,7 @@ def image_name(source: Any) -> str:
 
 
 @contextmanager
-def image_errors(source: Any) -> Iterator[None]:
+def image_errors(source: Any, failure: str = "cannot be read as an image") -> Iterator[None]:
     """Turn whatever Pillow and its plugins raise for a broken image into one `ValueError` that names the image."""
     try:
         yield
@@ -120,15 +120,13 @@ def image_errors(source: Any) -> Iterator[None]:
         if "HEIF" not in readable_formats() and name.lower().endswith((".heic", ".heif", ".hif")):
             hint = "; HEIC needs the package pillow-heif (pip install 'hfembed[heic]')"
         raise ValueError(f"{name}: not an image of a supported format{hint}") from error
-    except FileNotFoundError as error:
-        raise ValueError(f"{image_name(source)}: no such file") from error
     # what Pillow and its plugins raise for broken files of one format or another
     except (
         *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
         *(AttributeError, ZeroDivisionError, NotImplementedError, Image.DecompressionBombError),
     ) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ValueError(f"{image_name(source)}: cannot be read as an image: {reason}") from error
+        raise ValueError(f"{image_name(source)}: {failure}: {reason}") from error
 
 
 @functools.cache

@@ -139,7 +139,7 @@ def test_bad_photos_are_named_and_the_rest_is_served(analyzer, tmp_path):
             wanted = 0 if name.startswith("empty") else 20 if "twenty" in name else 1
             assert photo.error is None and len(photo.faces) == wanted, name
     reasons = {photo.name.rpartition("/")[2]: photo.error for photo in analyzer(find_photos(tmp_path).photos)}
-    assert "not an image of any known kind" in reasons["broken_not_an_image.jpg"]
+    assert "not an image" in reasons["broken_not_an_image.jpg"]
     assert "truncated" in reasons["broken_truncated.jpg"].lower()
     assert "4000 x 3000 pixels, more than max_pixels = 1,000,000" in reasons["broken_bomb.png"]
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hfembed.errors import InputError
-from hfembed.training.samplers import IdentityBatchSampler, KeyedBatchSampler, PersonBatchSampler
+from hfembed.faces.data.samplers import IdentityBatchSampler, PersonBatchSampler
+from hfembed.training.samplers import KeyedBatchSampler
 
 LABELS = np.repeat(np.arange(12), [1, 2, 3, 4, 5, 6, 7, 8, 2, 2, 30, 1])
 

@@ -166,7 +166,7 @@ class _Crops(torch.utils.data.Dataset):
             crop = self.processor.align(photo["image"])
         except ValueError as error:
             return row, None, str(error)
-        # a centre crop can reach the photo's edge, where there is nothing more to show
+        # a center crop can reach the photo's edge, where there is nothing more to show
         margins = ((self.margin, self.margin), (self.margin, self.margin), (0, 0))
         return row, np.pad(crop, margins, mode="edge"), ""
 

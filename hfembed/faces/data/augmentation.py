@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import grid_sample
+
+from hfembed.training.keyed_randomness import keyed_generator
+from hfembed.training.pixel_filters import blur_matrix, resampling_matrix
 
 # Every random parameter owns one place among a sample's draws, so that switching one operation on or off, or
 # changing its range, leaves the draws of the others as they were.
@@ -28,11 +30,12 @@ def _help(text: str, default: object) -> object:
 
 @dataclass(frozen=True)
 class FaceAugmentation:
-    """Changes a batch of aligned crops; what happens to a sample depends on (seed, key) and on nothing else.
+    """Changes a batch of aligned crops; what happens to a sample depends on (seed, key) alone.
 
-    Neither the other samples of the batch, nor the rank, the worker or an earlier call play a part, so that training
-    on one rank, on several, and after resuming sees the same pixels. Every operation is off by default. They come in
-    the order of the fields: geometry in one bilinear resampling, then colour, sharpness, light, noise, occlusion.
+    Neither the other samples of the batch, nor the rank, the worker or an earlier call have an influence, so that
+    training on one rank, on several, and after resuming gets the same pixels. Every operation is off by default. They
+    come in the order of the fields: geometry in one bilinear resampling, then color, sharpness, light, noise,
+    occlusion.
 
     Raises:
         ValueError: A field has an impossible value; the message names it.
@@ -50,13 +53,13 @@ class FaceAugmentation:
     aspect: float = _help("Stretch width against height by up to exp(+-aspect) each.", 0.0)
     rotation: float = _help("Largest rotation to either side, in degrees.", 0.0)
     shear: float = _help("Largest horizontal shear to either side (shift per height).", 0.0)
-    shift: float = _help("Largest shift to every side, as a share of the size.", 0.0)
-    perspective: float = _help("Largest way a corner moves (each by itself), as a share of the size.", 0.0)
+    shift: float = _help("Largest shift to every side, as a fraction of the size.", 0.0)
+    perspective: float = _help("Largest way a corner moves (each by itself), as a fraction of the size.", 0.0)
     padding: Literal["border", "zeros", "reflection"] = _help("What lies outside of the crop.", "border")
-    grayscale: float = _help("Probability of removing all colour (crops with three channels).", 0.0)
-    saturation: float = _help("Multiply the colours' distance from grey by up to exp(+-saturation).", 0.0)
+    grayscale: float = _help("Probability of removing all color (crops with three channels).", 0.0)
+    saturation: float = _help("Multiply the colors' distance from gray by up to exp(+-saturation).", 0.0)
     downsample: float = _help("Probability of shrinking and enlarging again.", 0.0)
-    downsample_size: tuple[float, float] = _help("Smallest and largest size in between, as a share.", (0.35, 0.8))
+    downsample_size: tuple[float, float] = _help("Smallest and largest size in between, as a fraction.", (0.35, 0.8))
     blur: float = _help("Probability of a Gaussian blur.", 0.0)
     blur_sigma: tuple[float, float] = _help("Smallest and largest sigma of the blur, in pixels.", (0.5, 1.5))
     gamma: float = _help("Raise the values in [0, 1] to a power of up to exp(+-gamma).", 0.0)
@@ -66,9 +69,9 @@ class FaceAugmentation:
     noise: float = _help("Probability of Gaussian noise.", 0.0)
     noise_strength: float = _help("Largest standard deviation of the noise, for values in [0, 1].", 0.05)
     erase: float = _help("Probability of covering a rectangle, at any place, partly outside too.", 0.0)
-    erase_size: tuple[float, float] = _help("Smallest and largest side of the rectangle, as a share.", (0.2, 0.45))
+    erase_size: tuple[float, float] = _help("Smallest and largest side of the rectangle, as a fraction.", (0.2, 0.45))
     erase_fill: Literal["level", "mean", "noise"] = _help(
-        "Cover with one random grey level, with the crop's mean colour, or with noise.", "level"
+        "Cover with one random gray level, with the crop's mean color, or with noise.", "level"
     )
 
     def __post_init__(self) -> None:
@@ -77,13 +80,13 @@ class FaceAugmentation:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability and must lie in [0, 1], not {getattr(self, name)}")
         for name in ("aspect", "rotation", "shear", "shift", "saturation", "gamma", "contrast", "brightness", "light"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, not {getattr(self, name)}")
         if not 0 <= self.perspective < 0.5:
             raise ValueError(f"perspective must lie in [0, 0.5), not {self.perspective}")
         for name in ("zoom", "downsample_size", "blur_sigma", "erase_size"):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
+            if not 0 < low <= high < math.inf:
                 raise ValueError(
                     f"{name} must be (smallest, largest) with 0 < smallest <= largest, not ({low}, {high})"
                 )
@@ -99,7 +102,7 @@ class FaceAugmentation:
 
         Args:
             pixels: (batch, channels, height, width) uint8.
-            keys: One a sample: (epoch, index) or (epoch, index, repetition), as the samplers give them.
+            keys: One per sample: (epoch, index) or (epoch, index, repetition), as the samplers give them.
 
         Returns:
             (batch, channels, *output_size) uint8; `pixels` itself is left as it was.
@@ -109,7 +112,7 @@ class FaceAugmentation:
         uniform = {name: drawn[:, column] for column, name in enumerate(_DRAWS)}
         pixels = self._move(pixels, uniform).numpy()
         if self.grayscale or self.saturation:
-            pixels = self._recolour(pixels, uniform)
+            pixels = self._recolor(pixels, uniform)
         if self.downsample or self.blur:
             pixels = self._soften(pixels, uniform)
         if self.gamma or self.contrast or self.brightness or self.light or self.noise:
@@ -163,14 +166,14 @@ class FaceAugmentation:
         moved = grid_sample(pixels.float(), grid, mode="bilinear", padding_mode=self.padding, align_corners=True)
         return moved.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
-    def _recolour(self, pixels: np.ndarray, uniform: dict[str, np.ndarray]) -> np.ndarray:
+    def _recolor(self, pixels: np.ndarray, uniform: dict[str, np.ndarray]) -> np.ndarray:
         if pixels.shape[1] != 3:
             raise ValueError(f"grayscale and saturation need crops with 3 channels, these have {pixels.shape[1]}")
         kept = np.exp(self.saturation * _signed(uniform["saturation"]))
         kept = np.where(uniform["grayscale"] < self.grayscale, 0.0, kept).astype(np.float32)[:, None, None, None]
-        colours = pixels.astype(np.float32)
-        grey = (colours * _LUMA[:, None, None]).sum(axis=1, keepdims=True)
-        return _to_uint8(grey + (colours - grey) * kept)
+        colors = pixels.astype(np.float32)
+        gray = (colors * _LUMA[:, None, None]).sum(axis=1, keepdims=True)
+        return _to_uint8(gray + (colors - gray) * kept)
 
     def _soften(self, pixels: np.ndarray, uniform: dict[str, np.ndarray]) -> np.ndarray:
         height, width = pixels.shape[2:]
@@ -225,9 +228,9 @@ class FaceAugmentation:
         height, width = pixels.shape[2:]
         half_height = _between(uniform["erase_height"], *self.erase_size) * height / 2
         half_width = _between(uniform["erase_width"], *self.erase_size) * width / 2
-        centre_y, centre_x = uniform["erase_y"] * height, uniform["erase_x"] * width
+        center_y, center_x = uniform["erase_y"] * height, uniform["erase_x"] * width
         for sample in np.flatnonzero(uniform["erase"] < self.erase):
-            y, x, h, w = centre_y[sample], centre_x[sample], half_height[sample], half_width[sample]
+            y, x, h, w = center_y[sample], center_x[sample], half_height[sample], half_width[sample]
             rows = slice(max(0, round(y - h)), max(0, round(y + h)))
             columns = slice(max(0, round(x - w)), max(0, round(x + w)))
             patch = pixels[sample, :, rows, columns]
@@ -243,21 +246,6 @@ class FaceAugmentation:
     def help_texts(cls) -> dict[str, str]:
         """What each field does, for command lines and documentation."""
         return {item.name: item.metadata["help"] for item in fields(cls)}
-
-
-def keyed_generator(seed: int, key: Sequence[int], stream: int = 0) -> np.random.Generator:
-    """A generator of its own for every (seed, epoch, index, repetition): Philox turns numbered blocks into noise.
-
-    Args:
-        seed: Of the run.
-        key: (epoch, index) or (epoch, index, repetition).
-        stream: Uses that must not share their draws have different numbers: 0 augmentation, 1 corruption.
-
-    Returns:
-        The generator; the same arguments always give the same draws.
-    """
-    epoch, index, repetition = (*key, 0)[:3]
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, repetition, index, epoch]))
 
 
 def _signed(uniform: np.ndarray) -> np.ndarray:
@@ -290,18 +278,3 @@ def _homographies(height: int, width: int, offsets: np.ndarray) -> np.ndarray:
     right = np.concatenate([targets[..., 0], targets[..., 1]], axis=1)[..., None]
     solution = np.linalg.solve(system, right)[..., 0]
     return np.concatenate([solution, np.ones((len(solution), 1))], axis=1).reshape(-1, 3, 3)
-
-
-@lru_cache(maxsize=512)
-def resampling_matrix(size: int, between: int) -> np.ndarray:
-    """(size, size): shrink a column of pixels to `between` with antialiasing, then enlarge it again."""
-    identity = torch.eye(size)[None, None]
-    small = interpolate(identity, size=(between, size), mode="bilinear", antialias=True)
-    return interpolate(small, size=(size, size), mode="bilinear").numpy()[0, 0]
-
-
-def blur_matrix(size: int, sigma: float) -> np.ndarray:
-    """(size, size): a Gaussian whose weights sum to one at the borders too."""
-    places = np.arange(size)
-    weights = np.exp(-((places[:, None] - places[None]) ** 2) / (2 * sigma**2))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class FaceCollator:
-    """Samples of `AlignedFaces` to a batch for a `FaceEmbedder...` model, augmented and normalised.
+    """Samples of `AlignedFaces` to a batch for a `FaceEmbedder...` model, augmented and normalized.
 
     Args:
-        processor: Gives the normalisation, and nothing else: the pixels are aligned already.
+        processor: Gives the normalization, and nothing else: the pixels are aligned already.
         augmentation: Changes the uint8 pixels by each sample's key; None leaves them as they are.
     """
 

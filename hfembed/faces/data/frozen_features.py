@@ -13,7 +13,7 @@ from hfembed.training.samplers import Key
 
 
 class FrozenFeatures(torch.utils.data.Dataset):
-    """What a frozen embedder makes of each photo, addressed by (epoch, index) keys.
+    """Features of a frozen embedder for each photo, addressed by (epoch, index) keys.
 
     The mirror images, if wanted, are samples of their own, after the photos: 2 N samples.
 
@@ -22,11 +22,11 @@ class FrozenFeatures(torch.utils.data.Dataset):
         embedder: The frozen embedder, used in eval mode.
         collate: Samples of `faces` -> `pixel_values`, without augmentation.
         mirror: Add the mirror images.
-        noise: Move each feature by Gaussian noise with this multiple of the covariance that one person's photos have
-            (pooled over people), drawn anew each epoch: what else a person's photos might look like. Wang et al.,
-            "Implicit Semantic Data Augmentation for Deep Networks", 2019, sampled rather than in closed form.
+        noise: Add Gaussian noise with this multiple of the covariance of one person's photos (pooled over people),
+            drawn again each epoch. Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", 2019,
+            sampled rather than in closed form.
         seed: Of the noise; a sample's noise is a function of (seed, epoch, index).
-        batch_size: Photos a forward pass.
+        batch_size: Photos per forward pass.
 
     Attributes:
         features: (N or 2 N, D) float32, embeddings times norms.

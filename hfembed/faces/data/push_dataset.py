@@ -59,7 +59,7 @@ def crop_faces(faces: datasets.Dataset, size: int, num_workers: int = 0) -> data
     """Photos -> crops on the standard template, lossless, with the template's points for landmarks.
 
     Args:
-        faces: `image`, `label`, `file`, `landmarks`, as of `load_faces`; photos without landmarks give centre crops.
+        faces: `image`, `label`, `file`, `landmarks`, as of `load_faces`; without landmarks a center crop.
         size: Height and width of the crops.
         num_workers: Processes that decode and align.
 

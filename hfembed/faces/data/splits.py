@@ -16,11 +16,11 @@ def split_people(dataset: datasets.Dataset, share: float, seed: int = 0) -> tupl
 
     Args:
         dataset: In the schema of `load_faces`.
-        share: Share of the people for the second side, in (0, 1).
+        share: Fraction of the people for the second side, in (0, 1).
         seed: Another seed, another split.
 
     Returns:
-        The rest, and the share.
+        The two sides.
 
     Raises:
         InputError: One side would be empty.
@@ -47,8 +47,8 @@ def hold_out_photos(
 
     Args:
         dataset: In the schema of `load_faces`.
-        share: Hold out this share of each person's photos, in (0, 1); or
-        train_photos: keep so many photos of each person, and hold out the rest.
+        share: Hold out this fraction of each person's photos, in (0, 1); or
+        train_photos: keep this many photos of each person, and hold out the rest.
         seed: Another seed, another choice.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Drawn faces in LFW's schema: data for a first run, for tests and for continuous integration, made in seconds.
+"""Synthetic (rendered) faces in LFW's schema: data for first runs and tests, made in seconds.
 
-A person is a draw of head, features and colours; a photo shows them in another pose, light, expression, sharpness and
-surrounding. People differ little and photos of one person much, so that pixels and an untrained network tell people
+A person is a draw of head, features and colors; a photo shows them in another pose, light, expression, sharpness and
+background. People differ little and photos of one person much, so that pixels and an untrained network tell people
 apart badly, and a trained network well.
 """
 
@@ -29,7 +29,7 @@ def make_synthetic_faces(
     seed: int = 0,
     image_size: int = 96,
 ) -> datasets.Dataset:
-    """Draw a set to train on.
+    """Draw a set to train on: `image` (JPEG), `label`, `file` and `landmarks`, as of `load_lfw`.
 
     A photo depends on (seed, person, photo) alone, not on how many are drawn.
 
@@ -38,9 +38,6 @@ def make_synthetic_faces(
         photos_per_identity: Photos of each.
         seed: Another seed, other people.
         image_size: Height and width of the photos in pixels.
-
-    Returns:
-        `image` (JPEG), `label`, `file` and `landmarks`, as `load_lfw` gives them.
     """
     people = [f"Person_{number:04d}" for number in range(num_identities)]
     pixels, landmarks = _draw(num_identities, photos_per_identity, seed, image_size)
@@ -75,13 +72,10 @@ def make_synthetic_pairs(
     Args:
         num_identities: People, a multiple of `num_folds`.
         photos_per_identity: Photos of each.
-        seed: Must differ from that of the training faces: another seed, other people.
+        seed: Must differ from that of the training faces.
         image_size: Height and width of the photos in pixels.
         num_folds: Folds.
-        pairs_per_fold: Pairs of a fold, even.
-
-    Returns:
-        The faces as `make_synthetic_faces` gives them, and the pairs.
+        pairs_per_fold: Pairs per fold, even.
     """
     if num_identities % num_folds or num_identities // num_folds < 2 or pairs_per_fold % 2:
         raise ValueError("every fold needs as many people as the others, two at least, and an even number of pairs")
@@ -195,61 +189,61 @@ def _shot(rng: np.random.Generator) -> dict[str, object]:
         "beard": uniform(0.3, 0.8) * (uniform() < 0.12),
         "glasses": float(uniform() < 0.15),
         "glasses_size": uniform(0.17, 0.24),
-        "glasses_colour": uniform(0.05, 0.4, 3),
+        "glasses_color": uniform(0.05, 0.4, 3),
         "background": _muted(rng),
         "background_slope": 0.12 * normal((2, 1)) + 0.05 * normal((2, 3)),
         "clothes": _muted(rng),
         "blob": uniform(-1, 1, (3, 2)) * 1.6,
         "blob_size": uniform(0.2, 0.9, 3),
-        "blob_colour": [_muted(rng) for _ in range(3)],
+        "blob_color": [_muted(rng) for _ in range(3)],
         "cover": float(uniform() < 0.15),
         "cover_place": uniform(-0.8, 0.8, 2),
         "cover_size": uniform(0.15, 0.4, 2),
-        "cover_colour": _muted(rng),
+        "cover_color": _muted(rng),
         "blur": uniform(0.3, 1.0) ** 2 * 1.3,
         "noise": uniform(0.005, 0.04),
     }
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """A colour, most often near grey, as surroundings are."""
+    """A color, most often near gray, as surroundings are."""
     return np.clip(rng.uniform(0.05, 0.9) + 0.1 * rng.standard_normal(3), 0, 1)
 
 
 class _Canvas:
-    """Photos under the brush, seen from the head: +x right, +y down, half the head's height is 1."""
+    """Photos being drawn, in coordinates of the head: +x right, +y down, half the head's height is 1."""
 
     def __init__(self, params: Params, size: int):
         self.params = params
         scale = params["scale"] * size
-        centre = (0.5 + params["shift"]) * size - 0.5
+        center = (0.5 + params["shift"]) * size - 0.5
         cosine, sine = np.cos(params["roll"]) / scale, np.sin(params["roll"]) / scale
         column, row = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
-        across = column - centre[:, 0, None, None]
-        down = row - centre[:, 1, None, None]
+        across = column - center[:, 0, None, None]
+        down = row - center[:, 1, None, None]
         self.x = cosine[:, None, None] * across + sine[:, None, None] * down
         self.y = cosine[:, None, None] * down - sine[:, None, None] * across
         self.pixel = (1 / scale)[:, None, None]
-        self.scale, self.centre = scale, centre
-        self.colours = np.zeros((3, len(scale), size, size), dtype=np.float32)
+        self.scale, self.center = scale, center
+        self.colors = np.zeros((3, len(scale), size, size), dtype=np.float32)
 
     def middle(self, share: float) -> "_Canvas":
         """The middle of the same photos, to work on less where only that is touched."""
         part = copy.copy(self)
         edge = round((1 - share) / 2 * self.x.shape[1])
         inner = (slice(None), slice(edge, -edge), slice(edge, -edge))
-        part.x, part.y, part.colours = self.x[inner], self.y[inner], self.colours[(slice(None), *inner)]
+        part.x, part.y, part.colors = self.x[inner], self.y[inner], self.colors[(slice(None), *inner)]
         return part
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A parameter, ready to meet the grid."""
+        """A parameter, broadcastable over the grid."""
         return self.params[name][:, None, None]
 
-    def paint(self, distance: np.ndarray, colour: np.ndarray, strength: np.ndarray | float = 1.0) -> np.ndarray:
+    def paint(self, distance: np.ndarray, color: np.ndarray, strength: np.ndarray | float = 1.0) -> np.ndarray:
         """Cover where the signed distance is negative; its edge is as soft as a pixel is wide. Returns the cover."""
         alpha = np.clip(0.5 - distance / self.pixel, 0, 1)
         alpha *= strength
-        for plane, value in zip(self.colours, colour.T.astype(np.float32), strict=True):
+        for plane, value in zip(self.colors, color.T.astype(np.float32), strict=True):
             plane += alpha * (value[:, None, None] - plane)
         return alpha
 
@@ -267,7 +261,7 @@ class _Canvas:
         """Points of the head (B,) in the photo's pixels, (B, 2)."""
         cosine, sine = np.cos(self.params["roll"]), np.sin(self.params["roll"])
         turned = np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=-1)
-        return turned * self.scale[:, None] + self.centre
+        return turned * self.scale[:, None] + self.center
 
 
 def _pose(params: Params) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
@@ -292,12 +286,12 @@ def _render(params: Params, size: int) -> tuple[np.ndarray, np.ndarray]:
     dark_skin = p["skin"] * [0.72, 0.66, 0.64]
 
     # surroundings
-    for plane, value, slope in zip(canvas.colours, p["background"].T, p["background_slope"].T, strict=True):
+    for plane, value, slope in zip(canvas.colors, p["background"].T, p["background_slope"].T, strict=True):
         plane[:] = value[grid] + slope[0][grid] * canvas.x + slope[1][grid] * canvas.y
     for blob in range(3):
         x, y = p["blob"][:, blob, 0][grid], p["blob"][:, blob, 1][grid]
         blob_size = p["blob_size"][:, blob][grid]
-        canvas.paint(canvas.ellipse(x, y, blob_size, blob_size), p["blob_colour"][:, blob])
+        canvas.paint(canvas.ellipse(x, y, blob_size, blob_size), p["blob_color"][:, blob])
 
     # head, from the back to the front; the outline moves less with the pose than the features
     head_x, head_y = (value[grid] for value in place(0 * p["yaw"], 0 * p["yaw"], 0.12))
@@ -335,16 +329,16 @@ def _render(params: Params, size: int) -> tuple[np.ndarray, np.ndarray]:
     head = np.maximum(head, canvas.paint(np.maximum(cap, y - sides), p["hair"]))
     _draw_glasses(canvas.middle(0.7), landmarks, place)
 
-    canvas.colours *= 1 + head * (_light(canvas, x / (1.2 * width), y / 1.2) - 1)
+    canvas.colors *= 1 + head * (_light(canvas, x / (1.2 * width), y / 1.2) - 1)
     cover_x, cover_y = (p["cover_place"][:, axis][grid] for axis in range(2))
     cover_width, cover_height = (p["cover_size"][:, axis][grid] for axis in range(2))
     cover = canvas.ellipse(cover_x, cover_y, cover_width, cover_height, 0.5)
-    canvas.paint(cover, p["cover_colour"], canvas["cover"])
+    canvas.paint(cover, p["cover_color"], canvas["cover"])
 
-    colours = np.clip(canvas.colours * (p["exposure"][:, None] * p["tint"]).T[:, :, None, None], 0, 1)
-    np.power(colours, p["gamma"][:, None, None], out=colours)
-    colours = _blur(colours, p["blur"] * size / 96).transpose(1, 2, 3, 0)
-    return colours, np.stack([canvas.to_photo(*point) for point in landmarks], axis=1)
+    colors = np.clip(canvas.colors * (p["exposure"][:, None] * p["tint"]).T[:, :, None, None], 0, 1)
+    np.power(colors, p["gamma"][:, None, None], out=colors)
+    colors = _blur(colors, p["blur"] * size / 96).transpose(1, 2, 3, 0)
+    return colors, np.stack([canvas.to_photo(*point) for point in landmarks], axis=1)
 
 
 def _draw_features(canvas: _Canvas, place: Callable, dark_skin: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -445,13 +439,13 @@ def _draw_glasses(canvas: _Canvas, landmarks: list[tuple[np.ndarray, np.ndarray]
     worn = canvas["glasses"]
     for x, y in landmarks[:2]:
         ring = np.abs(canvas.ellipse(x[grid], y[grid] + 0.03, 1.15 * size * np.cos(p["yaw"])[grid], size)) - 0.025
-        canvas.paint(ring, p["glasses_colour"], worn)
+        canvas.paint(ring, p["glasses_color"], worn)
     (left_x, left_y), (right_x, right_y) = landmarks[:2]
     bridge = np.maximum(
         np.abs(canvas.x - 0.5 * (left_x + right_x)[grid]) - np.maximum(0.5 * (right_x - left_x)[grid] - size, 0.02),
         np.abs(canvas.y - 0.5 * (left_y + right_y)[grid]) - 0.02,
     )
-    canvas.paint(bridge, p["glasses_colour"], worn)
+    canvas.paint(bridge, p["glasses_color"], worn)
 
 
 def _light(canvas: _Canvas, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -465,9 +459,9 @@ def _light(canvas: _Canvas, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return canvas["ambient"] + (1.25 - canvas["ambient"]) * lit
 
 
-def _blur(colours: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Every photo of (3, B, size, size) by a Gaussian of its own, as rows @ photo @ columns."""
-    places = np.arange(colours.shape[2], dtype=np.float32)
+def _blur(colors: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Blur every photo of (3, B, size, size) by its own Gaussian, as rows @ photo @ columns."""
+    places = np.arange(colors.shape[2], dtype=np.float32)
     weights = np.exp(-((places[:, None] - places[None]) ** 2) / (2 * sigma[:, None, None] ** 2 + 1e-6))
     weights /= weights.sum(axis=2, keepdims=True)
-    return weights @ colours @ weights.transpose(0, 2, 1)
+    return weights @ colors @ weights.transpose(0, 2, 1)

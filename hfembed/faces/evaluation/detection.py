@@ -21,13 +21,13 @@ def detect_central_faces(
     num_threads: int = 1,
     progress: bool = True,
 ) -> dict[str, Detection]:
-    """The face nearest to the middle of each photo: whom photos that were cut around somebody are about.
+    """The face nearest to the center of each photo, for photos that were cropped around one person.
 
     Args:
         detector: A `FaceDetectorModel` in eval mode.
         photos: File -> the encoded photo.
         batch_size: Photos that are searched together.
-        num_threads: Batches side by side.
+        num_threads: Batches that run in parallel.
         progress: Show a bar.
 
     Returns:
@@ -62,7 +62,7 @@ def _detect(detector: PreTrainedModel, photos: Mapping[str, bytes | Path]) -> di
             found[file] = "no face detected"
             continue
         height, width = (photo.shrinkage * side for side in photo.pixels.shape[1:])
-        centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
-        nearest = (centres - torch.tensor([width / 2, height / 2])).norm(dim=1).argmin()
+        centers = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+        nearest = (centers - torch.tensor([width / 2, height / 2])).norm(dim=1).argmin()
         found[file] = faces.landmarks[nearest].double().numpy()
     return found

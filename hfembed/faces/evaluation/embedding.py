@@ -22,7 +22,7 @@ class FaceFile(NamedTuple):
     Attributes:
         file: The name failures are reported under.
         image: Whatever the processor can open: the encoded file's bytes, its path, a Pillow image.
-        landmarks: Five points (x, y) in the photo's pixels; None leaves the crop to the processor (centre crop).
+        landmarks: Five points (x, y) in the photo's pixels; None leaves the crop to the processor (center crop).
     """
 
     file: str
@@ -31,7 +31,7 @@ class FaceFile(NamedTuple):
 
 
 class AlignedCrops(NamedTuple):
-    """Crops as the model wants them, before normalisation.
+    """Crops as the model wants them, before normalization.
 
     Attributes:
         files: N file names.
@@ -56,12 +56,9 @@ def align_faces(
     Args:
         processor: A `FaceImageProcessor`.
         faces: N photos.
-        batch_size: Crops a worker hands over at once.
+        batch_size: Crops per message of a worker.
         num_workers: Worker processes; 0 works in this process.
         progress: Show a bar with images/s.
-
-    Returns:
-        The crops and the files that failed.
 
     Raises:
         InputError: There are no faces, or every one failed.
@@ -87,17 +84,20 @@ def embed_aligned(
     batch_size: int = 64,
     progress: bool = True,
 ) -> np.ndarray:
-    """Embed aligned crops.
+    """Embed aligned crops, with the model's own test-time mirror.
 
     Args:
         model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
-        processor: Its processor, for the normalisation.
+        processor: Its processor, for the normalization.
         pixels: (N, C, H, W) uint8, from `align_faces`.
-        batch_size: Crops a forward pass.
+        batch_size: Crops per forward pass.
         progress: Show a bar with images/s.
 
     Returns:
-        (N, D) float32, unit length, with the model's own test-time mirror.
+        (N, D) float32, unit length.
+
+    Raises:
+        InputError: An embedding is not finite: the weights are broken.
     """
     embeddings = []
     with tqdm(total=len(pixels), desc="embedding", unit=" images", disable=not progress) as bar:
@@ -115,13 +115,13 @@ def embed_faces(
     num_workers: int = 2,
     progress: bool = True,
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Decode, align and embed, a batch at a time: any number of photos in little memory.
+    """Decode, align and embed batch by batch: any number of photos in little memory.
 
     Args:
         model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
         processor: Its processor.
         faces: N photos.
-        batch_size: Crops a forward pass.
+        batch_size: Crops per forward pass.
         num_workers: Worker processes that decode and align; 0 works in this process.
         progress: Show a bar with images/s.
 
@@ -130,7 +130,7 @@ def embed_faces(
         reason of those.
 
     Raises:
-        InputError: There are no faces, or every one failed.
+        InputError: There are no faces, every one failed, or an embedding is not finite.
     """
     embeddings: np.ndarray | None = None
     failures: dict[str, str] = {}
@@ -187,7 +187,7 @@ def _crop_batches(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
-        generator=torch.Generator(),  # else each pass draws from the global generator and would disturb a training run
+        generator=torch.Generator(),  # otherwise each pass draws from the global generator of a training run
     )
     with tqdm(total=len(faces), desc=description, unit=" images", disable=not progress) as bar:
         for number, (done, crops, failed) in enumerate(loader):
@@ -200,7 +200,10 @@ def _embed_batch(model: PreTrainedModel, processor: BaseImageProcessor, crops: t
     embedder = model.base_model
     pixel_values = processor.normalize(crops.to(embedder.device)).to(embedder.dtype)
     # convolutions on a CPU are 1.6 times faster on channels-last input; the weights are left as they are
-    return embedder.embed(pixel_values.to(memory_format=torch.channels_last)).float().cpu()
+    embeddings = embedder.embed(pixel_values.to(memory_format=torch.channels_last)).float().cpu()
+    if not embeddings.isfinite().all():
+        raise InputError(f"{embedder.name_or_path or 'the model'}: an embedding is not finite; its weights are broken")
+    return embeddings
 
 
 def _nothing_left(failures: dict[str, str]) -> InputError:

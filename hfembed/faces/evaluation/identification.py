@@ -1,8 +1,8 @@
 """Who is it? Protocols of identification, in a gallery of known people.
 
 Embeddings are (N, D) float; a row of NaN is a photo without an embedding: unreadable, or no face was found. Such a
-photo is never skipped: as a probe it is never recognised, as the only photo of somebody in the gallery it makes them
-unrecognisable, and a pair with it is never accepted. All rates are fractions in [0, 1].
+photo is never skipped: as a probe it is never recognized, as the only photo of somebody in the gallery it makes them
+unrecognizable, and a pair with it is never accepted. All rates are fractions in [0, 1].
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,10 +24,10 @@ _AT_A_TIME = 1024  # probes compared with the whole gallery at once
 
 
 class Identification(NamedTuple):
-    """What the search for each of P probes found.
+    """The result of the search for each of P probes.
 
     Attributes:
-        rank: (P,) int64, place of the probe's own person, from 1; another person's equal score counts as better.
+        rank: (P,) int64, position of the probe's own person, from 1; another person's equal score counts as better.
             `NEVER` where probe or mate failed, or the person is not in the gallery.
         best_score: (P,) float32, cosine of the best match, whoever it is; -inf for a failed probe.
         mated: (P,) bool, whether the person is in the gallery.
@@ -73,16 +73,13 @@ class AllPairs(NamedTuple):
 def identify(
     gallery: np.ndarray, gallery_people: Sequence[str], probes: np.ndarray, probe_people: Sequence[str]
 ) -> Identification:
-    """Search every probe in a gallery; a person scores by the nearest of their photos.
+    """Search every probe in a gallery; a person's score is that of the nearest of their photos.
 
     Args:
         gallery: (G, D) float.
-        gallery_people: Whose photos they are.
+        gallery_people: The person in each of them.
         probes: (P, D) float.
-        probe_people: Whose photos they are.
-
-    Returns:
-        Ranks and best scores.
+        probe_people: The person in each of them.
 
     Raises:
         InputError: The gallery or the probes are empty, or not one of their photos has an embedding.
@@ -113,14 +110,7 @@ def identify(
 
 
 def cumulative_match(found: Identification, max_rank: int) -> np.ndarray:
-    """The CMC: share of the mated probes whose own person is among the first k, for k = 1 ... `max_rank`.
-
-    Args:
-        found: From `identify`.
-        max_rank: How far.
-
-    Returns:
-        (max_rank,) float.
+    """The CMC: fraction of the mated probes whose own person is among the first k, for k = 1 ... `max_rank`.
 
     Raises:
         InputError: No probe's person is in the gallery.
@@ -135,14 +125,11 @@ def cumulative_match(found: Identification, max_rank: int) -> np.ndarray:
 def detection_and_identification(found: Identification, far: float) -> OpenSet:
     """Open-set identification at rank 1 (Phillips, Grother, Micheals 2011, "Evaluation methods in face recognition").
 
-    The threshold is the lowest at which no more than the target share of the strangers' probes finds anybody.
+    The threshold is the lowest at which no more than the target fraction of the strangers' probes finds anybody.
 
     Args:
-        found: From `identify`, with mated probes and strangers'.
+        found: From `identify`, with mated probes and those of strangers.
         far: The target false alarm rate.
-
-    Returns:
-        DIR, the false alarm rate reached, and the threshold.
 
     Raises:
         InputError: There are no mated probes, or too few strangers' probes for this rate.
@@ -165,10 +152,7 @@ def compare_all(embeddings: np.ndarray, people: Sequence[str]) -> AllPairs:
 
     Args:
         embeddings: (N, D) float.
-        people: Whose photos they are.
-
-    Returns:
-        The counts of all pairs, and the genuine ones singly.
+        people: The person in each photo.
 
     Raises:
         InputError: There is no genuine or no impostor pair with a score.
@@ -204,16 +188,16 @@ def compare_all(embeddings: np.ndarray, people: Sequence[str]) -> AllPairs:
 def people_interval(
     successes: np.ndarray, people: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of a share, by bootstrap over people: photos of one person are no independent trials.
+    """95 % interval of a fraction, by bootstrap over people: photos of one person are not independent trials.
 
     Args:
-        successes: (N,) bool or share, one a trial.
-        people: (N,) whose trial it is.
+        successes: (N,) bool or fraction, one per trial.
+        people: (N,) the person of each trial.
         draws: Bootstrap samples.
         seed: Of the drawing.
 
     Returns:
-        Lower and upper end: the 2.5 and 97.5 % quantiles of the share among people drawn with replacement.
+        The 2.5 and 97.5 % quantiles of the fraction among people drawn with replacement.
     """
     _, person = np.unique(np.asarray(people), return_inverse=True)
     trials = np.bincount(person)
@@ -221,7 +205,7 @@ def people_interval(
 
 
 def ratio_interval(successes: np.ndarray, trials: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """As `people_interval`, from the successes and trials of each person, (people,) each."""
+    """`people_interval` from the successes and trials of each person, (people,) each."""
     generator = np.random.default_rng(seed)
     number = len(trials)
     shares = []
@@ -244,10 +228,10 @@ def first_photos(files: Sequence[str], people: Sequence[str]) -> np.ndarray:
 
 
 class BlufrTrial(NamedTuple):
-    """Who is tested in one of BLUFR's trials, and in what part.
+    """The photos of one of BLUFR's trials, as row numbers.
 
     Attributes:
-        test: Photos of all 4,249 test people, as row numbers.
+        test: Photos of all 4,249 test people.
         gallery: One photo of each of 1,000 of them.
         genuine: Their other photos.
         impostors: All photos of the other test people.
@@ -262,19 +246,17 @@ class BlufrTrial(NamedTuple):
 def draw_blufr_trials(
     people: Sequence[str], trials: int = 10, training_people: int = 1500, gallery_people: int = 1000, seed: int = 0
 ) -> list[BlufrTrial]:
-    """BLUFR's division of LFW, drawn anew: Liao, Lei, Yi, Li 2014, "A benchmark study of large-scale unconstrained
-    face recognition", section 3. The authors' own lists are not part of this package, so figures compare with
-    published ones only up to the luck of the draw.
+    """Draw BLUFR's division of LFW again.
+
+    Liao, Lei, Yi, Li 2014, "A benchmark study of large-scale unconstrained face recognition", section 3. The authors'
+    own lists are not part of this package, so figures compare with published ones only up to the chance of the draw.
 
     Args:
-        people: The person of each photo.
-        trials: How many.
+        people: The person in each photo.
+        trials: Number of trials; trial t is a function of (seed, t).
         training_people: People to leave out of each test.
-        gallery_people: People with two or more photos to enrol.
-        seed: Of the drawing; trial t is a function of (seed, t).
-
-    Returns:
-        The trials.
+        gallery_people: People with two or more photos to enroll.
+        seed: Of the drawing.
 
     Raises:
         InputError: There are too few people.
@@ -308,17 +290,17 @@ def blufr(
     verification_far: float = 1e-3,
     identification_far: float = 1e-2,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """BLUFR's two figures of each trial.
+    """BLUFR's two figures of each trial; the benchmark ranks by mean - standard deviation.
 
     Args:
         embeddings: (N, D) float.
-        people: Whose photos they are.
+        people: The person in each photo.
         trials: From `draw_blufr_trials`.
         verification_far: For the verification rate over all pairs of test photos.
         identification_far: For the detection and identification rate at rank 1.
 
     Returns:
-        Verification rates (trials,) and DIRs (trials,); the benchmark ranks by mean - standard deviation.
+        Verification rates (trials,) and DIRs (trials,).
     """
     people = np.asarray(people)
     verification_rates, identification_rates = [], []
@@ -417,7 +399,7 @@ class _HighestScores:
         self._floor = np.float32(-np.inf)
 
     def add(self, scores: np.ndarray, wanted: float) -> None:
-        """Take note of scores; `wanted`: of how many the lowest may ever be asked for."""
+        """Add scores; `wanted` bounds the numbers that `after` will be called with."""
         count = int(wanted) + 1
         self._kept = np.concatenate([self._kept, scores[scores > self._floor]])
         if len(self._kept) > 4 * count + 100_000:
@@ -425,12 +407,12 @@ class _HighestScores:
             self._floor = self._kept[0]
 
     def after(self, number: int) -> float:
-        """The score that `number` others are above."""
+        """The score that `number` others exceed."""
         return float(np.sort(self._kept)[::-1][number])
 
 
 def _cut(start: int, stop: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Parts of [start, stop) that end at every size within, and are small enough for all probes' scores."""
+    """Parts of [start, stop) that end at every size within, and are small enough for the scores of all probes."""
     ends = sorted({*range(start + 4096, stop, 4096), *(size for size in sizes if start < size < stop), stop})
     for end in ends:
         if end > start:
@@ -449,12 +431,12 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class HeldOutIdentification:
-    """The share of held-out photos that a classifier gives to the right person.
+    """The percentage of held-out photos that a classifier assigns to the right person.
 
     Args:
         samples: The held-out photos, addressed by (epoch, index) keys.
-        collate: Samples -> what the model's forward takes; None for torch's own.
-        batch_size: Samples a forward pass.
+        collate: Samples -> the arguments of the model's forward; None for torch's own.
+        batch_size: Samples per forward pass.
     """
 
     primary_metric = "identification_accuracy"
@@ -467,15 +449,7 @@ class HeldOutIdentification:
 
     @torch.no_grad()
     def __call__(self, model: PreTrainedModel, processor: object = None) -> dict[str, float]:
-        """Classify every held-out photo.
-
-        Args:
-            model: A `FaceEmbedderForClassification` in eval mode.
-            processor: Not needed: the samples are processed already.
-
-        Returns:
-            `identification_accuracy` in percent, and the number of photos.
-        """
+        """Classify every held-out photo by a model in eval mode; the processor is not used."""
         in_order = KeyedBatchSampler(len(self.samples), self.batch_size, shuffle=False, drop_last=False)
         right = 0
         for batch in DataLoader(self.samples, batch_sampler=in_order, collate_fn=self.collate):

@@ -192,14 +192,7 @@ def _megaface(
 
 
 def summary(report: dict[str, Any]) -> str:
-    """The figures as lines to print.
-
-    Args:
-        report: From `report_identification`.
-
-    Returns:
-        A few lines of text.
-    """
+    """The figures of `report_identification` as lines to print."""
     details = report[NAME]
     photos = details["photos"]
     lines = [f"{details['data']}: {photos['all']:,} photos of {photos['people']:,} people, {photos['failed']} failed"]

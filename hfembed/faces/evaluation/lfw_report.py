@@ -10,7 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.lfw import LfwResult, LfwVerification
-from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
+from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.faces.evaluation.plots import Mistake, plot_mistakes, plot_roc
 
 
@@ -62,7 +62,7 @@ def report_lfw(
         outside = lfw.aligned_outside(processor)
         fitted_on = outside.pixels[[file not in outside.failures for file in outside.files]]
         details["floors"] = {"fitted_on": f"{len(fitted_on)} images of people whom no pair names", "rows": {}}
-        for name, embeddings in pixel_floor_embeddings(fitted_on, crops.pixels).items():
+        for name, embeddings in pixel_baseline_embeddings(fitted_on, crops.pixels).items():
             floor_result = lfw.result(embeddings, crops)
             details["floors"]["rows"][name] = floor_result.metrics
             curves[name.replace("_", " ")] = verification.roc(floor_result.scores, same, failed)
@@ -77,15 +77,7 @@ def report_lfw(
 
 
 def summary(name: str, report: dict[str, Any]) -> str:
-    """The figures as lines to print.
-
-    Args:
-        name: The protocol's name, `LfwVerification.name`.
-        report: From `report_lfw`.
-
-    Returns:
-        A few lines of text.
-    """
+    """The figures of `report_lfw` as lines to print; `name` is the protocol's."""
     details = report[name]
     error = f" +- {report[f'{name}_standard_error']:.2f}" if f"{name}_standard_error" in report else ""
     lines = [
@@ -111,16 +103,7 @@ def summary(name: str, report: dict[str, Any]) -> str:
 
 
 def draw_mistakes(result: LfwResult, path: Path, count: int = 5) -> None:
-    """Draw the pairs the model was surest of and wrong, judged at the threshold of the best accuracy.
-
-    Args:
-        result: Of `LfwVerification.evaluate`.
-        path: The picture file.
-        count: Pairs of each kind, at most.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Draw up to `count` of the most confident mistakes of each kind, at the threshold of the best accuracy."""
     scorer, scores, threshold = result.scorer, result.scores, result.thresholds["accuracy"]
     same, scored = np.asarray(scorer.pairs.same), ~scorer.failed
     rising = np.argsort(scores, kind="stable")
@@ -136,7 +119,7 @@ def draw_mistakes(result: LfwResult, path: Path, count: int = 5) -> None:
         [mistake(pair) for pair in accepted[:count]],
         [mistake(pair) for pair in rejected[:count]],
         path,
-        f"The surest of {len(accepted)} false accepts and {len(rejected)} false rejects "
+        f"The highest-scoring of {len(accepted)} false accepts and {len(rejected)} false rejects "
         f"(cosine similarity; threshold {threshold:.2f})",
     )
 

@@ -22,21 +22,21 @@ def occlusion_map(
     patch: int = 24,
     stride: int = 8,
 ) -> tuple[torch.Tensor, float]:
-    """How much of the similarity to another face each place of a face carries.
+    """How much each position of a face contributes to its similarity to another face.
 
-    A square of the crop's mean colour is moved over it. A place's value is the mean loss of similarity over all
+    A square of the crop's mean color is moved over it. A position's value is the mean loss of similarity over all
     squares that cover it; negative where covering it makes the faces more alike.
 
     Args:
         model: A `FaceEmbedderModel`.
-        processor: Its processor, for the normalisation.
+        processor: Its processor, for the normalization.
         crop: (C, H, W) uint8, aligned.
         other: (C, H, W) uint8, the face it is compared with.
         patch: Side of the square, in pixels.
         stride: Its steps, in pixels; at most `patch`.
 
     Returns:
-        (H, W) float32, and the similarity of the two uncovered.
+        (H, W) float32, and the similarity of the two uncovered faces.
 
     Raises:
         ValueError: The stride leaves gaps between the squares.
@@ -48,12 +48,12 @@ def occlusion_map(
     corners = [
         (top, left) for top in range(stride - patch, height, stride) for left in range(stride - patch, width, stride)
     ]
-    colour = crop.float().mean((1, 2)).round().to(torch.uint8).view(channels, 1, 1)
+    color = crop.float().mean((1, 2)).round().to(torch.uint8).view(channels, 1, 1)
     covered = crop.repeat(len(corners), 1, 1, 1)
     masks = torch.zeros(len(corners), height, width)
     for picture, mask, (top, left) in zip(covered, masks, corners, strict=True):
         rows, columns = slice(max(top, 0), top + patch), slice(max(left, 0), left + patch)
-        picture[:, rows, columns] = colour
+        picture[:, rows, columns] = color
         mask[rows, columns] = 1
     pictures = torch.cat([other[None], crop[None], covered])
     embeddings = torch.from_numpy(embed_aligned(model, processor, pictures, progress=False))
@@ -68,25 +68,15 @@ def plot_occlusion(
     similarity: float,
     path: str | Path,
 ) -> None:
-    """Draw two faces, and over each what its regions contribute to the similarity.
-
-    Args:
-        crops: Two (C, H, W) uint8.
-        maps: Their (H, W) maps.
-        similarity: Of the two faces.
-        path: The picture file to write.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Draw two faces (C, H, W) uint8, and over each what its regions contribute to the similarity."""
     figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 4)
     reach = max(values.abs().max().item() for values in maps)
     for column, (crop, values) in enumerate(zip(crops, maps, strict=True)):
         picture = crop.permute(1, 2, 0).numpy().squeeze()
-        grey = picture if picture.ndim == 2 else picture.mean(2)
+        gray = picture if picture.ndim == 2 else picture.mean(2)
         axes[2 * column].imshow(picture, cmap="gray", vmin=0, vmax=255)
-        axes[2 * column + 1].imshow(grey, cmap="gray", vmin=0, vmax=255)
+        axes[2 * column + 1].imshow(gray, cmap="gray", vmin=0, vmax=255)
         drawn = axes[2 * column + 1].imshow(values.numpy(), cmap="RdBu_r", vmin=-reach, vmax=reach, alpha=0.6)
     for each in axes:
         each.set_axis_off()

@@ -1,4 +1,4 @@
-"""Pictures of what a model does: its ROC curve, the mistakes it was surest of, who is nearest to whom."""
+"""Pictures of what a model does: ROC, DET and CMC curves, and its highest-scoring mistakes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from hfembed.atomic import atomic_write
 from hfembed.faces.evaluation.verification import MINIMUM_EXPECTED_FALSE_ACCEPTS, Roc
 
-_BLUE, _RED, _GREY = "#1f5fa8", "#b8341b", "#8a8a8a"
+_BLUE, _RED, _GRAY = "#1f5fa8", "#b8341b", "#8a8a8a"
 
 
 class Mistake(NamedTuple):
@@ -34,16 +34,7 @@ class Mistake(NamedTuple):
 
 
 def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
-    """Draw ROC curves twice: the whole, and the low false accept rates on a logarithmic axis.
-
-    Args:
-        curves: Name -> curve. The first is the model; the others (floors) are drawn thin.
-        path: The picture file to write; its suffix chooses the format.
-        title: Stands above both.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Draw ROC curves twice: whole, and the low false accept rates. The first is the model, the others baselines."""
     curves = {name: _drawable(curve) for name, curve in curves.items()}
     figure = Figure(figsize=(11, 5), layout="constrained")
     whole, low = figure.subplots(1, 2)
@@ -53,7 +44,7 @@ def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
         style = (
             {"color": _BLUE, "linewidth": 2.2, "zorder": 3}
             if number == 0
-            else {"color": _GREY, "linewidth": 1.3, "linestyle": ("--", "-.", ":")[(number - 1) % 3]}
+            else {"color": _GRAY, "linewidth": 1.3, "linestyle": ("--", "-.", ":")[(number - 1) % 3]}
         )
         whole.plot(curve.far, curve.tar, label=name, **style)
         low.step(np.maximum(curve.far, 1e-9), curve.tar, where="post", label=name, **style)
@@ -71,11 +62,11 @@ def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
         axes.spines[["top", "right"]].set_visible(False)
     whole.legend(loc="lower right", frameon=False)
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _drawable(curve: Roc, points: int = 4000) -> Roc:
-    """At most so many of the curve's points, evenly spread over the logarithm of the FAR."""
+    """At most this many of the curve's points, evenly spread over the logarithm of the FAR."""
     if len(curve.thresholds) <= points:
         return curve
     wanted = np.append(0, np.geomspace(1, curve.impostors, points - 2))
@@ -89,42 +80,24 @@ def _drawable(curve: Roc, points: int = 4000) -> Roc:
 
 
 def plot_det(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
-    """Draw the detection error trade-off: false rejects over false accepts, both logarithmic.
-
-    Args:
-        curves: Name -> curve.
-        path: The picture file to write; its suffix chooses the format.
-        title: Stands above.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Draw the detection error trade-off: false rejects over false accepts, both logarithmic."""
     curves = {name: _drawable(curve) for name, curve in curves.items()}
     figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
     lowest = min(MINIMUM_EXPECTED_FALSE_ACCEPTS / curve.impostors for curve in curves.values())
     for number, (name, curve) in enumerate(curves.items()):
         shown = (curve.far >= lowest) & (curve.tar < 1)
-        axes.plot(curve.far[shown], 1 - curve.tar[shown], label=name, color=(_BLUE, _RED, _GREY)[number % 3])
+        axes.plot(curve.far[shown], 1 - curve.tar[shown], label=name, color=(_BLUE, _RED, _GRAY)[number % 3])
     axes.plot([lowest, 1], [lowest, 1], color="black", linewidth=0.6, linestyle=":", label="equal error")
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), xlabel="false accept rate", ylabel="false reject rate")
     axes.set_ylim(min(1 - float(curve.tar[curve.tar < 1].max(initial=0)) for curve in curves.values()) / 2, 1)
     _finish(axes, "lower left")
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_cmc(curves: dict[str, np.ndarray], path: str | Path, title: str = "") -> None:
-    """Draw cumulative match characteristics: who was found among the first k.
-
-    Args:
-        curves: Name of the gallery -> (ranks,) share of the probes, from `cumulative_match`.
-        path: The picture file to write; its suffix chooses the format.
-        title: Stands above.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Draw cumulative match characteristics: per gallery the (ranks,) fractions from `cumulative_match`."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     for number, (name, curve) in enumerate(curves.items()):
@@ -134,13 +107,13 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | Path, title: str = "") -
             marker="o",
             ms=3.5,
             label=name,
-            color=(_BLUE, _RED, _GREY)[number % 3],
+            color=(_BLUE, _RED, _GRAY)[number % 3],
         )
     axes.set(xlabel="rank k", ylabel="probes whose person is among the first k, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     _finish(axes, "lower right")
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_mistakes(
@@ -152,57 +125,26 @@ def plot_mistakes(
         false_accepts: Two people taken for one, highest score first.
         false_rejects: One person taken for two, lowest score first.
         path: The picture file to write.
-        title: Stands above.
-
-    Raises:
-        OSError: The file cannot be written.
+        title: Stands above both.
     """
     rows = max(len(false_accepts), len(false_rejects), 1)
     figure = Figure(figsize=(8.2, 0.9 + 1.75 * rows), layout="constrained")
     figure.suptitle(title, fontsize=12)
     halves = figure.subfigures(1, 2, wspace=0.06)
-    for half, heading, mistakes, colour in (
+    for half, heading, mistakes, color in (
         (halves[0], "false accepts: two people taken for one", false_accepts, _RED),
         (halves[1], "false rejects: one person taken for two", false_rejects, _BLUE),
     ):
-        half.suptitle(heading if mistakes else f"{heading}: none", fontsize=10.5, color=colour, fontweight="bold")
+        half.suptitle(heading if mistakes else f"{heading}: none", fontsize=10.5, color=color, fontweight="bold")
         grid = half.subplots(rows, 3, squeeze=False, width_ratios=(1, 0.3, 1))
         for axes in grid.flat:
             axes.set_axis_off()
         for (left, middle, right), mistake in zip(grid, mistakes, strict=False):
-            _show(left, mistake.crop_a, mistake.name_a)
-            _show(right, mistake.crop_b, mistake.name_b)
+            show_crop(left, mistake.crop_a, mistake.name_a)
+            show_crop(right, mistake.crop_b, mistake.name_b)
             score = f"{mistake.score:.2f}".replace("-", "\N{MINUS SIGN}")
-            middle.text(0.5, 0.5, score, ha="center", va="center", fontsize=10, color=colour, fontweight="bold")
-    _save(figure, path)
-
-
-def plot_neighbours(
-    queries: Sequence[torch.Tensor], neighbours: Sequence[Sequence[tuple[torch.Tensor, float, bool]]], path: str | Path
-) -> None:
-    """Draw a row a query: the crop, then its nearest neighbours in falling order, wrong people framed in red.
-
-    Args:
-        queries: Crops (C, H, W) uint8.
-        neighbours: For each query (crop, cosine similarity, whether it is the same person), all of one length.
-        path: The picture file to write.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    rows, columns = len(queries), len(neighbours[0]) + 1
-    figure = Figure(figsize=(1.15 * columns, 1.3 * rows + 0.4), layout="constrained")
-    figure.suptitle("each row: a photo, then its nearest neighbours (red: another person)", fontsize=11)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for line, query, nearest in zip(grid, queries, neighbours, strict=True):
-        _show(line[0], query, "query")
-        for axes, (crop, score, same) in zip(line[1:], nearest, strict=True):
-            _show(axes, crop, f"{score:.2f}")
-            axes.spines[:].set(visible=True, color=_BLUE if same else _RED, linewidth=2.5 if not same else 1.0)
-        for axes in line:
-            axes.set(xticks=[], yticks=[])
-        line[0].spines[:].set_visible(False)
-    _save(figure, path)
+            middle.text(0.5, 0.5, score, ha="center", va="center", fontsize=10, color=color, fontweight="bold")
+    save_figure(figure, path)
 
 
 def _finish(axes: Axes, legend: str) -> None:
@@ -211,12 +153,14 @@ def _finish(axes: Axes, legend: str) -> None:
     axes.legend(loc=legend, frameon=False)
 
 
-def _show(axes: Axes, crop: torch.Tensor, name: str) -> None:
+def show_crop(axes: Axes, crop: torch.Tensor, name: str) -> None:
+    """Draw a crop (C, H, W) uint8 under its name."""
     picture = crop.permute(1, 2, 0).numpy()
     axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
     axes.set_title(name, fontsize=7.5, pad=2)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure, whole or not at all; the suffix chooses the format."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)

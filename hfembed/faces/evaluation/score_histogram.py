@@ -20,12 +20,7 @@ class ScoreHistogram:
         self._failed = np.zeros(2, dtype=np.int64)
 
     def add(self, scores: np.ndarray, same: bool) -> None:
-        """Count pairs of one kind.
-
-        Args:
-            scores: Cosines of any shape; what rounding put outside [-1, 1] counts at the end.
-            same: Whether they are genuine.
-        """
+        """Count pairs of one kind by their cosines; what rounding put outside of [-1, 1] counts at the end."""
         places = ((scores.ravel() + np.float32(1)) * np.float32(BINS / 2)).astype(np.int32)
         self._counts[int(same)] += np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
 
@@ -41,26 +36,16 @@ class ScoreHistogram:
         return Roc(edges, accepted[1], accepted[0], genuine, impostors)
 
     def calibration(self) -> Calibration:
-        """The logistic calibration of the scores, from bins of width 5e-4.
-
-        Raises:
-            InputError: Genuine or impostor pairs are missing.
-        """
+        """The logistic calibration of the scores, from bins of width 5e-4."""
         counts = self._counts.reshape(2, -1, _COARSE).sum(2)
-        centres = (np.arange(counts.shape[1]) + 0.5) * (2 * _COARSE / BINS) - 1
+        centers = (np.arange(counts.shape[1]) + 0.5) * (2 * _COARSE / BINS) - 1
         kind, place = np.nonzero(counts)
-        return logistic_calibration(centres[place], kind == 1, counts[kind, place])
+        return logistic_calibration(centers[place], kind == 1, counts[kind, place])
 
     def thresholds(self, data: str) -> dict:
-        """Thresholds and calibration, in the shape of `FaceEmbedderConfig.thresholds`.
+        """Thresholds and calibration, as of `verification.decision_thresholds`; `data` says what the pairs are.
 
         The accuracy is that on as many genuine as impostor pairs.
-
-        Args:
-            data: What the pairs are, in words.
-
-        Returns:
-            As `verification.decision_thresholds`.
         """
         curve = self.roc()
         gain = curve.tar - curve.far

@@ -7,7 +7,7 @@ Everything here is a pure function of arrays:
     folds   (N,) int     the fold each pair belongs to
     failed  (N,) bool    True where a pair has no score (missing image, no face found); its score is ignored
 
-A pair is accepted when `score >= threshold`. The candidate thresholds are the midpoints between neighbouring
+A pair is accepted when `score >= threshold`. The candidate thresholds are the midpoints between neighboring
 distinct scores, and +inf (accept none) and -inf (accept all): no other threshold decides differently, so a sweep over
 them is exact.
 
@@ -121,16 +121,9 @@ class Calibration(NamedTuple):
 def roc(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> Roc:
     """Count the accepted pairs at every candidate threshold.
 
-    Args:
-        scores: (N,) float.
-        same: (N,) bool.
-        failed: (N,) bool, optional.
-
-    Returns:
-        The exact curve.
-
     Raises:
-        InputError: Shapes differ, a score is not finite, or genuine or impostor pairs are missing.
+        InputError: Shapes differ, a score is not finite, or genuine or impostor pairs are missing. So do the functions
+            below.
     """
     scores, same, failed = _checked(scores, same, failed)
     order = _falling(scores, failed)
@@ -139,20 +132,10 @@ def roc(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) 
 
 
 def accuracy_threshold(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> float:
-    """The candidate threshold with the most right decisions; of several equally good ones the middle one.
+    """The candidate threshold with the most correct decisions; of several equally good ones the middle one.
 
-    (Of an even number the stricter of the two in the middle. Failed pairs are wrong at any threshold: no say here.)
-
-    Args:
-        scores: (N,) float.
-        same: (N,) bool.
-        failed: (N,) bool, optional.
-
-    Returns:
-        The threshold; +inf or -inf where accepting none or all is best.
-
-    Raises:
-        InputError: As for `roc`.
+    Of an even number, the stricter of the two in the middle. Failed pairs are wrong at any threshold and have no
+    influence. +inf or -inf where accepting none or all is best.
     """
     scores, same, failed = _checked(scores, same, failed)
     order = _falling(scores, failed)
@@ -160,20 +143,7 @@ def accuracy_threshold(scores: np.ndarray, same: np.ndarray, failed: np.ndarray 
 
 
 def accuracy(scores: np.ndarray, same: np.ndarray, threshold: float, failed: np.ndarray | None = None) -> float:
-    """Share of right decisions at a threshold; a failed pair is a wrong one.
-
-    Args:
-        scores: (N,) float.
-        same: (N,) bool.
-        threshold: Accept from here on.
-        failed: (N,) bool, optional.
-
-    Returns:
-        The accuracy.
-
-    Raises:
-        InputError: As for `roc`.
-    """
+    """Fraction of correct decisions at a threshold; a failed pair is a wrong one."""
     scores, same, failed = _checked(scores, same, failed)
     return float(_right(scores, same, failed, threshold).mean())
 
@@ -194,9 +164,6 @@ def k_fold_accuracy(
 
     Returns:
         Mean, standard error, and the figures of each fold in rising order of its number.
-
-    Raises:
-        InputError: As for `roc`, or only one fold.
     """
     scores, same, failed = _checked(scores, same, failed)
     folds = np.asarray(folds)
@@ -218,19 +185,7 @@ def k_fold_accuracy(
 
 
 def area_under_curve(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> float:
-    """Area under the ROC curve: the chance that a genuine pair scores above an impostor pair (a tie counts half).
-
-    Args:
-        scores: (N,) float.
-        same: (N,) bool.
-        failed: (N,) bool, optional.
-
-    Returns:
-        The area.
-
-    Raises:
-        InputError: As for `roc`.
-    """
+    """Area under the ROC curve: the chance that a genuine pair scores above an impostor pair (a tie counts half)."""
     scores, same, failed = _checked(scores, same, failed)
     return float(roc_auc_score(same, np.where(failed, scores[~failed].min() - 1.0, scores)))
 
@@ -238,14 +193,8 @@ def area_under_curve(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | 
 def equal_error(curve: Roc) -> EqualError:
     """The equal error rate, interpolated linearly between the two ROC points around FAR = FRR.
 
-    Where a candidate has FAR = FRR exactly, that is the rate.
-
-    Args:
-        curve: From `roc`.
-
-    Returns:
-        Rate and threshold. With so many failed genuine pairs that FAR stays below FRR even when all scored pairs are
-        accepted, the rate is the FRR at that end.
+    With so many failed genuine pairs that FAR stays below FRR even when all scored pairs are accepted, the rate is the
+    FRR at that end.
     """
     frr = 1.0 - curve.tar
     difference = curve.far - frr  # rises along the curve
@@ -276,13 +225,6 @@ def far_is_carried(far: float, impostors: int) -> bool:
 def tar_at_far(curve: Roc, far: float) -> TarAtFar:
     """The largest TAR among the thresholds whose FAR is not above the target.
 
-    Args:
-        curve: From `roc`.
-        far: The target FAR.
-
-    Returns:
-        TAR, its Wilson interval, the FAR reached and the threshold.
-
     Raises:
         InputError: There are too few impostor pairs for this FAR (see `far_is_carried`).
     """
@@ -300,20 +242,11 @@ def tar_at_far(curve: Roc, far: float) -> TarAtFar:
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927), 95 % by default.
-
-    Args:
-        successes: How many of the trials.
-        trials: At least one.
-        z: Normal quantile.
-
-    Returns:
-        Lower and upper end.
-    """
+    """Wilson's score interval of a proportion (Wilson 1927), by default at 95 %."""
     share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    center = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    return float(max(0.0, center - half)), float(min(1.0, center + half))
 
 
 def logistic_calibration(scores: np.ndarray, same: np.ndarray, counts: np.ndarray | None = None) -> Calibration:
@@ -321,18 +254,12 @@ def logistic_calibration(scores: np.ndarray, same: np.ndarray, counts: np.ndarra
 
     Logistic regression on the score (Platt 1999, "Probabilistic outputs for support vector machines"), genuine and
     impostor pairs weighted to be equally many. Without a penalty; Platt's targets, (n + 1) / (n + 2) and 1 / (n + 2)
-    instead of 1 and 0, keep it finite where a threshold tells all pairs apart.
+    instead of 1 and 0, keep it finite where a threshold separates all pairs.
 
     Args:
         scores: (N,) float.
         same: (N,) bool.
         counts: (N,) int, how many pairs each row stands for; one by default.
-
-    Returns:
-        Slope and intercept.
-
-    Raises:
-        InputError: Shapes differ, a score is not finite, or genuine or impostor pairs are missing.
     """
     scores, same, _ = _checked(scores, same, None)
     counts = np.ones(len(scores)) if counts is None else np.asarray(counts, dtype=np.float64)
@@ -360,15 +287,12 @@ def decision_thresholds(
         same: (N,) bool.
         failed: (N,) bool, optional.
         data: What the pairs are, in words.
-        far_targets: FARs wanted; those the impostor pairs cannot carry are left out.
+        far_targets: FARs wanted; those for which there are too few impostor pairs are left out.
 
     Returns:
         `{"data": str, "impostors": int, "genuine": int, "accuracy": cosine, "eer": cosine, "far": {"0.1": cosine,
-        ...}, "calibration": {"slope": float, "intercept": float}}`; no calibration where the score has nothing to
-        do with who is on the photos (a slope of 0 or less).
-
-    Raises:
-        InputError: As for `roc`.
+        ...}, "calibration": {"slope": float, "intercept": float}}`; no calibration where the score does not depend on
+        who is in the photos (a slope of 0 or less).
     """
     curve = roc(scores, same, failed)
     scores, same, failed = _checked(scores, same, failed)
@@ -385,18 +309,7 @@ def stored_thresholds(
     data: str,
     far_targets: tuple[float, ...] = FAR_TARGETS,
 ) -> dict:
-    """`decision_thresholds` from what has been worked out already.
-
-    Args:
-        curve: From `roc`, or of a `ScoreHistogram`.
-        accuracy_threshold: The threshold with the most right decisions.
-        calibration: The score's calibration, where there is one.
-        data: What the pairs are, in words.
-        far_targets: FARs wanted; those the impostor pairs cannot carry are left out.
-
-    Returns:
-        As `decision_thresholds`.
-    """
+    """`decision_thresholds` from a curve, the threshold with the most correct decisions and a calibration."""
 
     def stored(threshold: float) -> float:
         return float(np.clip(threshold, -1, 1))  # +-inf, accept none and accept all, would not survive JSON
@@ -449,7 +362,7 @@ def _sweep(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray
     last_of_equals = np.flatnonzero(np.diff(scores, append=-np.inf))
     upper, lower = scores[last_of_equals[:-1]], scores[last_of_equals[1:]]
     middle = lower + (upper - lower) / 2
-    middle = np.where(middle > lower, middle, upper)  # no number lies between neighbouring floats
+    middle = np.where(middle > lower, middle, upper)  # no number lies between neighboring floats
     thresholds = np.concatenate([[np.inf], middle, [-np.inf]])
     true_accepts = np.concatenate([[0], np.cumsum(same)[last_of_equals]])
     false_accepts = np.concatenate([[0], last_of_equals + 1]) - true_accepts

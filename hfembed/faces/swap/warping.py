@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
-from hfembed.faces.data.augmentation import keyed_generator
+from hfembed.training.keyed_randomness import keyed_generator
 
 _STREAM = 2  # of `keyed_generator`: augmentation and corruption have others
 # every random parameter owns one place among a sample's draws: switching one off leaves those of the others

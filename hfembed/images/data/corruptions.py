@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hfembed.faces.data.augmentation import blur_matrix, keyed_generator, resampling_matrix
+from hfembed.training.keyed_randomness import keyed_generator
+from hfembed.training.pixel_filters import blur_matrix, resampling_matrix
 
 # of `keyed_generator`, one per use and none of augmentation's (0) or warping's: draws that share a stream would repeat
 _STRENGTHS, _NOISE, _SALT, _HOLES = 1, 11, 12, 13

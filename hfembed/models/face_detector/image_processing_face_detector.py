@@ -1,14 +1,15 @@
 """Photos of any kind to upright RGB pixels."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+from hfembed.models.image_opening import check_pixels, image_errors, open_image, to_eight_bit
 
 PhotoSource = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
 
@@ -37,10 +38,10 @@ class FaceDetectorImageProcessorKwargs(TypedDict, total=False):
 class FaceDetectorImageProcessor(BaseImageProcessor):
     """Decodes photos, each at its own size: the detector makes its own copies of them.
 
-    A photo is a PIL image, a uint8 array (height, width[, channels]), a uint8 tensor (channels, height, width), or an
-    encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image. EXIF orientation is
-    applied. Grey, palette, CMYK and 16-bit photos are converted, transparent parts become black, of an animation the
-    first picture is taken.
+    A photo is a PIL image, a uint8, uint16 or float array (height, width[, channels]), a tensor (channels, height,
+    width), or an encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image. EXIF
+    orientation is applied. Gray, palette, CMYK, 16-bit and float photos are converted, transparent parts become
+    black, of an animation the first picture is taken.
 
     Args:
         max_pixels (`int`, *optional*, defaults to 50,000,000): Photos that would take more pixels in memory are
@@ -84,20 +85,14 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: The photo cannot be read; the message names it where it has a name.
         """
-        try:
-            photo, is_ours = _open(image)
+        with image_errors(image):
+            photo, is_ours = open_image(image)
             size = photo.size
             if is_ours and photo.format == "JPEG" and longest_side is not None:
                 # to the smallest of 1/2, 1/4 and 1/8 that leaves as many pixels as asked for
                 photo.draft(None, _fitting(size, longest_side))
-            if photo.width * photo.height > self.max_pixels:
-                raise ValueError(f"{photo.width} x {photo.height} pixels, more than max_pixels = {self.max_pixels:,}")
-            upright = _to_rgb(ImageOps.exif_transpose(photo))
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{_name(image)}: not an image of any known kind") from error
-        # what Pillow and its plugins raise for broken files of one format or another
-        except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{_name(image)}: cannot be read as a photo: {error}") from error
+            check_pixels(photo, self.max_pixels)
+            upright = to_eight_bit(ImageOps.exif_transpose(photo), gray=False)
         if longest_side is not None and max(upright.size) > longest_side:
             upright = upright.resize(_fitting(upright.size, longest_side), Image.Resampling.BOX)
         pixels = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
@@ -143,49 +138,6 @@ def _fitting(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
     """The size of a photo of `size` once its longer side has `longest_side` pixels."""
     factor = min(longest_side / max(size), 1)
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
-
-
-def _name(image: PhotoSource) -> str:
-    if isinstance(image, dict):
-        return str(image.get("path") or "image")
-    if isinstance(image, str | Path):
-        return str(image)
-    return (isinstance(image, Image.Image) and getattr(image, "filename", "")) or "image"
-
-
-def _open(image: PhotoSource) -> tuple[Image.Image, bool]:
-    """The photo as a PIL image, and whether it was opened here (and is not decoded yet)."""
-    if isinstance(image, Image.Image):
-        return image, False
-    if isinstance(image, dict):
-        image = image["path"] if image.get("bytes") is None else image["bytes"]
-    if isinstance(image, str | Path):
-        # read at once: a lazily opened path would leave its file open until collected
-        image = Path(image).read_bytes()
-    if isinstance(image, bytes):
-        return Image.open(io.BytesIO(image)), True
-    if isinstance(image, torch.Tensor):
-        image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"a photo is an image, an array, a path or bytes, not {type(image).__name__}")
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"arrays are uint8 (height, width[, channels]), not {image.dtype} {image.shape}")
-    if image.ndim == 3 and image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(image)), False
-
-
-def _to_rgb(photo: Image.Image) -> Image.Image:
-    if photo.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
-        return Image.fromarray(np.clip(np.asarray(photo) // 256, 0, 255).astype(np.uint8)).convert("RGB")
-    if photo.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert the photo to 8 bits")
-    if photo.has_transparency_data:
-        photo = photo.convert("RGBA")
-        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "black"), photo)
-    return photo.convert("RGB")
 
 
 __all__ = ["FaceDetectorImageProcessor", "Photo"]

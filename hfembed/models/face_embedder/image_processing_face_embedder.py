@@ -1,6 +1,5 @@
 """Photos to network input: five-point alignment or centre crop, then normalisation."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+from hfembed.models.image_opening import check_pixels, image_errors, open_image, to_eight_bit
 
 # Left eye, right eye, nose, left and right mouth corner (as seen in the image) in a 112 x 112 crop, [x, y] in pixels,
 # pixel centres at whole numbers: the template most published face embedders were trained with.
@@ -178,17 +179,12 @@ class FaceImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: The photo cannot be read, or the landmarks are unusable; names the photo where it has a name.
         """
-        try:
+        with image_errors(image, "cannot be made into a face crop"):
             return self._align(image, landmarks)
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{_name(image)}: not an image of any known kind") from error
-        # what Pillow and its plugins raise for broken files of one format or another
-        except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{_name(image)}: cannot be made into a face crop: {error}") from error
 
     def _align(self, image: FaceImage, landmarks: Sequence[Sequence[float]] | np.ndarray | None) -> np.ndarray:
         height, width = self.size["height"], self.size["width"]
-        photo, is_ours = _open(image)
+        photo, is_ours = open_image(image)
         orientation = photo.getexif().get(_EXIF_ORIENTATION, 1)
         upright_size = photo.size[::-1] if orientation in _ON_ITS_SIDE else photo.size
         if landmarks is None:
@@ -206,9 +202,10 @@ class FaceImageProcessor(BaseImageProcessor):
 
         # `draft` changes the image it is called on: never done to one that the caller holds
         drafted = _draft(photo, shrinkage, orientation) if is_ours else 1
+        check_pixels(photo)
         if orientation != 1:
             photo = ImageOps.exif_transpose(photo)
-        photo = _to_eight_bit(photo, gray=self.color == "gray")
+        photo = to_eight_bit(photo, gray=True if self.color == "gray" else None)
         if landmarks is None:
             centre = upright_size[0] / drafted / 2, upright_size[1] / drafted / 2
             crop = _crop(photo, centre, shrinkage / drafted, height, width)
@@ -283,38 +280,6 @@ def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[in
     return tuple(size)
 
 
-def _name(image: FaceImage) -> str:
-    if isinstance(image, dict):
-        return str(image.get("path") or "image")
-    if isinstance(image, str | Path):
-        return str(image)
-    return (isinstance(image, Image.Image) and getattr(image, "filename", "")) or "image"
-
-
-def _open(image: FaceImage) -> tuple[Image.Image, bool]:
-    """The photo as a PIL image, and whether it was opened here (and is not decoded yet)."""
-    if isinstance(image, Image.Image):
-        return image, False
-    if isinstance(image, dict):
-        image = image["path"] if image.get("bytes") is None else image["bytes"]
-    if isinstance(image, str | Path):
-        # read at once: a lazily opened path would leave its file open until collected
-        image = Path(image).read_bytes()
-    if isinstance(image, bytes):
-        return Image.open(io.BytesIO(image)), True
-    if isinstance(image, torch.Tensor):
-        image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"a photo is an image, an array, a path or bytes, not {type(image).__name__}")
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"arrays are uint8 (height, width[, channels]), not {image.dtype} {image.shape}")
-    if image.ndim == 3 and image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(image)), False
-
-
 def _draft(photo: Image.Image, shrinkage: float, orientation: int) -> int:
     """Let a JPEG be decoded at 1/2, 1/4 or 1/8 size where the crop still shrinks; returns the divisor."""
     width, height = photo.size
@@ -326,20 +291,6 @@ def _draft(photo: Image.Image, shrinkage: float, orientation: int) -> int:
         return 1
     photo.draft(None, (max(width // divisor, 1), max(height // divisor, 1)))
     return round(width / photo.width)
-
-
-def _to_eight_bit(photo: Image.Image, gray: bool) -> Image.Image:
-    """Decode to mode L or RGB: L when asked for or when the photo itself is grey."""
-    if photo.mode in ("L", "RGB"):
-        return photo.convert("L") if gray and photo.mode == "RGB" else photo
-    if photo.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip instead of scaling
-        return Image.fromarray(np.clip(np.asarray(photo) // 256, 0, 255).astype(np.uint8))
-    if photo.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert the photo to 8 bits")
-    if photo.has_transparency_data:
-        photo = photo.convert("RGBA")
-        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "black"), photo)
-    return photo.convert("L" if gray or photo.mode == "1" else "RGB")
 
 
 def _crop(photo: Image.Image, centre: tuple[float, float], shrinkage: float, height: int, width: int) -> Image.Image:

@@ -16,10 +16,10 @@ def own_cache(tmp_path, monkeypatch):
     datasets.disable_progress_bars()
 
 
-def encode(colour: int, size: tuple[int, int] = (40, 40), kind: str = "JPEG") -> bytes:
-    """A picture that differs by `colour`, smooth so that JPEG keeps it."""
+def encode(color: int, size: tuple[int, int] = (40, 40), kind: str = "JPEG") -> bytes:
+    """A picture that differs by `color`, smooth so that JPEG keeps it."""
     x = np.linspace(0, 100, size[0])[None, :, None] + np.linspace(0, 50, size[1])[:, None, None]
-    pixels = (x + np.array([colour, 2 * colour, 3 * colour]) % 100).astype(np.uint8)
+    pixels = (x + np.array([color, 2 * color, 3 * color]) % 100).astype(np.uint8)
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, kind)
     return file.getvalue()

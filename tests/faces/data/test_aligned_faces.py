@@ -13,9 +13,10 @@ from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.augmentation import FaceAugmentation
 from hfembed.faces.data.collators import FaceCollator
 from hfembed.faces.data.faces import load_faces
+from hfembed.faces.data.samplers import IdentityBatchSampler
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
-from hfembed.training.samplers import IdentityBatchSampler, KeyedBatchSampler
+from hfembed.training.samplers import KeyedBatchSampler
 from tests.faces.data.conftest import encode, write_folder
 from tests.fork_server import fork_server
 
@@ -110,7 +111,7 @@ def test_broken_photos_are_named_and_skipped_or_refused(tmp_path, processor):
         align(faces.select([]), processor)
 
 
-def test_grey_photos_and_impossible_landmarks(tmp_path, processor):
+def test_gray_photos_and_impossible_landmarks(tmp_path, processor):
     import io
 
     import PIL.Image
@@ -207,7 +208,7 @@ def test_repeated_photos_are_augmented_anew(faces, processor):
     assert len({bytes(image.numpy()) for image in pixel_values}) == 16
 
 
-def test_without_augmentation_the_collator_only_normalises(faces, processor):
+def test_without_augmentation_the_collator_only_normalizes(faces, processor):
     aligned = align(faces, processor)
     batch = FaceCollator(processor)([aligned[0, 1], aligned[0, 2]])["pixel_values"]
     whole = processor([faces[row]["image"] for row in (1, 2)], landmarks=[faces[row]["landmarks"] for row in (1, 2)])

@@ -94,8 +94,8 @@ def test_strengths_are_what_they_say():
     assert bright.abs().max() <= 0.2 * 255 + 0.5 and bright.std() == pytest.approx(0.4 * 255 / 12**0.5, rel=0.1)
     noisy = FaceAugmentation(noise=1.0, noise_strength=0.1)(pixels, keys).float()[:, 1].std((1, 2))
     assert noisy.mean() == pytest.approx(0.05 * 255, rel=0.1)
-    grey = FaceAugmentation(grayscale=0.25)(pixels, keys)
-    assert (grey[:, 0, 0, 0] == grey[:, 1, 0, 0]).float().mean() == pytest.approx(0.25, abs=0.06)
+    gray = FaceAugmentation(grayscale=0.25)(pixels, keys)
+    assert (gray[:, 0, 0, 0] == gray[:, 1, 0, 0]).float().mean() == pytest.approx(0.25, abs=0.06)
     covered = FaceAugmentation(erase=1.0, erase_size=(0.25, 0.25))(pixels, keys) != pixels
     assert covered[:, 0].float().sum((1, 2)).max() == 16
 

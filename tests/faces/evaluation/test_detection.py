@@ -27,7 +27,7 @@ def test_the_face_nearest_to_the_middle_counts(analyzer):  # noqa: F811
     }
     found = detect_central_faces(analyzer.detector, photos, batch_size=2, num_threads=2, progress=False)
     assert found["middle"].shape == (5, 2) and found["middle"][:, 0].min() > 66
-    assert found["none"] == "no face detected" and "not an image of any known kind" in found["broken"]
+    assert found["none"] == "no face detected" and "not an image" in found["broken"]
     assert found["one"][:, 1].min() > 60
     alone = detect_central_faces(analyzer.detector, {"one": photos["one"]}, progress=False)
     np.testing.assert_allclose(found["one"], alone["one"], atol=1e-3)

@@ -10,7 +10,7 @@ import torch
 from hfembed.errors import InputError
 from hfembed.faces.data.lfw import load_lfw, read_pairs
 from hfembed.faces.evaluation.lfw import LfwVerification
-from hfembed.faces.evaluation.pixel_baselines import pixel_floor_embeddings
+from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.faces.evaluation.verification import k_fold_accuracy
 
 
@@ -65,7 +65,7 @@ def test_missing_broken_and_undetected_faces_are_errors_and_named(tiny_lfw, mode
     assert result.metrics["lfw_view2_accuracy"] == pytest.approx(100 * expected)
     assert expected <= 10 / 16
 
-    forgiving = make_lfw(folder, tiny_lfw.pairs, tmp_path / "landmarks.json", undetected="centre-crop")
+    forgiving = make_lfw(folder, tiny_lfw.pairs, tmp_path / "landmarks.json", undetected="center-crop")
     assert set(forgiving.evaluate(model, processor).details["failures"]) == {missing, broken}
 
 
@@ -92,11 +92,11 @@ def test_floor_is_fitted_outside_the_pairs_and_separates_textures(tiny_lfw, proc
     outside = lfw.aligned_outside(processor)
     assert {file.split("/")[0] for file in outside.files} == {f"Stranger_{letter}" for letter in "ABCD"}
     crops = lfw.aligned(processor)
-    floors = pixel_floor_embeddings(outside.pixels, crops.pixels)
+    floors = pixel_baseline_embeddings(outside.pixels, crops.pixels)
     assert list(floors) == ["pixels", "eigenfaces", "whitened_eigenfaces"]
     assert lfw.result(floors["pixels"], crops).metrics["lfw_view2_auc"] > 95
     # all components together are a rotation of the fitted crops' centred pixels: cosines stay
-    itself = pixel_floor_embeddings(outside.pixels, outside.pixels)
+    itself = pixel_baseline_embeddings(outside.pixels, outside.pixels)
     cosines = [rows @ rows.T for rows in (itself["pixels"], itself["eigenfaces"])]
     np.testing.assert_allclose(cosines[0], cosines[1], atol=1e-3 * np.abs(cosines[0]).max())
 
@@ -109,5 +109,5 @@ def test_bad_input_is_one_clear_line(tiny_lfw, processor, tmp_path):
         make_lfw(tiny_lfw.folder, tmp_path / "people.txt").aligned(processor)
     with pytest.raises(InputError, match="threshold pairs belong to View 1"):
         make_lfw(tiny_lfw.folder, tiny_lfw.pairs, threshold_pairs=tiny_lfw.view1_pairs)
-    with pytest.raises(InputError, match="undetected='skip': choose 'error' or 'centre-crop'"):
+    with pytest.raises(InputError, match="undetected='skip': choose 'error' or 'center-crop'"):
         make_lfw(tiny_lfw.folder, tiny_lfw.pairs, undetected="skip")

@@ -161,7 +161,7 @@ def test_failed_pairs_are_errors_and_never_accepted():
     assert area_under_curve(scores, same, failed) == pytest.approx(5 / 8)  # of four comparisons 1, 1, 0 and a tie
 
 
-def test_neighbouring_floats_are_still_told_apart():
+def test_neighboring_floats_are_still_told_apart():
     low = 0.3
     scores = np.array([np.nextafter(low, 1), low])
     assert accuracy(scores, np.array([True, False]), accuracy_threshold(scores, np.array([True, False]))) == 1.0

@@ -81,9 +81,9 @@ def test_what_is_no_photo_is_named(tmp_path, photo):
     (tmp_path / "empty.jpg").write_bytes(b"")
     Image.new("1", (100, 60)).save(tmp_path / "bomb.png")
     for name, reason in (
-        ("notes.jpg", "not an image of any known kind"),
+        ("notes.jpg", "not an image"),
         ("cut.jpg", "[Tt]runcated"),
-        ("empty.jpg", "not an image of any known kind"),
+        ("empty.jpg", "the file is empty"),
         ("bomb.png", "100 x 60 pixels, more than max_pixels = 5,000"),
         ("missing.jpg", "No such file"),
     ):
@@ -91,7 +91,7 @@ def test_what_is_no_photo_is_named(tmp_path, photo):
             processor.open(tmp_path / name)
     with pytest.raises(ValueError, match="image 1 of 2: .*cut.jpg"):
         processor([photo, tmp_path / "cut.jpg"])
-    for wrong in (np.zeros((4, 4)), np.zeros((0, 4), np.uint8), 3):
+    for wrong in (np.zeros((4, 4), np.int64), np.zeros((0, 4), np.uint8), 3):
         with pytest.raises(ValueError, match="image: cannot be read"):
             processor.open(wrong)
 
