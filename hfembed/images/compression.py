@@ -151,7 +151,7 @@ class LatentCodec:
                 content = file.read(self.max_bytes + 1)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error
-        if len(content) > self.max_bytes:
+        if len(content) > self.max_bytes and content.startswith(_MAGIC):
             raise InputError(f"{path}: larger than {self.max_bytes} bytes, not a compressed face of this model")
         try:
             return self.decompress(content)

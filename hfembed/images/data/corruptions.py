@@ -119,8 +119,8 @@ class Corruption:
     """Damages a batch of images; what happens to a sample depends on (seed, key) and on nothing else.
 
     Training on one rank, on several, and after resuming sees the same damage. Every operation is off by default; a
-    parameter is given as (smallest, largest) and drawn uniformly for each sample. They come in the order of the fields,
-    as on the way of a photo: lens, sensor, transmission, file, scratches.
+    parameter is given as (smallest, largest) and drawn uniformly for each sample. They are applied in the order of
+    the fields: lens, sensor, transmission, file, scratches.
 
     Raises:
         ValueError: A field has an impossible value; the message names it.
