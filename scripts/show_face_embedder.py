@@ -1,4 +1,4 @@
-"""Reload a face embedder and show what it has learned, on synthetic people that neither training nor validation has seen.
+"""Reload a face embedder and show what it has learned on synthetic people it has never seen.
 
 python scripts/show_face_embedder.py outputs/quickstart/faces
 """
