@@ -120,7 +120,7 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
             `pixel_values`, (3, H, W) uint8 each, and `shrinkage`, how much larger each photo itself is.
 
         Raises:
-            ValueError: A photo cannot be read; named by file, or by its place among the photos.
+            ValueError: A photo cannot be read; named by file, or by its position among the photos.
         """
         if isinstance(images, PhotoSource) and not (
             isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4

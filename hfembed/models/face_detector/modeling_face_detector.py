@@ -37,7 +37,7 @@ class FaceDetectorOutput(ModelOutput):
 
 
 class DetectedFaces(NamedTuple):
-    """The n faces of one photo, the surest first; n may be 0. On the CPU.
+    """The n faces of one photo, the highest-scoring first; n may be 0. On the CPU.
 
     Attributes:
         boxes: (n, 4), left, top, right, bottom in pixels of the upright photo; may reach beyond its edges.
@@ -60,7 +60,7 @@ class _Level(NamedTuple):
 
 
 class FaceDetectorPreTrainedModel(PreTrainedModel):
-    """What transformers wants to know of the detector."""
+    """Loading and initialization of the detector."""
 
     config: FaceDetectorConfig
     base_model_prefix = "detector"
@@ -93,8 +93,8 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
 
     Attributes:
         pixels_at_a_time: Pixels of photos that `detect` searches together.
-        windows_at_a_time: Windows of 48 x 48 pixels, or as many pixels otherwise, that a network takes at a time on a
-            CPU: their maps then stay in the cache.
+        windows_at_a_time: Windows of 48 x 48 pixels, or the same number of pixels otherwise, that a network takes
+            at a time on a CPU: their maps then stay in the cache.
     """
 
     pixels_at_a_time = 4_000_000
@@ -116,7 +116,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
                 `config.max_image_size` are searched at that size.
 
         Returns:
-            An entry a photo, in pixels of the photo itself, upright by its EXIF orientation.
+            One entry per photo, in pixels of the photo itself, upright by its EXIF orientation.
 
         Raises:
             ValueError: A photo cannot be read; the message names it.
@@ -135,7 +135,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
             shrinkage: How much larger each photo was before it was decoded to this size; 1 by default.
 
         Returns:
-            An entry a photo, in pixels of the photo before it was shrunk.
+            One entry per photo, in pixels of the photo before it was shrunk.
 
         Raises:
             ValueError: A photo has another shape.
@@ -177,9 +177,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
 
     def _checked(self, pixels: torch.Tensor) -> torch.Tensor:
         if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
-            raise ValueError(
-                f"a photo is (3, height, width) here, not {tuple(pixels.shape)}; its image processor helps"
-            )
+            raise ValueError(f"a photo must be (3, height, width), got {tuple(pixels.shape)}; use its image processor")
         return pixels
 
     def _propose(self, resampling: AreaResampling, sizes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -257,7 +255,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         return [slice(start, start + at_a_time) for start in range(0, count, at_a_time)]
 
     def _level_batches(self, levels: list[_Level]) -> Iterator[list[_Level]]:
-        """Levels that go through the proposal network together: of one size, up to so many pixels."""
+        """Levels that go through the proposal network together: of one size, up to a number of pixels."""
         limit = self.windows_at_a_time * 48**2 if self.device.type == "cpu" else self.pixels_at_a_time
 
         def size(level: _Level) -> tuple[int, int]:
@@ -269,7 +267,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
                 yield alike[start : start + at_a_time]
 
     def _searched_together(self, sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
-        """Numbers of photos, those of one size beside each other, up to so many pixels."""
+        """Numbers of photos, grouped by size, up to a number of pixels."""
         batch: list[int] = []
         pixels = 0
         for number in sorted(range(len(sizes)), key=sizes.__getitem__):

@@ -1,4 +1,4 @@
-"""Everything a face embedder is built from and used with, in one config.json."""
+"""Configuration of the face embedders: network, training losses and thresholds."""
 
 import math
 import re
@@ -106,7 +106,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
             depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, or `"timm/<architecture>"`.
         trunk_arguments (`dict`, *optional*, defaults to `{}`):
             More about the trunk. iresnet: `use_se`, `stochastic_depth` (rate at the last block); only `"iresnet"`:
-            `depths` and `widths` (lists, an entry a stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
+            `depths` and `widths` (one entry per stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
             and `stem_activation` (`"prelu"`, `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: those
             arguments of `timm.create_model` that shape the network, such as `img_size` and `patch_size`; never
             weights, paths or URLs.
@@ -118,7 +118,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
             Length D of an embedding.
         pooling (`str`, *optional*):
             How the last feature map becomes a vector: `"flatten"`, `"average"`, or `"depthwise"` (a learned weight for
-            each place and channel). `None` stands for the trunk's customary one and is replaced by it; a timm network
+            each position, channel). `None` stands for the trunk's customary one and is replaced by it; a timm network
             has its own pooling, which goes by `"average"`.
         dropout (`float`, *optional*, defaults to 0.0):
             Dropout before the last linear layer.
@@ -134,7 +134,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         margin (`float`, *optional*):
             Margin m of a margin head (ArcFace: radians). `None` stands for the paper's: 0.35, 0.5, 0.4.
         label_smoothing (`float`, *optional*, defaults to 0.0):
-            Share of the target probability that is spread over all people.
+            Fraction of the target probability that is spread over all people.
         metric_loss (`str`, *optional*, defaults to `"triplet"`):
             Loss of `FaceEmbedderForTripletLearning`: `"triplet"` or `"contrastive"`.
         triplet_margin (`float`, *optional*, defaults to 0.2):

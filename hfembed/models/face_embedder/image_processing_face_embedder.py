@@ -104,7 +104,7 @@ class FaceImageProcessor(BaseImageProcessor):
         template (`list[list[float]]`, *optional*): Where the left eye, right eye, nose, left and right mouth corner
             (as seen in the image) lie, [x, y] in output pixels. Defaults to `template_for_size(height, width)`.
         crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the sides of the center crop as a
-            share of the largest rectangle of the output's shape that fits into the photo, in (0, 1].
+            fraction of the largest rectangle of the output's shape that fits into the photo, in (0, 1].
         color (`str`, *optional*, defaults to `"rgb"`): `"rgb"`, `"bgr"` or `"gray"` (one channel).
         image_mean (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
         image_std (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
@@ -252,7 +252,7 @@ class FaceImageProcessor(BaseImageProcessor):
 
         Args:
             images: A photo or a list of photos, see the class.
-            landmarks: For one photo its (5, 2) landmarks; for a list one entry a photo, (5, 2) or `None` (then the
+            landmarks: For one photo its (5, 2) landmarks; for a list one entry per photo, (5, 2) or `None` (then the
                 photo's center is cropped). `None`: center crops.
             return_tensors: `"pt"` or `"np"`.
 
@@ -260,7 +260,7 @@ class FaceImageProcessor(BaseImageProcessor):
             `pixel_values` float32 (batch, channels, height, width).
 
         Raises:
-            ValueError: A photo cannot be read (named by file, or by its place in the batch), or the number of
+            ValueError: A photo cannot be read (named by file, or by its position in the batch), or the number of
                 landmarks differs from the number of photos.
         """
         if isinstance(images, FaceImage) and not (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):

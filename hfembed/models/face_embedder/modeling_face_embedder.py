@@ -27,7 +27,7 @@ class FaceEmbedderOutput(ModelOutput):
 
     Args:
         embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
-        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalization; rises with image quality.
+        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalization, a proxy for image quality.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, channels, h, w)`): The trunk's last map; from
             timm's transformers `(batch_size, tokens, channels)`, and as they lay it out.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): The embeddings, by the name that
@@ -75,7 +75,7 @@ class FaceTripletOutput(ModelOutput):
 
 
 class DepthwisePooling(nn.Module):
-    """A learned weight for each place and channel, BatchNorm (MobileFaceNet's global depthwise convolution)."""
+    """A learned weight for each position and channel, BatchNorm (MobileFaceNet's global depthwise convolution)."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class DepthwisePooling(nn.Module):
 
 
 class AveragePooling(nn.Module):
-    """Mean over the map's places."""
+    """Global average pooling."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map (B, C, h, w) -> (B, C)."""
@@ -321,7 +321,7 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         _check_embeddings(embeddings_a, embeddings_b)
         if len(embeddings_a) != len(embeddings_b):
             raise ValueError(
-                f"expected as many embeddings on both sides, got {len(embeddings_a)}, {len(embeddings_b)}"
+                f"expected the same number of embeddings, got {len(embeddings_a)} and {len(embeddings_b)}"
             )
         return F.cosine_similarity(embeddings_a.float(), embeddings_b.float())
 

@@ -1,4 +1,4 @@
-"""Face swap: one encoder sees pose, expression and light of anybody; a decoder a person draws them on that person."""
+"""Face swap: one shared encoder for pose, expression and light, one decoder per person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,7 +169,7 @@ class Decoder(nn.Module):
 
 
 class FaceSwapModel(PreTrainedModel):
-    """One encoder and a decoder a person, trained to redraw each person's own faces from distorted ones.
+    """One encoder and one decoder per person, trained to reconstruct each person's own faces from distorted ones.
 
     A face that goes through another person's decoder comes out as that person, in the same pose and light: all that
     the decoders have in common is the latent code, and distortion during training keeps it from holding who it is.
@@ -208,14 +208,14 @@ class FaceSwapModel(PreTrainedModel):
         target_pixel_values: torch.Tensor | None = None,
         target_masks: torch.Tensor | None = None,
     ) -> FaceSwapOutput:
-        """Encode faces, and draw each with the decoder of its label.
+        """Encode faces, and reconstruct each with the decoder of its label.
 
         With targets, everybody must be among the labels: one call then gives every decoder its gradient, as
         distributed training wants it on each rank and in each step.
 
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
-            labels: (batch_size,) integer: whose decoder draws it.
+            labels: (batch_size,) integer: which decoder reconstructs it.
             target_pixel_values: (batch_size, num_channels, height, width): what should come out.
             target_masks: (batch_size, 1, height, width) in [0, 1]: where the face is in it.
 
@@ -230,7 +230,7 @@ class FaceSwapModel(PreTrainedModel):
             present = set() if labels is None else set(labels.tolist())
             absent = [name for label, name in enumerate(self.config.people) if label not in present]
             if absent:
-                raise ValueError(f"a training step needs faces of everybody, and labels name none of '{absent[0]}'")
+                raise ValueError(f"a training step needs faces of all people; labels contain none of '{absent[0]}'")
         latents = self.encode(pixel_values)
         reconstruction = mask = loss = None
         if labels is not None:
@@ -270,11 +270,11 @@ class FaceSwapModel(PreTrainedModel):
         return self.encoder(pixel_values.to(self.dtype))
 
     def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Draw faces.
+        """Decode latents to faces.
 
         Args:
             latents: (batch_size, ...), from `encode`.
-            labels: (batch_size,) integer: whose decoder draws it.
+            labels: (batch_size,) integer: which decoder reconstructs it.
 
         Returns:
             (batch_size, num_channels, height, width) in [0, 1], and the masks (batch_size, 1, height, width) in [0, 1]
@@ -294,14 +294,14 @@ class FaceSwapModel(PreTrainedModel):
             ValueError: There is none of this name; names those there are.
         """
         if person not in self.config.people:
-            raise ValueError(f"no decoder draws '{person}'; this model knows {', '.join(self.config.people)}")
+            raise ValueError(f"unknown person '{person}'; this model has {', '.join(self.config.people)}")
         return self.config.people.index(person)
 
     @torch.no_grad()
     def swap(
         self, pixel_values: torch.Tensor, person: str | Sequence[str]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Draw faces as another person: eval mode, no gradient.
+        """Swap faces to another person: eval mode, no gradient.
 
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
@@ -313,7 +313,7 @@ class FaceSwapModel(PreTrainedModel):
 
         Raises:
             ValueError: There is no decoder of this name, the images do not have the config's size, or the names are
-                not as many as the images.
+                not one per image.
         """
         people = [person] * len(pixel_values) if isinstance(person, str) else list(person)
         if len(people) != len(pixel_values):
