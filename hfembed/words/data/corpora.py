@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,8 @@ from hfembed.errors import InputError
 from hfembed.words.data.vocabulary import TextRules, Vocabulary
 
 logger = logging.getLogger(__name__)
+
+Phrases = tuple[tuple[tuple[str, str], ...], ...]
 
 BLOCK_BYTES = 16 << 20
 _LONGEST_WORD_BYTES = 4 << 20
@@ -94,7 +96,7 @@ def prepare_corpus(
     max_vocab_size: int | None = None,
     lowercase: bool = False,
     word_pattern: str | None = None,
-    phrases: tuple[tuple[tuple[str, str], ...], ...] | None = None,
+    phrases: Phrases | None = None,
     sentence_length: int = 10_000,
     vocabulary: Vocabulary | None = None,
     column: str = "text",
@@ -161,7 +163,7 @@ def prepare_corpus(
     return EncodedCorpus(folder, fingerprint, num_raw_words)
 
 
-def make_rules(lowercase: bool, word_pattern: str | None, phrases: object) -> TextRules:
+def make_rules(lowercase: bool, word_pattern: str | None, phrases: Phrases | None) -> TextRules:
     """`TextRules`, with an `InputError` for impossible ones."""
     try:
         return TextRules(lowercase, word_pattern, phrases or ())
@@ -228,7 +230,8 @@ def _list_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"there is no file or folder {path}")
-    files, skipped = [], []
+    files: list[Path] = []
+    skipped: list[Path] = []
     for file in sorted(path.rglob("*")):
         hidden = any(part.startswith((".", "@", "__MACOSX")) for part in file.relative_to(path).parts)
         if not hidden and file.is_file():
@@ -257,7 +260,7 @@ def _identify_files(files: list[Path], column: str) -> object:
     return [[(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats], column]
 
 
-def _dataset_texts(dataset: object, column: str) -> Iterator[str]:
+def _dataset_texts(dataset: Any, column: str) -> Iterator[str]:
     for batch in dataset.select_columns(column).iter(batch_size=1000):
         yield from batch[column]
 
@@ -308,7 +311,7 @@ def _open_binary(file: Path) -> Iterator[BinaryIO]:
         with pa.OSFile(str(file)) as raw, pa.CompressedInputStream(raw, "zstd") as stream:
             yield stream
         return
-    opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(file.suffix, open)
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(file.suffix, open)
     with opener(file, "rb") as stream:
         yield stream
 
@@ -534,7 +537,8 @@ def count_words(encoded: EncodedBlocks, min_count: int) -> tuple[pa.Array, np.nd
 def _count_share(encoded: EncodedBlocks, share: int, shares: int) -> pa.Table | None:
     """Counts of the words whose hash falls into this share; `None` if they are too many."""
     empty = pa.table({"word": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
-    total, pending, num_pending = empty, [], 0
+    total, num_pending = empty, 0
+    pending: list[pa.Table] = []
 
     def merge() -> pa.Table:
         grouped = pa.concat_tables([total, *pending]).group_by("word", use_threads=False).aggregate([("count", "sum")])

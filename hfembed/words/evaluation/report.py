@@ -19,9 +19,9 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
         InputError: The folder's results.json is damaged.
         OSError: It cannot be written.
     """
-    metrics, details = tests.details(model.vocabulary.words, model.embeddings.weight.detach())
-    details |= {"vocab_size": len(model.vocabulary), "embedding_size": model.config.embedding_size}
-    write_results(folder, "words", metrics, {**details, **provenance(tests.files)}, model)
+    metrics, details = tests.details(model.require_vocabulary().words, model.embeddings.weight.detach())
+    details |= {"vocab_size": len(model.require_vocabulary()), "embedding_size": model.config.embedding_size}
+    write_results(folder, "words", metrics, {**details, **provenance({**tests.files})}, model)
     lines = []
     for name, sections in details["analogies"].items():
         total = sections["total"]
@@ -76,8 +76,12 @@ def draw_words(
         InputError: A word that is not in the vocabulary, or fewer than three words.
         OSError: The picture cannot be written.
     """
-    pairs = [tuple(text.split(":", 1)) for text in words if ":" in text and text not in model.vocabulary]
-    single = [text for text in words if ":" not in text or text in model.vocabulary]
+    pairs = [
+        (text.partition(":")[0], text.partition(":")[2])
+        for text in words
+        if ":" in text and text not in model.require_vocabulary()
+    ]
+    single = [text for text in words if ":" not in text or text in model.require_vocabulary()]
     names = list(dict.fromkeys([*single, *(word for pair in pairs for word in pair)]))
     try:
         vectors = model.vector(names).float().numpy()
@@ -86,4 +90,6 @@ def draw_words(
     groups = [1 if any(word == pair[1] for pair in pairs) else 0 for word in names]
     plot_words(names, vectors, path, method, pairs, groups)
     if projector is not None:
-        write_projector(model.vocabulary.words, model.numpy_vectors(), projector, model.vocabulary.counts)
+        write_projector(
+            model.require_vocabulary().words, model.numpy_vectors(), projector, model.require_vocabulary().counts
+        )

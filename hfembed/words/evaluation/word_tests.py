@@ -6,6 +6,7 @@ Which questions are asked and which answers are correct follows gensim, so that 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -279,7 +280,7 @@ class WordTests:
         """
         return self.details(words, vectors)[0]
 
-    def details(self, words: Sequence[str], vectors: torch.Tensor) -> tuple[dict[str, float], dict[str, object]]:
+    def details(self, words: Sequence[str], vectors: torch.Tensor) -> tuple[dict[str, float], dict[str, Any]]:
         """The metrics, and their details: sections, counts, settings."""
         metrics: dict[str, float] = {}
         sections = {}
