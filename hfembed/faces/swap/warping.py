@@ -36,9 +36,7 @@ class WarpedPairs:
 
     seed: int = _help("Seed of all draws.", 0)
     output_size: int | None = _help("Side of inputs and targets; None takes the crops' own.", None)
-    warp: float = _help(
-        "Standard deviation of a node's displacement, as a fraction of the size; 0: no warp.", 5 / 256
-    )
+    warp: float = _help("Standard deviation of a node's displacement, as a fraction of the size; 0: no warp.", 5 / 256)
     nodes: int = _help("Nodes per side of the grid.", 5)
     rotation: float = _help("Largest rotation to either side, in degrees.", 10.0)
     zoom: float = _help("Largest magnification and reduction, as a fraction.", 0.05)
