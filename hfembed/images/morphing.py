@@ -60,6 +60,6 @@ def walk(
 
 
 def midpoint_sharpness(frames: torch.Tensor) -> float:
-    """Gradient energy of a morph's middle frame as a fraction of its ends': a blend of two faces scores about a half."""
+    """Gradient energy of a morph's middle frame as a fraction of its ends'; a blend of two faces has about a half."""
     energy = gradient_energy(frames[[0, len(frames) // 2, -1]])
     return float(energy[1] / (0.5 * (energy[0] + energy[2])))
