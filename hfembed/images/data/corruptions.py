@@ -6,6 +6,7 @@ The functions take and return one image, (channels, height, width) float32 in [0
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def compress_as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return decoded.reshape(*pixels.shape).transpose(2, 0, 1)
 
 
-def _help(text: str, default: object) -> object:
+def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
 
 
