@@ -115,8 +115,9 @@ class WarpedLinearCode(nn.Module):
 
         Args:
             unwarped: (N, C, H, W), from `unwarp`; N at least the code's length.
-            slopes: (M, C, H, W), gradients of what the network sees with respect to images before their warp. They are scaled: with weight
-                1 they count as much as the squared distance, on the residual of the current basis.
+            slopes: (M, C, H, W), gradients of what the network sees with respect to images before their warp. They
+                are scaled: with weight 1 they count as much as the squared distance, on the residual of the current
+                basis.
             weight: From 0, where it is the squared distance alone, up.
         """
         mean = self.mean.float().flatten() / _STORED
