@@ -7,10 +7,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BaseImageProcessor
 
 from hfembed.errors import InputError
-from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to gray
@@ -60,7 +59,7 @@ class FaceEmbeddings(nn.Module):
     """
 
     def __init__(
-        self, embedder: FaceEmbedderModel, processor: BaseImageProcessor, points: Sequence[Sequence[float]]
+        self, embedder: FaceEmbedderModel, processor: FaceImageProcessor, points: Sequence[Sequence[float]]
     ) -> None:
         super().__init__()
         self.embedder = embedder.to(memory_format=torch.channels_last)
