@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-__version__ = "0.1.0"
+from hfembed.version import __version__ as __version__
 
 # public name -> module, resolved on first use
 _PUBLIC_NAMES = {

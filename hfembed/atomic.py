@@ -1,29 +1,70 @@
-"""Outputs are written whole or not at all: to a temporary name beside the target, then renamed."""
+"""Outputs are written whole or not at all: under a temporary name beside the target, then renamed."""
 
+import ctypes
+import functools
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hfembed.errors import InputError
 
+_EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2
+_CURRENT_FOLDER = -100  # AT_FDCWD
 
-def check_destination(path: str | Path, overwrite: bool) -> None:
-    """Refuse a folder to write that is taken; to be called before any work is done.
+
+def check_destination(path: str | Path, overwrite: bool = False) -> None:
+    """Refuse a folder that cannot be written or must not be replaced; to be called before any work is done.
 
     Args:
-        path: The folder.
+        path: The folder to write.
         overwrite: It may be replaced.
 
     Raises:
-        InputError: It holds something, and may not be replaced.
+        InputError: It exists and may not be replaced, or its parent cannot be written.
     """
     path = Path(path)
-    is_taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
-    if is_taken and not overwrite:
-        raise InputError(f"{path} exists already: choose another folder, or replace it with --overwrite")
+    exists = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if exists and not overwrite:
+        raise InputError(f"{path} already exists; pass --overwrite to replace it")
+    _check_parent(path)
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a file that cannot be written; to be called before any work is done.
+
+    Args:
+        path: The file to write; an earlier one will be replaced.
+
+    Raises:
+        InputError: It is a folder, or its folder cannot be written.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; name a file to write")
+    _check_parent(Path(path))
+
+
+def check_output_folder(path: str | Path) -> None:
+    """Refuse a folder that files cannot be written into; to be called before any work is done.
+
+    Args:
+        path: The folder, which need not exist.
+
+    Raises:
+        InputError: It is a file, or it cannot be written.
+    """
+    _check_parent(Path(path) / "file")
+
+
+def _check_parent(path: Path) -> None:
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise InputError(f"{path} cannot be written: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: no permission to write in {parent}")
 
 
 @contextmanager
@@ -40,16 +81,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OSError: The disk is full or the folder cannot be written; an earlier file under `path` is left as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    _prepare(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_prefix(), suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private; the result gets the permissions an ordinary open() would give
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -71,19 +109,70 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         OSError: The disk is full or the parent cannot be written; an earlier folder is left as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _prepare(path.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        if path.exists():
+        temporary.chmod(0o777 & ~_umask())
+        if not path.exists():
+            temporary.rename(path)
+        elif not _exchange(temporary, path):
+            # two renames: where the system cannot exchange names, a kill in between leaves the old folder aside
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.rename(old / path.name)
             temporary.rename(path)
             shutil.rmtree(old)
-        else:
-            temporary.rename(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)  # a file stood in the folder's place
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return rename(_CURRENT_FOLDER, os.fsencode(first), _CURRENT_FOLDER, os.fsencode(second), _EXCHANGE) == 0
+
+
+def _umask() -> int:
+    """Temporary files are private; the result gets the permissions that an ordinary open() would give."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _prefix() -> str:
+    """Says which process writes a temporary file, so that the next one knows what a killed process left."""
+    return f".hfembed-{platform.node()}-{os.getpid()}-"
+
+
+def _prepare(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder.resolve(), os.getpid())
+
+
+@functools.cache
+def _remove_leftovers(folder: Path, process: int) -> None:
+    """Remove what killed processes of this machine were writing in a folder; once per folder and process."""
+    if os.name != "posix":
+        return
+    prefix = f".hfembed-{platform.node()}-"
+    for entry in folder.iterdir():
+        number = entry.name.removeprefix(prefix).partition("-")[0]
+        if entry.name.startswith(prefix) and number.isdigit() and not _is_running(int(number)):
+            with suppress(OSError):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

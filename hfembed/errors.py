@@ -1,6 +1,7 @@
-"""The one exception that means: the input is at fault, and this line says how to mend it."""
+"""The exception that means "the input is at fault", and how a program ends on it: in one line."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +10,40 @@ from typing import ParamSpec, TypeVar
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+# what libraries raise for damaged files, full machines and servers that refuse; named, so that none is imported here
+_LIBRARY_ERRORS = {
+    "accelerate.utils.memory.OutOfMemoryError",
+    "datasets.exceptions.DatasetsError",
+    "huggingface_hub.errors.HfHubHTTPError",
+    "httpx2.HTTPError",
+    "jinja2.exceptions.TemplateError",
+    "lzma.LZMAError",
+    "pyarrow.lib.ArrowException",
+    "safetensors_rust.SafetensorError",
+    "tarfile.TarError",
+    "torch.OutOfMemoryError",
+    "yaml.error.YAMLError",
+    "zipfile.BadZipFile",
+    "zlib.error",
+}
+# module that an extra brings -> the extra
+_EXTRAS = {
+    "av": "film",
+    "constriction": "images",
+    "faiss": "index",
+    "gradio": "demo",
+    "numba": "fast",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "pillow_heif": "heic",
+    "skimage": "images",
+    "umap": "map",
+}
+
 
 class InputError(ValueError):
-    """Bad input from outside (a file, a config, a name). The message names the thing and the way out."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Bad input from outside (a file, a config, a name). The message says what is wrong with it and what to do."""
 
 
 @contextmanager
@@ -25,22 +52,56 @@ def input_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError) as error:
-        raise InputError(str(error)) from error
+        raise InputError(first_line(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's name if it has none."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text.strip().partition("\n")[0] or type(error).__name__
 
 
 def exit_on_input_error(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Make a program's main function end with one line on stderr and exit code 1 when its input is at fault.
+    """Make a program's main function end with one line on stderr if its input or its surroundings are at fault.
 
-    Bad input, a file that cannot be read or written (a full disk), and a loss that is no number are such ends;
-    anything else is a defect of ours and keeps its traceback.
+    Bad input, a file that cannot be read or written, a full disk or memory, a missing extra and a loss that is not
+    finite exit with 1; Ctrl-C with 130; a reader that closed the pipe with 141 and no line. Anything else is a defect
+    of ours and keeps its traceback.
     """
 
     @functools.wraps(function)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
-            return function(*args, **kwargs)
-        except (InputError, OSError, FloatingPointError) as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            result = function(*args, **kwargs)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # nobody reads on: what is left in the buffer must not fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)  # noqa: T201
+            sys.exit(130)
+        except Exception as error:
+            line = _expected(error)
+            if line is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)  # noqa: T201
             sys.exit(1)
 
     return wrapper
+
+
+def _expected(error: Exception) -> str | None:
+    """What to say about an error that is not a defect of ours; None if it is one."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRAS:
+        module = str(error.name).partition(".")[0]
+        return f'{module} is not installed: pip install "hfembed[{_EXTRAS[module]}]"'
+    if isinstance(error, InputError):
+        return " ".join(str(error).splitlines())
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    if isinstance(error, (OSError, EOFError, FloatingPointError, UnicodeDecodeError)) or names & _LIBRARY_ERRORS:
+        return first_line(error)
+    return None

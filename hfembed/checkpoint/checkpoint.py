@@ -107,6 +107,12 @@ class Checkpoint:
         said = f"{repo_id}@{revision}" if revision else str(name)
         return cls(said, _inside(snapshot, subfolder, repo_id), snapshot.name)
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
     @property
     def is_local(self) -> bool:
         """Whether the checkpoint is a folder of the user's own, which may be written to."""

@@ -11,10 +11,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hfembed import __version__
 from hfembed.checkpoint.checkpoint import Checkpoint, without_evaluation
 from hfembed.checkpoint.files import RESULTS_FILE
 from hfembed.checkpoint.json_notes import write_json
+from hfembed.version import __version__
 
 
 def write_results(

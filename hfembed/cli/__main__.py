@@ -4,5 +4,5 @@ import sys
 
 from hfembed.cli import main
 
-sys.argv[0] = "hfembed"  # the name that usage lines and results.json give the command
+sys.argv[0] = "hfembed"  # the name that results.json gives the command
 main()

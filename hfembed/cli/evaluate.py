@@ -5,31 +5,44 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hfembed.atomic import check_output_folder
+from hfembed.cli import options
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch
+from hfembed.errors import InputError, input_errors
+
+with lazy_imports():
+    from hfembed.checkpoint import loading
+    from hfembed.faces.data import aligned_faces, faces, lfw, splits
+    from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings
+    from hfembed.faces.evaluation import lfw as lfw_protocol
+    from hfembed.faces.swap import evaluation as swap_evaluation
+    from hfembed.faces.swap import report as swap_report
+    from hfembed.images import compression, films, latent_statistics
+    from hfembed.images.evaluation import compression as compression_evaluation
+    from hfembed.images.evaluation import denoising, generation, reconstruction_report
+    from hfembed.words.evaluation import report as words_report
+    from hfembed.words.evaluation import word_tests
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
-# what several commands ask for, in the same words
-FaceEmbedder = Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder.")]
-Landmarks = Annotated[Path | None, typer.Option(help="JSON: file -> five points; without it, centre crops.")]
-Undetected = Annotated[Literal["error", "centre-crop"], typer.Option(help="What a null in the landmarks means.")]
-BatchSize = Annotated[int, typer.Option(min=1)]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode and align.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of torch on a CPU: small parts gain nothing by more.")]
-HeldOutShare = Annotated[float, typer.Option(help="Share of the people that training held out.")]
-SplitSeed = Annotated[int, typer.Option(help="Of that split.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")]
+    from hfembed.checkpoint.checkpoint import Checkpoint
 
-app = typer.Typer(no_args_is_help=True, help="Measure a model by a published protocol.")
+commands = Commands(help="Measure a model by a published protocol.")
+
+_EMBEDDER = "Checkpoint folder or Hub id of a face embedder"
+StoreThresholds = Annotated[
+    bool, typer.Option("--store-thresholds", help="Write the thresholds into MODEL's config, for model.verify().")
+]
 
 
-@app.command("lfw")
+@commands.command("lfw")
 def evaluate_lfw(
-    model: FaceEmbedder,
+    model: options.FaceEmbedder,
     images: Annotated[str, typer.Option(help="LFW's archive (.tgz, .zip), folder, URL or Hub id.")],
     pairs: Annotated[str, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
-    output: Annotated[Path, typer.Option(help="Folder for results.json, roc.png and mistakes.png.")],
-    landmarks: Landmarks = None,
+    output: options.Report,
+    hub: Hub,
+    landmarks: options.Landmarks = None,
     detector: Annotated[
         str | None, typer.Option(help="Instead of landmarks: checkpoint folder or Hub id of a face detector.")
     ] = None,
@@ -39,43 +52,32 @@ def evaluate_lfw(
     fold: Annotated[
         list[int] | None, typer.Option(help="Only this fold, from 0; repeat it for more. Default: all of them.")
     ] = None,
-    undetected: Undetected = "error",
+    undetected: options.Undetected = "error",
     mirror: Annotated[
         Literal["none", "sum", "concatenate"] | None, typer.Option(help="Test-time mirror; default: the checkpoint's.")
     ] = None,
-    floor: Annotated[bool, typer.Option("--floor", help="Also score raw pixels and eigenfaces.")] = False,
-    store_thresholds: Annotated[
-        bool, typer.Option("--store-thresholds", help="Put the thresholds into MODEL's config, for model.verify().")
-    ] = False,
-    batch_size: BatchSize = 64,
-    num_workers: Workers = 2,
-    num_threads: Threads = 1,
-    device: Device = "auto",
-) -> None:
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also score raw pixels and eigenfaces.")] = False,
+    store_thresholds: StoreThresholds = False,
+    batch_size: options.BatchSize = 64,
+    num_workers: options.Workers = 2,
+    num_threads: options.Threads = 1,
+    device: options.Device = "auto",
+) -> Answer:
     """Measure a face embedder on Labeled Faces in the Wild."""
-    import torch
-
-    from hfembed.checkpoint.checkpoint import Checkpoint
-    from hfembed.checkpoint.loading import load_face_detector, load_face_embedder
-    from hfembed.faces.data.lfw import read_pairs
-    from hfembed.faces.evaluation import lfw_report
-    from hfembed.faces.evaluation.lfw import LfwVerification
-
-    torch.set_num_threads(num_threads)
-    embedder, processor = load_face_embedder(model, device)
+    checkpoint = _prepare(hub, model, output, num_threads, store_thresholds)
+    embedder, processor = loading.load_face_embedder(checkpoint, device)
     if mirror is not None:
         embedder.config.mirror = mirror
-    face_detector = load_face_detector(detector, device)[0] if detector else None
-    chosen = read_pairs(pairs).in_folds(fold) if fold else pairs
-    lfw = LfwVerification(
+    finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]
+    protocol = lfw_protocol.LfwVerification(
         images,
-        chosen,
+        lfw.read_pairs(pairs).in_folds(fold) if fold else pairs,
         landmarks,
         threshold_pairs,
         undetected,
         batch_size=batch_size,
         num_workers=num_workers,
-        detector=face_detector,
+        detector=finder,
     )
     files = {
         "images": images,
@@ -84,288 +86,281 @@ def evaluate_lfw(
         "detector": detector,
         "threshold_pairs": threshold_pairs,
     }
-    report = lfw_report.report_lfw(lfw, embedder, processor, output, floor, files=files)
-    print(lfw_report.summary(lfw.name, report))
-    print(f"  written to {output}")
+    report = lfw_report.report_lfw(protocol, embedder, processor, output, baselines, files=files)
     if store_thresholds:
-        Checkpoint.resolve(model).store_thresholds(report[lfw.name]["thresholds"], mirror=embedder.config.mirror)
+        checkpoint.store_thresholds(report[protocol.name]["thresholds"], mirror=embedder.config.mirror)
+    return _answer(report, output, lfw_report.summary(protocol.name, report))
 
 
-@app.command("identification")
+@commands.command("identification")
 def evaluate_identification(
-    model: FaceEmbedder,
-    images: Annotated[str, typer.Option(help="Folder with a folder a person, its archive, Parquet or a Hub id.")],
-    output: Annotated[Path, typer.Option(help="Folder for results.json, cmc.png, det.png and a ROC curve.")],
-    landmarks: Landmarks = None,
-    undetected: Undetected = "error",
+    model: options.FaceEmbedder,
+    images: options.People,
+    output: options.Report,
+    hub: Hub,
+    landmarks: options.Landmarks = None,
+    undetected: options.Undetected = "error",
     distractors: Annotated[
-        str | None, typer.Option(help="Photos of other people, for MegaFace's challenge 1; as --images.")
+        str | None, typer.Option(help="Photos of other people, for MegaFace's challenge 1; formats of --images.")
     ] = None,
-    distractor_landmarks: Annotated[Path | None, typer.Option(help="As --landmarks, for the distractors.")] = None,
+    distractor_landmarks: Annotated[Path | None, typer.Option(help="JSON like --landmarks, for distractors.")] = None,
     index: Annotated[
         Path | None, typer.Option(help="Keep the embeddings in this EmbeddingIndex, and take them from it next time.")
     ] = None,
-    store_thresholds: Annotated[
-        bool, typer.Option("--store-thresholds", help="Put the thresholds of all pairs into MODEL's config.")
-    ] = False,
-    batch_size: BatchSize = 64,
-    num_workers: Workers = 2,
-    num_threads: Threads = 1,
-    device: Device = "auto",
-) -> None:
-    """Measure how well a face embedder finds people again: closed set, open set, all pairs, BLUFR, MegaFace."""
-    import torch
+    store_thresholds: StoreThresholds = False,
+    batch_size: options.BatchSize = 64,
+    num_workers: options.Workers = 2,
+    num_threads: options.Threads = 1,
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure identification: closed set, open set, all pairs, BLUFR, MegaFace."""
+    checkpoint = _prepare(hub, model, output, num_threads, store_thresholds)
+    embedder, processor = loading.load_face_embedder(checkpoint, device)
 
-    from hfembed.checkpoint.checkpoint import Checkpoint
-    from hfembed.checkpoint.loading import load_face_embedder
-    from hfembed.faces.evaluation import identification_report
-    from hfembed.faces.evaluation.people_embeddings import embed_people
+    def embed(photos: str, points: Path | None, kept: Path | None = None) -> "people_embeddings.PeopleEmbeddings":
+        return people_embeddings.embed_people(
+            *(embedder, processor, photos, points, kept),
+            undetected=undetected,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
 
-    torch.set_num_threads(num_threads)
-    embedder, processor = load_face_embedder(model, device)
-    settings = {"undetected": undetected, "batch_size": batch_size, "num_workers": num_workers}
-    tested = embed_people(embedder, processor, images, landmarks, index, **settings)
-    others = None
-    if distractors is not None:
-        others = embed_people(embedder, processor, distractors, distractor_landmarks, **settings).embeddings
     report = identification_report.report_identification(
-        tested,
+        embed(images, landmarks, index),
         output,
         data=Path(images).name,
         model=model,
-        distractors=others,
+        distractors=None if distractors is None else embed(distractors, distractor_landmarks).embeddings,
         data_files={"images": images, "landmarks": landmarks, "distractors": distractors},
     )
-    print(identification_report.summary(report))
-    print(f"  written to {output}")
     if store_thresholds:
-        Checkpoint.resolve(model).store_thresholds(report["thresholds"], mirror=embedder.config.mirror)
+        checkpoint.store_thresholds(report["thresholds"], mirror=embedder.config.mirror)
+    return _answer(report, output, identification_report.summary(report))
 
 
-@app.command("denoising")
+@commands.command("denoising")
 def evaluate_denoising(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a denoising autoencoder.")],
-    images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
-    output: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")],
+    model: options.Autoencoder,
+    images: options.People,
+    output: options.Report,
+    hub: Hub,
     sigma: Annotated[list[float] | None, typer.Option(help="Gaussian noise, pixels in [0, 1]; may repeat.")] = None,
     hole: Annotated[list[int] | None, typer.Option(help="Side of a square hole, in pixels; may repeat.")] = None,
-    held_out_share: HeldOutShare = 0.1,
-    split_seed: SplitSeed = 0,
-    seed: Annotated[int, typer.Option(help="Of the noise and the places of holes.")] = 0,
-    max_images: Annotated[int, typer.Option(min=0, help="At most so many held-out images; 0 = all.")] = 0,
-    device: Device = "auto",
-) -> None:
+    held_out_share: options.HeldOutShare = None,
+    split_seed: options.SplitSeed = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise and the positions of holes.")] = 0,
+    max_images: Annotated[int, typer.Option(min=0, help="At most this many held-out images; 0 = all.")] = 0,
+    device: options.Device = "auto",
+) -> Answer:
     """Measure a denoiser on held-out people, beside non-local means, total variation, Wiener, biharmonic."""
-    from hfembed.checkpoint.loading import load_autoencoder
-    from hfembed.errors import InputError, input_errors
-    from hfembed.faces.data.aligned_faces import AlignedFaces
-    from hfembed.faces.data.faces import load_faces
-    from hfembed.faces.data.splits import split_people
-    from hfembed.images.evaluation.denoising import DenoisingTest, InpaintingTest, report_denoising
-
     if not sigma and not hole:
-        raise InputError("say what to test: --sigma 0.1, --hole 16, or both")
-    autoencoder, processor = load_autoencoder(model, device)
-    rest, chosen = split_people(load_faces(images), held_out_share, split_seed)
-    held_out = AlignedFaces(chosen, processor).pixels()
+        raise InputError("nothing to test: give --sigma 0.1, --hole 16, or both")
+    checkpoint = _prepare(hub, model, output)
+    autoencoder, processor = loading.load_autoencoder(checkpoint, device)
+    split = choose_split(checkpoint, held_out_share, split_seed)
+    known, held_out = (
+        aligned_faces.AlignedFaces(side, processor).pixels()
+        for side in splits.split_people(faces.load_faces(images), *split)
+    )
     held_out = held_out[:max_images] if max_images else held_out
-    known = AlignedFaces(rest, processor).pixels()
     with input_errors():
-        tests = [DenoisingTest(held_out, known, value, seed) for value in sigma or []]
-        tests += [InpaintingTest(held_out, known, size, seed) for size in hole or []]
-        metrics = report_denoising(tests, autoencoder, output, {"images": images})
-    for name, value in metrics.items():
-        print(f"{name:48}{value:8.3f}")
-    print(f"  written to {output}")
+        tests: list[denoising.DenoisingTest | denoising.InpaintingTest] = []
+        tests += [denoising.DenoisingTest(held_out, known, value, seed) for value in sigma or []]
+        tests += [denoising.InpaintingTest(held_out, known, size, seed) for size in hole or []]
+        metrics = denoising.report_denoising(tests, autoencoder, output, {"images": images})
+    return _answer(metrics, output, "\n".join(f"{name:48}{value:8.3f}" for name, value in metrics.items()))
 
 
-@app.command("reconstruction")
+@commands.command("reconstruction")
 def evaluate_reconstruction(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of an autoencoder.")],
-    images: Annotated[str, typer.Option(help="What it was trained on: a folder per person, its archive, a Hub id.")],
-    output: Annotated[Path, typer.Option(help="Folder for results.json and reconstructions.png.")],
-    held_out_share: Annotated[
-        float | None, typer.Option(help="Measure on this share of the people; default: the checkpoint's, else 0.1.")
-    ] = None,
-    split_seed: Annotated[
-        int | None, typer.Option(help="Seed of who they are; default: the checkpoint's, else 0.")
-    ] = None,
+    model: options.Autoencoder,
+    images: options.People,
+    output: options.Report,
+    hub: Hub,
+    held_out_share: options.HeldOutShare = None,
+    split_seed: options.SplitSeed = None,
     embedder: Annotated[
-        str | None, typer.Option(help="Face embedder that says how much of a person is kept; needs landmarks.")
+        str | None, typer.Option(help=f"{_EMBEDDER} that measures how well identity is kept; needs --landmarks.")
     ] = None,
     landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="LFW's pairs.txt: also verify people on reconstructions.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
-    num_threads: Threads = 1,
-    device: Device = "auto",
-) -> None:
-    """Measure an autoencoder on held-out people, beside PCA with as many numbers."""
-    import torch
-
-    from hfembed.checkpoint.checkpoint import Checkpoint
-    from hfembed.checkpoint.loading import load_autoencoder, load_face_embedder
-    from hfembed.errors import InputError
-    from hfembed.faces.data.lfw import read_pairs
-    from hfembed.images.evaluation import reconstruction_report
-
-    torch.set_num_threads(num_threads)
-    autoencoder, processor = load_autoencoder(model, device)
+    num_threads: options.Threads = 1,
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure an autoencoder on held-out people, beside PCA with as many dimensions."""
     if embedder is not None and landmarks is None:
         raise InputError("--embedder needs --landmarks: where the faces are in the photos")
     if pairs is not None and embedder is None:
         raise InputError("--pairs needs --embedder: whose embeddings are compared")
+    checkpoint = _prepare(hub, model, output, num_threads)
+    autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     judge = None
-    if embedder is not None:
-        tested = None if pairs is None else read_pairs(pairs)
-        judge = reconstruction_report.make_judge(*load_face_embedder(embedder, device), landmarks, tested)
-    split = Checkpoint.resolve(model).split
+    if embedder is not None and landmarks is not None:
+        tested = None if pairs is None else lfw.read_pairs(pairs)
+        networks = loading.load_face_embedder(hub.other_model(embedder), device)
+        judge = reconstruction_report.make_judge(*networks, landmarks, tested)
+    share, seed = choose_split(checkpoint, held_out_share, split_seed)
     report = reconstruction_report.report_reconstruction(
         *(autoencoder, processor, images, output),
-        held_out_share=split.get("held_out_share", 0.1) if held_out_share is None else held_out_share,
-        split_seed=split.get("seed", 0) if split_seed is None else split_seed,
+        held_out_share=share,
+        split_seed=seed,
         judge=judge,
         pictures=pictures,
     )
-    print(reconstruction_report.summary(report))
-    print(f"  written to {output}")
+    return _answer(report, output, reconstruction_report.summary(report))
 
 
-@app.command("compression")
+@commands.command("compression")
 def evaluate_compression(
-    model: Annotated[str, typer.Argument(help="Autoencoder with latent statistics, checkpoint folder or Hub id.")],
-    images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
-    output: Annotated[Path, typer.Option(help="Folder for results.json and rates.png.")],
-    held_out_share: HeldOutShare = 0.1,
-    split_seed: SplitSeed = 0,
-    max_images: Annotated[int, typer.Option(min=1, help="At most so many held-out images, spread evenly.")] = 300,
-    device: Device = "auto",
-) -> None:
-    """Bytes against quality on held-out people: compressed latents, JPEG, WebP."""
-    from hfembed.checkpoint.loading import load_autoencoder
-    from hfembed.faces.data.aligned_faces import AlignedFaces
-    from hfembed.faces.data.faces import load_faces
-    from hfembed.faces.data.splits import split_people
-    from hfembed.images.compression import LatentCodec
-    from hfembed.images.evaluation.compression import report_rates
-    from hfembed.images.latent_statistics import LatentStatistics
-
-    autoencoder, processor = load_autoencoder(model, device)
-    codec = LatentCodec(autoencoder, LatentStatistics.load(model))
-    _, held_out = split_people(load_faces(images), held_out_share, split_seed)
-    pixels = processor.normalize(AlignedFaces(held_out, processor).pixels(max_images))
-    print(f"{'':8}{'quality':>8}{'file bytes':>12}{'data bytes':>12}{'PSNR':>8}{'SSIM':>8}")
-    for point in report_rates(codec, pixels, output, {"images": images}):
-        print(
-            f"{point.method:8}{point.quality:8}{point.file_bytes:12.0f}{point.data_bytes:12.0f}"
-            f"{point.psnr:8.2f}{point.ssim:8.3f}"
-        )
-    print(f"  written to {output}")
+    model: options.Autoencoder,
+    images: options.People,
+    output: options.Report,
+    hub: Hub,
+    held_out_share: options.HeldOutShare = None,
+    split_seed: options.SplitSeed = None,
+    max_images: Annotated[int, typer.Option(min=1, help="At most this many held-out images, spread evenly.")] = 300,
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure bytes against quality on held-out people: compressed latents, JPEG, WebP."""
+    checkpoint = _prepare(hub, model, output)
+    autoencoder, processor = loading.load_autoencoder(checkpoint, device)
+    codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
+    split = choose_split(checkpoint, held_out_share, split_seed)
+    _, held_out = splits.split_people(faces.load_faces(images), *split)
+    pixels = processor.normalize(aligned_faces.AlignedFaces(held_out, processor).pixels(max_images))
+    points = compression_evaluation.report_rates(codec, pixels, output, {"images": images})
+    lines = [f"{'':8}{'quality':>8}{'file bytes':>12}{'data bytes':>12}{'PSNR':>8}{'SSIM':>8}"]
+    lines += [
+        f"{point.method:8}{point.quality:8}{point.file_bytes:12.0f}{point.data_bytes:12.0f}"
+        f"{point.psnr:8.2f}{point.ssim:8.3f}"
+        for point in points
+    ]
+    return _answer({"rates": [point._asdict() for point in points]}, output, "\n".join(lines))
 
 
-@app.command("generation")
+@commands.command("generation")
 def evaluate_generation(
-    models: Annotated[list[str], typer.Argument(help="Autoencoders with latent statistics, folders or Hub ids.")],
-    embedder: Annotated[str, typer.Option(help="Face embedder whose features are compared, folder or Hub id.")],
-    images: Annotated[str, typer.Option(help="A folder per person, its archive, URL or Hub id.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Autoencoders with latent statistics, checkpoint folders or Hub ids."),
+    ],
+    embedder: Annotated[str, typer.Option(help=f"{_EMBEDDER} whose features are compared.")],
+    images: options.People,
     landmarks: Annotated[Path, typer.Option(help="JSON: file -> five points; their mean says where faces lie.")],
-    output: Annotated[Path, typer.Option(help="Folder for results.json.")],
-    held_out_share: HeldOutShare = 0.1,
-    split_seed: SplitSeed = 0,
-    max_images: Annotated[int, typer.Option(min=2, help="Images of a draw, at most those held out.")] = 2000,
+    output: options.Report,
+    hub: Hub,
+    held_out_share: options.HeldOutShare = None,
+    split_seed: options.SplitSeed = None,
+    max_images: Annotated[int, typer.Option(min=2, help="Images per draw, at most those held out.")] = 2000,
     draws: Annotated[int, typer.Option(min=1, help="Draws of each method, averaged.")] = 5,
-    device: Device = "auto",
-) -> None:
-    """Frechet distance of made-up faces to held-out ones: mixtures, priors, and Gaussians over pixels."""
-    from hfembed.checkpoint.loading import load_autoencoder, load_face_embedder
-    from hfembed.faces.data.aligned_faces import AlignedFaces
-    from hfembed.faces.data.faces import FaceSource, load_faces
-    from hfembed.faces.data.splits import split_people
-    from hfembed.images.evaluation.generation import mean_face_points, report_generation
-    from hfembed.images.films import to_pictures
-
-    loaded = {name: load_autoencoder(name, device) for name in models}
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure the Frechet distance of generated faces to held-out ones: mixtures, priors, Gaussians over pixels."""
+    check_output_folder(output)
+    checkpoints = {name: hub.model(name) for name in models}
+    split = {choose_split(checkpoint, held_out_share, split_seed) for checkpoint in checkpoints.values()}
+    if len(split) > 1:
+        raise InputError("the models were trained on different people; give one at a time, or --held-out-share")
+    loaded = {name: loading.load_autoencoder(checkpoint, device) for name, checkpoint in checkpoints.items()}
     autoencoders = {name: autoencoder for name, (autoencoder, _) in loaded.items()}
     processor = loaded[models[0]][1]
-    face_embedder, aligner = load_face_embedder(embedder, device)
-    face_embedder.config.mirror = "none"  # one view will do to compare distributions
+    face_embedder, aligner = loading.load_face_embedder(hub.other_model(embedder), device)
+    face_embedder.config.mirror = "none"  # one view is enough to compare distributions
     face_embedder = face_embedder.optimize_for_inference()
-    faces = load_faces(FaceSource(images, landmarks=landmarks))
-    points = mean_face_points(faces, processor)
+    photos = faces.load_faces(faces.FaceSource(images, landmarks=landmarks))
+    points = generation.mean_face_points(photos, processor)
     known, held_out = (
-        processor.normalize(AlignedFaces(side, processor).pixels())
-        for side in split_people(faces.remove_columns("landmarks"), held_out_share, split_seed)
+        processor.normalize(aligned_faces.AlignedFaces(side, processor).pixels())
+        for side in splits.split_people(photos.remove_columns("landmarks"), *split.pop())
     )
 
     def embed(crops: "torch.Tensor") -> "np.ndarray":
-        photos = list(to_pictures(crops))
-        pixels = aligner(photos, landmarks=[points] * len(photos)).pixel_values
+        pictures = list(films.to_pictures(crops))
+        pixels = aligner(pictures, landmarks=[points] * len(pictures)).pixel_values
         return face_embedder.embed(pixels.to(face_embedder.device)).cpu().numpy()
 
-    files = {"images": images, "landmarks": landmarks}
-    distances = report_generation(autoencoders, embed, held_out[:max_images], known, output, files, draws)
-    print(f"{'Frechet distance to held-out faces':64}{'mean':>8}")
-    for name, values in distances.items():
-        print(f"  {name:62}{sum(values) / len(values):8.3f}")
-    print(f"  written to {output}")
+    files: dict[str, str | Path | None] = {"images": images, "landmarks": landmarks}
+    distances = generation.report_generation(autoencoders, embed, held_out[:max_images], known, output, files, draws)
+    lines = [f"{'Frechet distance to held-out faces':64}{'mean':>8}"]
+    lines += [f"  {name:62}{sum(values) / len(values):8.3f}" for name, values in distances.items()]
+    return _answer({"distances": distances}, output, "\n".join(lines))
 
 
-@app.command("words")
+@commands.command("words")
 def evaluate_words(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of word vectors.")],
-    output: Annotated[Path, typer.Option(help="Folder for results.json.")],
+    model: options.WordVectors,
+    output: options.Report,
+    hub: Hub,
     analogies: Annotated[list[Path] | None, typer.Option(help="A file like questions-words.txt; may repeat.")] = None,
     word_pairs: Annotated[
         list[Path] | None, typer.Option(help="A file of word, word, score lines, or a folder of such; may repeat.")
     ] = None,
-    restrict_vocab: Annotated[int, typer.Option(min=1, help="Use the most frequent words only.")] = 300_000,
-    fold_case: Annotated[bool, typer.Option(help="Words that differ in case alone are the same.")] = True,
+    restrict_vocab: Annotated[
+        int, typer.Option(min=1, help="Use only this many of the most frequent words.")
+    ] = 300_000,
+    fold_case: Annotated[bool, typer.Option(help="Words that differ only in case are the same.")] = True,
     unknown_is_wrong: Annotated[
-        bool, typer.Option("--unknown-is-wrong", help="Unknown words count as wrong answers; else they are not asked.")
+        bool,
+        typer.Option("--unknown-is-wrong", help="Count unknown words as wrong answers; otherwise they are left out."),
     ] = False,
     method: Annotated[Literal["3cosadd", "3cosmul"], typer.Option(help="How candidates are scored.")] = "3cosadd",
-    device: Device = "auto",
-) -> None:
+    device: options.Device = "auto",
+) -> Answer:
     """Measure word vectors by analogies and by word pairs rated by people."""
-    from hfembed.checkpoint.loading import load_word2vec
-    from hfembed.words.evaluation.report import report_words
-    from hfembed.words.evaluation.word_tests import WordTests
+    checkpoint = _prepare(hub, model, output)
+    tests = word_tests.WordTests(
+        analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method
+    )
+    text = words_report.report_words(tests, loading.load_word2vec(checkpoint, device), output)
+    return _answer({}, output, text)
 
-    tests = WordTests(analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method)
-    print(report_words(tests, load_word2vec(model, device), output))
-    print(f"  written to {output}")
 
-
-@app.command("swap", context_settings={"allow_extra_args": True})
+@commands.command("swap")
 def evaluate_swap(
-    context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face swap model.")],
-    people: Annotated[list[str], typer.Option(help="The folders of people it was trained with: --people DIR DIR.")],
-    embedder: Annotated[str, typer.Option(help="Face embedder that measures; not the one that judged in training.")],
-    output: Annotated[Path, typer.Option(help="Folder for results.json, swaps.png and pose_distance.png.")],
+    model: options.FaceSwap,
+    people: Annotated[list[str], typer.Option(help="Folder of a person it was trained with; repeat for each.")],
+    embedder: Annotated[str, typer.Option(help=f"{_EMBEDDER} that measures; not the one used in training.")],
+    output: options.Report,
+    hub: Hub,
     detector: Annotated[
         str | None, typer.Option(help="Face detector: also measure poses, which needs landmarks in the swaps.")
     ] = None,
-    num_threads: Threads = 1,
-    device: Device = "auto",
-) -> None:
+    num_threads: options.Threads = 1,
+    device: options.Device = "auto",
+) -> Answer:
     """Measure a face swap model on the photos of its people that it was not trained on."""
-    import torch
+    checkpoint = _prepare(hub, model, output, num_threads)
+    swapper, processor = loading.load_face_swap(checkpoint, device)
+    judge = loading.load_face_embedder(hub.other_model(embedder), device)
+    finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]
+    trained, tested = swap_report.read_sides(checkpoint.folder / "training.json", people, swapper, processor)
+    evaluation = swap_evaluation.SwapEvaluation(trained, tested, *judge, finder)
+    figures = swap_report.report_swap(evaluation, swapper, processor, output, {"model": model, "embedder": embedder})
+    return _answer(figures, output, swap_report.summary(figures))
 
-    from hfembed.checkpoint.checkpoint import Checkpoint
-    from hfembed.checkpoint.files import TRAINING_FILE
-    from hfembed.checkpoint.loading import load_face_detector, load_face_embedder, load_face_swap
-    from hfembed.faces.swap.evaluation import SwapEvaluation
-    from hfembed.faces.swap.report import read_sides, report_swap, summary
 
-    torch.set_num_threads(num_threads)
-    swapper, processor = load_face_swap(model, device)
-    judge, judge_processor = load_face_embedder(embedder, device)
-    finder = None
-    if detector is not None:
-        finder, _ = load_face_detector(detector, device)
-    notes = Checkpoint.resolve(model).folder / TRAINING_FILE
-    # click takes one value an option: the other folders after --people arrive as extra arguments
-    trained, tested = read_sides(notes, [*people, *context.args], swapper, processor)
-    evaluation = SwapEvaluation(trained, tested, judge, judge_processor, finder)
-    print(summary(report_swap(evaluation, swapper, processor, output, {"model": model, "embedder": embedder})))
-    print(f"  written to {output}")
+def choose_split(checkpoint: "Checkpoint", share: float | None, seed: int | None) -> tuple[float, int]:
+    """The fraction of people held out and the split's seed: as given, as the checkpoint says, or 0.1 and 0."""
+    split = checkpoint.split
+    return (
+        split.get("held_out_share", 0.1) if share is None else share,
+        split.get("seed", 0) if seed is None else seed,
+    )
+
+
+def _prepare(
+    hub: Hub, model: str, output: Path, num_threads: int | None = None, writes_into_model: bool = False
+) -> "Checkpoint":
+    """Find the model; refuse before the work what could not be written after it."""
+    check_output_folder(output)
+    checkpoint = hub.model(model)
+    if writes_into_model:
+        checkpoint.check_writable()
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    return checkpoint
+
+
+def _answer(record: dict, output: Path, text: str) -> Answer:
+    return Answer({**record, "output": output}, f"{text}\n  written to {output}")

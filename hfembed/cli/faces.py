@@ -1,183 +1,239 @@
-"""Commands for photos of people: compare two, embed a folder, find out who somebody is."""
+"""Commands for photos of people: compare, embed, identify, group, explain."""
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from hfembed.faces.face_analyzer import FaceAnalyzer
-    from hfembed.index.embedding_index import EmbeddingIndex
+from hfembed.atomic import check_destination, check_output_folder, check_writable
+from hfembed.cli import options
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports
+from hfembed.errors import InputError, input_errors
 
-app = typer.Typer()
+with lazy_imports():
+    from hfembed import photos as photo_files
+    from hfembed.faces import clustering, detection, face_analyzer, fingerprint, photo_folders
+    from hfembed.faces.evaluation import occlusion
+    from hfembed.index import embedding_index
 
-MODEL_VARIABLE = "HFEMBED_FACE_MODEL"
+commands = Commands("Faces")
 
-Model = Annotated[
-    str | None,
-    typer.Option(envvar=MODEL_VARIABLE, help="Folder or Hub id of a face analyzer, or an embedder with --detector."),
-]
-Detector = Annotated[
-    str | None, typer.Option(help="Folder or Hub id of a face detector; default: the one in the model's folder.")
-]
-Far = Annotated[float | None, typer.Option(help="Decide at this false accept rate; default: at the highest accuracy.")]
-Faces = Annotated[Literal["all", "largest", "only"], typer.Option(help="Of a photo with several; only: an error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")]
-Workers = Annotated[int, typer.Option(min=1, help="Threads, each with its own batch of photos.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Photos that go through the networks together.")]
+Photo = Annotated[Path, typer.Argument(help="A photo.")]
+OtherPhoto = Annotated[Path, typer.Argument(help="Another photo.")]
+Aligned = Annotated[bool, typer.Option("--aligned", help="The photos are cropped faces already: no detector.")]
+BatchThreads = Annotated[int, typer.Option("--num-threads", min=1, help="Threads, each with its own batch of photos.")]
 
 
-@app.command("verify")
+@commands.command("verify")
 def verify(
-    photo_a: Annotated[Path, typer.Argument(metavar="A", help="A photo.")],
-    photo_b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
-    model: Model = None,
-    detector: Detector = None,
-    far: Far = None,
+    a: Photo,
+    b: OtherPhoto,
+    hub: Hub,
+    model: options.Analyzer = None,
+    detector: options.Detector = None,
+    far: options.Far = None,
     faces: Annotated[Literal["largest", "only"], typer.Option(help="Of a photo with several.")] = "largest",
-    as_json: Json = False,
-    device: Device = "auto",
-) -> None:
-    """Do two photos show one person?"""
-    analyzer = _analyzer(model, detector, device)
-    result = analyzer.verify(photo_a, photo_b, far, faces)
+    device: options.Device = "auto",
+) -> Answer:
+    """Decide whether two photos show the same person."""
+    analyzer = _load_analyzer(model, detector, device, hub)
+    result = analyzer.verify(a, b, far, faces)
     data = analyzer.embedder.config.thresholds["data"]
-    if as_json:
-        print(json.dumps({**result._asdict(), "threshold_data": data}))
-        return
     meaning = "the highest accuracy" if far is None else f"a false accept rate of {far:g}"
-    print("the same person" if result.same else "different people")
-    print(f"  cosine similarity {result.similarity:.3f}, threshold {result.threshold:.3f} for {meaning} on {data}")
-    print(f"  squared distance {result.distance:.3f}, threshold {2 - 2 * result.threshold:.3f}")
+    lines = [
+        "the same person" if result.same else "different people",
+        f"  cosine similarity {result.similarity:.3f}, threshold {result.threshold:.3f} for {meaning} on {data}",
+        f"  squared distance {result.distance:.3f}, threshold {2 - 2 * result.threshold:.3f}",
+    ]
     if result.probability is None:
-        print("  no probability: the model's thresholds have no calibration")
+        lines.append("  no probability: the model's thresholds have no calibration")
     else:
-        print(f"  probability of one person {result.probability:.3f}, where both were as likely before")
+        lines.append(f"  probability of the same person {result.probability:.3f}, with equal priors")
+    return Answer({**result._asdict(), "threshold_data": data}, "\n".join(lines))
 
 
-@app.command("embed")
+@commands.command("embed")
 def embed(
-    folder: Annotated[Path, typer.Argument(help="Photos, at any depth.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of photos, at any depth.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The .parquet file to write.")],
-    model: Model = None,
-    detector: Detector = None,
-    faces: Faces = "all",
-    batch_size: BatchSize = 32,
-    num_workers: Workers = 2,
-    device: Device = "auto",
-) -> None:
-    """Find and embed the faces in a folder of photos: a row a face, with box, landmarks and quality."""
-    from hfembed.faces.photo_folders import embed_folder
-    from hfembed.photos import find_photos
+    hub: Hub,
+    model: options.Analyzer = None,
+    detector: options.Detector = None,
+    faces: options.Faces = "all",
+    batch_size: options.BatchSize = 32,
+    num_threads: BatchThreads = 2,
+    device: options.Device = "auto",
+) -> Answer:
+    """Detect and embed the faces in a folder of photos: one row per face, with box, landmarks and quality."""
+    check_writable(output)
+    photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
+    analyzer = _load_analyzer(model, detector, device, hub)
+    summary = photo_folders.embed_folder(analyzer, folder, output, faces, batch_size, num_threads, sys.stderr.isatty())
+    _warn(summary.errors)
+    return Answer(
+        {**summary._asdict(), "output": output},
+        f"{summary.photos} photos, {summary.faces} faces, {len(summary.errors)} photos without a face; "
+        f"written to {output}",
+    )
 
-    find_photos(folder)  # an empty folder is said before a model is loaded
-    analyzer = _analyzer(model, detector, device)
-    summary = embed_folder(analyzer, folder, output, faces, batch_size, num_workers, sys.stderr.isatty())
-    _report(summary.errors)
-    print(f"{summary.photos} photos, {summary.faces} faces; {len(summary.errors)} photos without; written to {output}")
 
-
-@app.command("identify")
+@commands.command("identify")
 def identify(
     gallery: Annotated[str, typer.Argument(help="A folder with a directory per person, or a saved index.")],
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Whom to look for.")],
-    model: Model = None,
-    detector: Detector = None,
-    far: Far = None,
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos of the people to name.")],
+    hub: Hub,
+    model: options.Analyzer = None,
+    detector: options.Detector = None,
+    far: options.Far = None,
     fpir: Annotated[
         float | None, typer.Option(help="Instead of --far: a rate that the index was calibrated for.")
     ] = None,
-    template: Annotated[
-        Literal["best", "mean"], typer.Option(help="A person is the nearest of the photos, or their mean.")
-    ] = "best",
-    top_k: Annotated[int, typer.Option(min=1, help="People to list for each face.")] = 3,
-    faces: Faces = "all",
-    save: Annotated[Path | None, typer.Option(help="Keep the gallery's index in this folder.")] = None,
-    as_json: Json = False,
-    batch_size: BatchSize = 32,
-    num_workers: Workers = 2,
-    device: Device = "auto",
-) -> None:
-    """Who is in the photos? "unknown" where nobody in the gallery is near enough."""
-    from hfembed.errors import InputError, input_errors
-
+    aggregation: Annotated[
+        Literal["max", "mean"], typer.Option(help="Compare with a person's most similar photo, or with their mean.")
+    ] = "max",
+    top_k: options.TopK = 3,
+    faces: options.Faces = "all",
+    save: Annotated[Path | None, typer.Option(help="Also write the gallery's index into this folder.")] = None,
+    batch_size: options.BatchSize = 32,
+    num_threads: BatchThreads = 2,
+    device: options.Device = "auto",
+) -> Answer:
+    """Name the people in photos; "unknown" if nobody in the gallery is similar enough."""
     if far is not None and fpir is not None:
         raise InputError("give --far or --fpir, not both")
-    analyzer = _analyzer(model, detector, device)
-    index = _gallery(gallery, analyzer, batch_size, num_workers)
+    if save is not None:
+        check_destination(save)
+    analyzer = _load_analyzer(model, detector, device, hub)
+    index = _load_gallery(gallery, analyzer, batch_size, num_threads, hub)
     if save is not None:
         index.save(save)
+    template: Literal["best", "mean"] = "best" if aggregation == "max" else "mean"
     with input_errors():
         threshold = index.threshold(fpir, template) if fpir is not None else analyzer.embedder.threshold(far)
-    answers, errors = [], []
-    for photo in analyzer(photos, faces, batch_size, num_workers):
+    answers: list[dict[str, Any]] = []
+    errors, lines = [], []
+    for photo in analyzer(photos, faces, batch_size, num_threads):
         for face in photo.faces:
             matches = index.search(face.embedding, top_k, template)
-            people = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
-            name = people[0][0] if people[0][1] >= threshold else None
+            nearest = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
+            name = nearest[0][0] if nearest[0][1] >= threshold else None
             box = [round(float(side), 1) for side in face.box]
-            answers.append({"photo": photo.name, "box": box, "name": name, "threshold": threshold, "nearest": people})
+            answers.append({"photo": photo.name, "box": box, "name": name, "threshold": threshold, "nearest": nearest})
+            left, top, right, bottom = (round(side) for side in box)
+            lines.append(f"{photo.name}: {name or 'unknown'}  (face {left},{top} to {right},{bottom})")
+            scores = ", ".join(f"{person} {score:.3f}" for person, score in nearest)
+            lines.append(f"  nearest: {scores}; threshold {threshold:.3f}")
         if photo.error or not photo.faces:
             errors.append(photo.error or f"{photo.name}: no face was found")
-    if as_json:
-        print(json.dumps({"faces": answers, "errors": errors}))
-    for answer in answers if not as_json else ():
-        left, top, right, bottom = (round(side) for side in answer["box"])
-        nearest = ", ".join(f"{person} {score:.3f}" for person, score in answer["nearest"])
-        print(f"{answer['photo']}: {answer['name'] or 'unknown'}  (face {left},{top} to {right},{bottom})")
-        print(f"  nearest: {nearest}; threshold {threshold:.3f}")
-    _report(errors)
+    _warn(errors)
     if not answers:
         raise InputError(f"no face to identify in {len(photos)} photo{'s' if len(photos) > 1 else ''}")
+    return Answer({"faces": answers, "errors": errors}, "\n".join(lines))
 
 
-@app.command("analyzer")
+@commands.command("analyzer")
 def analyzer(
-    detector: Annotated[str, typer.Argument(help="Folder or Hub id of a face detector.")],
-    embedder: Annotated[str, typer.Argument(help="Folder or Hub id of a face embedder, with its thresholds.")],
+    detector: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face detector.")],
+    embedder: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face embedder with thresholds.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT where it exists.")] = False,
+    hub: Hub,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Put a detector and an embedder into one folder, for verify, embed and identify."""
-    from hfembed.atomic import check_destination
-    from hfembed.faces.face_analyzer import compose_analyzer
-
     check_destination(output, overwrite)
-    compose_analyzer(detector, embedder, output)
-    print(f"written to {output}: use it with --model {output}, or set {MODEL_VARIABLE}={output}")
+    face_analyzer.compose_analyzer(hub.other_model(detector), hub.model(embedder), output)
+    print(f"written to {output}: use it with --model {output}, or set {options.MODEL_VARIABLE}={output}")
 
 
-def _analyzer(model: str | None, detector: str | None, device: str) -> "FaceAnalyzer":
-    from hfembed.errors import InputError
-    from hfembed.faces.face_analyzer import FaceAnalyzer
+@commands.command("group")
+def group(
+    folder: Annotated[Path, typer.Argument(help="Folder of photos, without names.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the contact sheets; open its index.html.")],
+    model: options.AnalyzerOrEmbedder,
+    hub: Hub,
+    aligned: Aligned = False,
+    far: Annotated[
+        float | None, typer.Option(help="Merge groups at the threshold of this false accept rate; default: 1e-3.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Instead: merge groups whose mean cosine is at least this.")
+    ] = None,
+    map_method: Annotated[
+        Literal["t-sne", "umap", "pca", "none"], typer.Option("--map", help="Projection of map.png.")
+    ] = "t-sne",
+    device: options.Device = "auto",
+) -> Answer:
+    """Group the faces of a folder by person, with one contact sheet per group."""
+    clustering.check_output(output)
+    check_output_folder(output)
+    faces = detection.read_face_crops(folder, hub.model(model), aligned, device=device)
+    chosen = clustering.choose_threshold(faces.thresholds, far) if threshold is None else threshold
+    groups = clustering.group_embeddings(faces.embeddings, chosen)
+    clustering.write_groups(faces, groups, output, None if map_method == "none" else map_method)
+    sizes = [int((groups == number).sum()) for number in range(int(groups.max()) + 1)]
+    alone = sizes.count(1)
+    lines = [f"{len(groups)} faces at cosine {chosen:.3f}: {len(sizes) - alone} groups, {alone} faces alone"]
+    lines += [f"  no face from {file}: {reason}" for file, reason in list(faces.failures.items())[:10]]
+    if len(faces.failures) > 10:
+        lines.append(f"  and {len(faces.failures) - 10} more, in index.html")
+    lines.append(f"  written to {output}/index.html")
+    record = {
+        "threshold": chosen,
+        "faces": [{"file": file, "group": int(number)} for file, number in zip(faces.files, groups, strict=True)],
+        "errors": faces.failures,
+        "output": output,
+    }
+    return Answer(record, "\n".join(lines))
 
+
+@commands.command("explain")
+def explain(
+    a: Photo,
+    b: OtherPhoto,
+    output: options.Figure,
+    model: options.AnalyzerOrEmbedder,
+    hub: Hub,
+    aligned: Aligned = False,
+    patch: Annotated[int, typer.Option(min=1, help="Side of the covering square, in pixels of the crop.")] = 24,
+    stride: Annotated[int, typer.Option(min=1, help="Step between its positions, in pixels.")] = 8,
+    device: options.Device = "auto",
+) -> Answer:
+    """Draw which regions make two faces similar, by covering them one by one."""
+    check_writable(output)
+    with input_errors():
+        embedder, processor, crop_a, crop_b = detection.read_face_pair(a, b, hub.model(model), aligned, device)
+        map_a, similarity = occlusion.occlusion_map(embedder, processor, crop_a, crop_b, patch, stride)
+        map_b, _ = occlusion.occlusion_map(embedder, processor, crop_b, crop_a, patch, stride)
+    occlusion.plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, output)
+    return Answer(
+        {"similarity": similarity, "output": output}, f"cosine similarity {similarity:.3f}; written to {output}"
+    )
+
+
+def _load_analyzer(model: str | None, detector: str | None, device: str, hub: Hub) -> "face_analyzer.FaceAnalyzer":
     if model is None:
         raise InputError(
-            f"no model: give --model, or set {MODEL_VARIABLE}, to a face analyzer (hfembed analyzer makes one)"
+            f"no model: give --model, or set {options.MODEL_VARIABLE}, to a face analyzer (hfembed analyzer makes one)"
         )
     if detector is not None:
-        return FaceAnalyzer.from_models(detector, model, device)
-    return FaceAnalyzer.from_pretrained(model, device)
+        return face_analyzer.FaceAnalyzer.from_models(hub.other_model(detector), hub.model(model), device)
+    return face_analyzer.FaceAnalyzer.from_pretrained(hub.model(model), device=device)
 
 
-def _gallery(gallery: str, analyzer: "FaceAnalyzer", batch_size: int, num_workers: int) -> "EmbeddingIndex":
-    from hfembed.faces.fingerprint import probe_embedding
-    from hfembed.faces.photo_folders import read_gallery
-    from hfembed.index.embedding_index import INDEX_FILE, EmbeddingIndex
-
-    if Path(gallery).is_dir() and not (Path(gallery) / INDEX_FILE).exists():
-        index, summary = read_gallery(analyzer, gallery, batch_size, num_workers, sys.stderr.isatty())
-        _report(summary.errors)
+def _load_gallery(
+    gallery: str, analyzer: "face_analyzer.FaceAnalyzer", batch_size: int, num_threads: int, hub: Hub
+) -> "embedding_index.EmbeddingIndex":
+    if Path(gallery).is_dir() and not (Path(gallery) / embedding_index.INDEX_FILE).exists():
+        index, summary = photo_folders.read_gallery(analyzer, gallery, batch_size, num_threads, sys.stderr.isatty())
+        _warn(summary.errors)
         return index
-    index = EmbeddingIndex.load(gallery)
-    index.check_model(str(analyzer.embedder.config.name_or_path), probe_embedding(analyzer.embedder))
+    index = embedding_index.EmbeddingIndex.load(gallery)
+    index.check_model(str(analyzer.embedder.config.name_or_path), fingerprint.probe_embedding(analyzer.embedder))
     return index
 
 
-def _report(errors: list[str]) -> None:
-    """A line for each photo that failed, apart from the answers."""
+def _warn(errors: list[str]) -> None:
+    """One line per photo that failed, apart from the answers."""
     for error in errors:
         print(f"warning: {error}", file=sys.stderr)

@@ -1,60 +1,65 @@
-"""`hfembed swap`: draw the faces in a photo as another person."""
+"""`hfembed swap`: replace the faces in a photo by another person's."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer()
+from hfembed.atomic import check_writable
+from hfembed.cli import options
+from hfembed.cli.commands import Commands, Hub, lazy_imports
+from hfembed.errors import InputError
+
+with lazy_imports():
+    from hfembed.checkpoint import loading
+    from hfembed.faces.swap import face_swapper, provenance_mark
+
+commands = Commands("Faces")
 
 
-@app.command("swap")
+@commands.command("swap")
 def swap(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face swap model.")],
+    model: options.FaceSwap,
     photo: Annotated[Path, typer.Argument(help="The photo.")],
-    person: Annotated[str, typer.Argument(help="Whose face its faces get: a name the model knows.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg or .webp.")],
-    detector: Annotated[str | None, typer.Option(help="Face detector that finds the faces.")] = None,
+    person: Annotated[str, typer.Argument(help="The person whose face is put in: a name that the model knows.")],
+    output: options.Picture,
+    hub: Hub,
+    detector: options.OtherDetector = None,
     landmarks: Annotated[
         str | None,
         typer.Option(
             help='Instead: left eye, right eye, nose, mouth corners of a face, "x,y x,y x,y x,y x,y" in pixels of the '
-            "upright photo; or a JSON file of five [x, y], a list of such, or photo's name -> such."
+            "upright photo; or a JSON file of five [x, y], of a list of such, or of photo's name -> such."
         ),
     ] = None,
     face: Annotated[
         list[int] | None, typer.Option(help="Only this face, counted from the left from 0; may repeat.")
     ] = None,
-    match_colors: Annotated[bool, typer.Option(help="Give new faces the colours of the old ones.")] = True,
+    match_colors: Annotated[bool, typer.Option(help="Give new faces the colors of the old ones.")] = True,
     label: Annotated[
         bool, typer.Option(help='Write "generated face" into the corner; the note inside the file always stays.')
     ] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")] = "auto",
+    device: options.Device = "auto",
 ) -> None:
-    """Draw the faces in a photo as another person: only with the consent of both."""
-    from hfembed.checkpoint.loading import load_face_detector, load_face_swap
-    from hfembed.errors import InputError
-    from hfembed.faces.swap.face_swapper import FaceSwapper
-    from hfembed.faces.swap.provenance_mark import save_marked
-
+    """Replace the faces in a photo by another person's: only with the consent of both."""
     if (detector is None) == (landmarks is None):
-        raise InputError("say where the faces are: either --detector FOLDER or --landmarks")
+        raise InputError("where are the faces? give either --detector or --landmarks")
+    check_writable(output)
     points = None if landmarks is None else read_points(landmarks, photo.name)
-    swapper, processor = load_face_swap(model, device)
-    finder = None
-    if detector is not None:
-        finder, _ = load_face_detector(detector, device)
-    picture = FaceSwapper(swapper, processor, finder, match_colors)(photo, person, points, face)
-    save_marked(picture, output, label)
+    swapper, processor = loading.load_face_swap(hub.model(model), device)
+    finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]
+    picture = face_swapper.FaceSwapper(swapper, processor, finder, match_colors)(photo, person, points, face)
+    provenance_mark.save_marked(picture, output, label)
     print(f"{photo} with the face of {person} written to {output}, marked as generated")
 
 
 def read_points(text: str, photo: str) -> list[list[list[float]]]:
-    """Landmarks from the command line or a JSON file: five [x, y] for each face.
+    """Read landmarks from the command line or a JSON file: five [x, y] per face.
 
     Args:
-        text: Five "x,y" with blanks in between, or the name of a JSON file.
-        photo: The photo's name, by which a JSON object is asked.
+        text: Five "x,y" separated by spaces, or the name of a JSON file.
+        photo: The photo's name, the key where the JSON is an object.
 
     Returns:
         (n, 5, 2).
@@ -62,11 +67,6 @@ def read_points(text: str, photo: str) -> list[list[list[float]]]:
     Raises:
         InputError: Anything else.
     """
-    import json
-
-    from hfembed.errors import InputError
-
-    expected = f"{text}: landmarks are five x,y with blanks in between, or a JSON file of five [x, y] for each face"
     try:
         if text.lower().endswith(".json"):
             points = json.loads(Path(text).read_text(encoding="utf-8"))
@@ -78,6 +78,8 @@ def read_points(text: str, photo: str) -> list[list[list[float]]]:
             raise ValueError
     except KeyError:
         raise InputError(f"{text} has no landmarks for {photo}") from None
-    except (ValueError, TypeError, IndexError):
-        raise InputError(expected) from None
+    except (ValueError, TypeError, IndexError, RecursionError):
+        raise InputError(
+            f"{text}: landmarks are five x,y separated by spaces, or a JSON file of five [x, y] per face"
+        ) from None
     return points

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfembed import __version__
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import (
@@ -23,6 +22,7 @@ from hfembed.checkpoint.loading import (
 )
 from hfembed.checkpoint.validation import read_config
 from hfembed.errors import InputError
+from hfembed.version import __version__
 
 TOLERANCE = 1e-4
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-import hfembed
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.files import TRAINING_FILE
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.training.config import SharingConfig, TrainingConfig
+from hfembed.version import __version__
 from hfembed.words.training.recipe import Word2VecTrainingConfig
 
 # where a run is and where its model goes say nothing of how it was trained
@@ -107,11 +107,11 @@ def write_notes(config: TrainingConfig | Word2VecTrainingConfig, notes: dict[str
 
 def describe_version() -> str:
     """The version of hfembed, and the commit where it runs from a clone."""
-    here = Path(hfembed.__file__).parent
+    here = Path(__file__).resolve().parent.parent
     if not (here.parent / ".git").exists():
-        return f"hfembed {hfembed.__version__}"
+        return f"hfembed {__version__}"
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return f"hfembed {hfembed.__version__}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
+    return f"hfembed {__version__}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
 
 
 def _default(field: dataclasses.Field) -> Any:

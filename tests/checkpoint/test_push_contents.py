@@ -27,7 +27,7 @@ CONTENTS = {
     "hfembed_word2vec": _ALL
     | {
         *("tokenizer.json", "tokenizer_config.json", "vocab_counts.safetensors", "map.png"),
-        *("modules.json", "1_Pooling/config.json"),
+        *("modules.json", "sentence_bert_config.json"),
     },
 }
 PICTURES = ("roc.png", "detections.png", "reconstructions.png", "swaps.png", "map.png")

@@ -48,7 +48,7 @@ def test_without_a_model_the_way_out_is_said(hfembed, photos, folder, monkeypatc
 def test_verify(hfembed, photos, folder):  # noqa: F811
     answer = hfembed("verify", photos / "a.png", photos / "b.png", "--model", folder)
     assert answer.startswith("the same person") and "threshold 0.900 for the highest accuracy on drawn pairs" in answer
-    assert "probability of one person 0.881" in answer
+    assert "probability of the same person 0.881" in answer
     result = json.loads(
         hfembed("verify", photos / "a.png", photos / "c.png", "--model", folder, "--far", "0.01", "--json")
     )
@@ -64,7 +64,7 @@ def test_verify(hfembed, photos, folder):  # noqa: F811
 def test_embed(hfembed, photos, folder):  # noqa: F811
     (photos / "broken.jpg").write_text("x")
     answer = hfembed("embed", photos, photos / "out.parquet", "--model", folder)
-    assert "5 photos, 3 faces; 2 photos without" in answer
+    assert "5 photos, 3 faces, 2 photos without a face" in answer
     assert pq.read_table(photos / "out.parquet").num_rows == 5
     (photos / "empty").mkdir()
     error = hfembed("embed", photos / "empty", photos / "none.parquet", fails=True)
@@ -112,6 +112,6 @@ def test_an_analyzer_is_put_together(hfembed, photos, folder, tmp_path):  # noqa
     )
     assert result == json.loads(by_parts)
     assert (output / "README.md").exists()
-    assert "exists already" in hfembed("analyzer", folder / "detector", folder, output, fails=True)
+    assert "already exists" in hfembed("analyzer", folder / "detector", folder, output, fails=True)
     assert "not a face detector" in hfembed("analyzer", folder, folder, tmp_path / "other", fails=True)
     assert torch.is_grad_enabled()

@@ -124,6 +124,6 @@ def test_bad_sources_are_named(tmp_path):
 def test_a_taken_folder_is_not_overwritten(tmp_path):
     write_foreign_files(tmp_path)
     convert_mtcnn(tmp_path, tmp_path / "detector")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         convert_mtcnn(tmp_path, tmp_path / "detector")
     convert_mtcnn(tmp_path, tmp_path / "detector", overwrite=True)

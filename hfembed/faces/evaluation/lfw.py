@@ -90,11 +90,11 @@ class LfwVerification:
             ("Person/Person_0001.jpg") and optionally `landmarks`.
         pairs: LFW's pairs file, or pairs already read.
         landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
-            detected. Without it all images get the processor's centre crop.
+            detected. Without it all images get the processor's center crop.
         threshold_pairs: View 1 only: the pairs that choose the threshold.
         detector: Instead of landmarks: a `FaceDetectorModel` that finds them; the face nearest to the middle counts.
         undetected: With landmarks or a detector: what an image without a detected face means: "error", or
-            "centre-crop" to use the processor's centre crop.
+            "center-crop" to use the processor's center crop.
         regime: Which of LFW's six regimes the tested models are in, in words.
         name: Prefix of the metrics; "lfw_view1" or "lfw_view2" by default.
         batch_size: Images a forward pass.
@@ -113,7 +113,7 @@ class LfwVerification:
         pairs: str | Path | LfwPairs,
         landmarks: str | Path | Mapping[str, Points | None] | None = None,
         threshold_pairs: str | Path | LfwPairs | None = None,
-        undetected: Literal["error", "centre-crop"] = "error",
+        undetected: Literal["error", "center-crop"] = "error",
         regime: str = REGIME,
         name: str | None = None,
         batch_size: int = 64,
@@ -123,8 +123,8 @@ class LfwVerification:
     ) -> None:
         if detector is not None and landmarks is not None:
             raise InputError("give either landmarks or a detector that finds them")
-        if undetected not in ("error", "centre-crop"):
-            raise InputError(f"undetected='{undetected}': choose 'error' or 'centre-crop'")
+        if undetected not in ("error", "center-crop"):
+            raise InputError(f"undetected='{undetected}': choose 'error' or 'center-crop'")
         self.pairs = pairs if isinstance(pairs, LfwPairs) else read_pairs(pairs)
         if threshold_pairs is not None and not isinstance(threshold_pairs, LfwPairs):
             threshold_pairs = read_pairs(threshold_pairs)

@@ -36,7 +36,7 @@ def embed_people(
     source: str | Path,
     landmarks: str | Path | None = None,
     index_folder: str | Path | None = None,
-    undetected: Literal["error", "centre-crop"] = "error",
+    undetected: Literal["error", "center-crop"] = "error",
     batch_size: int = 64,
     num_workers: int = 2,
     progress: bool = True,

@@ -1,11 +1,11 @@
 """The block-banded step: word2vec as three batched matrix products, gradients by hand, on CPU threads and GPUs alike.
 
-A block is N consecutive words, each of them a centre and context of the others: windows end at its borders as at those
-of sentences, which costs some pairs in a hundred and saves fetching the rows around. Its score matrix holds every
+A block is N consecutive words, each of them a center and context of the others: windows end at its borders as at those
+of sentences, which costs a few percent of the pairs and saves fetching the rows around. Its score matrix holds every
 (output row, context position) product at once; a band (the window) picks the positive pairs, and K negatives are
 shared by the whole block, weighted so that in expectation every pair has `negative` of them. Two things make steps of
-thousands of words learn as well as one word at a time: the blocks of a step come from across the segment, and a row on
-which many pairs land is held back (the row cap).
+thousands of words learn as well as one word at a time: the blocks of a step come from across the segment, and the step
+of a row that occurs in many pairs is limited (the row cap).
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4.
 """
@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from hfembed.words.training.alias_table import alias_table
 from hfembed.words.training.segments import Objective
 
-_TOGETHER = 16  # steps whose bookkeeping is done at once; the first of them tells its loss
+_TOGETHER = 16  # steps whose bookkeeping is done at once; the loss is that of the first
 
 
 class NegativeSampler:
-    """Draws words in proportion to the given weights, by the alias method: two random numbers a word.
+    """Draws words in proportion to the given weights, by the alias method: two random numbers per word.
 
     Args:
         weights: float64 (vocab_size,), not negative; word2vec takes counts ** 0.75.
@@ -46,13 +46,7 @@ class NegativeSampler:
 def subsample(
     words: np.ndarray, sentences: np.ndarray, keep_probabilities: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring a segment to the device and drop frequent words at random, as word2vec does.
-
-    Args:
-        words: int32 (n,).
-        sentences: int32 (n,).
-        keep_probabilities: float32 (vocab_size,) on the device.
-        generator: On the device.
+    """Move a segment to the device and drop frequent words at random, as word2vec does.
 
     Returns:
         Words and sentences that are left, int32 (kept,) each, on the device.
@@ -65,22 +59,22 @@ def subsample(
 
 
 class BlockStep:
-    """One thread's workspace and arithmetic for steps over blocks; subclasses say which loss.
+    """One thread's workspace and arithmetic for steps over blocks; the loss is that of the subclass.
 
     Args:
         input_rows: float32 (vocab_size, embedding_size), changed in place.
         output_rows: float32 (vocab_size, embedding_size), changed in place.
-        negative: Negatives a pair has, in expectation.
-        cbow_mean: CBOW alone: average the context (True) or add it up.
+        negative: Negatives per pair, in expectation.
+        cbow_mean: Only for CBOW: average the context (True) or sum it.
     """
 
     block_size: int
-    """N, words a block."""
+    """N, words per block."""
     shared_negatives: int
     """K, negatives shared by a block."""
     row_cap: float
-    """A row moves at most as far as `row_cap / learning_rate` predictions would push it: the curvature of the logistic
-    loss grows with their number, and beyond that one step for all of them overshoots."""
+    """A row moves at most as far as `row_cap / learning_rate` predictions would move it: the curvature of the logistic
+    loss grows with their number, and beyond that a single step overshoots."""
 
     def __init__(self, input_rows: torch.Tensor, output_rows: torch.Tensor, negative: int, cbow_mean: bool = True):
         self.input_rows, self.output_rows = input_rows, output_rows
@@ -89,14 +83,14 @@ class BlockStep:
         self.workspace: dict[str, torch.Tensor] = {}
 
     def buffer(self, name: str, *shape: int) -> torch.Tensor:
-        """A reused tensor: megabytes taken anew each step would cost as much in page faults as the arithmetic."""
+        """A reused tensor: allocating megabytes in each step would cost as much in page faults as the arithmetic."""
         size = math.prod(shape)
         if name not in self.workspace or self.workspace[name].numel() < size:
             self.workspace[name] = torch.empty(size, device=self.input_rows.device)
         return self.workspace[name][:size].view(shape)
 
     def capped_rates(self, rows: torch.Tensor, weights: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
-        """Learning rate of each contribution, held down by the row cap.
+        """Learning rate of each contribution, limited by the row cap.
 
         Args:
             rows: int64 (steps, n), the row each contribution goes to; at most `_TOGETHER` steps.
@@ -115,7 +109,7 @@ class BlockStep:
         return torch.minimum(caps, rates, out=caps)
 
     def draw_windows(self, words: torch.Tensor, smallest: int, largest: int, generator: torch.Generator):
-        """Draw how far contexts reach, something that can be sliced by steps.
+        """Draw how far contexts reach, as something that can be sliced by steps.
 
         Args:
             words: int64 (steps, B, N).
@@ -134,27 +128,27 @@ class BlockStep:
             words: int64 (steps, B, N).
             sentences: int32 (steps, B, N), not negative, equal within a sentence; each padded position has its own
                 number.
-            windows: These steps' share of what `draw_windows` drew.
+            windows: These steps' slice of what `draw_windows` returned.
             negatives: int64 (steps, B, K).
             rates: float32 (steps, 1), learning rates.
 
         Returns:
-            The mean loss per predicted word before the first step (a pair in skip-gram, a centre in CBOW).
+            The mean loss per predicted word before the first step (a pair in skip-gram, a center in CBOW).
         """
         raise NotImplementedError
 
 
 class SkipGramStep(BlockStep):
-    """Skip-gram: each context word alone predicts the centre word."""
+    """Skip-gram: each context word alone predicts the center word."""
 
     block_size, shared_negatives, row_cap = 32, 24, 1.5
 
     def draw_windows(self, words, smallest, largest, generator):
-        """Return int64 (steps, B, N): each centre has its own."""
+        """Return int64 (steps, B, N): one per center."""
         return torch.randint(smallest, largest + 1, words.shape, generator=generator, device=words.device)
 
     def band(self, sentences: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-        """Positive pairs as float32 ones (B, N, N): a row for each centre, a column for each context position."""
+        """Positive pairs as float32 ones (B, N, N): one row per center, one column per context position."""
         place = torch.arange(sentences.shape[1], device=sentences.device)
         distance = (place - place[:, None]).abs_()
         distance.fill_diagonal_(len(place))  # a word is not its own context
@@ -203,30 +197,31 @@ class SkipGramStep(BlockStep):
 
 
 class CbowStep(BlockStep):
-    """CBOW: the mean (or the sum) of the context predicts the centre word.
+    """CBOW: the mean (or the sum) of the context predicts the center word.
 
-    A context is a bag of rows, and so are the errors that come back to a position: two `embedding_bag`s in place of
-    products with a band that is nearly all zeros. With the mean, the error goes undivided to every context row, as in
-    word2vec.c and gensim: dividing it by the number of context words slows the input rows down several times over.
+    A context is a bag of rows, and so are the errors whose sum is the gradient of a position: two `embedding_bag`s
+    instead of products with a band that is nearly all zeros. With the mean, the error goes undivided to every context
+    row, as in word2vec.c and gensim: dividing it by the number of context words slows down the input rows several
+    times over.
     """
 
     block_size, shared_negatives, row_cap = 128, 16, 4.0
 
     def draw_windows(self, words, smallest, largest, generator):
-        """Return a list of a number for each step, the same for steps taken together: their bags are of one size."""
-        # from a generator's seed, so that on a GPU no step waits for its number
+        """Return one number per step, the same for steps taken together: their bags have one size."""
+        # from the generator's seed, so that on a GPU no step waits for its number
         on_cpu = torch.Generator().manual_seed(generator.initial_seed())
         windows = torch.randint(smallest, largest + 1, (-(-len(words) // _TOGETHER),), generator=on_cpu)
         return windows.repeat_interleave(_TOGETHER).tolist()
 
     def __call__(self, words, sentences, windows, negatives, rates):  # noqa: D102
         num_steps, num_blocks, block = words.shape
-        num_centres, size, window = num_blocks * block, self.input_rows.shape[1], windows[0]
-        num_outputs = num_centres + num_blocks * self.shared_negatives
-        inputs = words.reshape(num_steps, num_centres)
+        num_centers, size, window = num_blocks * block, self.input_rows.shape[1], windows[0]
+        num_outputs = num_centers + num_blocks * self.shared_negatives
+        inputs = words.reshape(num_steps, num_centers)
         outputs = torch.cat([inputs, negatives.reshape(num_steps, -1)], dim=1)  # first targets, then negatives
 
-        # a centre's context: the words around it in its block, with a weight where they are of its sentence
+        # a center's context: the words around it in its block, with a weight where they are of its sentence
         around = words.new_zeros(num_steps, num_blocks, block, 2 * window, dtype=torch.float32)
         contexts = torch.zeros_like(around, dtype=torch.int32)
         for k in range(1, window + 1):
@@ -234,57 +229,59 @@ class CbowStep(BlockStep):
             around[..., k:, window - k], around[..., :-k, window + k - 1] = same, same
             contexts[..., k:, window - k], contexts[..., :-k, window + k - 1] = words[..., :-k], words[..., k:]
         around, contexts = around.flatten(1, 2), contexts.flatten(1)
-        bags = torch.arange(0, num_centres * 2 * window, 2 * window, dtype=torch.int32, device=words.device)
+        bags = torch.arange(0, num_centers * 2 * window, 2 * window, dtype=torch.int32, device=words.device)
         context_size = around.sum(2)
         share = (1 / context_size.clamp(min=1))[..., None]
         weights = (around * share if self.cbow_mean else around).flatten(1)
-        # where the errors come back from: those in my context have me in theirs; places that overhang have no weight
+        # a word is in the context of the words in its own context; positions outside the block have no weight
         distances = torch.cat([torch.arange(-window, 0), torch.arange(1, window + 1)]).to(words.device)
-        places = torch.arange(num_centres, device=words.device)[:, None] + distances
-        places = places.clamp_(0, num_centres - 1).int().flatten()
+        places = torch.arange(num_centers, device=words.device)[:, None] + distances
+        places = places.clamp_(0, num_centers - 1).int().flatten()
 
-        # a centre without context has nothing to say: its sum is zero, and its error comes back to no one
+        # a center without context contributes nothing: its sum is zero, and nothing receives its error
         valid = context_size.clamp(max=1)
         negative_weight = self.negative / self.shared_negatives
         shared_weight = valid.view(num_steps, num_blocks, block).sum(2, keepdim=True) * negative_weight
         shared_weight = shared_weight.expand(-1, -1, self.shared_negatives).reshape(num_steps, -1)
         output_rates = self.capped_rates(outputs, torch.cat([valid, shared_weight], dim=1), rates)
-        target_rates = output_rates[:, :num_centres].unflatten(1, (num_blocks, block, 1))
-        negative_rates = output_rates[:, num_centres:, None] * -negative_weight
+        target_rates = output_rates[:, :num_centers].unflatten(1, (num_blocks, block, 1))
+        negative_rates = output_rates[:, num_centers:, None] * -negative_weight
         input_rates = self.capped_rates(inputs, context_size * (1 + self.negative), rates)
         back_weights = (around * input_rates[..., None]).flatten(1)
 
         y_and_z = self.buffer("y", num_outputs, size)
-        y, z_rows = y_and_z[:num_centres].view(num_blocks, block, size), y_and_z[num_centres:]
+        y, z_rows = y_and_z[:num_centers].view(num_blocks, block, size), y_and_z[num_centers:]
         z = z_rows.view(num_blocks, -1, size)
-        error_rows = self.buffer("error", num_centres, size)
+        error_rows = self.buffer("error", num_centers, size)
         error = error_rows.view_as(y)
         positive = self.buffer("positive", num_blocks, block, 1)
         shared = self.buffer("shared", num_blocks, block, self.shared_negatives)
         z_transposed, shared_transposed = z.transpose(1, 2), shared.transpose(1, 2)
         loss = None
-        # each call is one more chance to have to wait for another thread's Python: none that can be spared
+        # each call may wait for another thread's Python: as few calls as possible
         prepared = (contexts, weights, outputs, target_rates, negative_rates, share, back_weights, inputs)
         for context, weight, outward, target_rate, negative_rate, mean, back_weight, inward in zip(
             *(tensor.unbind() for tensor in prepared), strict=True
         ):
             hidden = F.embedding_bag(context, self.input_rows, bags, mode="sum", per_sample_weights=weight).view_as(y)
             torch.index_select(self.output_rows, 0, outward, out=y_and_z)
-            torch.sum(torch.mul(hidden, y, out=error), 2, keepdim=True, out=positive)  # error: a place for the product
+            torch.sum(
+                torch.mul(hidden, y, out=error), 2, keepdim=True, out=positive
+            )  # error holds the product for now
             torch.bmm(hidden, z_transposed, out=shared)
             if loss is None:
                 loss = F.softplus(-positive).mul_(valid[0].view_as(positive)).sum()
-                loss += F.softplus(shared).view(num_centres, -1).sum(1).mul_(valid[0]).sum() * negative_weight
+                loss += F.softplus(shared).view(num_centers, -1).sum(1).mul_(valid[0]).sum() * negative_weight
                 loss /= valid[0].sum().clamp(min=1)
 
-            # scores become the negative gradients with respect to themselves, the shared ones but for their weight
+            # scores become the negative gradients with respect to themselves, the shared ones except for their weight
             positive.neg_().sigmoid_()
             shared.sigmoid_()
             torch.mul(y, positive, out=error)
             error.baddbmm_(shared, z, alpha=-negative_weight)
             if not self.cbow_mean:
                 error_rows.mul_(mean)
-            # the rows read are no longer needed: their steps take their place
+            # overwrite the rows that were read with their steps
             torch.mul(hidden, positive.mul_(target_rate), out=y)
             torch.bmm(shared_transposed, hidden, out=z)
             z_rows.mul_(negative_rate)
@@ -295,13 +292,13 @@ class CbowStep(BlockStep):
 
 
 class TorchWorker:
-    """Works off segments with block-banded steps; one for each thread, on shared rows.
+    """Trains on segments with block-banded steps; one for each thread, on shared rows.
 
     Args:
         input_rows: float32 (vocab_size, embedding_size) on the device to compute on, changed in place.
         output_rows: Likewise.
-        objective: What is learnt.
-        centres_per_step: Centre words a step, at most.
+        objective: What is learned.
+        centers_per_step: Center words per step, at most.
     """
 
     def __init__(
@@ -309,32 +306,32 @@ class TorchWorker:
         input_rows: torch.Tensor,
         output_rows: torch.Tensor,
         objective: Objective,
-        centres_per_step: int,
+        centers_per_step: int,
     ):
         self.objective, self.device = objective, input_rows.device
         self.keep_probabilities = torch.as_tensor(objective.keep_probabilities, dtype=torch.float32).to(self.device)
         self.sampler = NegativeSampler(objective.noise_weights, self.device)
         step = SkipGramStep if objective.architecture == "skip-gram" else CbowStep
         self.step = step(input_rows, output_rows, objective.negative, objective.cbow_mean)
-        self.blocks_per_step = max(centres_per_step // step.block_size, 1)
+        self.blocks_per_step = max(centers_per_step // step.block_size, 1)
 
-    @torch.inference_mode()  # less to do a call
+    @torch.inference_mode()  # less overhead per call
     def learn(
         self, words: np.ndarray, sentences: np.ndarray, key: int, first_rate: float, last_rate: float
     ) -> float | None:
-        """Learn a segment.
+        """Train on a segment.
 
         Args:
             words: int32 (n,).
             sentences: int32 (n,), a number that changes at every border.
-            key: Seeds all that is drawn.
+            key: Seeds all random numbers.
             first_rate: Learning rate at the first step.
             last_rate: Learning rate after the last; linear in between.
 
         Returns:
-            The mean loss per predicted word, measured now and then; None where there was nothing to predict.
+            The mean loss per predicted word of some steps; None where there was nothing to predict.
         """
-        # one thread of torch for each of ours: more of them get in each other's way in `index_add_`
+        # one thread of torch for each of ours: more of them contend in `index_add_`
         if self.device.type == "cpu":
             torch.set_num_threads(1)
         generator = torch.Generator(self.device).manual_seed(key)

@@ -322,7 +322,7 @@ class _Run:
                     num_rows = len(self.rows[0]) if whole else self.synchronizer.num_rows(meeting)
                     self.synchronizer.synchronize(end - begin, self._rate(begin), num_rows)
                     if whole:
-                        self.synchronizer.settle()
+                        self.synchronizer.finish()
                 seconds += time.perf_counter() - begun
                 cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss

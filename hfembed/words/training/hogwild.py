@@ -1,10 +1,10 @@
-"""The numba kernel: word2vec a few centre words at a time, several threads on shared rows without locks ("Hogwild").
+"""The numba kernel: word2vec a few center words at a time, several threads on shared rows without locks ("Hogwild").
 
-Needs `hfembed[fast]`. Its unit is the block of `block_step`, but small and learnt at once, one after the other: the
-rows of some 30 words, centres and context of each other, and of the negatives that they share fit into the nearest
-cache, and small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from far
-memory for each centre; here it is one, or less. CBOW has less arithmetic to do, so that memory rules: a block has one
-window, and the context is a running sum that rows enter and leave, so that each is read and written once for all.
+Needs `hfembed[fast]`. Its unit is the block of `block_step`, but small and processed one after the other: the rows of
+about 30 words, centers and context of each other, and of the negatives that they share fit into the L1 cache, and
+small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from main memory
+per center; here it is one, or less. CBOW is bound by memory: a block has one window, and the context is a running sum
+that rows enter and leave, so that each row is read and written once.
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
 et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
@@ -22,15 +22,14 @@ from numba.extending import intrinsic
 from hfembed.words.training.alias_table import alias_table
 from hfembed.words.training.segments import Objective
 
-# nothing here may be NaN or infinite unless training has diverged, and the engine checks that outside these kernels:
-# only re-ordering of sums and contraction to fused operations is allowed
+# only reordering of sums and contraction to fused operations are allowed: the engine checks for NaN and infinity
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _compile = njit(nogil=True, fastmath=_FAST, cache=True, boundscheck=False, error_model="numpy")
 
 SIGMOID_RANGE, SIGMOID_SIZE = 8, 4096
-# centres of a block, and as many negatives; among few words each would come up too often in one that is larger
+# centers of a block, and as many negatives; smaller for small vocabularies, where each word comes up often
 BLOCK_SIZE, SMALL_BLOCK_SIZE, SMALL_VOCABULARY = 24, 16, 100
-# centres and negatives of a block
+# centers and negatives of a block
 CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 32, 12
 
 
@@ -70,12 +69,6 @@ def _draw(state, threshold, alias):
 def subsample(words, sentences, keep_probabilities, state):
     """Drop frequent words at random, as word2vec does, in place.
 
-    Args:
-        words: int32 (n,).
-        sentences: int32 (n,).
-        keep_probabilities: float32 (vocab_size,).
-        state: Random state, uint64 (1,).
-
     Returns:
         How many words are left, at the front of both arrays.
     """
@@ -97,7 +90,7 @@ def _draw_reach(window, shrink_windows, state):
 
 @_compile
 def _context(position, sentences, begin, end, window, shrink_windows, state):
-    """First and one past the last position of a centre and its context, in the block from `begin` to `end`."""
+    """First and one past the last position of a center and its context, in the block from `begin` to `end`."""
     reach = _draw_reach(window, shrink_windows, state)
     first, stop = position, position + 1
     while first > begin and position - first < reach and sentences[first - 1] == sentences[position]:
@@ -120,7 +113,7 @@ def _softplus(score):
 
 @intrinsic
 def _prefetch_line(_, rows, row, column):
-    """Have the cache line of rows[row, column] brought near while other work goes on."""
+    """Prefetch the cache line of rows[row, column]."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -137,11 +130,11 @@ def _prefetch_line(_, rows, row, column):
 
 @_compile
 def _prefetch(rows, row):
-    for column in range(0, rows.shape[1], 16):  # floats a cache line
+    for column in range(0, rows.shape[1], 16):  # floats per cache line
         _prefetch_line(rows, row, column)
 
 
-# what follows are loops of their own, because compilers vectorise only simple ones
+# separate loops, because compilers vectorize only simple ones
 
 
 @_compile
@@ -242,7 +235,7 @@ def train_skip_gram(
     sigmoid,
     block_size,
 ):
-    """Learn a segment by skip-gram, in place: each context word alone predicts the centre word.
+    """Learn a segment by skip-gram, in place: each context word alone predicts the center word.
 
     Args:
         words: int32 (n,), already subsampled.
@@ -252,16 +245,16 @@ def train_skip_gram(
         threshold: From `alias_table`.
         alias: From `alias_table`.
         window: Largest distance of a context word.
-        shrink_windows: Whether each centre draws its own from 1 to `window`.
-        negative: Negatives a pair, in expectation.
+        shrink_windows: Whether each center draws its own from 1 to `window`.
+        negative: Negatives per pair, in expectation.
         first_rate: Learning rate at the first word.
         last_rate: Learning rate after the last word; linear in between.
         state: Random state, uint64 (1,).
         sigmoid: From `sigmoid_table`.
-        block_size: Centres of a block, and its negatives.
+        block_size: Centers of a block, and its negatives.
 
     Returns:
-        (sum of the losses looked at, number of pairs looked at): one block in 64 is.
+        (sum of the losses, number of pairs) of one block in 64.
     """
     count, size = len(words), input_rows.shape[1]
     height = 2 * block_size
@@ -327,28 +320,10 @@ def train_cbow(
     state,
     sigmoid,
 ):
-    """Learn a segment by CBOW, in place: the mean (or the sum) of the context predicts the centre word.
+    """Learn a segment by CBOW, in place: the mean (without `cbow_mean` the sum) of the context predicts the center.
 
-    With the mean, the error goes undivided to every context row, as in word2vec.c and gensim.
-
-    Args:
-        words: As in `train_skip_gram`, as all that is not named here.
-        sentences: As there.
-        input_rows: As there.
-        output_rows: As there.
-        threshold: As there.
-        alias: As there.
-        window: As there.
-        shrink_windows: As there.
-        negative: As there.
-        cbow_mean: Average the context (True) or add it up.
-        first_rate: As there.
-        last_rate: As there.
-        state: As there.
-        sigmoid: As there.
-
-    Returns:
-        (sum of the losses looked at, number of centres looked at): one block in 64 is.
+    With the mean, the error goes undivided to every context row, as in word2vec.c and gensim. Arguments and result are
+    those of `train_skip_gram`.
     """
     count, size = len(words), input_rows.shape[1]
     hidden, error = np.empty((CBOW_BLOCK_SIZE, size), np.float32), np.empty((CBOW_BLOCK_SIZE, size), np.float32)
@@ -366,13 +341,13 @@ def train_cbow(
         for k in range(CBOW_NEGATIVES):
             chosen[k] = _draw(state, threshold, alias)
             _prefetch(output_rows, chosen[k])
-        # the context slides over the rows: what enters is added, what leaves is taken away
+        # the context slides over the rows: what enters is added, what leaves is subtracted
         f, s = begin, begin
         running[0] = 0
         for n in range(end - begin):
             position = begin + n
             row, old_f, old_s = words[position], f, s
-            if position + CBOW_BLOCK_SIZE < count:  # one by one: only so many can be under way
+            if position + CBOW_BLOCK_SIZE < count:  # one by one: few prefetches can be pending at once
                 _prefetch(input_rows, words[position + CBOW_BLOCK_SIZE])
                 _prefetch(output_rows, words[position + CBOW_BLOCK_SIZE])
             while f < position and (position - f > reach or sentences[f] != sentences[position]):
@@ -404,7 +379,7 @@ def train_cbow(
                     loss += weight * _softplus(scores[n, k])
                 scores[n, k] = -rate * weight * _logistic(scores[n, k], sigmoid)
         np.dot(scores, negatives, error)
-        np.dot(scores.T, hidden, negatives)  # the rows read are no longer needed: their steps take their place
+        np.dot(scores.T, hidden, negatives)  # overwrite the rows that were read with their steps
         _add(output_rows, chosen, negatives)
         for n in range(end - begin):
             context_size = stop[n] - first[n] - 1
@@ -417,7 +392,7 @@ def train_cbow(
             _exchange(error, output_rows, words[begin + n], step, hidden, n)
             if not cbow_mean:
                 _add_row(error, n, np.float32(1) / context_size - np.float32(1), error, n)
-        # the errors that come back to a word are those of its own context
+        # the gradient of a word is the sum of the errors of its context
         f, s = begin, begin
         running[0] = 0
         for n in range(end - begin):
@@ -436,12 +411,12 @@ def train_cbow(
 
 
 class NumbaWorker:
-    """Works off segments with the Hogwild kernel; one for each thread, on shared rows.
+    """Trains on segments with the Hogwild kernel; one for each thread, on shared rows.
 
     Args:
         input_rows: float32 (vocab_size, embedding_size) on the CPU, changed in place.
         output_rows: Likewise.
-        objective: What is learnt.
+        objective: What is learned.
     """
 
     def __init__(self, input_rows: torch.Tensor, output_rows: torch.Tensor, objective: Objective):
@@ -452,16 +427,12 @@ class NumbaWorker:
         self.sigmoid = sigmoid_table()
         self.block_size = BLOCK_SIZE if len(input_rows) >= SMALL_VOCABULARY else SMALL_BLOCK_SIZE
         nothing = np.empty(0, dtype=np.int32)
-        self.learn(nothing, nothing, key=1, first_rate=0.0, last_rate=0.0)  # compiles now, not while time is taken
+        self.learn(nothing, nothing, key=1, first_rate=0.0, last_rate=0.0)  # compile before the time is measured
 
     def learn(
         self, words: np.ndarray, sentences: np.ndarray, key: int, first_rate: float, last_rate: float
     ) -> float | None:
-        """Learn a segment; `TorchWorker.learn` says what the arguments are.
-
-        Returns:
-            The mean loss per predicted word of one block in 64; None where there was nothing to predict.
-        """
+        """Train on a segment, like `TorchWorker.learn`; the loss is that of one block in 64."""
         state = np.array([key], dtype=np.uint64)
         kept = subsample(words, sentences, self.keep_probabilities, state)
         objective = self.objective

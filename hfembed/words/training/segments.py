@@ -1,10 +1,9 @@
 """The order in which a corpus is read: short chunks from everywhere, gathered into segments of work.
 
-Topics are bursty, and a large step over one article pushes the same rows again and again. So the corpus is cut into
-chunks of a few thousand words, shuffled anew every epoch, and a *segment* gathers some hundred of them: a thread works
-off one segment after the other, and each of its steps takes blocks from across the segment. Which words a segment
-holds and every random number drawn inside it are a pure function of (seed, epoch, segment): that is what makes
-resuming exact.
+Topics are bursty, and a large step over one article would update the same rows again and again. So the corpus is cut
+into chunks of a few thousand words, reshuffled every epoch, and a *segment* gathers about a hundred of them: a thread
+trains on one segment after the other, and each of its steps takes blocks from across the segment. The words of a
+segment and every random number drawn in it are a pure function of (seed, epoch, segment), so that resuming is exact.
 """
 
 from dataclasses import dataclass
@@ -15,17 +14,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Objective:
-    """What is learnt: the model's settings and the two distributions over its words, the same for every engine.
+    """What is learned: the model's settings and the distributions over its words, the same for every engine.
 
     Args:
         architecture: "skip-gram" or "cbow".
-        window: Largest distance between a centre and a context word.
-        shrink_windows: Whether each centre draws its window from 1 to `window`.
-        negative: Noise words a pair.
-        cbow_mean: CBOW averages the context (True) or adds it up.
-        frequencies: Share of each word in the corpus, float (vocab_size,).
+        window: Largest distance between a center and a context word.
+        shrink_windows: Whether each center draws its window from 1 to `window`.
+        negative: Noise words per pair.
+        cbow_mean: CBOW averages the context (True) or sums it.
+        frequencies: Fraction of the corpus that each word is, float (vocab_size,).
         keep_probabilities: Subsampling, float (vocab_size,).
-        noise_weights: What noise words are drawn in proportion to, float64 (vocab_size,).
+        noise_weights: Noise words are drawn in proportion to these, float64 (vocab_size,).
         seed: With epoch and segment, the key of every random number.
     """
 
@@ -48,7 +47,7 @@ class Objective:
         return [kept * context * (1 + self.negative), (kept + noise * kept.sum() * self.negative) * predictions]
 
     def key(self, epoch: int, segment: int) -> int:
-        """A number below 2 ** 63 and not 0 that seeds all that is drawn in a segment."""
+        """A number from 1 to 2 ** 63 - 1 that seeds all random numbers of a segment."""
         state = np.random.SeedSequence([self.seed, epoch, segment]).generate_state(1, np.uint64)
         return int(state[0] >> np.uint64(1)) | 1
 

@@ -1,11 +1,11 @@
 """The Triton kernels: blocks of word2vec on a GPU, a hundred at once on shared rows without locks ("Hogwild").
 
-The unit is the block of `block_step`: N consecutive words, centres and context of each other, with K negatives that
-they share. Here one program of the kernel takes a block from its words to the last row written, all in the registers
-of a multiprocessor: rows come in once, three matrix products run on the tensor cores, and atomic additions bring the
-steps home. A program goes on with the next block at once; as many blocks as there are programs are in flight, and what
-they do not yet know of each other is what the words of one step do not know of each other: the row cap holds it down,
-here with the pair weight that the other blocks in flight are *expected* to put on a row.
+The unit is the block of `block_step`: N consecutive words, centers and context of each other, with K negatives that
+they share. One program of the kernel processes a block from its words to the last row written, all in the registers of
+a multiprocessor: rows are loaded once, three matrix products run on the tensor cores, and atomic additions write the
+steps back. A program continues with the next block at once; as many blocks as there are programs are in flight, and
+they do not see each other's steps, like the words of one step in `block_step`: the row cap limits them, here with the
+pair weight that the other blocks in flight are *expected* to put on a row.
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
 et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
@@ -21,10 +21,16 @@ from hfembed.words.training.block_step import CbowStep, SkipGramStep, subsample
 from hfembed.words.training.segments import Objective
 
 BLOCK_SIZE = 32
-"""N, words a block, and K, its negatives."""
+"""N, words per block, and K, its negatives."""
 NUM_WARPS = 8
-"""Warps a block: with fewer its matrices do not fit into their registers."""
-_NUMBERS = ["count", "vocab_size", "seed", "num_blocks", "blocks_per_program"]  # not a kernel for each kind of them
+"""Warps per block: with fewer, its matrices do not fit into their registers."""
+_NUMBERS = [
+    "count",
+    "vocab_size",
+    "seed",
+    "num_blocks",
+    "blocks_per_program",
+]  # no kernel specialized for each kind of these
 
 
 @triton.jit
@@ -38,7 +44,7 @@ def _draw_noise(seed, place, threshold, alias, vocab_size):
 
 @triton.jit
 def _draw_band(seed, place, inside, sentence, n, WINDOW: tl.constexpr, SHRINK: tl.constexpr):
-    """Float ones (N, N) where the column's word is context of the row's; a GPU draws faster than it remembers."""
+    """Float ones (N, N) where the column's word is context of the row's; a GPU draws faster than it loads."""
     reach = tl.full(n.shape, WINDOW, tl.int32)
     if SHRINK:
         reach = 1 + (tl.randint(seed, place).to(tl.uint32) % WINDOW).to(tl.int32)
@@ -62,9 +68,9 @@ def _weight_on(rows, other_rows, other_weights):
 def _capped_rates(
     rate, word, noise, input_weight, output_weight, noise_weight, input_crowd, output_crowd, CAP: tl.constexpr
 ):
-    """Learning rates of the block's input rows, output rows and negatives, held down by the row cap.
+    """Learning rates of the block's input rows, output rows and negatives, limited by the row cap.
 
-    What this block puts on a row is counted to the pair, what the others put there is expected.
+    The weight that this block puts on a row is exact, that of the other blocks is an expectation.
     """
     crowd = _weight_on(word, word, input_weight) + tl.load(input_crowd + word)
     input_rate = tl.minimum(rate, CAP / tl.maximum(crowd, 1e-6))
@@ -86,7 +92,7 @@ def _load_rows(input_rows, output_rows, inputs, outputs, d, SIZE: tl.constexpr):
 
 @triton.jit
 def _add_rows(input_rows, output_rows, inputs, outputs, d, inside, x_step, y_step, z_step, SIZE: tl.constexpr):
-    """Bring the steps of what `_load_rows` loaded home; places outside the segment have no row."""
+    """Write back the steps of what `_load_rows` loaded; positions outside the segment have no row."""
     written = (d < SIZE) & inside[:, None]
     tl.atomic_add(input_rows + inputs + d, x_step, mask=written, sem="relaxed")
     tl.atomic_add(output_rows + inputs + d, y_step, mask=written, sem="relaxed")
@@ -120,7 +126,7 @@ def train_skip_gram(
     CAP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Skip-gram over a segment: each context word alone predicts the centre word.
+    """Skip-gram over a segment: each context word alone predicts the center word.
 
     Args:
         words: int32 (count,), already subsampled.
@@ -133,18 +139,18 @@ def train_skip_gram(
         vocab_size: Words of the vocabulary.
         input_crowd: float32 (vocab_size,), pair weight expected on each row from other blocks in flight.
         output_crowd: Likewise.
-        losses: float32 (programs, 2): gets the sum of losses looked at, and the number of pairs; one block in 16 is.
-        seed: Of all that is drawn.
+        losses: float32 (programs, 2): receives the sum of losses and the number of pairs of one block in 16.
+        seed: Of all random numbers.
         first_rate: Learning rate at the first word.
         last_rate: Learning rate after the last word; linear in between.
         num_blocks: Blocks of the segment.
         blocks_per_program: Consecutive blocks of a program, so that blocks in flight are from all over the segment.
         SIZE: Dimensions of a vector.
-        CHUNK: Dimensions taken at once, a power of two.
-        N: Words a block, and negatives.
+        CHUNK: Dimensions processed at once, a power of two.
+        N: Words per block, and negatives.
         WINDOW: Largest distance of a context word.
-        SHRINK: Whether each centre draws its own from 1 to WINDOW.
-        NEGATIVE: Negatives a pair, in expectation.
+        SHRINK: Whether each center draws its own from 1 to WINDOW.
+        NEGATIVE: Negatives per pair, in expectation.
         CAP: The row cap.
         PRECISION: Of the matrix products, as in `tl.dot`.
     """
@@ -153,7 +159,7 @@ def train_skip_gram(
     loss = 0.0
     num_losses = 0.0
     for turn in range(blocks_per_program):
-        # programs are at the same place of their shares at the same time, and so is the learning rate
+        # programs are at the same point of their shares at the same time, and so is the learning rate
         rate = first_rate + (last_rate - first_rate) * turn / blocks_per_program
         block = program * blocks_per_program + turn
         position = block * N + n
@@ -166,7 +172,7 @@ def train_skip_gram(
 
         inputs = word.to(tl.int64)[:, None] * SIZE
         outputs = noise.to(tl.int64)[:, None] * SIZE
-        positive = tl.zeros((N, N), tl.float32)  # rows: centres, columns: context
+        positive = tl.zeros((N, N), tl.float32)  # rows: centers, columns: context
         shared = tl.zeros((N, N), tl.float32)  # rows: negatives
         for start in range(0, SIZE, CHUNK):
             d = start + tl.arange(0, CHUNK)[None, :]
@@ -228,36 +234,10 @@ def train_cbow(
     CAP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """CBOW over a segment: the mean (or the sum) of the context predicts the centre word.
+    """CBOW over a segment: the mean (or the sum, without MEAN) of the context predicts the center word.
 
-    With the mean, the error goes undivided to every context row, as in word2vec.c and gensim.
-
-    Args:
-        words: As in `train_skip_gram`, as all that is not named here.
-        sentences: As there.
-        count: As there.
-        input_rows: As there.
-        output_rows: As there.
-        threshold: As there.
-        alias: As there.
-        vocab_size: As there.
-        input_crowd: As there.
-        output_crowd: As there.
-        losses: As there, of centres in place of pairs.
-        seed: As there.
-        first_rate: As there.
-        last_rate: As there.
-        num_blocks: As there.
-        blocks_per_program: As there.
-        SIZE: As there.
-        CHUNK: As there.
-        N: As there.
-        WINDOW: As there.
-        SHRINK: As there.
-        NEGATIVE: As there.
-        MEAN: Average the context (True) or add it up.
-        CAP: As there.
-        PRECISION: As there.
+    With the mean, the error goes undivided to every context row, as in word2vec.c and gensim. Arguments are those of
+    `train_skip_gram`; `losses` counts centers instead of pairs.
     """
     program = tl.program_id(0)
     n = tl.arange(0, N)
@@ -273,7 +253,7 @@ def train_cbow(
         noise = _draw_noise(seed, position, threshold, alias, vocab_size)
         band = _draw_band(seed, position + num_blocks * N, inside, sentence, n, WINDOW, SHRINK)
         context_size = tl.sum(band, axis=1)
-        valid = tl.minimum(context_size, 1.0)  # a centre without context has nothing to say
+        valid = tl.minimum(context_size, 1.0)  # a center without context has nothing to say
         share = 1.0 / tl.maximum(context_size, 1.0)
         scale = share if MEAN else valid
         back = valid if MEAN else share
@@ -281,7 +261,7 @@ def train_cbow(
         inputs = word.to(tl.int64)[:, None] * SIZE
         outputs = noise.to(tl.int64)[:, None] * SIZE
         positive = tl.zeros((N,), tl.float32)
-        shared = tl.zeros((N, N), tl.float32)  # rows: centres, columns: negatives
+        shared = tl.zeros((N, N), tl.float32)  # rows: centers, columns: negatives
         for start in range(0, SIZE, CHUNK):
             d = start + tl.arange(0, CHUNK)[None, :]
             x, y, z = _load_rows(input_rows, output_rows, inputs, outputs, d, SIZE)
@@ -317,12 +297,12 @@ def train_cbow(
 
 
 class TritonWorker:
-    """Works off segments with the Triton kernels.
+    """Trains on segments with the Triton kernels.
 
     Args:
         input_rows: float32 (vocab_size, embedding_size) on a GPU, changed in place.
         output_rows: Likewise.
-        objective: What is learnt.
+        objective: What is learned.
         num_programs: Blocks in flight.
         precision: Of the matrix products: "tf32" (the tensor cores' float32: 10 bits of mantissa, sums in full) or
             "ieee".
@@ -353,19 +333,15 @@ class TritonWorker:
             self.kernel, self.options = train_skip_gram, {"CAP": SkipGramStep.row_cap}
         else:
             self.kernel, self.options = train_cbow, {"CAP": CbowStep.row_cap, "MEAN": objective.cbow_mean}
-        # segments are brought over and subsampled while the one before them is learnt
+        # segments are transferred and subsampled while the one before them is trained on
         self.preparing = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         nothing = np.empty(0, dtype=np.int32)
-        self.learn(nothing, nothing, key=1, first_rate=0.0, last_rate=0.0)  # compiles now, not while time is taken
+        self.learn(nothing, nothing, key=1, first_rate=0.0, last_rate=0.0)  # compile before the time is measured
 
     def learn(
         self, words: np.ndarray, sentences: np.ndarray, key: int, first_rate: float, last_rate: float
     ) -> float | None:
-        """Learn a segment; `TorchWorker.learn` says what the arguments are.
-
-        Returns:
-            The mean loss per predicted word of one block in 16; None where there was nothing to predict.
-        """
+        """Train on a segment, like `TorchWorker.learn`; the loss is that of one block in 16."""
         with torch.cuda.stream(self.preparing):
             generator = torch.Generator(self.device).manual_seed(key)
             words, sentences = subsample(words, sentences, self.keep_probabilities, generator)
@@ -377,7 +353,7 @@ class TritonWorker:
 
         num_blocks = -(-len(words) // BLOCK_SIZE)
         objective, size = self.objective, self.input_rows.shape[1]
-        with torch.cuda.device_of(self.input_rows):  # a thread begins on the first GPU, wherever its rank is
+        with torch.cuda.device_of(self.input_rows):  # a new thread uses the first GPU, whatever its rank's
             self.kernel[(self.num_programs,)](
                 words,
                 sentences,

@@ -65,7 +65,7 @@ def test_missing_broken_and_undetected_faces_are_errors_and_named(tiny_lfw, mode
     assert result.metrics["lfw_view2_accuracy"] == pytest.approx(100 * expected)
     assert expected <= 10 / 16
 
-    forgiving = make_lfw(folder, tiny_lfw.pairs, tmp_path / "landmarks.json", undetected="centre-crop")
+    forgiving = make_lfw(folder, tiny_lfw.pairs, tmp_path / "landmarks.json", undetected="center-crop")
     assert set(forgiving.evaluate(model, processor).details["failures"]) == {missing, broken}
 
 
@@ -109,5 +109,5 @@ def test_bad_input_is_one_clear_line(tiny_lfw, processor, tmp_path):
         make_lfw(tiny_lfw.folder, tmp_path / "people.txt").aligned(processor)
     with pytest.raises(InputError, match="threshold pairs belong to View 1"):
         make_lfw(tiny_lfw.folder, tiny_lfw.pairs, threshold_pairs=tiny_lfw.view1_pairs)
-    with pytest.raises(InputError, match="undetected='skip': choose 'error' or 'centre-crop'"):
+    with pytest.raises(InputError, match="undetected='skip': choose 'error' or 'center-crop'"):
         make_lfw(tiny_lfw.folder, tiny_lfw.pairs, undetected="skip")

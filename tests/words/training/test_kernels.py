@@ -44,7 +44,7 @@ def brute_force(architecture: str, cbow_mean: bool, inputs: np.ndarray, outputs:
     """Gradients of the loss of Mikolov et al. 2013, equation 4, and the loss per prediction."""
     input_gradient, output_gradient = np.zeros_like(inputs), np.zeros_like(outputs)
     loss, predictions = 0.0, 0
-    for i, centre in enumerate(WORDS):
+    for i, center in enumerate(WORDS):
         context = [
             j
             for j in range(max(i - WINDOW, 0), min(i + WINDOW + 1, len(WORDS)))
@@ -56,7 +56,7 @@ def brute_force(architecture: str, cbow_mean: bool, inputs: np.ndarray, outputs:
             if cbow_mean:
                 hidden = hidden / len(group)
             error = np.zeros(SIZE)
-            for target, label in [(centre, 1)] + [(NOISE_WORD, 0)] * NEGATIVE:
+            for target, label in [(center, 1)] + [(NOISE_WORD, 0)] * NEGATIVE:
                 score = hidden @ outputs[target]
                 loss -= np.log(sigmoid(score if label else -score))
                 error += (sigmoid(score) - label) * outputs[target]
@@ -71,7 +71,7 @@ def brute_force(architecture: str, cbow_mean: bool, inputs: np.ndarray, outputs:
 def learn(engine: str, rows: tuple[torch.Tensor, torch.Tensor], objective: Objective, rate: float) -> float:
     """One step over all words, in place."""
     if engine == "torch":
-        worker = TorchWorker(*rows, objective, centres_per_step=128)
+        worker = TorchWorker(*rows, objective, centers_per_step=128)
     elif engine == "numba":
         worker = NumbaWorker(*rows, objective)
     else:

@@ -27,14 +27,14 @@ def test_the_sum_goes_as_far_as_ranks_one_after_the_other(synchronizer):
     assert shares[2] == pytest.approx(1) and shares[-1] == pytest.approx(1 / NUM_RANKS)
 
 
-def test_frequent_rows_meet_often_and_all_rows_seldom(synchronizer):
-    meetings = (1, 2, 3, 4, 6, 9, 12, 27, 81)
-    assert [synchronizer.num_rows(meeting) for meeting in meetings] == [2, 2, 4, 2, 4, 8, 4, 8, 8]
+def test_frequent_rows_are_synchronized_often_and_all_rows_seldom(synchronizer):
+    rounds = (1, 2, 3, 4, 6, 9, 12, 27, 81)
+    assert [synchronizer.num_rows(number) for number in rounds] == [2, 2, 4, 2, 4, 8, 4, 8, 8]
 
 
 @pytest.fixture
 def theirs(monkeypatch):
-    """What the other rank sends: the same deltas at every meeting, there when they are waited for."""
+    """What the other rank sends: the same deltas in every round, there when they are waited for."""
     deltas = torch.randn(2, VOCAB_SIZE, SIZE)
 
     class Work:
@@ -48,28 +48,28 @@ def theirs(monkeypatch):
     return deltas
 
 
-def test_a_meeting_adds_up_and_leaves_other_rows_alone(synchronizer, theirs):
+def test_a_round_adds_deltas_and_leaves_other_rows_alone(synchronizer, theirs):
     mine = torch.randn(2, VOCAB_SIZE, SIZE)
     for matrix, delta in zip(synchronizer.rows, mine, strict=True):
         matrix += delta
     synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=2)
-    synchronizer.settle()
+    synchronizer.finish()
     everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, theirs, strict=True)
     for matrix, pairs, own, other in everything:
         share = synchronizer.share(pairs * 1000 * 0.05)[:, None]
         torch.testing.assert_close(matrix[:2], (share * (own + other))[:2])
         torch.testing.assert_close(matrix[2:], own[2:])
         assert share[0] < 1
-    # the rows that were left out count the words of both meetings; the others moved no further
+    # the rows that were left out count the words of both rounds; the others moved no further
     synchronizer.synchronize(num_words=3000, rate=0.05, num_rows=VOCAB_SIZE)
-    synchronizer.settle()
+    synchronizer.finish()
     everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, theirs, strict=True)
     for matrix, pairs, own, other in everything:
         share = synchronizer.share(pairs * 4000 * 0.05)[:, None]
         torch.testing.assert_close(matrix[2:], (share * (own + other))[2:])
 
 
-def test_the_others_deltas_come_a_meeting_later_and_own_learning_goes_on(synchronizer, theirs):
+def test_deltas_of_other_ranks_arrive_one_round_later_and_own_learning_continues(synchronizer, theirs):
     mine, meanwhile = torch.randn(2, VOCAB_SIZE, SIZE), torch.randn(2, VOCAB_SIZE, SIZE)
     for matrix, delta in zip(synchronizer.rows, mine, strict=True):
         matrix += delta
@@ -84,6 +84,6 @@ def test_the_others_deltas_come_a_meeting_later_and_own_learning_goes_on(synchro
         share = synchronizer.share(pairs * 1000 * 0.05)[:, None]
         torch.testing.assert_close(matrix, share * (own + other) + later)
         torch.testing.assert_close(synchronizer.sums[place], later)  # nothing is sent twice
-    synchronizer.settle()
-    for matrix, agreed in zip(synchronizer.rows, synchronizer.agreed, strict=True):
-        assert torch.equal(matrix, agreed)
+    synchronizer.finish()
+    for matrix, synchronized in zip(synchronizer.rows, synchronizer.synchronized, strict=True):
+        assert torch.equal(matrix, synchronized)

@@ -1,0 +1,209 @@
+"""What all commands share: imports that load on first use, --json, --revision and --token, and renamed options."""
+
+import functools
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from hfembed.errors import InputError
+
+
+class _LazyFinder(MetaPathFinder):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def lazy_imports() -> Iterator[None]:
+    """Modules imported in this block load on the first use of a name in them.
+
+    So the help, a mistyped option and the shell's completion do not wait for torch. Import modules here
+    (`from hfembed.checkpoint import loading`), as a name out of a module would load it.
+    """
+    finder = _LazyFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+with lazy_imports():
+    # taken from here by the commands: a second `import torch` would load it
+    import torch as torch
+
+    from hfembed.checkpoint import checkpoint as checkpoints
+
+# options and values that had another name before; accepted for this release
+RENAMED_OPTIONS = {
+    "--floor": "--baselines",
+    "--num-workers": "--num-threads",
+    "--sheet": "--output",
+    "--template": "--aggregation",
+    "--top": "--top-k",
+    "--topn": "--top-k",
+}
+RENAMED_VALUES = {
+    ("--aggregation", "best"): "max",
+    ("--undetected", "centre-crop"): "center-crop",
+}
+# options that took several values, and now are repeated
+REPEATED_OPTIONS = ("--people",)
+
+
+class Answer(NamedTuple):
+    """What a command found out: a JSON object for --json, and lines for people."""
+
+    record: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True)
+class Hub:
+    """--revision and --token of a command; a parameter of this type gives it both."""
+
+    revision: str | None = None
+    token: str | None = None
+
+    def model(self, name: str) -> "checkpoints.Checkpoint":
+        """Find the model that the command is about."""
+        return checkpoints.Checkpoint.resolve(name, revision=self.revision, token=self.token)
+
+    def other_model(self, name: str) -> "checkpoints.Checkpoint":
+        """Find another model that the command uses; its revision is part of its name."""
+        return checkpoints.Checkpoint.resolve(name, token=self.token)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Commands:
+    """The commands of one module, which stand under one heading of the help."""
+
+    def __init__(
+        self, panel: str | None = None, help: str | None = None, group: type[TyperGroup] = TyperGroup
+    ) -> None:
+        self.app = typer.Typer(no_args_is_help=True, help=help, cls=group)
+        self.panel = panel
+
+    def command(self, name: str, *aliases: str) -> Callable[[Function], Function]:
+        """Register a function as a command.
+
+        A parameter `hub: Hub` becomes the options --revision and --token, and a function that returns an `Answer` gets
+        --json.
+
+        Args:
+            name: What users type.
+            *aliases: What they may type instead; not listed in the help.
+        """
+
+        def register(function: Function) -> Function:
+            run = _with_shared_options(function)
+            for known_as in (name, *aliases):
+                self.app.command(known_as, cls=Command, hidden=known_as != name, rich_help_panel=self.panel)(run)
+            return function
+
+        return register
+
+
+class Command(TyperCommand):
+    """A command that accepts its options under their old names too, with a line that says the new one."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        """Replace old names before the options are parsed."""
+        options = {option for parameter in self.params for option in parameter.opts}
+        return super().parse_args(context, _with_new_names(arguments, options))
+
+
+def say_new_name(old: str, new: str) -> None:
+    """Tell the user how to write it from now on."""
+    print(f"warning: {old} is deprecated; use {new}", file=sys.stderr)
+
+
+def _with_new_names(arguments: list[str], options: set[str]) -> list[str]:
+    renamed: list[str] = []
+    option = ""
+    # --people A B was only taken after MODEL; before it, B may be MODEL
+    may_repeat = bool(arguments) and not arguments[0].startswith("-")
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and name not in options and RENAMED_OPTIONS.get(name) in options:
+            new = RENAMED_OPTIONS[name]
+            say_new_name(name, new)
+            name, argument = new, new + equals + value
+        elif may_repeat and option in REPEATED_OPTIONS and "-" not in (argument[:1], renamed[-1][:1]):
+            say_new_name(f"{option} A B", f"{option} A {option} B")
+            renamed.append(option)
+        option, given = (name, value) if argument.startswith("-") else (option, argument)
+        if option in options and (option, given) in RENAMED_VALUES:
+            new = RENAMED_VALUES[option, given]
+            say_new_name(f"{option} {given}", f"{option} {new}")
+            argument = argument.removesuffix(given) + new
+        renamed.append(argument)
+    return renamed
+
+
+def _with_shared_options(function: Callable[..., Any]) -> Callable[..., None]:
+    signature = inspect.signature(function)
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "hub"]
+    takes_model = len(parameters) < len(signature.parameters)
+    answers = signature.return_annotation is Answer
+    if takes_model:
+        parameters += [_option("revision", Revision), _option("token", Token)]
+    if answers:
+        parameters.append(_option("as_json", Json, default=False))
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        as_json = answers and given.pop("as_json")
+        if takes_model:
+            given["hub"] = Hub(given.pop("revision"), given.pop("token"))
+            if given["hub"].token:  # the command line is noted in results.json, which is published
+                sys.argv[:] = [argument.replace(given["hub"].token, "***") for argument in sys.argv]
+        answer = function(**given)
+        if answers:
+            print(_to_json(answer.record) if as_json else answer.text)
+
+    run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of MODEL on the Hub.")]
+Token = Annotated[str | None, typer.Option(help="Hub token, instead of the one that this machine is logged in with.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _option(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _to_json(record: dict[str, Any]) -> str:
+    try:
+        return json.dumps(record, default=_plain, allow_nan=False)
+    except ValueError as error:
+        raise InputError(
+            f"the answer holds a number that is not finite ({error}); check the model's weights"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """A path as text, numpy's and torch's numbers and arrays as Python's."""
+    return str(value) if isinstance(value, Path) else value.tolist()

@@ -1,0 +1,53 @@
+"""Options and arguments that several commands take, in the same words."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+_CHECKPOINT = "Checkpoint folder or Hub id (owner/name, owner/name@revision) of"
+_DETECTOR = "Checkpoint folder or Hub id of a face detector"
+_ANALYZER = "Checkpoint folder or Hub id of a face analyzer"
+MODEL_VARIABLE = "HFEMBED_FACE_MODEL"
+
+FaceEmbedder = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} a face embedder.")]
+Autoencoder = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} an autoencoder.")]
+FaceSwap = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} a face swap model.")]
+WordVectors = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} word vectors.")]
+AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} a model.")]
+Analyzer = Annotated[
+    str | None,
+    typer.Option("--model", envvar=MODEL_VARIABLE, help=f"{_ANALYZER}, or of an embedder with --detector."),
+]
+AnalyzerOrEmbedder = Annotated[str, typer.Option("--model", help=f"{_ANALYZER}; with --aligned, of a face embedder.")]
+Detector = Annotated[str | None, typer.Option(help=f"{_DETECTOR}; default: the one in the model's folder.")]
+OtherDetector = Annotated[str | None, typer.Option("--detector", help=f"{_DETECTOR}.")]
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the networks together.")]
+Workers = Annotated[int, typer.Option("--num-workers", min=0, help="Processes that decode and align.")]
+Threads = Annotated[int, typer.Option("--num-threads", min=1, help="Threads of torch on a CPU.")]
+Faces = Annotated[Literal["all", "largest", "only"], typer.Option(help="Of a photo with several; only: an error.")]
+Far = Annotated[float | None, typer.Option(help="Decide at this false accept rate; default: at the highest accuracy.")]
+TopK = Annotated[int, typer.Option(min=1, help="How many answers to list.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
+
+Picture = Annotated[Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg, .webp.")]
+Film = Annotated[Path, typer.Argument(metavar="OUT", help=".gif or .mp4 for a film, .png for a row of pictures.")]
+Figure = Annotated[Path, typer.Argument(metavar="OUT", help="The figure to write: .png, .svg, .pdf.")]
+Report = Annotated[Path, typer.Option("--output", help="Folder for results.json and the figures.")]
+
+People = Annotated[
+    str, typer.Option("--images", help="One directory per person, its archive (.tgz, .zip), Parquet, URL or Hub id.")
+]
+Landmarks = Annotated[Path | None, typer.Option(help="JSON: file -> five points; without it, center crops.")]
+Undetected = Annotated[Literal["error", "center-crop"], typer.Option(help="What a null in the landmarks means.")]
+HeldOutShare = Annotated[
+    float | None,
+    typer.Option(help="Fraction of the people that training held out; default: as the checkpoint says, or 0.1."),
+]
+SplitSeed = Annotated[
+    int | None,
+    typer.Option(help="Seed of that split; default: as the checkpoint says, or 0."),
+]
