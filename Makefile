@@ -1,9 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install quickstart test test-slow check style clean
+.PHONY: help install quickstart test test-slow fuzz check style clean
 
-help:  ## show these lines
+help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .venv/.installed: pyproject.toml
@@ -13,7 +13,7 @@ help:  ## show these lines
 
 install: .venv/.installed  ## a virtual environment in .venv with the package and its development tools
 
-quickstart: install  ## train, save, reload and show small models: faces embedded, faces drawn again, word vectors
+quickstart: install  ## train, save, reload and show small models: face embeddings, reconstructions, word vectors
 	rm -rf outputs/quickstart
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		scripts/train_face_embedder.py --config hfembed/recipes/quickstart.yaml --output_dir outputs/quickstart/faces
@@ -27,11 +27,14 @@ quickstart: install  ## train, save, reload and show small models: faces embedde
 		--corpus "$$($(BIN)/python -c 'from gensim.test.utils import datapath; print(datapath("lee_background.cor"))')"
 	$(BIN)/python scripts/show_word_vectors.py outputs/quickstart/words
 
-test: install  ## the default tests: offline, no research data needed, under 10 minutes on 2 cores
+test: install  ## the default tests: offline, no research data needed, under 6 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: install  ## the long tests too
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
+
+fuzz: install  ## mutated inputs, with new seeds, until you stop it (FUZZ_SECONDS=600 for ten minutes)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-1000000} $(BIN)/python -m pytest -q -s tests/fuzz
 
 check: install  ## what CI checks before the tests
 	$(BIN)/ruff check .
@@ -39,7 +42,7 @@ check: install  ## what CI checks before the tests
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy hfembed
 
-style: install  ## format and mend what ruff can
+style: install  ## format, and fix what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -257,7 +257,7 @@ def photo_rows(
         return faces
 
     def analyzed() -> int:
-        return sum(len(photo.faces) for photo in analyzer(photos, "all", batch_size, num_workers=2))
+        return sum(len(photo.faces) for photo in analyzer(photos, "all", batch_size, num_threads=2))
 
     torch.set_num_threads(2)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Reload an autoencoder and show what it does, on drawn people that neither training nor validation has seen.
+"""Reload an autoencoder and show what it does, on synthetic people that neither training nor validation has seen.
 
 python scripts/show_autoencoder.py outputs/quickstart/autoencoder
 """
@@ -17,12 +17,12 @@ from hfembed.images.evaluation.reconstruction import pca_reconstruction, psnr, r
 from hfembed.images.films import picture_grid, to_pictures, write_film, write_picture
 from hfembed.images.morphing import midpoint_sharpness, morph
 
-UNSEEN = 1_000_000  # seed of the drawn people
+UNSEEN = 1_000_000  # seed of the synthetic people
 
 
 @exit_on_input_error
 def main() -> None:
-    """Reload, measure against PCA with as many numbers, draw reconstructions and a morph."""
+    """Reload, measure against PCA with as many dimensions, draw reconstructions and a morph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="checkpoint folder")
     folder = Path(parser.parse_args().model)
@@ -35,10 +35,10 @@ def main() -> None:
     unseen, known = draw(12, UNSEEN), draw(150, 0)
     numbers = model.config.num_latents
     reconstructions = {
-        f"PCA, {numbers} numbers": pca_reconstruction(known, unseen, numbers),
+        f"PCA, {numbers} dimensions": pca_reconstruction(known, unseen, numbers),
         f"this model, reloaded from {folder}": reconstruct(model, unseen)[0],
     }
-    print(f"\n{'drawn faces of unseen people':64}{'PSNR':>6}{'SSIM':>8}")
+    print(f"\n{'synthetic faces of unseen people':64}{'PSNR':>6}{'SSIM':>8}")
     for name, images in reconstructions.items():
         print(f"  {name:62}{psnr(images, unseen):6.2f}{ssim(images, unseen):8.3f}")
 

@@ -1,4 +1,4 @@
-"""Reload a face embedder and show what it has learned, on drawn people that neither training nor validation has seen.
+"""Reload a face embedder and show what it has learned on synthetic people it has never seen.
 
 python scripts/show_face_embedder.py outputs/quickstart/faces
 """
@@ -22,7 +22,7 @@ from hfembed.faces.evaluation.lfw_report import report_lfw, summary
 from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.faces.evaluation.plots import save_figure, show_crop
 
-UNSEEN = 1_000_000  # seed of the drawn people
+UNSEEN = 1_000_000  # seed of the synthetic people
 
 
 @exit_on_input_error
@@ -36,7 +36,12 @@ def main() -> None:
     faces, pairs = make_synthetic_pairs(seed=UNSEEN)
     others = make_synthetic_faces(num_identities=40, photos_per_identity=8, seed=UNSEEN + 1)
     protocol = LfwVerification(
-        faces, pairs, name="synthetic", regime="drawn people, none of them trained on", num_workers=0, progress=False
+        faces,
+        pairs,
+        name="synthetic",
+        regime="synthetic people, none of them trained on",
+        num_workers=0,
+        progress=False,
     )
     report = report_lfw(protocol, embedder, processor, folder)
     print(summary("synthetic", report))
@@ -49,7 +54,7 @@ def main() -> None:
     ).permute(0, 3, 1, 2)
     floors = pixel_baseline_embeddings(fitted_on, crops.pixels)
     floors["untrained network"] = embed_aligned(untrained, processor, crops.pixels, progress=False)
-    print(f"\n{'accuracy on drawn faces, same person or not':64}%")
+    print(f"\n{'accuracy on synthetic faces, same person or not':64}%")
     for name, embeddings in floors.items():
         accuracy = protocol.result(embeddings, crops).metrics["synthetic_accuracy"]
         print(f"  {name.replace('_', ' '):62}{accuracy:.1f}")

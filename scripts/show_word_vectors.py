@@ -63,7 +63,7 @@ def main() -> None:
     for weighting in ("mean", "sif"):
         vectors = model.document_vectors(rated, weighting, fitted_on=train)
         figures[f"vectors_{weighting}"] = agreement(vectors.numpy(), ratings)
-    print(f"\n{'agreement of article similarity with people (Pearson x 100)':64}")
+    print(f"\n{'correlation of article similarity with human ratings (Pearson x 100)':64}")
     for name, value in figures.items():
         print(f"  {name.replace('_', ' '):62}{value:.1f}")
     metrics = {f"lee_{name}": value for name, value in figures.items()}

@@ -20,12 +20,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PRELOADED = [
     "datasets",
     "timm",
-    "hfembed.images.training.recipe",
-    "hfembed.faces.training.recipe",
-    "hfembed.training.loop",
-    "hfembed.faces.swap.recipe",
-    "hfembed.words.training.engine",
-    "hfembed.words.training.recipe",
+    "hfembed.faces.training.train",
+    "hfembed.images.training.train",
+    "hfembed.faces.swap.train",
+    "hfembed.words.training.train",
 ]
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hfembed.cli import convert, demo, evaluate, export, faces, hub, images, swap, words
+from hfembed.cli import convert, demo, evaluate, export, faces, hub, images, swap, train, words
 from hfembed.errors import exit_on_input_error
 from hfembed.version import __version__
 
@@ -20,6 +20,7 @@ for module in (faces, swap, images, words, hub, demo):
 app.add_typer(convert.commands.app, name="convert", rich_help_panel="Hub")
 app.add_typer(export.commands.app, name="export", rich_help_panel="Hub")
 app.add_typer(hub.datasets.app, name="push-dataset", rich_help_panel="Hub")
+app.add_typer(train.app, name="train", rich_help_panel="Training")
 app.add_typer(evaluate.commands.app, name="evaluate", rich_help_panel="Training")
 
 

@@ -1,5 +1,6 @@
 """`hfembed evaluate`: measure a model by a published protocol."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -258,30 +259,33 @@ def evaluate_generation(
 ) -> Answer:
     """Measure the Frechet distance of generated faces to held-out ones: mixtures, priors, Gaussians over pixels."""
     check_output_folder(output)
-    checkpoints = {name: hub.model(name) for name in models}
-    split = {choose_split(checkpoint, held_out_share, split_seed) for checkpoint in checkpoints.values()}
-    if len(split) > 1:
-        raise InputError("the models were trained on different people; give one at a time, or --held-out-share")
-    loaded = {name: loading.load_autoencoder(checkpoint, device) for name, checkpoint in checkpoints.items()}
-    autoencoders = {name: autoencoder for name, (autoencoder, _) in loaded.items()}
-    processor = loaded[models[0]][1]
     face_embedder, aligner = loading.load_face_embedder(hub.other_model(embedder), device)
     face_embedder.config.mirror = "none"  # one view is enough to compare distributions
     face_embedder = face_embedder.optimize_for_inference()
     photos = faces.load_faces(faces.FaceSource(images, landmarks=landmarks))
-    points = generation.mean_face_points(photos, processor)
-    known, held_out = (
-        processor.normalize(aligned_faces.AlignedFaces(side, processor).pixels())
-        for side in splits.split_people(photos.remove_columns("landmarks"), *split.pop())
-    )
 
-    def embed(crops: "torch.Tensor") -> "np.ndarray":
+    def embed(points: "np.ndarray", crops: "torch.Tensor") -> "np.ndarray":
         pictures = list(films.to_pictures(crops))
         pixels = aligner(pictures, landmarks=[points] * len(pictures)).pixel_values
         return face_embedder.embed(pixels.to(face_embedder.device)).cpu().numpy()
 
+    cases = []
+    for model in models:
+        checkpoint = hub.model(model)
+        autoencoder, processor = loading.load_autoencoder(checkpoint, device)
+        statistics = latent_statistics.LatentStatistics.load(checkpoint)
+        points = generation.mean_face_points(photos, processor)
+        known, held_out = (
+            processor.normalize(aligned_faces.AlignedFaces(side, processor).pixels())
+            for side in splits.split_people(
+                photos.remove_columns("landmarks"), *choose_split(checkpoint, held_out_share, split_seed)
+            )
+        )
+        name = Path(model.partition("@")[0]).resolve().name
+        case = (name, autoencoder, statistics, functools.partial(embed, points), held_out[:max_images], known)
+        cases.append(generation.GenerationCase(*case))
     files: dict[str, str | Path | None] = {"images": images, "landmarks": landmarks}
-    distances = generation.report_generation(autoencoders, embed, held_out[:max_images], known, output, files, draws)
+    distances = generation.report_generation(cases, output, files, draws)
     lines = [f"{'Frechet distance to held-out faces':64}{'mean':>8}"]
     lines += [f"  {name:62}{sum(values) / len(values):8.3f}" for name, values in distances.items()]
     return _answer({"distances": distances}, output, "\n".join(lines))

@@ -13,7 +13,7 @@ from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
     from hfembed import photos as photo_files
-    from hfembed.faces import clustering, detection, face_analyzer, fingerprint, photo_folders
+    from hfembed.faces import clustering, detection, face_analyzer, photo_folders
     from hfembed.faces.evaluation import occlusion
     from hfembed.index import embedding_index
 
@@ -103,19 +103,21 @@ def identify(
     if far is not None and fpir is not None:
         raise InputError("give --far or --fpir, not both")
     if save is not None:
-        check_destination(save)
+        check_output_folder(embedding_index.check_index_folder(save))
     analyzer = _load_analyzer(model, detector, device, hub)
+    if fpir is None:
+        with input_errors():
+            analyzer.embedder.threshold(far)  # what cannot be decided at the end should fail before the work
     index = _load_gallery(gallery, analyzer, batch_size, num_threads, hub)
     if save is not None:
         index.save(save)
-    template: Literal["best", "mean"] = "best" if aggregation == "max" else "mean"
     with input_errors():
-        threshold = index.threshold(fpir, template) if fpir is not None else analyzer.embedder.threshold(far)
+        threshold = index.threshold(fpir, aggregation) if fpir is not None else analyzer.embedder.threshold(far)
     answers: list[dict[str, Any]] = []
     errors, lines = [], []
     for photo in analyzer(photos, faces, batch_size, num_threads):
         for face in photo.faces:
-            matches = index.search(face.embedding, top_k, template)
+            matches = index.search(face.embedding, top_k, aggregation)
             nearest = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
             name = nearest[0][0] if nearest[0][1] >= threshold else None
             box = [round(float(side), 1) for side in face.box]
@@ -228,8 +230,8 @@ def _load_gallery(
         index, summary = photo_folders.read_gallery(analyzer, gallery, batch_size, num_threads, sys.stderr.isatty())
         _warn(summary.errors)
         return index
-    index = embedding_index.EmbeddingIndex.load(gallery)
-    index.check_model(str(analyzer.embedder.config.name_or_path), fingerprint.probe_embedding(analyzer.embedder))
+    index = embedding_index.EmbeddingIndex.from_pretrained(gallery, token=hub.token)
+    index.check_origin(analyzer.origin, name=gallery)
     return index
 
 

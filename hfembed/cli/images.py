@@ -104,7 +104,10 @@ def walk(
     with input_errors():
         image = processor(photo).pixel_values[0]
         if with_ is not None and without is not None:
-            groups = [processor(photo_files.find_photos(folder).photos).pixel_values for folder in (without, with_)]
+            groups = [
+                torch.cat([processor(image).pixel_values for _, image in image_embedders.read_photos(folder)])
+                for folder in (without, with_)
+            ]
             latents = latent_statistics.encode_images(autoencoder, torch.cat(groups))
             has_attribute = torch.arange(len(latents)) >= len(groups[0])
             step = latent_statistics.attribute_direction(latents, has_attribute)
@@ -183,11 +186,7 @@ def decompress(
     checkpoint = hub.model(model)
     autoencoder, _ = loading.load_autoencoder(checkpoint, device)
     codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
-    try:
-        image = codec.decompress(file.read_bytes())
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    _write_picture(image, output)
+    _write_picture(codec.read_file(file), output)
 
 
 @commands.command("similar")
@@ -207,10 +206,11 @@ def similar(
     if output is not None:
         check_writable(output)
     embed = image_embedders.load_image_embedder(model if model.startswith("timm/") else hub.model(model), device)
-    files = [file for file in photo_files.find_photos(folder).photos if not file.samefile(photo)]
+    query = embed([photo])
+    files, embeddings = image_embedders.embed_folder(embed, folder, without=photo)
     index = embedding_index.EmbeddingIndex(model=model)
-    index.add(embed(files), [file.parent.name for file in files], [str(file) for file in files])
-    scores, rows = index.nearest(embed([photo]), top_k)
+    index.add(embeddings, [file.parent.name for file in files], [str(file) for file in files])
+    scores, rows = index.nearest(query, top_k)
     found = [(str(files[row]), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
     if output is not None:
         shown = [photo, *(file for file, _ in found)]

@@ -1,16 +1,16 @@
-"""A page to try models on: verify, identify, neighbours, analogies, morph, swap."""
+"""A page to try models on: verify, identify, neighbors, analogies, morph, swap."""
 
 import functools
 import os
-import tempfile
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from transformers import PreTrainedModel
+from starlette.middleware import Middleware
 
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import (
@@ -25,27 +25,31 @@ from hfembed.checkpoint.loading import (
 )
 from hfembed.checkpoint.validation import parse_config
 from hfembed.demo.faces import FaceReader
+from hfembed.demo.server import KEPT_SECONDS, HostCheck, ended_by_signals, upload_folder
 from hfembed.errors import InputError, input_errors
-from hfembed.faces.fingerprint import probe_embedding
+from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.provenance_mark import save_marked
 from hfembed.images.films import to_pictures
 from hfembed.images.morphing import morph
 from hfembed.index.embedding_index import EmbeddingIndex
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
+from hfembed.photos import open_photo
 
 MAX_UPLOAD = "8mb"
 PHOTO_TYPES = [".jpg", ".jpeg", ".png", ".webp"]
-_KEPT_SECONDS = 300  # how long an upload may lie on the disk, for a second look at it
 
 _NOTICE = (
     "Photos are deleted within minutes; nothing is kept. Faces are personal data: use photos of people who agreed."
 )
 
 
-def build_page(models: Sequence[str], gallery: str | None = None, device: str = "auto") -> gr.Blocks:
-    """Put a page together, with a tab for each thing that the models can do.
+def build_page(models: Sequence[str | Checkpoint], gallery: str | None = None, device: str = "auto") -> gr.Blocks:
+    """Put a page together, with one tab for each thing that the models can do.
 
     Args:
-        models: Folders or Hub ids, at most one of each kind: face analyzer or embedder, word vectors, autoencoder,
+        models: Folders or Hub ids, at most one of each family: face analyzer or embedder, word vectors, autoencoder,
             face swap model.
         gallery: Folder or Hub id of an `EmbeddingIndex` of the face model's embeddings, to identify people in; without
             one, people are enrolled on the page.
@@ -55,29 +59,28 @@ def build_page(models: Sequence[str], gallery: str | None = None, device: str = 
         The page; `serve` shows it.
 
     Raises:
-        InputError: A model cannot be read, is of an unknown kind, or two are of one kind; or the gallery is of
+        InputError: A model cannot be read, is of an unsupported family, or two are of one family; or the gallery is of
             another face model.
     """
-    by_kind: dict[str, str] = {}
-    for model in models:
-        kind = parse_config(Checkpoint.resolve(model).config, model).model_type
+    by_kind: dict[str, Checkpoint] = {}
+    for checkpoint in map(Checkpoint.resolve, models):
+        kind = parse_config(checkpoint.config, checkpoint.name).model_type
         kind = CONV_AUTOENCODER if kind == APPEARANCE_AUTOENCODER else kind  # both have latents to morph
         if kind not in (FACE_EMBEDDER, WORD2VEC, CONV_AUTOENCODER, FACE_SWAP):
-            raise InputError(f"{model} is a model of type {kind}, which the page has nothing for")
+            raise InputError(f"{checkpoint.name}: the page has nothing for model_type {kind!r}")
         if kind in by_kind:
-            raise InputError(f"{by_kind[kind]} and {model} are models of one kind: give one of them")
-        by_kind[kind] = model
+            raise InputError(f"{by_kind[kind].name} and {checkpoint.name} are models of one family; give one of them")
+        by_kind[kind] = checkpoint
     if not by_kind:
-        raise InputError("give one model or more: a face analyzer or embedder, word vectors, an autoencoder")
+        raise InputError("no model; give a face analyzer or embedder, word vectors, an autoencoder or several of them")
     if gallery is not None and FACE_EMBEDDER not in by_kind:
         raise InputError("a gallery needs the face model that its embeddings come from")
 
     reader = FaceReader(by_kind[FACE_EMBEDDER], device) if FACE_EMBEDDER in by_kind else None
-    index = None if gallery is None else EmbeddingIndex.load(gallery)
-    if index is not None:
-        index.check_model(by_kind[FACE_EMBEDDER], probe_embedding(reader.embedder))
-    # uploads older than that are deleted, looked for once a minute
-    with gr.Blocks(title="hfembed", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as page:
+    index = None if gallery is None else EmbeddingIndex.from_pretrained(gallery)
+    if index is not None and reader is not None:
+        reader.check_gallery(index, str(gallery))
+    with gr.Blocks(title="hfembed", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
         gr.Markdown(f"# hfembed\n{_NOTICE}")
         if reader is not None:
             _verify_tab(reader)
@@ -92,22 +95,23 @@ def build_page(models: Sequence[str], gallery: str | None = None, device: str = 
 
 
 def serve(
-    models: Sequence[str],
+    models: Sequence[str | Checkpoint],
     gallery: str | None = None,
     host: str = "127.0.0.1",
     port: int | None = None,
     device: str = "auto",
     block: bool = True,
 ) -> gr.Blocks:
-    """Show the page until the program ends. Uploads lie in a folder of its own, which goes with it.
+    """Show the page until the program ends. Uploads lie in a folder of their own, which is deleted then.
 
     Args:
         models: See `build_page`.
         gallery: See `build_page`.
-        host: The address to listen on; the default is reached from this machine alone.
+        host: The address to listen on; the default is reached from this machine alone. Requests that name another
+            host are refused.
         port: The port; None takes the first free one from 7860 on.
         device: A torch device, or "auto".
-        block: Return when the program is interrupted; else at once.
+        block: Return when the program is interrupted or terminated; otherwise at once, and `page.close()` ends it.
 
     Returns:
         The page, whose `local_url` says where it is.
@@ -116,25 +120,35 @@ def serve(
         InputError: See `build_page`.
         OSError: The port is taken.
     """
-    folder = tempfile.TemporaryDirectory(prefix="hfembed-demo-")
-    os.environ["GRADIO_TEMP_DIR"] = folder.name
-    page = build_page(models, gallery, device)
-    page.uploads = folder  # goes when the page goes
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        max_file_size=MAX_UPLOAD,
-        prevent_thread_lock=True,
-        quiet=True,
-        strict_cors=True,
-    )
-    if block:
-        print(f"the page is at {page.local_url}; Ctrl+C ends it", flush=True)  # noqa: T201
-        try:
+    with ExitStack() as stack:
+        if block:
+            stack.enter_context(ended_by_signals())
+        uploads = stack.enter_context(upload_folder())
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        page = build_page(models, gallery, device)
+        page.uploads = uploads
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            max_file_size=MAX_UPLOAD,
+            prevent_thread_lock=True,
+            quiet=True,
+            strict_cors=True,
+            ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(HostCheck, host=host)]},
+        )
+        if block:
+            print(f"the page is at {page.local_url}; Ctrl+C ends it", flush=True)  # noqa: T201
             page.block_thread()
-        finally:
-            folder.cleanup()
+        else:
+            close, open_ends = page.close, stack.pop_all()
+
+            def close_all(*arguments: Any, **options: Any) -> None:
+                close(*arguments, **options)
+                open_ends.close()
+
+            page.close = close_all
     return page
 
 
@@ -157,11 +171,20 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _photo(label: str, name: str) -> gr.Image:
-    return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload"], height=260, elem_id=name)
+    photo = gr.Image(label=label, type="filepath", image_mode=None, sources=["upload"], height=260, elem_id=name)
+    # gradio would open it itself, with any format that Pillow knows and without a reason on the page
+    photo.preprocess = _uploaded_file
+    return photo
+
+
+def _uploaded_file(upload: Any) -> str | None:
+    if upload is not None and not upload.path:
+        raise gr.Error("the photo has to be uploaded as a file", print_exception=False)
+    return None if upload is None else str(upload.path)
 
 
 def _rate(rates: Sequence[float], label: str) -> gr.Dropdown:
-    """Rates to choose from, falling; the lowest at first."""
+    """Rates to choose from, descending; the lowest is preset."""
     return gr.Dropdown([(f"1 in {round(1 / rate):,}", rate) for rate in rates], value=rates[-1], label=label)
 
 
@@ -194,8 +217,8 @@ def _verify_tab(reader: FaceReader) -> None:
 
 
 def _identify_tab(reader: FaceReader, gallery: EmbeddingIndex | None) -> None:
-    # thresholds for pairs say nothing of how many a stranger is compared with; the gallery's own do
-    calibration = None if gallery is None else gallery.thresholds.get("best")
+    # thresholds for pairs do not know how many photos a stranger is compared with; the gallery's own do
+    calibration = None if gallery is None else gallery.thresholds.get("max")
 
     @_answering
     def identify(photo: str | None, people: list[str] | None, rate: float) -> tuple[str, list[list[str]], str]:
@@ -203,7 +226,7 @@ def _identify_tab(reader: FaceReader, gallery: EmbeddingIndex | None) -> None:
             raise InputError("choose a photo first")
         if gallery is None and not people:
             raise InputError("choose photos of the people to look among first")
-        index = gallery if gallery is not None else reader.enrol(people)
+        index = gallery if gallery is not None else reader.enroll(people or [])
         if calibration is not None:
             threshold = index.threshold(rate)
             basis = (
@@ -246,12 +269,12 @@ def _identify_tab(reader: FaceReader, gallery: EmbeddingIndex | None) -> None:
         button.click(identify, [photo, people, rate], [answer, table, basis], api_name="identify")
 
 
-def _words_tab(vectors: PreTrainedModel) -> None:
+def _words_tab(vectors: Word2VecModel) -> None:
     def rows(found: list[tuple[str, float]]) -> list[list[str]]:
         return [[word, f"{score:.3f}"] for word, score in found]
 
     @_answering
-    def neighbours(word: str) -> list[list[str]]:
+    def neighbors(word: str) -> list[list[str]]:
         with input_errors():
             return rows(vectors.most_similar(word.strip(), top_k=10))
 
@@ -265,7 +288,7 @@ def _words_tab(vectors: PreTrainedModel) -> None:
         word = gr.Textbox(label="Nearest words of", max_length=100, elem_id="word")
         button = gr.Button("Nearest", elem_id="word-button")
         table = gr.Dataframe(headers=["word", "cosine"], interactive=False, elem_id="word-answer")
-        gr.on([button.click, word.submit], neighbours, word, table, api_name="neighbours")
+        gr.on([button.click, word.submit], neighbors, word, table, api_name="neighbors")
         with gr.Row():
             a, b, c = (gr.Textbox(label=text, max_length=100) for text in ("A", "is to B", "as C is to"))
         button = gr.Button("Answer")
@@ -273,12 +296,12 @@ def _words_tab(vectors: PreTrainedModel) -> None:
         button.click(analogy, [a, b, c], table, api_name="analogy")
 
 
-def _morph_tab(model: PreTrainedModel, processor: Any) -> None:
+def _morph_tab(model: ConvAutoencoderModel, processor: ConvAutoencoderImageProcessor) -> None:
     @_answering
     def between(a: str | None, b: str | None, steps: int) -> list[np.ndarray]:
         _both(a, b)
         with input_errors():
-            start, end = processor([a, b]).pixel_values
+            start, end = processor([open_photo(str(photo)) for photo in (a, b)]).pixel_values
             return list(to_pictures(morph(model, start, end, int(steps))))
 
     with gr.Tab("Morph"):
@@ -293,11 +316,9 @@ def _morph_tab(model: PreTrainedModel, processor: Any) -> None:
         button.click(between, [a, b, steps], gallery, api_name="morph")
 
 
-def _swap_tab(checkpoint: str, reader: FaceReader | None, device: str) -> None:
-    from hfembed.faces.swap.face_swapper import FaceSwapper
-
+def _swap_tab(checkpoint: Checkpoint, reader: FaceReader | None, device: str) -> None:
     if reader is None or reader.analyzer is None:
-        raise InputError(f"{checkpoint} needs a detector to find faces with: give a face analyzer too")
+        raise InputError(f"{checkpoint.name} needs a detector to find faces with: give a face analyzer too")
     model, processor = load_face_swap(checkpoint, device)
     swapper = FaceSwapper(model, processor, reader.analyzer.detector)
 
@@ -320,4 +341,4 @@ def _swap_tab(checkpoint: str, reader: FaceReader | None, device: str) -> None:
 
 
 def _crop_notice(reader: FaceReader) -> str:
-    return " The photos are faces cut out already." if reader.needs_crops else " The largest face of a photo counts."
+    return " Photos have to be cropped faces." if reader.needs_crops else " The largest face of a photo counts."

@@ -1,7 +1,9 @@
 """Faces without names, grouped by person."""
 
 import csv
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -11,52 +13,51 @@ from sklearn.cluster import AgglomerativeClustering
 from hfembed.atomic import atomic_folder
 from hfembed.errors import InputError
 from hfembed.faces.detection import FaceCrops
-from hfembed.faces.projection_plot import draw_map, lay_out
+from hfembed.faces.projection_plot import ProjectionMethod, plot_projection, project
 
 MAX_FACES = 20_000  # all pairs are compared: 3 GB
 GROUPS_FILE = "groups.csv"
 
 
 def group_embeddings(embeddings: np.ndarray, threshold: float) -> np.ndarray:
-    """Group embeddings by agglomerative clustering: two groups join while their mean cosine is high enough.
+    """Group embeddings by agglomerative clustering with average linkage (Sokal, Michener 1958).
 
-    Average linkage (Sokal, Michener 1958): one good pair joins nobody, as it would with single linkage, where two
-    people become one by a chain of bad photos.
+    Two groups are joined while their mean cosine is high enough. One good pair joins nobody, unlike with single
+    linkage, where two people become one by a chain of bad photos.
 
     Args:
         embeddings: (N, D) float, unit length.
         threshold: Mean cosine between the faces of two groups from which on they are one person.
 
     Returns:
-        (N,) int, the group of each face: 0 is the largest; equally large ones by their first face.
+        (N,) int, the group of each face: 0 is the largest; groups of one size are in the order of their first face.
 
     Raises:
-        InputError: There are more than 20,000 faces.
+        InputError: There are more than 20,000 faces, or an embedding or the threshold is not finite.
     """
     if len(embeddings) > MAX_FACES:
-        raise InputError(f"{len(embeddings):,} faces: grouping compares all pairs and takes at most {MAX_FACES:,}")
+        raise InputError(f"{len(embeddings):,} faces are too many: all pairs are compared, at most {MAX_FACES:,}")
+    if not (np.isfinite(embeddings).all() and np.isfinite(threshold)):
+        raise InputError("an embedding or the threshold is not finite, so there are no groups")
     if len(embeddings) < 2:
         return np.zeros(len(embeddings), dtype=np.int64)
     clustering = AgglomerativeClustering(
         n_clusters=None, metric="cosine", linkage="average", distance_threshold=1 - threshold
     )
     found = clustering.fit_predict(np.asarray(embeddings, dtype=np.float32))
-    _, first, place, size = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+    _, first, position, size = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -size))
     number = np.empty(len(order), dtype=np.int64)
     number[order] = np.arange(len(order))
-    return number[place]
+    return number[position]
 
 
-def choose_threshold(thresholds: dict | None, far: float | None = None) -> float:
-    """The cosine that joins groups, from what a checkpoint knows about its scores.
+def choose_threshold(thresholds: dict[str, Any] | None, far: float | None = None) -> float:
+    """The cosine that joins groups, from a checkpoint's thresholds.
 
     Args:
         thresholds: `FaceEmbedderConfig.thresholds`.
-        far: False accept rate; None stands for 1e-3.
-
-    Returns:
-        The threshold.
+        far: False accept rate; None means 1e-3.
 
     Raises:
         InputError: The checkpoint has none for this rate.
@@ -73,24 +74,31 @@ def choose_threshold(thresholds: dict | None, far: float | None = None) -> float
 
 
 def check_output(folder: str | Path) -> None:
-    """Refuse to write groups where something else is.
+    """Refuse to write groups where something else is; to be called before any work is done.
 
     Raises:
         InputError: The folder holds something else.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / GROUPS_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds something else than groups of faces: give a new folder")
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; name a folder for the groups")
+    others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    ours = rf"{GROUPS_FILE}|index\.html|map\.png|group_\d{{3,}}"
+    others = sorted(name for name in others if not re.fullmatch(ours, name))
+    if others:
+        raise InputError(f"{folder} holds something else than groups of faces ({others[0]}); name a new folder")
 
 
-def write_groups(faces: FaceCrops, groups: np.ndarray, output: str | Path, map_method: str | None = "t-sne") -> None:
-    """Write contact sheets: index.html, a page and pictures a group, a map of all faces, groups.csv.
+def write_groups(
+    faces: FaceCrops, groups: np.ndarray, output: str | Path, map_method: ProjectionMethod | None = "t-sne"
+) -> None:
+    """Write contact sheets: index.html, one page of pictures per group, a plot of all faces, groups.csv.
 
     Args:
         faces: The faces.
         groups: (N,) int, from `group_embeddings`.
         output: A folder that is new, empty, or was written by this function, which is then replaced.
-        map_method: "t-sne", "umap" or "pca" for map.png; None for no map.
+        map_method: "t-sne", "umap" or "pca" for map.png; None for no plot.
 
     Raises:
         InputError: The folder holds something else.
@@ -115,9 +123,9 @@ def write_groups(faces: FaceCrops, groups: np.ndarray, output: str | Path, map_m
             page = pages.get_template("group.html.jinja").render(sheet)
             (folder / name / "index.html").write_text(page, encoding="utf-8")
             sheets.append(sheet)
-        has_map = map_method is not None and len(groups) >= 4
-        if has_map:
-            draw_map(lay_out(faces.embeddings, map_method), faces.crops, groups, folder / "map.png")
+        has_map = len(groups) >= 4 and map_method is not None
+        if has_map and map_method is not None:
+            plot_projection(project(faces.embeddings, map_method), faces.crops, groups, folder / "map.png")
         page = pages.get_template("groups.html.jinja").render(
             sheets=sheets, faces=len(groups), failures=faces.failures, has_map=has_map
         )

@@ -1,16 +1,19 @@
-"""A folder of photos -> every face in it, cut out and embedded."""
+"""A folder of photos -> every face in it, cropped and embedded."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import BaseImageProcessor, PreTrainedModel
 
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_embedder
-from hfembed.errors import InputError
+from hfembed.errors import InputError, input_errors
 from hfembed.faces.evaluation.embedding import FaceFile, align_faces, embed_aligned
-from hfembed.photos import find_photos
+from hfembed.faces.face_analyzer import FaceAnalyzer
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.photos import PhotoListing, find_photos
 
 
 class FaceCrops(NamedTuple):
@@ -28,69 +31,71 @@ class FaceCrops(NamedTuple):
     crops: np.ndarray
     embeddings: np.ndarray
     failures: dict[str, str]
-    thresholds: dict | None
+    thresholds: dict[str, Any] | None
 
 
 def read_face_crops(
-    folder: str | Path, model: str, aligned: bool = False, batch_size: int = 32, device: str = "auto"
+    folder: str | Path,
+    model: str | Path | Checkpoint,
+    aligned: bool = False,
+    batch_size: int = 32,
+    device: str = "auto",
 ) -> FaceCrops:
     """Find and embed all faces in the photos of a folder.
 
     Args:
-        folder: The folder; folders within are looked through too.
+        folder: The folder; folders within are searched too.
         model: Checkpoint of a `FaceAnalyzer`, or of a face embedder where the photos are `aligned`.
-        aligned: Each photo is one face already, cut out about as the embedder wants it: no detector.
-        batch_size: Photos at a time.
+        aligned: Each photo is one cropped face already: no detector.
+        batch_size: Photos that go through the networks together.
         device: A torch device, or "auto".
 
     Returns:
         The faces, in the order of the files.
 
     Raises:
-        InputError: The folder is none or has no photos, the model is none, or no face was found at all.
+        InputError: There is no such folder or model, no photo, or no face in any of them.
     """
     listing = find_photos(folder)
-    read = _aligned if aligned else _detected
-    return read(listing.photos, listing.names, model, batch_size, device)
+    faces = (_aligned if aligned else _detected)(listing, model, batch_size, device)
+    if not faces.files:
+        name, reason = next(iter(faces.failures.items()))
+        raise InputError(f"no face in any of the {len(listing.photos)} photos; the first, {name}: {reason}")
+    return faces
 
 
-def _aligned(paths: list[Path], names: list[str], model: str, batch_size: int, device: str) -> FaceCrops:
+def _aligned(listing: PhotoListing, model: str | Path | Checkpoint, batch_size: int, device: str) -> FaceCrops:
     embedder, processor = load_face_embedder(model, device)
-    photos = [FaceFile(name, path) for name, path in zip(names, paths, strict=True)]
+    photos = [FaceFile(name, path) for name, path in zip(listing.names, listing.photos, strict=True)]
     found = align_faces(processor, photos, batch_size, num_workers=0)
-    usable = [row for row, name in enumerate(names) if name not in found.failures]
-    pixels = found.pixels[usable]
-    return FaceCrops(
-        [names[row] for row in usable],
-        pixels.permute(0, 2, 3, 1).numpy(),
-        embed_aligned(embedder, processor, pixels, batch_size),
-        found.failures,
-        embedder.config.thresholds,
-    )
+    failures = dict(found.failures)
+    rows = np.array([row for row, name in enumerate(listing.names) if name not in failures], dtype=np.int64)
+    embeddings = embed_aligned(embedder, processor, found.pixels[rows], batch_size)
+    is_finite = np.isfinite(embeddings).all(axis=1)
+    failures |= {listing.names[row]: "the embedding is not finite" for row in rows[~is_finite]}
+    kept = rows[is_finite]
+    crops = found.pixels[kept].permute(0, 2, 3, 1).numpy()
+    files = [listing.names[row] for row in kept]
+    return FaceCrops(files, crops, embeddings[is_finite], failures, embedder.config.thresholds)
 
 
-def _detected(paths: list[Path], names: list[str], model: str, batch_size: int, device: str) -> FaceCrops:
-    from hfembed.faces.face_analyzer import FaceAnalyzer
-
+def _detected(listing: PhotoListing, model: str | Path | Checkpoint, batch_size: int, device: str) -> FaceCrops:
     analyzer = FaceAnalyzer.from_pretrained(model, device)
-    files, crops, embeddings, failures = [], [], [], {}
-    for path, name, photo in zip(paths, names, analyzer.stream(paths, "all", batch_size), strict=True):
+    photos = analyzer.stream(listing.photos, "all", batch_size, return_crops=True)
+    faces, failures = [], {}
+    for name, photo in zip(listing.names, photos, strict=True):
         if not photo.faces:
-            failures[name] = photo.error or "no face detected"
-        for face in photo.faces:
-            files.append(name)
-            crops.append(analyzer.embedder_processor.align(path, face.landmarks))
-            embeddings.append(face.embedding)
-    if not files:
-        name, reason = next(iter(failures.items()))
-        raise InputError(f"no face in any of the {len(names)} photos; the first, {name}: {reason}")
-    return FaceCrops(files, np.stack(crops), np.stack(embeddings), failures, analyzer.embedder.config.thresholds)
+            failures[name] = photo.error or "no face was found"
+        faces += [(name, face.crop, face.embedding) for face in photo.faces]
+    files, crops, embeddings = zip(*faces, strict=True) if faces else ((), (np.empty(0),), (np.empty(0),))
+    thresholds = analyzer.embedder.config.thresholds
+    return FaceCrops(list(files), np.stack(crops), np.stack(embeddings), failures, thresholds)
 
 
 def read_face_pair(
-    a: str | Path, b: str | Path, model: str, aligned: bool = False, device: str = "auto"
-) -> tuple[PreTrainedModel, BaseImageProcessor, torch.Tensor, torch.Tensor]:
-    """Cut out the largest face of each of two photos.
+    a: str | Path, b: str | Path, model: str | Path | Checkpoint, aligned: bool = False, device: str = "auto"
+) -> tuple[FaceEmbedderModel, FaceImageProcessor, torch.Tensor, torch.Tensor]:
+    """Crop the largest face of each of two photos.
 
     Args:
         a: A photo.
@@ -104,19 +109,18 @@ def read_face_pair(
 
     Raises:
         InputError: A photo cannot be read or shows no face.
-        ValueError: An aligned photo cannot be read.
     """
     if aligned:
         embedder, processor = load_face_embedder(model, device)
-        crops = [processor.align(photo) for photo in (a, b)]
+        with input_errors():
+            crops = [processor.align(photo) for photo in (a, b)]
     else:
-        from hfembed.faces.face_analyzer import FaceAnalyzer
-
         analyzer = FaceAnalyzer.from_pretrained(model, device)
         embedder, processor = analyzer.embedder, analyzer.embedder_processor
-        photos = analyzer([a, b], "largest")
+        photos = list(analyzer.stream([a, b], "largest", return_crops=True))
         for photo in photos:
-            if not photo.faces:
-                raise InputError(photo.error or f"{photo.name}: no face detected")
-        crops = [processor.align(file, photo.faces[0].landmarks) for file, photo in zip((a, b), photos, strict=True)]
-    return embedder, processor, *(torch.from_numpy(crop.transpose(2, 0, 1).copy()) for crop in crops)
+            if photo.error:
+                raise InputError(photo.error)
+        crops = [np.asarray(photo.faces[0].crop) for photo in photos]
+    first, second = (torch.from_numpy(crop.transpose(2, 0, 1).copy()) for crop in crops)
+    return embedder, processor, first, second

@@ -1,28 +1,38 @@
 """Photos -> the faces in them, each with its box, landmarks, quality and embedding."""
 
 import os
-import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.files import DETECTOR_FOLDER, RESULTS_FILE, TRAINING_FILE
+from hfembed.checkpoint.files import CARD_FILE, DETECTOR_FOLDER, RESULTS_FILE, TRAINING_FILE
+from hfembed.checkpoint.fingerprint import fingerprint_weights
+from hfembed.checkpoint.json_notes import write_json
 from hfembed.checkpoint.loading import load_face_detector, load_face_embedder
 from hfembed.checkpoint.push import push_folder
+from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.threads import map_in_threads
+from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
-from hfembed.models.face_detector.image_processing_face_detector import Photo, PhotoSource
-from hfembed.models.face_detector.modeling_face_detector import DetectedFaces
+from hfembed.index.origin import Origin, checksum_tensors
+from hfembed.models.face_detector.image_processing_face_detector import (
+    FaceDetectorImageProcessor,
+    Photo,
+    PhotoSource,
+)
+from hfembed.models.face_detector.modeling_face_detector import DetectedFaces, FaceDetectorModel
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.photos import utf8_name
 
 WhichFaces = Literal["all", "largest", "only"]
 
@@ -33,9 +43,9 @@ class FaceQuality(NamedTuple):
     Attributes:
         score: The detector's probability that it is a face.
         size: The shorter side of the face's box, in pixels of the photo.
-        sharpness: Variance of the Laplacian of the aligned crop's grey values in [0, 255] (Pech-Pacheco et al. 2000).
-        norm: Length of the embedding before normalisation: how much of a face the embedder saw. Comparable between
-            faces seen by one model only.
+        sharpness: Variance of the Laplacian of the aligned crop's gray values in [0, 255] (Pech-Pacheco et al. 2000).
+        norm: Length of the embedding before normalization, a quality proxy. Comparable between faces seen by one
+            model only.
     """
 
     score: float
@@ -52,20 +62,25 @@ class Face(NamedTuple):
         landmarks: (5, 2) float32, left eye, right eye, nose, left and right mouth corner as seen in the photo, [x, y].
         quality: How good a picture it is.
         embedding: (D,) float32, unit length.
+        crop: (height, width, channels) uint8, the aligned face; None unless it was asked for.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
     quality: FaceQuality
     embedding: np.ndarray
+    crop: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return f"Face(box={[round(float(side), 1) for side in self.box]}, score={self.quality.score:.2f})"
 
 
 class AnalyzedPhoto(NamedTuple):
     """What was found in one photo.
 
     Attributes:
-        name: The photo's file, or its place among the photos.
-        faces: The faces asked for, the surest first; none where there are none, or where the photo failed.
+        name: The photo's file, or its position among the photos.
+        faces: The faces asked for, highest score first; none where there are none, or where the photo failed.
         error: Why the photo failed, in one line that names it; None where it did not. A photo without any face fails
             where just one was asked for.
     """
@@ -84,8 +99,7 @@ class Verification(NamedTuple):
         distance: Squared Euclidean distance of the embeddings, 2 - 2 cosine, in [0, 4].
         threshold: The cosine from which on the decision is yes.
         far: The false accept rate that the threshold was set for; None: it is the one of the highest accuracy.
-        probability: That they are one person, where that was as likely as not before; None for a model without a
-            calibration.
+        probability: That they are one person, at even odds beforehand; None for a model without a calibration.
     """
 
     same: bool
@@ -103,10 +117,10 @@ class FaceAnalyzer:
     face embedder takes it too.
 
     Args:
-        detector: A `FaceDetectorModel` in eval mode.
-        detector_processor: Its `FaceDetectorImageProcessor`.
-        embedder: A `FaceEmbedderModel` in eval mode.
-        embedder_processor: Its `FaceImageProcessor`.
+        detector: In eval mode.
+        detector_processor: Its processor.
+        embedder: In eval mode. Its weights may be changed at any time.
+        embedder_processor: Its processor.
 
     Example:
         ```python
@@ -119,79 +133,140 @@ class FaceAnalyzer:
 
     def __init__(
         self,
-        detector: PreTrainedModel,
-        detector_processor: BaseImageProcessor,
-        embedder: PreTrainedModel,
-        embedder_processor: BaseImageProcessor,
+        detector: FaceDetectorModel,
+        detector_processor: FaceDetectorImageProcessor,
+        embedder: FaceEmbedderModel,
+        embedder_processor: FaceImageProcessor,
     ) -> None:
         self.detector = detector
         self.detector_processor = detector_processor
         self.embedder = embedder
         self.embedder_processor = embedder_processor
-        self._folded: PreTrainedModel | None = None
+        # each with the state of the embedder that it belongs to
+        self._loaded: tuple[Any, Checkpoint] | None = None
+        self._folded: tuple[Any, FaceEmbedderModel] | None = None
+        self._origin: tuple[Any, Origin] | None = None
+
+    def __repr__(self) -> str:
+        names = [str(model.config.name_or_path) for model in (self.detector, self.embedder)]
+        return f"FaceAnalyzer(detector={names[0]!r}, embedder={names[1]!r}, device={str(self.embedder.device)!r})"
 
     @classmethod
-    def from_pretrained(cls, folder_or_repo: str | Path, device: str = "auto") -> "FaceAnalyzer":
+    def from_pretrained(
+        cls,
+        name: str | Path | Checkpoint,
+        device: str = "auto",
+        dtype: torch.dtype = torch.float32,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        subfolder: str = "",
+        local_files_only: bool = False,
+    ) -> "FaceAnalyzer":
         """Load an analyzer.
 
         Args:
-            folder_or_repo: What `save_pretrained` wrote, here or on the Hub.
+            name: What `save_pretrained` wrote: a folder, "owner/name", "owner/name@revision", or a resolved
+                checkpoint.
             device: A torch device, or "auto" for the accelerator where there is one.
-
-        Returns:
-            The analyzer.
+            dtype: Of the embedder's weights; the detector's stay float32.
+            revision: Branch, tag or commit; None means main.
+            token: Instead of this machine's.
+            cache_dir: Instead of the Hub's cache under HF_HOME.
+            subfolder: Where in the repository or folder the analyzer is.
+            local_files_only: Do not contact the Hub.
 
         Raises:
             InputError: There is no such folder or repository, or it lacks one of the two models.
+            HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         """
-        folder = Checkpoint.resolve(folder_or_repo).folder
-        if not (folder / DETECTOR_FOLDER).is_dir():
+        checkpoint = Checkpoint.resolve(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            subfolder=subfolder,
+            local_files_only=local_files_only,
+        )
+        if checkpoint.detector is None:
             raise InputError(
-                f"{folder_or_repo} has no detector in it: put one beside the embedder with hfembed analyzer DETECTOR "
-                f"{folder_or_repo} OUT"
+                f"{checkpoint.name} has no detector in it; put one beside the embedder with "
+                f"`hfembed analyzer DETECTOR {checkpoint.name} OUT`"
             )
-        return cls.from_models(folder / DETECTOR_FOLDER, folder, device)
+        return cls.from_models(checkpoint.detector, checkpoint, device, dtype)
 
     @classmethod
-    def from_models(cls, detector: str | Path, embedder: str | Path, device: str = "auto") -> "FaceAnalyzer":
+    def from_models(
+        cls,
+        detector: str | Path | Checkpoint,
+        embedder: str | Path | Checkpoint,
+        device: str = "auto",
+        dtype: torch.dtype = torch.float32,
+        **hub: Any,
+    ) -> "FaceAnalyzer":
         """Put two checkpoints together.
 
         Args:
             detector: Folder or Hub id of a face detector.
             embedder: Folder or Hub id of a face embedder.
             device: A torch device, or "auto" for the accelerator where there is one.
-
-        Returns:
-            The analyzer.
+            dtype: Of the embedder's weights; the detector's stay float32.
+            **hub: token, cache_dir, local_files_only of `Checkpoint.resolve`, for both.
 
         Raises:
             InputError: One of them is no such checkpoint.
+            HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         """
-        return cls(
-            *load_face_detector(detector, device),
-            *load_face_embedder(embedder, device),
-        )
+        source = Checkpoint.resolve(embedder, **hub)
+        finder, finder_processor = load_face_detector(detector, device, **hub)
+        model, processor = load_face_embedder(source, device)
+        analyzer = cls(finder, finder_processor, model, processor)
+        if dtype == torch.float32:
+            analyzer._loaded = analyzer._state(), source
+        else:
+            origin = analyzer.origin  # embeddings of one model in two precisions can be compared
+            model.to(dtype)  # type: ignore[arg-type]
+            analyzer._origin = analyzer._state(), origin
+        return analyzer
+
+    @property
+    def origin(self) -> Origin:
+        """What its embeddings are made by, for an `EmbeddingIndex` to remember and to be checked against."""
+        state = self._state()
+        if self._origin is None or self._origin[0] != state:
+            self._origin = state, Origin.of(self.embedder, mirror=self.embedder.config.mirror)
+        return self._origin[1]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder for `from_pretrained`.
+        """Write a folder for `from_pretrained`: killed at any moment, it holds the earlier analyzer or this one.
+
+        What the embedder's checkpoint says of its training and results is kept while the weights are the same.
 
         Raises:
             OSError: The folder cannot be written.
         """
-        for model, processor, place in (
-            (self.embedder, self.embedder_processor, Path(folder)),
-            (self.detector, self.detector_processor, Path(folder) / DETECTOR_FOLDER),
-        ):
-            model.save_pretrained(place)
-            processor.save_pretrained(place)
+        source = self._source()
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Pushed:
-        """Put the analyzer on the Hub, in one commit.
+        def write(temporary: Path) -> None:
+            self.embedder.save_pretrained(temporary)
+            self.embedder_processor.save_pretrained(temporary)
+            self.detector.save_pretrained(temporary / DETECTOR_FOLDER)
+            self.detector_processor.save_pretrained(temporary / DETECTOR_FOLDER)
+            if source is not None:
+                _copy_notes(source, temporary)
+
+        save_checkpoint(folder, write, same_model=source is not None)
+        if source is not None and not (Path(folder) / CARD_FILE).exists():
+            write_card(folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, **options: Any) -> Pushed:
+        """Put the analyzer on the Hub, in one commit, with the notes that `save_pretrained` keeps.
 
         Args:
             repo_id: "owner/name", or "name" for one of the token's owner. Made where it does not exist.
-            private: Make a new repository private. An existing public one is then refused.
-            token: Instead of this machine's.
+            private: Make a new repository private; None as for `hfembed push`.
+            **options: revision, tag, token, commit_message of `push_folder`.
 
         Returns:
             Where the analyzer is now.
@@ -202,14 +277,16 @@ class FaceAnalyzer:
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return push_folder(folder, repo_id, private=private, token=token)
+            return push_folder(folder, repo_id, private=private, **options)
 
     def __call__(
         self,
         photos: PhotoSource | Sequence[PhotoSource],
         faces: WhichFaces = "all",
         batch_size: int = 32,
-        num_workers: int = 1,
+        num_threads: int = 1,
+        *,
+        num_workers: int | None = None,
     ) -> list[AnalyzedPhoto]:
         """Find and embed the faces in photos of any sizes.
 
@@ -217,45 +294,48 @@ class FaceAnalyzer:
             photos: A photo or several: paths, encoded bytes, PIL images, uint8 arrays or tensors.
             faces: "all" faces of a photo, its "largest", or its "only" one: several are then an error.
             batch_size: Photos that go through the networks together.
-            num_workers: Threads, each with its own batch; as many as there are cores is fastest on a CPU.
+            num_threads: Threads, each with its own batch; as many as there are cores is fastest on a CPU.
+            num_workers: Deprecated name of `num_threads`.
 
         Returns:
-            An entry a photo, in order. A photo that cannot be read has an error and no faces; the others are served.
+            One entry per photo, in order. A photo that cannot be read has an error and no faces; the others are
+            analyzed.
 
         Raises:
             InputError: `faces` is none of the three.
         """
+        if num_workers is not None:
+            warnings.warn("num_workers of a FaceAnalyzer is now num_threads", FutureWarning, stacklevel=2)
+            num_threads = num_workers
         if isinstance(photos, PhotoSource):
             photos = [photos]
-        return list(self.stream(photos, faces, batch_size, num_workers))
+        return list(self.stream(photos, faces, batch_size, num_threads))
 
     def stream(
         self,
         photos: Sequence[PhotoSource],
         faces: WhichFaces = "all",
         batch_size: int = 32,
-        num_workers: int = 1,
+        num_threads: int = 1,
+        return_crops: bool = False,
     ) -> Iterator[AnalyzedPhoto]:
-        """As calling the analyzer, but each batch's photos come as soon as they are done.
+        """Yield what calling the analyzer returns, each batch's photos as soon as they are done.
 
         Args:
             photos: See `__call__`.
             faces: See `__call__`.
             batch_size: See `__call__`.
-            num_workers: See `__call__`.
-
-        Yields:
-            An entry a photo, in order.
+            num_threads: See `__call__`.
+            return_crops: Also give each face's aligned crop.
 
         Raises:
             InputError: `faces` is none of the three.
         """
-        if faces not in ("all", "largest", "only"):
-            raise InputError(f"faces='{faces}': choose 'all', 'largest' or 'only'")
+        _check_choice(faces, ("all", "largest", "only"))
         names = [_name(photo, number) for number, photo in enumerate(photos)]
         batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
         for done in map_in_threads(
-            lambda batch: self._analyze(photos[batch], names[batch], faces), batches, num_workers
+            lambda batch: self._analyze(photos[batch], names[batch], faces, return_crops), batches, num_threads
         ):
             yield from done
 
@@ -270,14 +350,10 @@ class FaceAnalyzer:
             far: False accept rate to decide at; None takes the threshold of the highest accuracy.
             faces: Which face of a photo with several: the "largest", or "only": an error.
 
-        Returns:
-            The decision and what it rests on.
-
         Raises:
             InputError: A photo cannot be read or shows no face, or the embedder has no threshold for this rate.
         """
-        if faces not in ("largest", "only"):
-            raise InputError(f"faces='{faces}': one face of each photo is compared, the 'largest' or the 'only' one")
+        _check_choice(faces, ("largest", "only"))
         with input_errors():
             self.embedder.threshold(far)  # what cannot be decided at the end should fail before the work
         photos = self([photo_a, photo_b], faces)
@@ -290,25 +366,17 @@ class FaceAnalyzer:
         """Decide whether two embeddings (D,) are one person's; see `verify`.
 
         Raises:
-            InputError: The embedder has no threshold for this rate, or the embeddings differ in length.
+            InputError: The embedder has no threshold for this rate, or the embeddings differ in length or are not
+                finite.
         """
-        a, b = torch.from_numpy(embedding_a)[None], torch.from_numpy(embedding_b)[None]
-        with input_errors():
-            threshold = self.embedder.threshold(far)
-            similarity = self.embedder.similarity(a, b).item()
-            is_calibrated = "calibration" in self.embedder.config.thresholds
-            probability = self.embedder.probability(a, b).item() if is_calibrated else None
-        return Verification(similarity >= threshold, similarity, 2 - 2 * similarity, threshold, far, probability)
+        return compare_embeddings(self.embedder, embedding_a, embedding_b, far)
 
     def find(self, photos: Sequence[Photo], faces: WhichFaces = "all") -> list[DetectedFaces]:
-        """The faces asked for in decoded photos, without their embeddings.
+        """Find the faces asked for in decoded photos, without their embeddings.
 
         Args:
             photos: From the detector's processor.
             faces: See `__call__`; "only" is as "all" here.
-
-        Returns:
-            An entry a photo.
         """
         found = self.detector.detect_in([photo.pixels for photo in photos], [photo.shrinkage for photo in photos])
         return [_largest(detected) for detected in found] if faces == "largest" else found
@@ -328,17 +396,6 @@ class FaceAnalyzer:
         pixels = photo.pixels.permute(1, 2, 0).numpy() if photo.shrinkage == 1 else source
         return self.embedder_processor.align(pixels, landmarks)
 
-    def _fast_embedder(self) -> PreTrainedModel:
-        """A copy of the embedder, its BatchNorm folded away; made anew where the embedder has moved."""
-        kept = self._folded
-        if kept is None or (kept.device, kept.dtype) != (self.embedder.device, self.embedder.dtype):
-            try:
-                kept = self.embedder.optimize_for_inference()
-            except ValueError:  # a trunk that does not use its BatchNorm where it lists it: embeds as it is
-                kept = self.embedder
-            self._folded = kept
-        return kept
-
     def embed_crops(self, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Embed aligned crops (height, width, channels) of a `crop`.
 
@@ -350,18 +407,37 @@ class FaceAnalyzer:
         embeddings, norms = self._fast_embedder().embed_with_norms(normalized)
         return embeddings.cpu().numpy(), norms.cpu().numpy(), sharpness(pixels).numpy()
 
-    def _analyze(self, photos: Sequence[PhotoSource], names: list[str], faces: WhichFaces) -> list[AnalyzedPhoto]:
-        opened: list[Photo | None] = []
-        errors: list[str | None] = []
-        for photo, name in zip(photos, names, strict=True):
+    def _state(self) -> tuple[Any, ...]:
+        """Changes whenever the embedder embeds otherwise."""
+        model = self.embedder
+        return id(model), model.device, model.dtype, model.config.mirror, checksum_tensors(model)
+
+    def _source(self) -> Checkpoint | None:
+        """The embedder's checkpoint, while its weights are still those in memory."""
+        return self._loaded[1] if self._loaded is not None and self._loaded[0][-1] == self._state()[-1] else None
+
+    def _fast_embedder(self) -> FaceEmbedderModel:
+        """A copy of the embedder with its BatchNorm folded away; made anew whenever the embedder has changed."""
+        state = self._state()
+        if self._folded is None or self._folded[0] != state:
             try:
-                opened.append(self.detector_processor.open(photo, self.detector.config.max_image_size))
-                errors.append(None)
+                self._folded = state, self.embedder.optimize_for_inference()
+            except ValueError:  # the trunk's outputs would change: it embeds as it is
+                self._folded = state, self.embedder
+        return self._folded[1]
+
+    def _analyze(
+        self, photos: Sequence[PhotoSource], names: list[str], faces: WhichFaces, return_crops: bool
+    ) -> list[AnalyzedPhoto]:
+        opened: dict[int, Photo] = {}
+        errors: list[str | None] = [None] * len(photos)
+        for number, photo in enumerate(photos):
+            try:
+                opened[number] = self.detector_processor.open(photo, self.detector.config.max_image_size)
             except ValueError as error:
-                opened.append(None)
-                errors.append(str(error) if name in str(error) else f"{name}: {error}")
-        readable = [number for number, photo in enumerate(opened) if photo is not None]
-        found = dict(zip(readable, self.find([opened[number] for number in readable], faces), strict=True))
+                line = utf8_name(str(error))
+                errors[number] = line if names[number] in line else f"{names[number]}: {line}"
+        found = dict(zip(opened, self.find(list(opened.values()), faces), strict=True))
 
         crops, owners = [], []
         for number, detected in found.items():
@@ -375,24 +451,45 @@ class FaceAnalyzer:
                     try:
                         crop = self.crop(photos[number], opened[number], detected.landmarks[index].numpy())
                     except ValueError as error:
-                        errors[number] = f"{names[number]}: face {index + 1} of {count}: {error}"
+                        errors[number] = f"{names[number]}: face {index + 1} of {count}: {utf8_name(str(error))}"
                         continue
                     crops.append(crop)
                     owners.append((number, index))
 
         results: list[list[Face]] = [[] for _ in photos]
-        if crops:
-            embedded = zip(*self.embed_crops(crops), strict=True)
-            for (number, index), (embedding, norm, sharp) in zip(owners, embedded, strict=True):
-                box, landmarks = found[number].boxes[index].numpy(), found[number].landmarks[index].numpy()
-                size = float(min(box[2] - box[0], box[3] - box[1]))
-                quality = FaceQuality(float(found[number].scores[index]), size, float(sharp), float(norm))
-                results[number].append(Face(box, landmarks, quality, embedding))
+        embedded = zip(*self.embed_crops(crops), strict=True) if crops else iter(())
+        for (number, index), crop, (embedding, norm, sharp) in zip(owners, crops, embedded, strict=True):
+            if not (np.isfinite(embedding).all() and np.isfinite(norm)):
+                errors[number] = f"{names[number]}: the embedding is not finite; the model's weights are damaged"
+                continue
+            box, landmarks = found[number].boxes[index].numpy(), found[number].landmarks[index].numpy()
+            size = float(min(box[2] - box[0], box[3] - box[1]))
+            quality = FaceQuality(float(found[number].scores[index]), size, float(sharp), float(norm))
+            results[number].append(Face(box, landmarks, quality, embedding, crop if return_crops else None))
         return [AnalyzedPhoto(*entry) for entry in zip(names, results, errors, strict=True)]
 
 
+def compare_embeddings(
+    embedder: FaceEmbedderModel, embedding_a: np.ndarray, embedding_b: np.ndarray, far: float | None = None
+) -> Verification:
+    """Decide whether two embeddings (D,) are one person's by an embedder's thresholds; see `FaceAnalyzer.verify`.
+
+    Raises:
+        InputError: As `FaceAnalyzer.compare`.
+    """
+    if not (np.isfinite(embedding_a).all() and np.isfinite(embedding_b).all()):
+        raise InputError("an embedding is not finite, so there is no decision; the model's weights are damaged")
+    a, b = torch.from_numpy(embedding_a)[None], torch.from_numpy(embedding_b)[None]
+    with input_errors():
+        threshold = embedder.threshold(far)
+        similarity = embedder.similarity(a, b).item()
+        is_calibrated = "calibration" in embedder.config.thresholds
+        probability = embedder.probability(a, b).item() if is_calibrated else None
+    return Verification(similarity >= threshold, similarity, 2 - 2 * similarity, threshold, far, probability)
+
+
 def sharpness(crops: torch.Tensor) -> torch.Tensor:
-    """Variance of the Laplacian of crops' grey values.
+    """Variance of the Laplacian of crops' gray values.
 
     Pech-Pacheco, Cristobal, Chamorro-Martinez, Fernandez-Valdivia: "Diatom autofocusing in brightfield microscopy: a
     comparative study", 2000.
@@ -403,9 +500,36 @@ def sharpness(crops: torch.Tensor) -> torch.Tensor:
     Returns:
         (N,) float32.
     """
-    grey = crops.float().mean(1, keepdim=True)
-    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=grey.device)
-    return F.conv2d(grey, kernel[None, None]).var(dim=(1, 2, 3))
+    gray = crops.float().mean(1, keepdim=True)
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=gray.device)
+    return F.conv2d(gray, kernel[None, None]).var(dim=(1, 2, 3))
+
+
+def compose_analyzer(detector: str | Path, embedder: str | Path, output: str | Path, **hub: Any) -> None:
+    """Write a folder for `FaceAnalyzer.from_pretrained` from two checkpoints, with the embedder's results and card."""
+    FaceAnalyzer.from_models(detector, embedder, "cpu", **hub).save_pretrained(output)
+
+
+def _check_choice(faces: str, choices: tuple[str, ...]) -> None:
+    if faces not in choices:
+        raise InputError(f"unknown faces={faces!r}; expected one of {', '.join(map(repr, choices))}")
+
+
+def _copy_notes(source: Checkpoint, folder: Path) -> None:
+    """Write what a checkpoint says of its weights beside the same weights, saved without a classification head."""
+    weights = fingerprint_weights(folder)
+    training, results = source.training, source.results
+    if training:
+        write_json(folder / TRAINING_FILE, {**training, "weights": weights})
+    if results:
+        stamped = {
+            name: {**details, "weights": weights} if isinstance(details, dict) else details
+            for name, details in results.items()
+        }
+        write_json(folder / RESULTS_FILE, stamped)
+    card = source.folder / CARD_FILE
+    if card.is_file() and not is_generated(text := card.read_text(encoding="utf-8", errors="replace")):
+        (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
 def _largest(faces: DetectedFaces) -> DetectedFaces:
@@ -418,29 +542,7 @@ def _largest(faces: DetectedFaces) -> DetectedFaces:
 
 def _name(photo: PhotoSource, number: int) -> str:
     if isinstance(photo, dict) and photo.get("path"):
-        return str(photo["path"])
+        return utf8_name(str(photo["path"]))
     if isinstance(photo, str | os.PathLike):
-        return str(photo)
-    return getattr(photo, "filename", "") or f"photo {number}"
-
-
-def compose_analyzer(detector: str | Path, embedder: str | Path, output: str | Path) -> None:
-    """Write a folder for `FaceAnalyzer.from_pretrained` from two checkpoints, with the embedder's results and card.
-
-    Args:
-        detector: Folder or Hub id of a face detector.
-        embedder: Folder or Hub id of a face embedder.
-        output: The folder to write, whole or not at all; what is there is replaced.
-
-    Raises:
-        InputError: One of the two is no such checkpoint.
-        OSError: The folder cannot be written.
-    """
-    analyzer = FaceAnalyzer.from_models(detector, embedder, "cpu")
-    source = Checkpoint.resolve(embedder).folder
-    with atomic_folder(output) as folder:
-        analyzer.save_pretrained(folder)
-        for name in (RESULTS_FILE, TRAINING_FILE):
-            if (source / name).exists():
-                shutil.copyfile(source / name, folder / name)
-        write_card(folder)
+        return utf8_name(str(photo))
+    return utf8_name(str(getattr(photo, "filename", ""))) or f"photo {number}"

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.faces.data.person_folders import check_person_names
 from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces
-from hfembed.faces.fingerprint import probe_embedding
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.photos import find_photos, utf8_name
 
@@ -51,36 +50,32 @@ def embed_folder(
     output: str | Path,
     faces: WhichFaces = "all",
     batch_size: int = 32,
-    num_workers: int = 1,
-    progress: bool = True,
+    num_threads: int = 1,
+    show_progress_bar: bool = True,
 ) -> FolderSummary:
     """Write the faces of a folder's photos as a Parquet table, with the columns of `FACE_TABLE`.
 
     Args:
         analyzer: What finds and embeds them.
         folder: Photos, at any depth.
-        output: The .parquet file; appears whole or not at all.
+        output: The .parquet file, written whole or not at all.
         faces: See `FaceAnalyzer`.
         batch_size: See `FaceAnalyzer`.
-        num_workers: See `FaceAnalyzer`.
-        progress: Show a bar.
-
-    Returns:
-        What became of the photos.
+        num_threads: See `FaceAnalyzer`.
+        show_progress_bar: Show a bar.
 
     Raises:
-        InputError: There is no such folder, or no photo in it.
+        InputError: There is no such folder, no photo in it, or the output is a folder.
         OSError: The table cannot be written.
     """
     listing = find_photos(folder)
-    paths = listing.photos
-    errors, count = [], 0
+    if Path(output).is_dir():
+        raise InputError(f"{output} is a folder; name a .parquet file to write")
+    errors, count, rows = [], 0, []
+    photos = _stream(analyzer, listing.photos, faces, batch_size, num_threads, show_progress_bar)
     with atomic_write(output) as temporary, pq.ParquetWriter(temporary, FACE_TABLE) as writer:
-        rows = []
-        photos = _stream(analyzer, paths, faces, batch_size, num_workers, progress)
-        for path, name, photo in zip(paths, listing.names, photos, strict=True):
-            error = photo.error or (None if photo.faces else f"{path}: no face was found")
-            error = None if error is None else utf8_name(error)
+        for path, name, photo in zip(listing.photos, listing.names, photos, strict=True):
+            error = photo.error or (None if photo.faces else f"{utf8_name(path)}: no face was found")
             errors += [error] if error else []
             count += len(photo.faces)
             rows += _rows(name, photo, error)
@@ -88,15 +83,15 @@ def embed_folder(
                 writer.write_table(pa.Table.from_pylist(rows, FACE_TABLE))
                 rows = []
         writer.write_table(pa.Table.from_pylist(rows, FACE_TABLE))
-    return FolderSummary(len(paths), count, errors)
+    return FolderSummary(len(listing.photos), count, errors)
 
 
 def read_gallery(
     analyzer: FaceAnalyzer,
     folder: str | Path,
     batch_size: int = 32,
-    num_workers: int = 1,
-    progress: bool = True,
+    num_threads: int = 1,
+    show_progress_bar: bool = True,
 ) -> tuple[EmbeddingIndex, FolderSummary]:
     """Index the known people of a folder with a directory per person; of each photo the largest face.
 
@@ -104,37 +99,32 @@ def read_gallery(
         analyzer: What finds and embeds them.
         folder: `<Person>/<photo>`.
         batch_size: See `FaceAnalyzer`.
-        num_workers: See `FaceAnalyzer`.
-        progress: Show a bar.
+        num_threads: See `FaceAnalyzer`.
+        show_progress_bar: Show a bar.
 
     Returns:
-        The index, and what became of the photos.
+        The index, and what became of the photos; somebody of whom no photo can be used is among the errors.
 
     Raises:
         InputError: There is no such folder, no photo in it, a photo outside the people's directories, one person
-            under two names, or somebody of whom no photo can be used.
+            under two names, or not one photo can be used.
     """
     listing = find_photos(folder)
-    paths = listing.photos
     people = [name.split("/")[0] for name in listing.names]
     stray = [name for name in listing.names if "/" not in name]
     if stray:
-        raise InputError(
-            f"{utf8_name(folder)}/{stray[0]} is in nobody's directory: a gallery has a directory for each person"
-        )
+        raise InputError(f"{utf8_name(folder)}/{stray[0]} is in nobody's directory; a gallery has one per person")
     check_person_names(people, folder)
-    index, errors = EmbeddingIndex(model=str(analyzer.embedder.config.name_or_path)), {}
-    index.probe = probe_embedding(analyzer.embedder)
-    photos = _stream(analyzer, paths, "largest", batch_size, num_workers, progress)
-    for path, person, photo in zip(paths, people, photos, strict=True):
-        if photo.error:
-            errors[path] = photo.error
+    index, errors = EmbeddingIndex(origin=analyzer.origin), []
+    photos = _stream(analyzer, listing.photos, "largest", batch_size, num_threads, show_progress_bar)
+    for name, person, photo in zip(listing.names, people, photos, strict=True):
+        errors += [photo.error] if photo.error else []
         for face in photo.faces:
-            index.add(face.embedding[None], [person], [utf8_name(path)])
-    for path, person in zip(paths, people, strict=True):
-        if person not in index.names:
-            raise InputError(f"no photo of {person} can be used; {errors[path]}")
-    return index, FolderSummary(len(paths), len(index), list(errors.values()))
+            index.add(face.embedding[None], [person], [name])
+    if not len(index):
+        raise InputError(f"not one photo of {utf8_name(folder)} can be used; the first: {errors[0]}")
+    errors += [f"no photo of {person} can be used" for person in sorted({*people} - {*index.names})]
+    return index, FolderSummary(len(listing.photos), len(index), errors)
 
 
 def _stream(
@@ -142,14 +132,14 @@ def _stream(
     paths: list[Path],
     faces: WhichFaces,
     batch_size: int,
-    num_workers: int,
-    progress: bool,
+    num_threads: int,
+    show_progress_bar: bool,
 ) -> Iterator[AnalyzedPhoto]:
-    photos = analyzer.stream(paths, faces, batch_size, num_workers)
-    return iter(tqdm(photos, total=len(paths), unit=" photos", disable=not progress))
+    photos = analyzer.stream(paths, faces, batch_size, num_threads)
+    return iter(tqdm(photos, total=len(paths), unit=" photos", disable=not show_progress_bar))
 
 
-def _rows(file: str, photo: AnalyzedPhoto, error: str | None) -> list[dict]:
+def _rows(file: str, photo: AnalyzedPhoto, error: str | None) -> list[dict[str, Any]]:
     if not photo.faces:
         return [{"file": file, "error": error}]
     return [

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
+from hfembed.checkpoint.checkpoint import Checkpoint
+from hfembed.checkpoint.loading import load_face_detector
 from hfembed.errors import InputError
 from hfembed.models.face_detector.image_processing_face_detector import PhotoSource
 
@@ -16,15 +18,26 @@ if TYPE_CHECKING:
     from hfembed.faces.face_analyzer import WhichFaces
 
 
-class FaceEmbeddingPipeline(ChunkPipeline):
-    """A photo -> a dictionary for each face in it: `box`, `landmarks`, `score`, `norm` and `embedding`.
+class _AutoFaceModel(AutoModel):
+    """Remembers what a model was loaded with, for the detector beside it: `pipeline` does not hand it on."""
 
-    The model is a folder of a `FaceAnalyzer`, or a face embedder together with `detector=`. A face is an item of a
-    batch: with `batch_size` above 1 the faces of several photos go through the embedder together. Photos are searched
-    one at a time; `FaceAnalyzer` itself searches many at once, and goes on where one cannot be read.
+    @classmethod
+    def from_pretrained(cls, name: str, *arguments: Any, **kwargs: Any) -> PreTrainedModel:
+        model: PreTrainedModel = super().from_pretrained(name, *arguments, **kwargs)
+        hub = ("revision", "token", "cache_dir", "subfolder", "local_files_only")
+        model.loaded_with = {key: kwargs[key] for key in hub if kwargs.get(key)}  # type: ignore[assignment]
+        return model
+
+
+class FaceEmbeddingPipeline(ChunkPipeline):
+    """A photo -> one dictionary per face in it: `box`, `landmarks`, `score`, `norm` and `embedding`.
+
+    The model is a folder or repository of a `FaceAnalyzer`, or a face embedder together with `detector=`. With
+    `batch_size` above 1 the faces of several photos go through the embedder together. Photos are searched one at a
+    time; `FaceAnalyzer` itself searches many at once, and goes on where one cannot be read.
 
     Args:
-        detector: Folder or Hub id of a face detector; by default the one in the model's folder.
+        detector: Folder or Hub id of a face detector; by default the one beside the model, of the same revision.
 
     Example:
         ```python
@@ -39,28 +52,29 @@ class FaceEmbeddingPipeline(ChunkPipeline):
     _load_tokenizer = False
 
     def __init__(self, *args: Any, detector: str | None = None, **kwargs: Any) -> None:
-        # only here: the Auto classes learn of this pipeline when the package is imported, which should stay light
-        from hfembed.faces.face_analyzer import FaceAnalyzer
+        from hfembed.faces.face_analyzer import FaceAnalyzer  # imported late, since `import hfembed` must be quick
 
         super().__init__(*args, **kwargs)
         place = str(self.model.config.name_or_path)
+        hub = getattr(self.model, "loaded_with", {})
         if detector is None:
-            loaded = FaceAnalyzer.from_pretrained(place, str(self.device))
+            found = Checkpoint.resolve(place, **hub).detector
+            if found is None:
+                raise InputError(f"{place} has no detector in it; pass detector=")
         else:
-            loaded = FaceAnalyzer.from_models(detector, place, str(self.device))
-        self.analyzer = FaceAnalyzer(
-            loaded.detector, loaded.detector_processor, self.model.base_model, self.image_processor
-        )
+            found = Checkpoint.resolve(detector, **{key: value for key, value in hub.items() if key == "token"})
+        loaded = load_face_detector(found, str(self.device))
+        self.analyzer = FaceAnalyzer(*loaded, self.model.base_model, self.image_processor)
 
     def _sanitize_parameters(
         self, faces: "WhichFaces | None" = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if faces not in (None, "all", "largest", "only"):
-            raise InputError(f"faces='{faces}': choose 'all', 'largest' or 'only'")
+            raise InputError(f"unknown faces={faces!r}; expected one of 'all', 'largest', 'only'")
         return ({} if faces is None else {"faces": faces}), {}, {}
 
     def preprocess(self, inputs: PhotoSource, faces: "WhichFaces" = "all") -> Iterator[dict[str, Any]]:
-        """Yield an item a face; a photo without faces is one item without a face."""
+        """Yield one item per face; a photo without faces is one item without a face."""
         yield from self._items(inputs, faces, is_last_photo=True)
 
     def _items(self, source: PhotoSource, faces: "WhichFaces", is_last_photo: bool) -> Iterator[dict[str, Any]]:
@@ -68,7 +82,7 @@ class FaceEmbeddingPipeline(ChunkPipeline):
         detected = self.analyzer.find([photo], faces)[0]
         count = len(detected.scores)
         if faces == "only" and count != 1:
-            raise InputError(f"{count} faces were found in a photo, where just one was expected")
+            raise InputError(f"{count} faces in a photo, where only one was expected")
         size = self.image_processor.size
         for index in range(max(count, 1)):
             if index < count:
@@ -93,6 +107,8 @@ class FaceEmbeddingPipeline(ChunkPipeline):
 
     def postprocess(self, model_outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The faces of one photo."""
+        if not all(torch.isfinite(output["embedding"]).all() for output in model_outputs if output["face"]):
+            raise InputError("an embedding is not finite; the model's weights are damaged")
         return [
             {**output["face"], "norm": output["norm"].item(), "embedding": output["embedding"].flatten().tolist()}
             for output in model_outputs
@@ -101,7 +117,7 @@ class FaceEmbeddingPipeline(ChunkPipeline):
 
 
 class FaceVerificationPipeline(FaceEmbeddingPipeline):
-    """A pair of photos -> whether they show one person, as `FaceAnalyzer.verify` says it, in a dictionary.
+    """A pair of photos -> whether they show one person: what `FaceAnalyzer.verify` returns, as a dictionary.
 
     Of a photo with several faces the largest is compared. A photo without a face is an error.
 
@@ -120,7 +136,7 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
             kwargs: `far`, `faces` ("largest" or "only"), `batch_size`, `num_workers`.
 
         Returns:
-            A dictionary a pair.
+            One dictionary per pair.
         """
         if (
             isinstance(inputs, tuple | list)
@@ -134,16 +150,17 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         self, faces: "WhichFaces | None" = None, far: float | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if faces == "all":
-            raise InputError("faces='all': one face of each photo is compared, the 'largest' or the 'only' one")
+            raise InputError("faces='all' cannot be compared; expected 'largest' or 'only'")
         preprocess, forward, _ = super()._sanitize_parameters(faces, **kwargs)
         return preprocess, forward, {} if far is None else {"far": far}
 
     def preprocess(self, inputs: dict[str, Any], faces: "WhichFaces" = "largest") -> Iterator[dict[str, Any]]:
         """Yield both photos' faces."""
-        for place, photo in enumerate(inputs["pair"]):
-            for item in self._items(photo, faces, is_last_photo=place == 1):
+        for position, photo in enumerate(inputs["pair"]):
+            for item in self._items(photo, faces, is_last_photo=position == 1):
                 if not item["face"]:
-                    raise InputError(f"no face was found in {photo if isinstance(photo, str) else f'photo {place}'}")
+                    name = photo if isinstance(photo, str) else f"photo {position}"
+                    raise InputError(f"no face was found in {name}")
                 yield item
 
     def postprocess(self, model_outputs: Sequence[dict[str, Any]], far: float | None = None) -> dict[str, Any]:
@@ -153,10 +170,10 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
 
 
 PIPELINE_REGISTRY.register_pipeline(
-    "face-embedding", pipeline_class=FaceEmbeddingPipeline, pt_model=AutoModel, type="image"
+    "face-embedding", pipeline_class=FaceEmbeddingPipeline, pt_model=_AutoFaceModel, type="image"
 )
 PIPELINE_REGISTRY.register_pipeline(
-    "face-verification", pipeline_class=FaceVerificationPipeline, pt_model=AutoModel, type="image"
+    "face-verification", pipeline_class=FaceVerificationPipeline, pt_model=_AutoFaceModel, type="image"
 )
 
 __all__ = ["FaceEmbeddingPipeline", "FaceVerificationPipeline"]

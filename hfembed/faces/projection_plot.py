@@ -1,4 +1,4 @@
-"""A map of embeddings: pictures lie near those that they are alike."""
+"""A plot of embeddings in the plane: pictures lie near those that are similar to them."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,14 +12,16 @@ from sklearn.manifold import TSNE
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 
+ProjectionMethod = Literal["t-sne", "umap", "pca"]
 
-def lay_out(embeddings: np.ndarray, method: Literal["t-sne", "umap", "pca"] = "t-sne", seed: int = 0) -> np.ndarray:
-    """Lay embeddings on a plane.
+
+def project(embeddings: np.ndarray, method: ProjectionMethod = "t-sne", seed: int = 0) -> np.ndarray:
+    """Project embeddings to the plane.
 
     Args:
         embeddings: (N, D) float, N at least 4.
         method: "t-sne" (van der Maaten, Hinton 2008), "umap" (McInnes et al. 2018; needs umap-learn), or "pca".
-        seed: Of the methods that draw.
+        seed: Of the methods that are random.
 
     Returns:
         (N, 2) float.
@@ -28,7 +30,7 @@ def lay_out(embeddings: np.ndarray, method: Literal["t-sne", "umap", "pca"] = "t
         InputError: Too few embeddings, an unknown method, or umap-learn is not installed.
     """
     if len(embeddings) < 4:
-        raise InputError(f"a map needs at least 4 embeddings, got {len(embeddings)}")
+        raise InputError(f"a projection needs at least 4 embeddings, got {len(embeddings)}")
     if method == "pca":
         return PCA(2, random_state=seed).fit_transform(embeddings)
     if method == "t-sne":
@@ -38,21 +40,21 @@ def lay_out(embeddings: np.ndarray, method: Literal["t-sne", "umap", "pca"] = "t
         try:
             from umap import UMAP
         except ImportError:
-            raise InputError('umap-learn is not installed: pip install "hfembed[map]", or take t-sne') from None
-        neighbours = min(15, len(embeddings) - 1)
-        # a spectral start needs more points than it finds neighbours
+            raise InputError('umap-learn is not installed: pip install "hfembed[map]", or choose t-sne') from None
+        neighbors = min(15, len(embeddings) - 1)
+        # a spectral start needs more points than it finds neighbors
         start = "spectral" if len(embeddings) > 15 else "random"
-        return UMAP(n_neighbors=neighbours, metric="cosine", init=start, random_state=seed).fit_transform(embeddings)
-    raise InputError(f"method '{method}' is none of t-sne, umap, pca")
+        return UMAP(n_neighbors=neighbors, metric="cosine", init=start, random_state=seed).fit_transform(embeddings)
+    raise InputError(f"unknown method {method!r}; expected t-sne, umap or pca")
 
 
-def draw_map(places: np.ndarray, pictures: np.ndarray, groups: np.ndarray, path: str | Path) -> None:
-    """Draw pictures at their places, framed in their group's colour.
+def plot_projection(positions: np.ndarray, pictures: np.ndarray, groups: np.ndarray, path: str | Path) -> None:
+    """Draw pictures at their positions, framed in their group's color.
 
     Args:
-        places: (N, 2) float.
+        positions: (N, 2) float.
         pictures: (N, H, W, C) uint8.
-        groups: (N,) int; groups of one have a grey frame.
+        groups: (N,) int; groups of one have a gray frame.
         path: The picture file to write.
 
     Raises:
@@ -61,13 +63,13 @@ def draw_map(places: np.ndarray, pictures: np.ndarray, groups: np.ndarray, path:
     figure = Figure(figsize=(14, 14))
     axes = figure.add_axes((0.03, 0.03, 0.94, 0.94))
     axes.set_axis_off()
-    axes.scatter(*places.T, s=0)  # sets the limits
-    height = 14 * 72 / max(14.0, 1.6 * len(places) ** 0.5)  # of a picture, in points
+    axes.scatter(*positions.T, s=0)  # sets the limits
+    height = 14 * 72 / max(14.0, 1.6 * len(positions) ** 0.5)  # of a picture, in points
     sizes = np.bincount(groups)
-    for place, picture, group in zip(places, pictures, groups, strict=True):
-        colour = "#bbbbbb" if sizes[group] == 1 else f"C{group % 10}"
+    for position, picture, group in zip(positions, pictures, groups, strict=True):
+        color = "#bbbbbb" if sizes[group] == 1 else f"C{group % 10}"
         image = OffsetImage(picture.squeeze(), zoom=height / picture.shape[0], cmap="gray")
-        frame = {"edgecolor": colour, "linewidth": 2, "boxstyle": "square,pad=0"}
-        axes.add_artist(AnnotationBbox(image, place, pad=0, bboxprops=frame))
+        frame = {"edgecolor": color, "linewidth": 2, "boxstyle": "square,pad=0"}
+        axes.add_artist(AnnotationBbox(image, tuple(position), pad=0, bboxprops=frame))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=100)

@@ -1,4 +1,4 @@
-"""Batches side by side in threads: networks of small layers use the cores of a CPU better so than one by one."""
+"""Batches side by side in threads: on a CPU, networks of small layers use the cores better so than one by one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +11,10 @@ Result = TypeVar("Result")
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item], num_threads: int) -> Iterator[Result]:
-    """Apply a function to each item, several at a time; torch works on one core in each thread meanwhile.
+    """Apply a function to each item in threads, in each of which torch uses one core; yield the results in order.
 
-    Within a small layer two threads wait for each other; two batches side by side do not.
-
-    Args:
-        function: What to do; must not depend on what other threads do.
-        items: What to do it to.
-        num_threads: How many threads; with one, the work is done in this thread, by as many cores as torch is set to.
-
-    Yields:
-        The results, in the order of the items.
+    Within a small layer two cores wait for each other; two batches side by side do not. With one thread the work is
+    done in the calling one, by as many cores as torch is set to.
     """
     if num_threads <= 1:
         yield from map(function, items)

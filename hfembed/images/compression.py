@@ -1,4 +1,4 @@
-"""Faces in a few dozen bytes: quantised latents, entropy-coded under the Gaussians that the latents follow.
+"""Faces in a few dozen bytes: quantized latents, entropy-coded under the Gaussians that the latents follow.
 
 A general compressor (zstd, LZMA) has to learn the symbols' frequencies from the file itself, which is smaller than
 what that costs. Here they are known beforehand from the training images, and a range coder (`constriction`) comes
@@ -18,6 +18,7 @@ import hashlib
 import struct
 import zlib
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,9 +38,9 @@ _WIDEST = 8  # standard deviations that can be coded; what lies beyond is clippe
 class LatentCodec:
     """Images to bytes and back with one autoencoder.
 
-    Every latent number is rounded to a step of its own, chosen so that each changes the picture equally: the step is
+    Every latent number is rounded to a step of its own, chosen so that each changes the image equally: the step is
     2 ** (-quality / 2) / sensitivity, in units of a pixel's range. Rounding then costs about the same error in each
-    pixel, and numbers that the decoder hardly listens to cost few bits.
+    pixel, and numbers that the decoder hardly depends on cost few bits.
 
     Args:
         model: The autoencoder, in eval mode.
@@ -83,12 +84,9 @@ class LatentCodec:
 
     def compress_latent(self, latent: torch.Tensor, height: int, width: int, quality: int) -> bytes:
         """Code one latent (C, h, w) of an image of the given size; see `compress`."""
-        steps, means, deviations, bound = self._model_of_symbols(quality)
-        centred = (latent.flatten().double().numpy() - self.statistics.mean)[steps > 0] / steps[steps > 0]
-        symbols = np.clip(np.rint(centred), -bound, bound).astype(np.int32)
-        encoder = self.coder.RangeEncoder()
-        encoder.encode(symbols, self.quantized_gaussian(-bound, bound), means, deviations)
-        payload = encoder.get_compressed().astype("<u4").tobytes()
+        steps, _, _, bound = self._model_of_symbols(quality)
+        centered = (latent.flatten().double().numpy() - self.statistics.mean)[steps > 0] / steps[steps > 0]
+        payload = self._encode(np.clip(np.rint(centered), -bound, bound), quality)
         header = _HEADER.pack(_MAGIC, _VERSION, self.model_id, quality, height, width)
         return header + _CHECKSUM.pack(zlib.crc32(header + payload)) + payload
 
@@ -109,34 +107,80 @@ class LatentCodec:
     def decompress_latent(self, content: bytes) -> torch.Tensor:
         """The latent (C, h, w) in a file; see `decompress`."""
         if len(content) < HEADER_BYTES or content[:4] != _MAGIC:
-            raise InputError("this is no file that hfembed compress wrote, or only the beginning of one")
+            raise InputError("not a file of hfembed compress, or only its beginning")
         header, payload = content[: _HEADER.size], content[HEADER_BYTES:]
-        _, version, model_id, quality, _, _ = _HEADER.unpack(header)
+        _, version, model_id, quality, height, width = _HEADER.unpack(header)
         if version != _VERSION:
-            raise InputError(f"the file has version {version} of the format, this hfembed reads {_VERSION}")
+            raise InputError(f"unsupported version {version} of the format; expected {_VERSION}")
         if model_id != self.model_id:
             raise InputError(
-                f"the file was written with another model (or other latent statistics): {model_id.hex()}, this one is "
+                f"written with another model (or other latent statistics), {model_id.hex()}; this one is "
                 f"{self.model_id.hex()}"
             )
         if _CHECKSUM.unpack(content[_HEADER.size : HEADER_BYTES])[0] != zlib.crc32(header + payload):
             raise InputError("the file is damaged or cut short: its checksum does not fit")
+        # a checksum can be forged: what follows is decoded with bounds, and must be what `compress` would write
+        if [height, width] != self.model.config.image_size:
+            raise InputError(f"the file is of {height} x {width} pixels, the model of {self.model.config.image_size}")
         steps, means, deviations, bound = self._model_of_symbols(quality)
-        decoder = self.coder.RangeDecoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32))
-        symbols = decoder.decode(self.quantized_gaussian(-bound, bound), means, deviations)
+        if len(payload) % 4 or len(payload) > self.max_bytes - HEADER_BYTES:
+            raise InputError(f"the file is damaged: {len(payload)} bytes of symbols")
+        model = self.quantized_gaussian(-bound, bound)
+        try:
+            decoder = self.coder.RangeDecoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32))
+            symbols = decoder.decode(model, means, deviations)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise InputError(f"the file is damaged: {error}") from error
+        if self._encode(symbols, quality) != payload:
+            raise InputError("the file is damaged: its symbols are not those of hfembed compress")
         flat = self.statistics.mean.copy()
         flat[steps > 0] += symbols * steps[steps > 0]
         return torch.from_numpy(flat.astype(np.float32)).view(*self.statistics.shape.tolist())
 
+    def read_file(self, path: str | Path) -> torch.Tensor:
+        """Decode a file of `compress`; larger ones than this model writes are not read.
+
+        Returns:
+            (C, H, W) float32 in [0, 1].
+
+        Raises:
+            InputError: As `decompress`, with the file's name, or the file cannot be read.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                content = file.read(self.max_bytes + 1)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        if len(content) > self.max_bytes and content.startswith(_MAGIC):
+            raise InputError(f"{path}: larger than {self.max_bytes} bytes, not a compressed face of this model")
+        try:
+            return self.decompress(content)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest file that `compress` writes: a word per symbol, and the coder's state."""
+        return HEADER_BYTES + 4 * (self.statistics.mean.size + 4)
+
+    def _encode(self, symbols: np.ndarray, quality: int) -> bytes:
+        _, means, deviations, bound = self._model_of_symbols(quality)
+        encoder = self.coder.RangeEncoder()
+        encoder.encode(symbols.astype(np.int32), self.quantized_gaussian(-bound, bound), means, deviations)
+        return encoder.get_compressed().astype("<u4").tobytes()
+
     def _model_of_symbols(self, quality: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Steps (D,), zero for numbers that say nothing; means and deviations of the symbols of the others; bound."""
+        """Steps (D,), zero for numbers without effect; means and deviations of the other symbols; bound of symbols."""
         if not 0 <= quality <= 40:
-            raise InputError(f"quality lies between 0 and 40, not {quality}")
+            raise InputError(f"quality must lie between 0 and 40, not {quality}")
         sensitivity = self.statistics.sensitivity
         heard = (sensitivity > 0) & (self.statistics.std > 0)
         steps = np.where(heard, 2.0 ** (-quality / 2) / np.where(heard, sensitivity, 1), 0)
         deviations = self.statistics.std[heard] / steps[heard]
-        bound = max(1, int(np.ceil(_WIDEST * deviations.max())))
+        if not len(deviations):
+            raise InputError("no latent number changes the image: the model or its latent statistics are unusable")
+        # the coder's probabilities have 24 bits
+        bound = min(max(1, int(np.ceil(_WIDEST * deviations.max()))), 2**22)
         return steps, np.zeros(int(heard.sum())), deviations, bound
 
 

@@ -1,14 +1,17 @@
 """Photos to vectors for search: an autoencoder's latents, a face embedder's embeddings, a timm network's features."""
 
-from collections.abc import Sequence
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import timm
 import torch
+from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
-from transformers import AutoConfig
 
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import (
     APPEARANCE_AUTOENCODER,
     CONV_AUTOENCODER,
@@ -17,9 +20,12 @@ from hfembed.checkpoint.loading import (
     load_autoencoder,
     load_face_embedder,
 )
+from hfembed.checkpoint.validation import read_config
 from hfembed.errors import InputError, input_errors
 from hfembed.images.latent_statistics import LatentStatistics, encode_images
-from hfembed.photos import open_photo
+from hfembed.photos import find_photos, open_photo
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 64
 
@@ -27,11 +33,13 @@ _BATCH = 64
 class ImageEmbedder(Protocol):
     """What `load_image_embedder` gives."""
 
-    def __call__(self, photos: Sequence[str | Path | bytes], landmarks: Sequence | None = None) -> torch.Tensor:
+    def __call__(
+        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
+    ) -> torch.Tensor:
         """Embed photos.
 
         Args:
-            photos: N encoded photos or their paths.
+            photos: N photos: paths, encoded files or Pillow images.
             landmarks: For each the five points of a face or None, where known; a face embedder aligns by them.
 
         Returns:
@@ -58,14 +66,18 @@ class LatentEmbedder:
         InputError: The checkpoint has no latent statistics (`hfembed fit-latents`).
     """
 
-    def __init__(self, checkpoint: str, device: str = "auto", whitening: float = 1.0, directions: int | None = None):
+    def __init__(
+        self, checkpoint: str | Checkpoint, device: str = "auto", whitening: float = 1.0, directions: int | None = None
+    ):
         self.model, self.processor = load_autoencoder(checkpoint, device)
         self.statistics = LatentStatistics.load(checkpoint)
         self.whitening = whitening
         self.directions = directions
 
-    def __call__(self, photos: Sequence[str | Path | bytes], landmarks: Sequence | None = None) -> torch.Tensor:
-        """See `ImageEmbedder`; the processor crops the centre, whatever the landmarks."""
+    def __call__(
+        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
+    ) -> torch.Tensor:
+        """See `ImageEmbedder`; the processor crops the center, whatever the landmarks."""
         parts = []
         for start in range(0, len(photos), _BATCH):
             with input_errors():
@@ -87,10 +99,12 @@ class FaceEmbedderFeatures:
         device: See `choose_device`.
     """
 
-    def __init__(self, checkpoint: str, device: str = "auto"):
+    def __init__(self, checkpoint: str | Checkpoint, device: str = "auto"):
         self.model, self.processor = load_face_embedder(checkpoint, device)
 
-    def __call__(self, photos: Sequence[str | Path | bytes], landmarks: Sequence | None = None) -> torch.Tensor:
+    def __call__(
+        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
+    ) -> torch.Tensor:
         """See `ImageEmbedder`."""
         landmarks = [None] * len(photos) if landmarks is None else landmarks
         parts = []
@@ -126,8 +140,10 @@ class TimmFeatures:
         self.transform = create_transform(**resolve_model_data_config(self.model), is_training=False)
 
     @torch.no_grad()
-    def __call__(self, photos: Sequence[str | Path | bytes], landmarks: Sequence | None = None) -> torch.Tensor:
-        """See `ImageEmbedder`; timm's own transform crops the centre, whatever the landmarks."""
+    def __call__(
+        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
+    ) -> torch.Tensor:
+        """See `ImageEmbedder`; timm's own transform crops the center, whatever the landmarks."""
         parts = []
         for start in range(0, len(photos), _BATCH):
             pixels = [self.transform(open_photo(photo)) for photo in photos[start : start + _BATCH]]
@@ -135,12 +151,12 @@ class TimmFeatures:
         return torch.cat(parts)
 
 
-def load_image_embedder(name: str, device: str = "auto") -> ImageEmbedder:
+def load_image_embedder(name: str | Path | Checkpoint, device: str = "auto") -> ImageEmbedder:
     """Load what turns photos into vectors.
 
     Args:
-        name: Checkpoint folder or Hub id of an autoencoder or a face embedder; or "timm/<architecture>", with
-            "=<file of weights>" or "=random" behind it where timm's own weights are not wanted.
+        name: Checkpoint of an autoencoder or a face embedder: a folder, a Hub id or a resolved one. Or
+            "timm/<architecture>", with "=<file of weights>" or "=random" behind it to replace timm's own weights.
         device: A torch device, or "auto".
 
     Returns:
@@ -149,15 +165,60 @@ def load_image_embedder(name: str, device: str = "auto") -> ImageEmbedder:
     Raises:
         InputError: There is no such checkpoint, or it holds another kind of model.
     """
-    if name.startswith("timm/"):
-        architecture, _, weights = name.removeprefix("timm/").partition("=")
+    if not isinstance(name, Checkpoint) and str(name).startswith("timm/"):
+        architecture, _, weights = str(name).removeprefix("timm/").partition("=")
         return TimmFeatures(architecture, weights, device)
-    try:
-        model_type = AutoConfig.from_pretrained(name).model_type
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no checkpoint folder, and no model on the Hub that could be read") from error
+    checkpoint = Checkpoint.resolve(name)
+    model_type = read_config(checkpoint.folder, checkpoint.name).model_type
     if model_type in (CONV_AUTOENCODER, APPEARANCE_AUTOENCODER):
-        return LatentEmbedder(name, device)
+        return LatentEmbedder(checkpoint, device)
     if model_type == FACE_EMBEDDER:
-        return FaceEmbedderFeatures(name, device)
-    raise InputError(f"{name} holds a model of type {model_type}: search needs an autoencoder or a face embedder")
+        return FaceEmbedderFeatures(checkpoint, device)
+    raise InputError(
+        f"{checkpoint.name}: unsupported model_type '{model_type}'; search needs an autoencoder or a face embedder"
+    )
+
+
+def read_photos(folder: str | Path) -> Iterator[tuple[Path, Image.Image]]:
+    """Every photo below a folder; those that cannot be read are left out, with a line that names each.
+
+    Raises:
+        InputError: There is no such folder, or no photo in it that can be read.
+    """
+    found = False
+    for file in find_photos(folder).photos:
+        try:
+            image = open_photo(file, mode=None)
+        except InputError as error:
+            logger.warning("skipped %s", error)
+            continue
+        found = True
+        yield file, image
+    if not found:
+        raise InputError(f"{folder}: none of the photos can be read")
+
+
+def embed_folder(
+    embed: ImageEmbedder, folder: str | Path, without: str | Path | None = None
+) -> tuple[list[Path], torch.Tensor]:
+    """Embed the photos below a folder, as many as can be read.
+
+    Args:
+        embed: From `load_image_embedder`.
+        folder: Of photos.
+        without: A photo to leave out, whatever its path there.
+
+    Returns:
+        N paths and embeddings (N, D).
+
+    Raises:
+        InputError: There is no photo that can be read.
+    """
+    files, parts = [], []
+    photos = (item for item in read_photos(folder) if without is None or not item[0].samefile(without))
+    while batch := list(itertools.islice(photos, _BATCH)):
+        files += [file for file, _ in batch]
+        parts.append(embed([image for _, image in batch]))
+    if not files:
+        raise InputError(f"{folder}: no other photo to compare with")
+    return files, torch.cat(parts)

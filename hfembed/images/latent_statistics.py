@@ -67,6 +67,8 @@ class LatentStatistics:
             raise InputError(f"{len(latents)} images are too few for {mixture_components} Gaussians: give more images")
         flat = latents.flatten(1).double().cpu().numpy()
         mean = flat.mean(0)
+        if not (flat != mean).any():
+            raise InputError("all images have the same latents: the model is not trained")
         _, singular, directions = np.linalg.svd(flat - mean, full_matrices=False)
         deviations = singular / np.sqrt(len(flat) - 1)
         used = min(_MOST_DIRECTIONS, int((deviations > 1e-6 * deviations[0]).sum()))
@@ -190,9 +192,28 @@ class LatentStatistics:
             )
         try:
             tensors = load_file(path)
-            return cls(**{item.name: tensors[item.name] for item in fields(cls)})
-        except (SafetensorError, KeyError, OSError) as error:
-            raise InputError(f"{path} is damaged ({error!r}): measure the latents again") from error
+            statistics = cls(**{item.name: tensors[item.name] for item in fields(cls)})
+            statistics._check()
+            return statistics
+        except (SafetensorError, KeyError, OSError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({error}): measure the latents again") from error
+
+    def _check(self) -> None:
+        """Reject numbers that are not finite, and shapes that do not belong together."""
+        size, directions, components = self.mean.size, len(self.deviations), len(self.mixture_weights)
+        if self.shape.shape != (3,) or np.prod(self.shape) != size or not directions or not components:
+            raise ValueError(f"{size} numbers cannot have the shape {self.shape.tolist()}")
+        for name, shape in {
+            "mean": (size,), "std": (size,), "sensitivity": (size,),
+            "directions": (directions, size), "deviations": (directions,),
+            "mixture_weights": (components,), "mixture_means": (components, directions),
+            "mixture_factors": (components, directions, directions),
+        }.items():  # fmt: skip
+            values = getattr(self, name)
+            if values.shape != shape or not np.isfinite(values).all():
+                raise ValueError(f"{name} has the shape {values.shape} instead of {shape}, or is not finite")
+        if min(self.std.min(), self.sensitivity.min(), self.deviations.min(), self.mixture_weights.min()) < 0:
+            raise ValueError("a standard deviation or weight is negative")
 
     def _shaped(self, flat: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(flat.astype(np.float32)).view(-1, *self.shape.tolist())
@@ -250,12 +271,15 @@ def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int 
         (N, channels, h, w) float32 on the CPU.
 
     Raises:
-        InputError: The model takes images of other channels or sizes.
+        InputError: The model takes images of other channels or sizes, has no latents, or a number is not finite.
     """
     try:
-        return torch.cat([model.encode(part.to(model.device)).float().cpu() for part in images.split(batch_size)])
+        latents = torch.cat([model.encode(part.to(model.device)).float().cpu() for part in images.split(batch_size)])
     except ValueError as error:
         raise InputError(str(error)) from error
+    if not latents.isfinite().all():
+        raise InputError("the model gives latents that are not finite: its weights are damaged, or the images")
+    return latents
 
 
 @torch.no_grad()
@@ -271,13 +295,16 @@ def decode_latents(model: PreTrainedModel, latents: torch.Tensor, batch_size: in
         (N, C, H, W) float32 on the CPU, clipped to [0, 1].
 
     Raises:
-        InputError: The model has latents of another shape, or cannot decode latents.
+        InputError: The model has latents of another shape, cannot decode latents, or a number is not finite.
     """
     try:
         parts = [model.decode(part.to(model.device)).float().cpu() for part in latents.split(batch_size)]
     except ValueError as error:
         raise InputError(str(error)) from error
-    return torch.cat(parts).clamp_(0, 1)
+    images = torch.cat(parts)
+    if not images.isfinite().all():
+        raise InputError("the model gives images that are not finite: its weights are damaged, or the latents")
+    return images.clamp_(0, 1)
 
 
 def _sensitivity(model: PreTrainedModel, latents: torch.Tensor, std: np.ndarray) -> np.ndarray:

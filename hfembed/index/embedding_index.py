@@ -1,8 +1,11 @@
-"""One index for faces, pictures and words: who, or what, lies nearest, and is it near enough to be known at all?"""
+"""One index for faces, images and words: who or what is nearest, and is it near enough to be known at all?"""
 
-import json
+import logging
+import math
+import os
 import re
 import tempfile
+import warnings
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,30 +19,39 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hfembed.atomic import atomic_folder
+from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError
-from hfembed.faces.evaluation.verification import far_is_carried
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
 from hfembed.index.card import render_index_card
+from hfembed.index.error_rates import far_is_carried
+from hfembed.index.origin import Origin, shareable_name
 from hfembed.index.vector_store import PRECISIONS, Precision, VectorStore
+from hfembed.photos import utf8_name
 
 if TYPE_CHECKING:
     import faiss
 
-Template = Literal["best", "mean"]
+logger = logging.getLogger(__name__)
+
+Aggregation = Literal["max", "mean"]
 
 VECTORS_FILE, LABELS_FILE, INDEX_FILE = "embeddings.safetensors", "labels.parquet", "index.json"
+INDEX_FILES = (VECTORS_FILE, LABELS_FILE, INDEX_FILE)
 FPIR_TARGETS = (0.1, 0.01, 0.001)
+
+# the names of hfembed 0.1, still accepted
+_OLD_AGGREGATIONS = {"best": "max"}
 
 
 class Matches(NamedTuple):
-    """Who is nearest to each of Q queries, the nearest first.
+    """The nearest labels of Q queries, the nearest first.
 
     Attributes:
         labels: Q lists of k labels, each label once; k is `top_k`, or the number of labels where that is smaller.
-        scores: (Q, k) float32, cosine similarity to the label's nearest photo, or to its mean.
-        files: Q lists of k file names, of the label's nearest photo; None where it has none or means are compared.
-        known: (Q,) bool, whether the first label is near enough; None where that was not asked.
+        scores: (Q, k) float32, cosine similarity to the label's nearest vector, or to the mean of its vectors.
+        files: Q lists of k file names, of the label's nearest vector; None where it has none or means are compared.
+        known: (Q,) bool, whether the first label is near enough; None without `fpir`.
     """
 
     labels: list[list[str]]
@@ -49,45 +61,58 @@ class Matches(NamedTuple):
 
 
 class EmbeddingIndex:
-    """A gallery of embeddings by label: many photos a person, one vector a word, whatever has a name.
+    """A gallery of embeddings by label: many photos per person, one vector per word, whatever has a name.
 
     Search is exact: every query is compared with every vector. Cosine similarity throughout; vectors need not have
     unit length.
 
     Args:
-        precision: How vectors are kept: "float32", "float16" (half the memory) or "int8" (a quarter; a scale a row).
-        model: Folder or Hub id of the model the embeddings come from, for whoever finds the index later.
+        precision: How vectors are kept: "float32", "float16" (half the memory) or "int8" (a quarter; one scale per
+            row).
+        origin: What made the embeddings: `analyzer.origin`, `Origin.of(model)`, or only the model's id on the Hub.
 
     Attributes:
-        probe: (D,) float32, what the model makes of a fixed input, where that is known: see `check_model`.
-        thresholds: Template -> what `calibrate` stored. Adding or removing labels empties it, for a threshold holds
-            for the gallery it was set on.
+        thresholds: Aggregation -> what `calibrate` stored. Adding or removing labels empties it, since a threshold
+            holds for the gallery it was set on.
 
     Raises:
         InputError: There is no such precision.
 
     Example:
         ```python
-        index = EmbeddingIndex()
+        index = EmbeddingIndex(origin=Origin.of(model))
         index.add(embeddings, labels=["Ann", "Ann", "Bob"], files=["a1.jpg", "a2.jpg", "b1.jpg"])
         index.calibrate(strangers)
         matches = index.search(model.embed(photo), top_k=5, fpir=0.01)
         ```
     """
 
-    def __init__(self, precision: Precision = "float32", model: str | None = None) -> None:
+    def __init__(
+        self, precision: Precision = "float32", origin: Origin | str | None = None, *, model: str | None = None
+    ) -> None:
         if precision not in PRECISIONS:
-            raise InputError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
-        self.precision = precision
-        self.model = model
-        self.probe: np.ndarray | None = None
+            raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        self.precision: Precision = precision
+        origin = model if origin is None else origin
+        self.origin = origin if isinstance(origin, Origin) else Origin(shareable_name(origin))
         self.thresholds: dict[str, dict[str, Any]] = {}
-        self._names: list[str] = []  # each label once, in the order of its first photo
-        self._number: dict[str, int] = {}  # label -> its place in _names
-        self._label_of = np.empty(0, dtype=np.int64)  # (N,) place in _names of each row
+        self._names: list[str] = []  # each label once, in the order of its first vector
+        self._number: dict[str, int] = {}  # label -> its position in _names
+        self._label_of = np.empty(0, dtype=np.int64)  # (N,) position in _names of each row
         self._files: list[str | None] = []
         self._vectors: VectorStore | None = None  # made by the first add, which tells the dimension
         self._means: VectorStore | None = None  # made by the first search that needs it
+
+    def __repr__(self) -> str:
+        return (
+            f"EmbeddingIndex({len(self)} vectors, {len(self._names)} labels, dimension={self.dimension}, "
+            f"precision={self.precision!r}, model={self.model!r})"
+        )
+
+    @property
+    def model(self) -> str | None:
+        """The id on the Hub of the model that the embeddings come from."""
+        return self.origin.model
 
     def __len__(self) -> int:
         """Number of vectors."""
@@ -127,32 +152,32 @@ class EmbeddingIndex:
         """Add vectors; a label may have any number of them, added together or one by one.
 
         Args:
-            embeddings: (N, D) float, of any length but zero.
+            embeddings: (N, D) float, finite, of any length but zero.
             labels: N labels.
-            files: N file names, to be shown with a match.
+            files: N file names, shown with a match.
 
         Raises:
-            InputError: Lengths or dimensions do not fit, a label is no text, or a row has no direction (zero, or not
-                finite); nothing is added then.
+            InputError: Lengths or dimensions do not fit, a label is not text, or a row is zero or not finite; nothing
+                is added then.
         """
         vectors = self._checked(embeddings)
         files = [None] * len(vectors) if files is None else list(files)
         if not len(vectors) == len(labels) == len(files):
-            raise InputError(f"{len(vectors)} embeddings, {len(labels)} labels, {len(files)} files: one of each a row")
+            raise InputError(f"{len(vectors)} embeddings, {len(labels)} labels, {len(files)} files: counts must agree")
         for label in labels:
             if not isinstance(label, str) or not label:
-                raise InputError(f"a label is a text, got {label!r}")
+                raise InputError(f"a label must be non-empty text, got {label!r}")
         if self._vectors is None:
             self._vectors = VectorStore(vectors.shape[1], self.precision)
         self._vectors.append(vectors)
-        numbers = [self._number.setdefault(label, len(self._number)) for label in labels]
+        numbers = [self._number.setdefault(utf8_name(label), len(self._number)) for label in labels]
         self._names += list(islice(self._number, len(self._names), None))
         self._label_of = np.concatenate([self._label_of, np.array(numbers, dtype=np.int64)])
-        self._files += [None if file is None else str(file) for file in files]
+        self._files += [None if file is None else utf8_name(str(file)) for file in files]
         self._changed()
 
     def remove(self, label: str) -> int:
-        """Forget a label and all its vectors.
+        """Remove a label and all its vectors.
 
         Args:
             label: A label of the index.
@@ -164,10 +189,10 @@ class EmbeddingIndex:
             InputError: The index has no such label.
         """
         if label not in self._number:
-            raise InputError(f"the index has no '{label}'")
+            raise InputError(f"the index has no label {label!r}")
         gone = self._number.pop(label)
         kept = self._label_of != gone
-        self._vectors.keep(torch.from_numpy(kept))
+        self._store().keep(torch.from_numpy(kept))
         self._label_of = self._label_of[kept] - (self._label_of[kept] > gone)
         self._files = [file for file, keep in zip(self._files, kept, strict=True) if keep]
         self._names = [name for name in self._names if name != label]
@@ -176,7 +201,7 @@ class EmbeddingIndex:
         return int((~kept).sum())
 
     def merge(self, other: "EmbeddingIndex") -> None:
-        """Add everything another index holds; equal labels are one person.
+        """Add everything that another index holds; equal labels are one person.
 
         Args:
             other: An index of the same dimension, of any precision; it stays as it is.
@@ -184,39 +209,36 @@ class EmbeddingIndex:
         Raises:
             InputError: The dimensions differ, or the embeddings are of two models.
         """
-        if self.probe is not None and other.probe is not None:
-            # tells more than names do: a folder is copied, or overwritten by another model
-            of_one_model = _of_one_model(self.probe, other.probe)
-        else:
-            of_one_model = not (self.model and other.model) or self.model == other.model
-        if not of_one_model:
-            raise InputError(
-                f"the indexes were made by two models, {self.model or 'one without a name'} and "
-                f"{other.model or 'one without a name'}, whose embeddings cannot be compared: use one model for both"
-            )
+        difference = self.origin.difference(other.origin)
+        if difference:
+            raise InputError(f"embeddings of the two indexes cannot be compared: {difference}; use one model for both")
         if len(other):
             self.add(other.vectors(), other.labels, other.files)
-            self.model = self.model or other.model
-            self.probe = other.probe if self.probe is None else self.probe
+            mine, its = self.origin, other.origin
+            settings = {**its.settings, **mine.settings}
+            self.origin = Origin(mine.model or its.model, mine.weights or its.weights, settings)
 
-    def check_model(self, model: str, probe: np.ndarray) -> None:
-        """Refuse a model whose embeddings cannot be compared with these.
+    def check_origin(self, origin: Origin, dimension: int | None = None, name: str = "the index") -> None:
+        """Refuse a model whose embeddings cannot be compared with these; warn where that is not known.
 
         Args:
-            model: Its name, for the message.
-            probe: (D,), what it makes of the input that `probe` is of.
+            origin: Of the model's embeddings.
+            dimension: Of the model's embeddings; None is not checked.
+            name: What to call the index in messages.
 
         Raises:
-            InputError: Its embeddings have another dimension, or its probe has another direction.
+            InputError: The model, its settings or the dimension is another one.
         """
-        made_by = f"the index was made by {self.model or 'another model'}, whose embeddings"
-        if self.dimension != len(probe):
-            raise InputError(f"{made_by} have {self.dimension} numbers, not {len(probe)} as those of {model}")
-        if self.probe is not None and not _of_one_model(self.probe, probe):
-            raise InputError(f"{made_by} cannot be compared with those of {model}: use the one it was made by")
+        difference = self.origin.difference(origin)
+        if difference is None and None not in (dimension, self.dimension) and dimension != self.dimension:
+            difference = f"its embeddings have {self.dimension} dimensions, the model's have {dimension}"
+        if difference:
+            raise InputError(f"{name} was made by another model: {difference}; make it again with this model")
+        if self.origin.weights is None:
+            logger.warning("%s does not say which weights made it; make it again to be sure that they match", name)
 
     def vectors(self, label: str | None = None) -> torch.Tensor:
-        """The vectors as the index knows them, of unit length up to the precision.
+        """The vectors as they are kept, of unit length up to the precision.
 
         Args:
             label: Only this label's; None takes all.
@@ -228,21 +250,22 @@ class EmbeddingIndex:
             InputError: The index has no such label.
         """
         if label is not None and label not in self._number:
-            raise InputError(f"the index has no '{label}'")
+            raise InputError(f"the index has no label {label!r}")
         if self._vectors is None:
             return torch.empty(0, 0)
         wanted = range(len(self)) if label is None else np.flatnonzero(self._label_of == self._number[label])
         return self._vectors.rows(torch.as_tensor(np.asarray(wanted)))
 
     def nearest(self, queries: torch.Tensor | np.ndarray, top_k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest vectors, whatever their labels.
+        """Find the nearest vectors, whatever their labels.
 
         Args:
             queries: (Q, D) float, or (D,) for one.
-            top_k: How many.
+            top_k: Vectors per query.
 
         Returns:
-            Cosine similarities (Q, k) float32, falling, and row numbers (Q, k) int64; k is at most the index' size.
+            Cosine similarities (Q, k) float32, descending, and row numbers (Q, k) int64; k is at most the index's
+            size.
 
         Raises:
             InputError: The index is empty, or the queries do not fit it.
@@ -251,10 +274,10 @@ class EmbeddingIndex:
         return scores.numpy(), rows.numpy()
 
     def to_faiss(self, factory: str = "Flat") -> "faiss.Index":
-        """The same vectors in an index of faiss, for searches that may be inexact to be faster.
+        """Copy the vectors into a faiss index, for approximate search.
 
         Args:
-            factory: What faiss' `index_factory` takes: "Flat", "HNSW32", "IVF1024,Flat", "PQ64" ...
+            factory: What faiss's `index_factory` takes: "Flat", "HNSW32", "IVF1024,Flat", "PQ64" ...
 
         Returns:
             A trained `faiss.Index` by inner product, which is cosine similarity for queries of unit length; its row
@@ -282,35 +305,35 @@ class EmbeddingIndex:
         self,
         queries: torch.Tensor | np.ndarray,
         top_k: int = 10,
-        template: Template = "best",
+        aggregation: Aggregation = "max",
         fpir: float | None = None,
+        *,
+        template: str | None = None,
     ) -> Matches:
-        """The nearest labels, and whether the first of them is near enough to be the one.
+        """Find the nearest labels, and decide whether the first of them is near enough to be the one.
 
         Args:
             queries: (Q, D) float, or (D,) for one.
-            top_k: How many labels.
-            template: What stands for a label: "best", its nearest vector, or "mean", the mean of its unit vectors.
-            fpir: Tell strangers apart, at this false positive identification rate; one that `calibrate` stored.
-
-        Returns:
-            The matches.
+            top_k: Labels per query.
+            aggregation: How a label with several vectors is scored: "max", by the nearest of them, or "mean", by the
+                mean of its unit vectors.
+            fpir: Reject strangers at this false positive identification rate; one that `calibrate` stored.
+            template: Deprecated name of `aggregation`.
 
         Raises:
             InputError: The index is empty, the queries do not fit it, or there is no threshold for this rate.
         """
-        if template not in ("best", "mean"):
-            raise InputError(f"template '{template}' is neither best nor mean")
-        queries = self._checked(queries)
+        aggregation = _checked_aggregation(aggregation, template)
+        vectors = self._checked(queries)
         store = self._store()
         wanted = min(_positive(top_k), len(self._names))
-        threshold = None if fpir is None else self.threshold(fpir, template)
-        if template == "mean":
-            scores, numbers = self._mean_store().top_k(queries, wanted)
-            scores, numbers = scores.numpy(), numbers.numpy()
-            files: list[list[str | None]] = [[None] * wanted for _ in numbers]
+        threshold = None if fpir is None else self.threshold(fpir, aggregation)
+        files: list[list[str | None]]
+        if aggregation == "mean":
+            scores, numbers = (part.numpy() for part in self._mean_store().top_k(vectors, wanted))
+            files = [[None] * wanted for _ in numbers]
         else:
-            scores, rows = self._best_of_each_label(store, queries, wanted)
+            scores, rows = self._best_of_each_label(store, vectors, wanted)
             numbers = self._label_of[rows]
             files = [[self._files[row] for row in found] for found in rows]
         labels = [[self._names[number] for number in found] for found in numbers]
@@ -319,83 +342,85 @@ class EmbeddingIndex:
     def calibrate(
         self,
         strangers: torch.Tensor | np.ndarray | None = None,
-        template: Template = "best",
+        aggregation: Aggregation = "max",
         fpir: Sequence[float] = FPIR_TARGETS,
         data: str | None = None,
         max_probes: int = 2000,
+        *,
+        template: str | None = None,
     ) -> dict[str, Any]:
         """Set the thresholds below which nobody is known, for searches with `fpir`.
 
-        The false positive identification rate is the share of searches for people who are not in the index that
-        name somebody all the same (ISO/IEC 19795-1). It grows with the index: the thresholds hold for this one.
+        The false positive identification rate is the fraction of searches for people who are not in the index that
+        still name somebody (ISO/IEC 19795-1). It grows with the index: the thresholds hold for this one.
 
         Args:
-            strangers: (S, D) float, of people who are not in the index. None takes the index' own vectors, each
+            strangers: (S, D) float, of people who are not in the index. None takes the index's own vectors, each
                 searched among the other labels only.
-            template: The template the thresholds are for.
+            aggregation: The aggregation that the thresholds are for.
             fpir: The rates wanted; those with fewer than three expected false positives among S are left out.
             data: What the strangers are, in words.
-            max_probes: With `strangers=None`: how many vectors to take at most, evenly spread.
+            max_probes: With `strangers=None`: how many vectors to search for at most, evenly spread.
+            template: Deprecated name of `aggregation`.
 
         Returns:
             What is stored: `{"data": str, "strangers": S, "labels": int, "fpir": {"0.1": cosine, ...}}`.
 
         Raises:
-            InputError: No rate can be carried by so few strangers, or there is only one label to take them from.
+            InputError: There are too few strangers for every rate, or too few labels to take them from.
         """
+        aggregation = _checked_aggregation(aggregation, template)
         if strangers is None:
             if len(self._names) < 3:
-                raise InputError(f"{len(self._names)} labels cannot be strangers to each other: give strangers")
+                raise InputError(
+                    f"{len(self._names)} labels are too few to be strangers to each other: pass strangers"
+                )
             rows = np.unique(np.linspace(0, len(self) - 1, min(max_probes, len(self))).round().astype(int))
             probes, own = self._store().rows(torch.from_numpy(rows)), self._label_of[rows]
-            matches = self.search(probes, top_k=2, template=template)
+            matches = self.search(probes, top_k=2, aggregation=aggregation)
             first_is_own = np.array([labels[0] for labels in matches.labels]) == np.array(self._names)[own]
             best = np.where(first_is_own, matches.scores[:, 1], matches.scores[:, 0])
             data = data or "each label searched among the others"
         else:
-            best = self.search(strangers, top_k=1, template=template).scores[:, 0]
+            best = self.search(strangers, top_k=1, aggregation=aggregation).scores[:, 0]
             data = data or "strangers"
         carried = [rate for rate in fpir if far_is_carried(rate, len(best))]
         if not carried:
             raise InputError(
-                f"{len(best)} strangers carry none of the rates {', '.join(f'{rate:g}' for rate in fpir)}: "
+                f"{len(best)} strangers are too few for a rate of {', '.join(f'{rate:g}' for rate in fpir)}: "
                 f"at least {3 / max(fpir):.0f} are needed"
             )
         falling = np.append(np.sort(best)[::-1], np.float32(-1))
         thresholds = {}
         for rate in carried:
-            allowed = int(np.floor(rate * len(best) * (1 + 1e-12)))  # so many strangers may be above the threshold
+            allowed = int(np.floor(rate * len(best) * (1 + 1e-12)))  # this many strangers may be above the threshold
             middle = (falling[allowed - 1] + falling[allowed]) / 2
             thresholds[f"{rate:g}"] = float(max(middle, np.nextafter(falling[allowed], np.float32(2))))
-        self.thresholds[template] = {
-            "data": data,
-            "strangers": len(best),
-            "labels": len(self._names),
-            "fpir": thresholds,
-        }
-        return self.thresholds[template]
+        stored = {"data": data, "strangers": len(best), "labels": len(self._names), "fpir": thresholds}
+        self.thresholds[aggregation] = stored
+        return stored
 
-    def threshold(self, fpir: float, template: Template = "best") -> float:
-        """The cosine that `calibrate` stored for a false positive identification rate.
+    def threshold(self, fpir: float, aggregation: Aggregation = "max") -> float:
+        """The cosine from which on somebody is known, at a false positive identification rate.
 
         Args:
-            fpir: The rate.
-            template: The template it is for.
-
-        Returns:
-            Cosine similarity: who is at least as near is known.
+            fpir: A rate that `calibrate` stored.
+            aggregation: The aggregation that the threshold is for.
 
         Raises:
-            InputError: There is none; tells which there are.
+            InputError: There is none; the message says which there are.
         """
-        known = self.thresholds.get(template, {}).get("fpir", {})
+        aggregation = _checked_aggregation(aggregation)
+        known: dict[str, float] = self.thresholds.get(aggregation, {}).get("fpir", {})
         for rate, threshold in known.items():
             if float(rate) == float(fpir):
                 return threshold
-        there_are = ", ".join(known) or "none; calibrate() the index"
-        raise InputError(f"the index has no threshold at FPIR {fpir:g} for the template '{template}': {there_are}")
+        raise InputError(
+            f"the index has no threshold at FPIR {fpir:g} for the aggregation {aggregation!r}; it has: "
+            + (", ".join(known) or "none; calibrate() the index")
+        )
 
-    def save(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path) -> Path:
         """Write `embeddings.safetensors`, `labels.parquet` and `index.json`, whole or not at all.
 
         Args:
@@ -408,53 +433,86 @@ class EmbeddingIndex:
             InputError: The index is empty, or the folder holds something else.
             OSError: The folder cannot be written; an earlier index is left as it was.
         """
-        folder = Path(folder)
-        if folder.exists() and not (folder / INDEX_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
-            raise InputError(f"{folder} holds something else than an index: give a new folder")
+        self._store()
+        folder = check_index_folder(folder)
         with atomic_folder(folder) as temporary:
-            self._write(temporary)
+            self._write(temporary, self._files)
         return folder
 
+    save = save_pretrained
+
     @classmethod
-    def load(cls, folder_or_repo: str | Path, revision: str | None = None) -> "EmbeddingIndex":
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        subfolder: str = "",
+        local_files_only: bool = False,
+    ) -> "EmbeddingIndex":
         """Read an index from a folder, or from a data set repository on the Hub.
 
         Args:
-            folder_or_repo: Folder or Hub id.
-            revision: Branch, tag or commit, of a Hub repository.
-
-        Returns:
-            The index; its vectors are read from the file as they are needed.
+            name: A folder, "owner/name" or "owner/name@revision".
+            revision: Branch, tag or commit; None means main.
+            token: Instead of this machine's.
+            cache_dir: Instead of the Hub's cache under HF_HOME.
+            subfolder: Where in the repository or folder the index is.
+            local_files_only: Do not contact the Hub.
 
         Raises:
-            InputError: There is no index, or its files do not fit together.
+            InputError: There is no index, its files do not fit together, or a number in them is not finite.
             HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         """
-        folder = Path(folder_or_repo)
+        folder = Path(name)
         if not folder.exists():
-            if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder_or_repo)):
-                raise InputError(
-                    f"{folder_or_repo}: no such folder, and no name on the Hub, which is written owner/name"
-                )
-            files = (VECTORS_FILE, LABELS_FILE, INDEX_FILE)
-            folder = download_files(str(folder_or_repo), files, repo_type="dataset", revision=revision)
-        for name in (INDEX_FILE, LABELS_FILE, VECTORS_FILE):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder_or_repo} holds no index: {name} is missing")
+            repo_id, _, named = str(name).partition("@")
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+                raise InputError(f"{name}: no such folder, and not a valid repo id; expected 'owner/name'")
+            folder = download_files(
+                repo_id,
+                [f"{subfolder}/{file}" if subfolder else file for file in INDEX_FILES],
+                repo_type="dataset",
+                revision=revision or named or None,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        return cls._read(folder / subfolder, str(name))
+
+    @classmethod
+    def load(cls, folder_or_repo: str | Path, revision: str | None = None) -> "EmbeddingIndex":
+        """`from_pretrained`, under its older name."""
+        return cls.from_pretrained(folder_or_repo, revision=revision)
+
+    @classmethod
+    def _read(cls, folder: Path, name: str) -> "EmbeddingIndex":
+        for file in INDEX_FILES:
+            if not (folder / file).is_file():
+                raise InputError(f"{name} holds no index: {file} is missing")
+        description = read_json(folder / INDEX_FILE, name)
+        model, weights = (
+            value if isinstance(value := description.get(key), str) else None for key in ("model", "weights")
+        )
         try:
-            description = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-            table = pq.read_table(folder / LABELS_FILE)
-            tensors = load_file(folder / VECTORS_FILE)
-            index = cls(description["precision"], description["model"])
-            index._vectors = VectorStore.from_tensors(tensors, index.precision)
-            labels, index._files = table["label"].to_pylist(), table["file"].to_pylist()
-            index.thresholds = description["thresholds"]
-            if description.get("probe") is not None:  # the first indexes had none
-                index.probe = np.array(description["probe"], dtype=np.float32)
-        except (ValueError, KeyError, TypeError, pa.ArrowException, SafetensorError) as error:
-            raise InputError(f"{folder_or_repo} holds no whole index: {str(error).splitlines()[0]}") from error
-        if len(labels) != len(index._vectors):
-            raise InputError(f"{folder_or_repo}: {len(labels)} labels for {len(index._vectors)} embeddings")
+            settings = dict(description.get("settings") or {})
+            index = cls(description["precision"], Origin(shareable_name(model), weights, settings))
+            index.thresholds = _read_thresholds(description.get("thresholds", {}))
+            index._vectors = VectorStore.from_tensors(load_file(folder / VECTORS_FILE), index.precision)
+            table = pq.ParquetFile(folder / LABELS_FILE)
+            if table.metadata.num_rows != len(index._vectors):
+                raise ValueError(f"{table.metadata.num_rows} labels for {len(index._vectors)} embeddings")
+            columns = table.read(columns=["label", "file"])
+            labels, index._files = columns["label"].to_pylist(), columns["file"].to_pylist()
+            if not all(isinstance(label, str) and label for label in labels):
+                raise ValueError(f"{LABELS_FILE} has a row without a label")
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError),
+            *(pa.ArrowException, SafetensorError, OSError),
+        ) as error:
+            raise InputError(f"{name} is not a whole index: {str(error).strip().splitlines()[0]}") from error
         index._label_of = np.array([index._number.setdefault(label, len(index._number)) for label in labels])
         index._names = list(index._number)
         return index
@@ -470,10 +528,12 @@ class EmbeddingIndex:
     ) -> Pushed:
         """Put the index on the Hub as a data set with a card, in one commit.
 
+        Of local files, only paths relative to the folder they share are published.
+
         Args:
             repo_id: "owner/name", or "name" for one of the token's owner. Made where it does not exist.
-            private: Make a new repository private, as embeddings of faces have to be. An existing public one is then
-                refused; None takes it as it is.
+            private: Make a new repository private, as embeddings of faces have to be; an existing public one is then
+                refused. None leaves an existing repository as it is.
             revision: The branch, made where it does not exist; None means main.
             token: Instead of this machine's.
             commit_message: The commit's title.
@@ -488,7 +548,7 @@ class EmbeddingIndex:
         self._store()
         repo_id = full_name(repo_id, token)
         with tempfile.TemporaryDirectory() as folder:
-            self._write(Path(folder))
+            self._write(Path(folder), _relative(self._files))
             files: dict[str, Path | bytes] = {path.name: path for path in sorted(Path(folder).iterdir())}
             files["README.md"] = render_index_card(self, repo_id).encode()
             return commit_files(
@@ -501,23 +561,23 @@ class EmbeddingIndex:
                 token=token,
             )
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, folder: Path, files: Sequence[str | None]) -> None:
         store = self._store()
         save_file(store.tensors(), folder / VECTORS_FILE, metadata={"format": "pt"})
-        columns = {"label": self.labels, "file": self._files}
         schema = pa.schema({"label": pa.string(), "file": pa.string()})
-        pq.write_table(pa.table(columns, schema=schema), folder / LABELS_FILE)
+        pq.write_table(pa.table({"label": self.labels, "file": files}, schema=schema), folder / LABELS_FILE)
         description = {
             "metric": "cosine",
             "precision": self.precision,
             "dimension": store.dimension,
             "vectors": len(self),
             "labels": len(self._names),
-            "model": self.model,
-            "probe": None if self.probe is None else self.probe.tolist(),
+            "model": self.origin.model,
+            "weights": self.origin.weights,
+            "settings": self.origin.settings,
             "thresholds": self.thresholds,
         }
-        (folder / INDEX_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / INDEX_FILE, description)
 
     def _store(self) -> VectorStore:
         if self._vectors is None or not len(self):
@@ -571,7 +631,9 @@ class EmbeddingIndex:
         norms = vectors.norm(dim=1, keepdim=True)
         broken = torch.nonzero(~(torch.isfinite(norms) & (norms > 0)).flatten())
         if len(broken):
-            raise InputError(f"{len(broken)} of {len(vectors)} rows have no direction, the first: {broken[0].item()}")
+            raise InputError(
+                f"{len(broken)} of {len(vectors)} embeddings are zero or not finite, the first: row {broken[0].item()}"
+            )
         return vectors / norms
 
     def _changed(self) -> None:
@@ -579,9 +641,51 @@ class EmbeddingIndex:
         self.thresholds = {}
 
 
-def _of_one_model(probe: np.ndarray, other: np.ndarray) -> bool:
-    # of the same weights in half precision the cosine is above 0.999, of others anything
-    return len(probe) == len(other) and float(probe @ other) >= 0.99
+def check_index_folder(folder: str | Path) -> Path:
+    """Refuse a folder that holds something else than an index; to be called before any work is done.
+
+    Raises:
+        InputError: It does.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; name a folder for the index")
+    others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    others = sorted({*others} - {*INDEX_FILES, "README.md", ".cache", ".gitattributes"})
+    if others:
+        raise InputError(f"{folder} holds something else than an index ({utf8_name(others[0])}); name a new folder")
+    return folder
+
+
+def _checked_aggregation(aggregation: str, template: str | None = None) -> Aggregation:
+    if template is not None or aggregation in _OLD_AGGREGATIONS:
+        warnings.warn('template="best"|"mean" is now aggregation="max"|"mean"', FutureWarning, stacklevel=3)
+        aggregation = aggregation if template is None else template
+        aggregation = _OLD_AGGREGATIONS.get(aggregation, aggregation)
+    if aggregation == "max":
+        return "max"
+    if aggregation == "mean":
+        return "mean"
+    raise InputError(f"unknown aggregation {aggregation!r}; expected 'max' or 'mean'")
+
+
+def _read_thresholds(stored: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    thresholds = {}
+    for aggregation, entry in stored.items():
+        fpir = {str(rate): float(cosine) for rate, cosine in entry["fpir"].items()}
+        if not all(math.isfinite(float(rate)) and math.isfinite(cosine) for rate, cosine in fpir.items()):
+            raise ValueError(f"{INDEX_FILE} has a threshold that is not finite")
+        thresholds[_OLD_AGGREGATIONS.get(aggregation, aggregation)] = {**entry, "fpir": fpir}
+    return thresholds
+
+
+def _relative(files: Sequence[str | None]) -> list[str | None]:
+    """Absolute paths, relative to the folder that they share; what lies above it is nobody else's business."""
+    folders = {os.path.dirname(file) for file in files if file is not None and os.path.isabs(file)}
+    if not folders:
+        return list(files)
+    shared = os.path.commonpath(folders)
+    return [os.path.relpath(file, shared) if file is not None and os.path.isabs(file) else file for file in files]
 
 
 def _positive(top_k: int) -> int:

@@ -1,9 +1,8 @@
-"""Unit vectors in memory, and the exact search among them.
+"""Unit vectors in memory, and exact search among them.
 
-What an exact search costs is, for few queries, the reading of N x D numbers of 4, 2 or 1 bytes, and for many the
-Q x N x D products. So a part of the rows is multiplied with all queries of a batch while it is in the cache, and of
-its scores only those go on that are better than what was found before. No (Q, N) matrix is made unless all N are
-asked for.
+For few queries the cost is reading N x D numbers of 4, 2 or 1 bytes; for many it is the Q x N x D products. So a part
+of the rows is multiplied with all queries of a batch while it is in the cache, and only scores that are better than
+those found before are kept. No (Q, N) matrix is made unless all N are asked for.
 """
 
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ class _Block(NamedTuple):
 
 
 class VectorStore:
-    """N unit vectors of D dimensions as float32, float16, or int8 with a scale a row.
+    """N unit vectors of D dimensions as float32, float16, or int8 with one scale per row.
 
     Args:
         dimension: D.
@@ -97,7 +96,11 @@ class VectorStore:
         if vectors.ndim != 2 or vectors.dtype != _DTYPES[precision]:
             raise ValueError(f"embeddings are {tuple(vectors.shape)} {vectors.dtype}, not (N, D) {precision}")
         if precision == "int8" and (scales is None or scales.shape != vectors.shape[:1]):
-            raise ValueError("int8 embeddings need a scale a row")
+            raise ValueError("int8 embeddings need one scale per row")
+        for part in (vectors if scales is None else scales).split(_BLOCK_ROWS):
+            # an index is searched by what is finite: a row of NaN would win or lose every comparison
+            if not torch.isfinite(part).all():
+                raise ValueError("an embedding is not finite")
         store = cls(vectors.shape[1], precision)
         parts = vectors.split(_BLOCK_ROWS)
         scale_parts = [None] * len(parts) if scales is None else scales.split(_BLOCK_ROWS)
@@ -159,7 +162,7 @@ class VectorStore:
                 yield _Block(vectors[part], None if scales is None else scales[part])
 
     def _append_block(self, block: _Block) -> None:
-        # blocks grow by merging with neighbours of about their size: any row is copied a few times only
+        # blocks grow by merging with neighbors of about their size: any row is copied a few times only
         while self._blocks and len(self._blocks[-1].vectors) <= min(
             2 * len(block.vectors), _BLOCK_ROWS - len(block.vectors)
         ):

@@ -250,6 +250,18 @@ class AutoencoderModelBase(PreTrainedModel):
                 "resize, crop or pad the images"
             )
 
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images to latents, in the families that have some.
+
+        Raises:
+            ValueError: The model reconstructs from its encoder's feature maps too.
+        """
+        raise ValueError(f"a {type(self).__name__} has no latents that an image could be decoded from; call the model")
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode latents to images; errors as `encode`."""
+        return self.encode(latents)
+
     def check_latents(self, latents: torch.Tensor) -> None:
         """Reject latents that this model cannot decode.
 

@@ -1,8 +1,9 @@
-"""What a training run is told: the settings of the loop, and how they are read from a recipe and the command line."""
+"""Settings of a training run, and how they are read from a recipe and the command line."""
 
 import argparse
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -19,30 +20,49 @@ from hfembed.errors import InputError
 
 Config = TypeVar("Config")
 CHECKPOINT_BRANCH = "checkpoints"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with the text that `--help` shows for it."""
+def setting(default: Any, help: str, changes_result: bool = True, was: str = "") -> Any:
+    """A dataclass field of a recipe.
+
+    Args:
+        default: Its default.
+        help: The text that `--help` shows for it.
+        changes_result: The trained model depends on it: a run is not resumed with another value.
+        was: Its earlier name, which recipes and commands may still use.
+    """
+    metadata = {"help": help, "changes_result": changes_result, "was": was}
     if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @strict
 @dataclass(kw_only=True)
-class SharingConfig:
-    """Where a run's models go besides their folder."""
+class RunConfig:
+    """A run's folder, and where its models are pushed to."""
 
-    push_to_hub: str = setting("", "repository on the Hub for the final model: owner/name; made where it is new")
+    output_dir: str = setting("outputs/run", "folder for the model, results, logs and checkpoints", False)
+    resume: bool = setting(False, "continue the run in output_dir from its newest checkpoint", False)
+    overwrite: bool = setting(False, "replace the model and the checkpoints in output_dir", False)
+    keep_checkpoints: int = setting(2, "how many checkpoints to keep", False)
+    push_to_hub: str = setting("", "repository on the Hub for the final model: owner/name; created if missing", False)
     hub_every: int = setting(
-        0, f"also push as often to its branch '{CHECKPOINT_BRANCH}', counted as checkpoints; 0 = never"
+        0, f"also push to its branch '{CHECKPOINT_BRANCH}', at this interval, as checkpoint_every; 0 = never", False
     )
-    hub_private: bool = setting(False, "make a new repository private")
+    hub_private: bool = setting(False, "make a new repository private", False)
 
-    def validate_sharing(self) -> None:
-        """Refuse what no push can have, before the training."""
+    def validate_run(self) -> None:
+        """Refuse what no run or push can have, before the training."""
+        if not self.output_dir:
+            raise ValueError("output_dir must not be empty")
+        if self.resume and self.overwrite:
+            raise ValueError("resume and overwrite exclude each other: continue the earlier run, or replace it")
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints must be at least 1, not {self.keep_checkpoints}")
         if self.push_to_hub and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.push_to_hub):
-            raise ValueError(f"push_to_hub must be a name on the Hub, owner/name, not '{self.push_to_hub}'")
+            raise ValueError(f"push_to_hub: '{self.push_to_hub}' is not a valid repo id; expected owner/name")
         if self.hub_every < 0:
             raise ValueError(f"hub_every must not be negative, but is {self.hub_every}")
         if self.hub_every and not self.push_to_hub:
@@ -51,21 +71,20 @@ class SharingConfig:
 
 @strict
 @dataclass(kw_only=True)
-class TrainingConfig(SharingConfig):
+class TrainingConfig(RunConfig):
     """Settings of the training loop, the same for faces and images.
 
     A step is one update of the weights; learning rate, schedule, evaluation and checkpoints count in steps. The batch
-    of a step is `batch_size` samples over all ranks and accumulation rounds together, so that a recipe means the same
-    training on one CPU and on eight GPUs.
+    of a step is `batch_size` samples over all ranks and gradient accumulation steps together, so that a recipe means
+    the same training on one CPU and on eight GPUs.
     """
 
-    output_dir: str = setting("outputs/run", "folder for the model, its results, pictures, logs and checkpoints")
-    resume: bool = setting(False, "go on from the newest checkpoint in output_dir")
+    data_dir: str = setting("", "folder that relative data paths start from; empty: the working directory", False)
     seed: int = setting(0, "of the initial weights, the order of samples, augmentation and dropout")
-    epochs: int = setting(10, "passes over the training data")
-    max_steps: int = setting(0, "stop after this many steps whatever `epochs` says; 0 = no such limit")
-    batch_size: int = setting(128, "samples a step, over all ranks and accumulation rounds together")
-    accumulation_steps: int = setting(1, "rounds in which a step's batch is worked off")
+    epochs: int = setting(10, "passes over the training data", False)
+    max_steps: int = setting(0, "stop after this many steps whatever `epochs` says; 0 = no such limit", False)
+    batch_size: int = setting(128, "samples per step, over all ranks and gradient accumulation steps together")
+    accumulation_steps: int = setting(1, "gradient accumulation steps: micro-batches per step", False)
     optimizer: str = setting("sgd", "sgd (Nesterov momentum) or adamw")
     learning_rate: float = setting(0.1, "at its peak, per step")
     momentum: float = setting(0.9, "of sgd")
@@ -76,18 +95,17 @@ class TrainingConfig(SharingConfig):
     max_grad_norm: float = setting(5.0, "clip the gradient's norm to this; 0 = no clipping")
     ema_decay: float = setting(0.0, "evaluate and save an exponential moving average of the weights; 0 = none")
     mixed_precision: str = setting("no", "no, bf16 or fp16")
-    num_workers: int = setting(0, "processes that prepare batches; 0 = in the training process")
-    num_threads: int = setting(0, "threads of torch on the CPU, per rank; 0 = torch's own choice")
-    log_every: int = setting(10, "steps between log lines")
-    evaluate_every: int = setting(0, "steps between evaluations on the validation data; 0 = only at the end")
-    checkpoint_every: int = setting(0, "steps between checkpoints to resume from; 0 = only at the end")
-    keep_checkpoints: int = setting(2, "how many checkpoints to keep")
-    keep_best: bool = setting(True, "the final model is the one best on the validation data, not the last")
-    trackers: list[str] = setting(["tensorboard"], "experiment trackers that accelerate knows by name")
+    num_workers: int = setting(0, "processes that prepare batches; 0 = in the training process", False)
+    num_threads: int = setting(0, "threads of torch on the CPU, per rank; 0 = torch's own choice", False)
+    log_every: int = setting(10, "steps between log lines", False)
+    evaluate_every: int = setting(0, "steps between evaluations on the validation data; 0 = only at the end", False)
+    checkpoint_every: int = setting(0, "steps between checkpoints to resume from; 0 = only at the end", False)
+    keep_best: bool = setting(True, "the final model is the best on the validation data, not the last")
+    trackers: list[str] = setting(["tensorboard"], "experiment trackers that accelerate knows by name", False)
 
     def validate_ranges(self) -> None:
         """Refuse values that no run can have."""
-        for name in ("epochs", "batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
+        for name in ("epochs", "batch_size", "accumulation_steps", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in (
@@ -107,7 +125,7 @@ class TrainingConfig(SharingConfig):
             )
 
     def validate_choices(self) -> None:
-        """Refuse names that mean nothing."""
+        """Refuse unknown names."""
         from transformers.trainer_utils import SchedulerType
 
         choices = {
@@ -119,13 +137,56 @@ class TrainingConfig(SharingConfig):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not '{getattr(self, name)}'")
 
+    def path(self, source: str) -> str:
+        """Where a source of this recipe is: below `data_dir` if it exists there, otherwise as it is written."""
+        below = Path(self.data_dir) / source
+        return str(below) if source and below.exists() else source
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML 1.2 scalars: `no`, `on`, `12:30` and dates are text, `0755` is 755, and `1e-3` is a float."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+):
+    _RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+_RecipeLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise InputError(f"{message}; --help lists the fields")
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with the package.
+
+    Raises:
+        InputError: There is no such file and no such recipe.
+    """
+    packaged = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
+    if Path(name).is_file():
+        return Path(name)
+    if Path(name).name == name and packaged.is_file():
+        return packaged
+    near = difflib.get_close_matches(name, [path.stem for path in RECIPES.glob("*.yaml")], n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "`hfembed train --list` shows those of the package"
+    raise InputError(f"recipe {name} does not exist; {hint}")
+
 
 def read_config(config_class: type[Config], arguments: Sequence[str] | None = None, description: str = "") -> Config:
-    """Read a recipe named by `--config FILE` and the `--field value` pairs that override it.
+    """Read a recipe named by `--config NAME_OR_PATH` and the `--field value` pairs that override it.
 
-    Values on the command line are written as in YAML: `--learning_rate 1e-3`, `--depths "[1, 1, 1, 1]"`, and lists as
-    several values too: `--depths 1 1 1 1`. `--resume` alone means true. `--weight-decay` is
-    `--weight_decay`.
+    Text fields take the text as it is written; other values are written as in YAML: `--learning_rate 1e-3`,
+    `--depths "[1, 1, 1, 1]"`, and lists as several values too: `--depths 1 1 1 1`. `--resume` alone means true.
+    `--weight-decay` is `--weight_decay`.
 
     Args:
         config_class: A strict dataclass whose fields were made with `setting`.
@@ -136,34 +197,34 @@ def read_config(config_class: type[Config], arguments: Sequence[str] | None = No
         The config, checked: every field known, of its type, and possible.
 
     Raises:
-        InputError: The file is missing or no YAML mapping, a field is unknown, of a wrong type, or impossible.
+        InputError: The recipe is missing or not a YAML mapping, a field is unknown, of a wrong type, or impossible.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", metavar="FILE", help="recipe: a YAML file of the fields below")
-    for config_field in dataclasses.fields(config_class):
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--config", metavar="NAME_OR_PATH", help="recipe: one of the package, or a YAML file")
+    fields = {config_field.name: config_field for config_field in dataclasses.fields(config_class)}
+    for name, config_field in fields.items():
         # a switch may stand alone, a list takes any number of values, everything else takes one
-        count = {"nargs": "?", "const": "true"} if config_field.type is bool else {}
+        count: dict[str, Any] = {"nargs": "?", "const": "true"} if config_field.type is bool else {}
         if typing.get_origin(config_field.type) is list:
             count = {"nargs": "+"}
+        names = [known for known in (name, config_field.metadata["was"]) if known]
         parser.add_argument(
-            *dict.fromkeys((f"--{config_field.name}", f"--{config_field.name.replace('_', '-')}")),
-            dest=config_field.name,
+            *dict.fromkeys(f"--{spelling}" for known in names for spelling in (known, known.replace("_", "-"))),
+            dest=name,
             default=argparse.SUPPRESS,
             metavar="VALUE",
-            help=f"{config_field.metadata['help']} (default: {_default(config_field)})".replace("%", "%%"),
+            help=f"{config_field.metadata['help']} (default: {default_of(config_field)})".replace("%", "%%"),
             **count,
         )
     known, unknown = parser.parse_known_args(arguments)
-    names = [config_field.name for config_field in dataclasses.fields(config_class)]
     if unknown:
         raise InputError(
-            _unknown_field(unknown[0].split("=")[0].lstrip("-").replace("-", "_"), names, "the command line")
+            _unknown_field(unknown[0].split("=")[0].lstrip("-").replace("-", "_"), list(fields), "the command line")
         )
-    values = _read_recipe(known.config, names) if known.config else {}
-    declared = {config_field.name: config_field.type for config_field in dataclasses.fields(config_class)}
-    values |= {name: _parse(value, declared[name]) for name, value in vars(known).items() if name != "config"}
+    values = _read_recipe(find_recipe(known.config), fields) if known.config else {}
+    for name, value in vars(known).items():
+        if name != "config":
+            values[name] = _parse_argument(value, fields[name].type)
     return build_config(config_class, values)
 
 
@@ -177,16 +238,20 @@ def build_config(config_class: type[Config], values: dict[str, Any]) -> Config:
     for name, value in values.items():
         if name not in fields:
             raise InputError(_unknown_field(name, list(fields), "the config"))
-        values[name] = _as_declared(value, fields[name].type)
+        values[name] = value = _as_declared(value, fields[name].type)
+        if not _is_finite(value):
+            raise InputError(f"config: {name} must be finite, not {value}")
     try:
         return config_class(**values)
     except StrictDataclassError as error:
         # the strict dataclass wraps the reason in an outer 'Validation error for ...' line
-        reason = error.__cause__ or error
-        raise InputError(f"config: {_one_line(error, reason)}") from None
+        reason = error.__cause__
+        text = str(reason) if isinstance(reason, (ValueError, TypeError)) else str(error)
+        raise InputError(f"config: {' '.join(text.split())}") from None
 
 
-def _default(config_field: dataclasses.Field) -> Any:
+def default_of(config_field: dataclasses.Field) -> Any:
+    """A field's default value."""
     if config_field.default_factory is not dataclasses.MISSING:
         return config_field.default_factory()
     return config_field.default
@@ -198,48 +263,73 @@ def _unknown_field(name: str, names: list[str], where: str) -> str:
     return f"unknown field '{name}' in {where}; {hint}"
 
 
-def _read_recipe(file: str, names: list[str]) -> dict[str, Any]:
+def _read_recipe(file: Path, fields: dict[str, dataclasses.Field]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"recipe {file} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        loader = _RecipeLoader(file.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError(f"recipe {file} must be a YAML mapping of fields to values")
+        values: dict[str, Any] = {}
+        renamed = {config_field.metadata["was"]: name for name, config_field in fields.items()}
+        for key, node in root.value:
+            name = renamed.get(str(key.value) or None, str(key.value))
+            if name not in fields:
+                raise InputError(_unknown_field(name, list(fields), f"recipe {file}"))
+            if name in values:
+                raise InputError(f"recipe {file} sets {name} twice")
+            values[name] = _read_node(loader, node, fields[name].type)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"recipe {file} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"recipe {file} must be a YAML mapping of fields to values")
-    for name in values:
-        if name not in names:
-            raise InputError(_unknown_field(str(name), names, f"recipe {file}"))
     return values
 
 
-def _parse(value: str | list[str], declared: Any) -> Any:
+def _read_node(loader: _RecipeLoader, node: yaml.Node, declared: Any) -> Any:
+    """A value of a recipe; text fields take what is written, whatever YAML would make of it."""
+    if declared is str and isinstance(node, yaml.ScalarNode):
+        return "" if node.tag.endswith(":null") else node.value
+    if declared == list[str] and isinstance(node, yaml.SequenceNode):
+        return [_read_node(loader, item, str) for item in node.value]
+    return loader.construct_object(node, deep=True)
+
+
+def _parse_argument(value: str | list[str], declared: Any) -> Any:
     """A value from the command line; a list is written as one YAML list or as several values."""
+    if declared is str:
+        return value
     if isinstance(value, list):
         if len(value) == 1 and value[0].lstrip().startswith("["):
-            return _parse(value[0], declared)
-        # text stays as it is: YAML would take the folder 07256 for a number
-        return value if declared == list[str] else [_parse(item, None) for item in value]
+            return _parse_yaml(value[0], declared)
+        return value if declared == list[str] else [_parse_yaml(item, Any) for item in value]
+    return _parse_yaml(value, declared)
+
+
+def _parse_yaml(text: str, declared: Any) -> Any:
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
+        loader = _RecipeLoader(text)
+        node = loader.get_single_node()
+        return text if node is None else _read_node(loader, node, declared)
+    except (yaml.YAMLError, RecursionError):
+        return text
 
 
 def _as_declared(value: Any, declared: Any) -> Any:
-    """Read 1 and 1e-3 as floats and 2026 as text where the field says so; YAML 1.1 takes 1e-3 for text."""
+    """Read 1 and "1e-3" as floats and yes and no as switches where the field says so."""
     options = typing.get_args(declared) if isinstance(declared, types.UnionType) else (declared,)
     if float in options and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)
         except ValueError:
             return value
-    if str in options and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
+    if typing.get_origin(declared) is list and isinstance(value, list):
+        return [_as_declared(item, typing.get_args(declared)[0]) for item in value]
+    if declared is bool and isinstance(value, str):
+        return {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value)
     return value
 
 
-def _one_line(error: Exception, reason: BaseException) -> str:
-    return (
-        " ".join(str(reason).split()) if isinstance(reason, (ValueError, TypeError)) else " ".join(str(error).split())
-    )
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,100 +15,105 @@ from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfembed.atomic import atomic_folder, atomic_write
+from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.training.config import TrainingConfig
 from hfembed.training.optim import make_optimizer, make_schedule
+from hfembed.training.run import PATIENCE, Run
 from hfembed.training.samplers import KeyedBatchSampler
-from hfembed.training.sharing import HubSharing
 from hfembed.training.state import Checkpoints, Progress
 
 ComputeLoss = Callable[[torch.nn.Module, dict[str, Any]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+@dataclass(kw_only=True)
+class Task:
+    """What a family gives to the loop.
+
+    Attributes:
+        model: The model to train, on any device.
+        processor: Saved with the model.
+        compute_loss: (model, batch on the device) -> (scalar loss, metrics to log). The model is the wrapped one.
+        dataset: Maps the sampler's keys to items.
+        sampler: Yields this rank's keys of one micro-batch; has `set_epoch` and `start_batch`.
+        collate: List of items -> batch of tensors; None for torch's own.
+        evaluate: Model in eval mode -> metrics. Called on the main process.
+        primary_metric: The metric of `evaluate` that decides which model is best.
+        greater_is_better: Its direction.
+        draw: (model in eval mode, path of a PNG): draws what the model does, as often as `evaluate`, on the main
+            process.
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    compute_loss: ComputeLoss
+    dataset: Dataset
+    sampler: KeyedBatchSampler
+    collate: Callable[[list], dict[str, torch.Tensor]] | None
+    evaluate: Callable[[PreTrainedModel], dict[str, float]] | None = None
+    primary_metric: str = "loss"
+    greater_is_better: bool = True
+    draw: Callable[[PreTrainedModel, Path], None] | None = None
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """The accelerator of a run, and torch's threads as the config wants them.
 
     The schedule is stepped by the loop, once per optimizer step: accelerate itself would step it once per rank.
+
+    Raises:
+        InputError: The batch of a step does not divide among the ranks, or the device lacks the precision.
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    return Accelerator(
-        gradient_accumulation_steps=config.accumulation_steps,
-        mixed_precision=config.mixed_precision,
-        step_scheduler_with_optimizer=False,
-        log_with=config.trackers or None,
-        project_dir=config.output_dir,
-    )
-
-
-def samples_per_round(config: TrainingConfig, accelerator: Accelerator) -> int:
-    """How many samples one rank sees in one accumulation round.
-
-    Raises:
-        InputError: The batch of a step does not divide evenly.
-    """
+    try:
+        accelerator = Accelerator(
+            gradient_accumulation_steps=config.accumulation_steps,
+            mixed_precision=config.mixed_precision,
+            step_scheduler_with_optimizer=False,
+            log_with=config.trackers or None,
+            project_dir=config.output_dir,
+            kwargs_handlers=[PATIENCE],
+        )
+    except ValueError as error:
+        raise InputError(f"accelerate: {' '.join(str(error).split())}") from error
     parts = accelerator.num_processes * config.accumulation_steps
     if config.batch_size % parts:
         raise InputError(
             f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} ranks x "
-            f"{config.accumulation_steps} accumulation steps; choose a multiple of {parts}"
+            f"{config.accumulation_steps} gradient accumulation steps; choose a multiple of {parts}"
         )
-    return config.batch_size // parts
+    return accelerator
 
 
-def train(
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    model: PreTrainedModel,
-    compute_loss: ComputeLoss,
-    dataset: Dataset,
-    batch_sampler: KeyedBatchSampler,
-    collate: Callable[[list], dict[str, torch.Tensor]],
-    save: Callable[[PreTrainedModel, Path], None],
-    evaluate: Callable[[PreTrainedModel], dict[str, float]] | None = None,
-    primary_metric: str = "loss",
-    greater_is_better: bool = True,
-    draw: Callable[[PreTrainedModel, Path], None] | None = None,
-    sharing: HubSharing | None = None,
-) -> dict[str, float]:
-    """Train `model`, resume exactly where a killed run stood, and leave the result in `config.output_dir`.
+def shard(config: TrainingConfig, accelerator: Accelerator) -> dict[str, int]:
+    """The sampler's arguments for this rank: `batch_size` of a micro-batch, `seed`, `rank`, `world_size`."""
+    return {
+        "batch_size": config.batch_size // (accelerator.num_processes * config.accumulation_steps),
+        "seed": config.seed,
+        "rank": accelerator.process_index,
+        "world_size": accelerator.num_processes,
+    }
+
+
+def train(run: Run, task: Task) -> None:
+    """Train a model, resume exactly where a killed run stood, and leave the result in the run's folder.
 
     Everything random in a batch is a function of (seed, epoch, index), and the order of batches one of (seed, epoch).
-    So the loop only has to restore weights, optimizer, schedule, the generators that dropout draws from, and the place
-    in the epoch, to go on as if it had not been stopped; and one rank, several ranks and accumulation see the same
-    data.
-
-    Args:
-        config: The run.
-        accelerator: From `make_accelerator`.
-        model: The model to train, on any device.
-        compute_loss: (model, batch on the device) -> (scalar loss, metrics to log). The model is the wrapped one.
-        dataset: Maps the sampler's keys to items.
-        batch_sampler: Yields this rank's keys of one accumulation round; has `set_epoch` and `start_batch`.
-        collate: List of items -> batch of tensors.
-        save: Writes model and what belongs to it into a folder. Called on the main process.
-        evaluate: Model in eval mode -> metrics. Called on the main process.
-        primary_metric: The metric of `evaluate` that decides which model is best.
-        greater_is_better: Its direction.
-        draw: (model in eval mode, path of a PNG): draws what the model does. As often as `evaluate`, on the main
-            process.
-        sharing: Pushes the model every `hub_every` steps, from the main process. The result, which gets its card
-            later, is the caller's to push.
-
-    Returns:
-        The last evaluation's metrics (of the model that was kept), empty when there is none.
+    So the loop only has to restore weights, optimizer, schedule, the generators that dropout draws from, and the
+    position in the epoch, to go on as if it had not been stopped; and one rank, several ranks and gradient
+    accumulation see the same data.
 
     Raises:
-        InputError: No whole batch in the data, a checkpoint of another run in the way, a damaged checkpoint.
+        InputError: No whole batch in the data, a checkpoint of another run, a damaged checkpoint.
         FloatingPointError: The loss is no longer a finite number.
         OSError: The disk is full; earlier checkpoints are whole.
     """
-    output_dir = Path(config.output_dir)
-    rounds = config.accumulation_steps
-    steps_per_epoch = len(batch_sampler) // rounds
+    config, accelerator = run.config, run.accelerator
+    assert isinstance(config, TrainingConfig)
+    steps_per_epoch = len(task.sampler) // config.accumulation_steps
     if steps_per_epoch == 0:
         raise InputError(
             f"the training data does not fill one batch of {config.batch_size}; lower batch_size or add data"
@@ -116,18 +121,25 @@ def train(
     total_steps = config.epochs * steps_per_epoch
     if config.max_steps:
         total_steps = min(total_steps, config.max_steps)
+    if not run.identify(total_steps, steps_per_epoch=steps_per_epoch):
+        return
+    if task.sampler.batch_size == 1 and any(isinstance(part, torch.nn.BatchNorm1d) for part in task.model.modules()):
+        raise InputError(
+            f"batch_size {config.batch_size} leaves one sample per rank and gradient accumulation step, and batch "
+            "normalization needs two: raise batch_size, or lower accumulation_steps"
+        )
 
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(task.model, config)
     schedule = make_schedule(optimizer, config, total_steps)
     ema = None
     if config.ema_decay:
-        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        ema = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
         ema = ema.to(accelerator.device)
-    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    model, optimizer, schedule = accelerator.prepare(task.model, optimizer, schedule)
     loader = DataLoader(
-        dataset,
-        batch_sampler=batch_sampler,
-        collate_fn=collate,
+        task.dataset,
+        batch_sampler=task.sampler,
+        collate_fn=task.collate,
         num_workers=config.num_workers,
         persistent_workers=config.num_workers > 0,
         pin_memory=accelerator.device.type == "cuda",
@@ -135,166 +147,138 @@ def train(
         generator=torch.Generator(),
     )
 
-    progress = Progress(num_processes=accelerator.num_processes)
+    progress = Progress(micro_batches=accelerator.num_processes * config.accumulation_steps)
     accelerator.register_for_checkpointing(progress)
     if ema is not None:
         accelerator.register_for_checkpointing(ema)
-    checkpoints = Checkpoints(accelerator, output_dir, config.keep_checkpoints)
+    checkpoints = Checkpoints(accelerator, run.checkpoints, config.keep_checkpoints, run.identity.write)
     set_seed(config.seed, device_specific=True)
-    _start(config, accelerator, checkpoints, progress)
-    log = _Log(config, accelerator, output_dir / "training_log.jsonl", progress)
+    if config.resume:
+        _resume(accelerator, checkpoints, progress)
     model_to_keep = accelerator.unwrap_model(model) if ema is None else ema.module
-    metrics: dict[str, float] = {}
 
-    with tqdm(
-        total=total_steps * config.batch_size,
-        initial=progress.step * config.batch_size,
-        unit="img",
-        unit_scale=True,
-        desc="train",
-        disable=not accelerator.is_main_process,
-    ) as bar:
-        model.train()
-        while progress.step < total_steps:
-            batch_sampler.set_epoch(progress.epoch)
-            batch_sampler.start_batch = progress.step_in_epoch * rounds
-            # rounds that do not fill a step at the end of an epoch are left out, as incomplete batches are
-            for batch in itertools.islice(loader, (steps_per_epoch - progress.step_in_epoch) * rounds):
-                batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-                with accelerator.accumulate(model):
-                    with accelerator.autocast():
-                        loss, details = compute_loss(model, batch)
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients and config.max_grad_norm:
-                        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                    optimizer.step()
-                    if accelerator.sync_gradients:
-                        schedule.step()
-                    optimizer.zero_grad()
-                log.add({"loss": loss.detach(), **details})
+    def save(folder: Path) -> None:
+        model_to_keep.save_pretrained(folder)
+        task.processor.save_pretrained(folder)
+
+    metrics: dict[str, float] = {}
+    if progress.step < total_steps:
+        log = _Log(config, accelerator, run.folder / "training_log.jsonl", progress)
+        began = time.time() - progress.seconds
+        with tqdm(
+            total=total_steps * config.batch_size,
+            initial=progress.step * config.batch_size,
+            unit="img",
+            unit_scale=True,
+            desc="train",
+            disable=not accelerator.is_main_process,
+        ) as bar:
+            for loss in _steps(config, accelerator, task, model, optimizer, schedule, loader, progress, total_steps):
+                log.add(loss)
                 if not accelerator.sync_gradients:
                     continue
-                if ema is not None:
+                if ema is not None and not accelerator.optimizer_step_was_skipped:
                     ema.update_parameters(accelerator.unwrap_model(model))
+                bar.update(config.batch_size)
+                last = progress.step == total_steps
+                if last or progress.step % config.log_every == 0:
+                    bar.set_postfix(log.write(progress, schedule.get_last_lr()[0]))
+                if last or _due(progress.step, config.evaluate_every):
+                    if accelerator.is_main_process:
+                        model_to_keep.eval()
+                        with torch.random.fork_rng(), torch.no_grad():
+                            metrics = _evaluate(run, task, model_to_keep, progress.step, save)
+                    accelerator.wait_for_everyone()
+                    if metrics:
+                        log.record({"step": progress.step, **metrics})
+                    model.train()
+                if accelerator.is_main_process and not last and _due(progress.step, config.hub_every):
+                    run.sharing.push_step(progress.step, save)
+                if last or _due(progress.step, config.checkpoint_every):
+                    log.suspend(progress)
+                    progress.seconds = time.time() - began
+                    checkpoints.save(progress.step)
+
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        model_to_keep.eval()
+        run.finish(save, progress.step, progress.seconds, metrics)
+    accelerator.end_training()
+
+
+def _steps(config, accelerator, task, model, optimizer, schedule, loader, progress, total_steps):
+    """Compute micro-batch after micro-batch to the end of the run; yield what each has to log."""
+    accumulation = config.accumulation_steps
+    steps_per_epoch = len(task.sampler) // accumulation
+    model.train()
+    while progress.step < total_steps:
+        task.sampler.set_epoch(progress.epoch)
+        task.sampler.start_batch = progress.step_in_epoch * accumulation
+        # micro-batches that do not fill a step at the end of an epoch are left out, as incomplete batches are
+        for batch in itertools.islice(loader, (steps_per_epoch - progress.step_in_epoch) * accumulation):
+            batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            with accelerator.accumulate(model):
+                with accelerator.autocast():
+                    loss, details = task.compute_loss(model, batch)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and config.max_grad_norm:
+                    accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+                optimizer.step()
+                # in fp16 a step whose gradients overflow is skipped, and the schedule waits with it
+                if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+                    schedule.step()
+                optimizer.zero_grad()
+            if accelerator.sync_gradients:
                 progress.step += 1
                 progress.step_in_epoch += 1
                 if progress.step_in_epoch == steps_per_epoch:
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-                bar.update(config.batch_size)
-
-                last = progress.step == total_steps
-                if progress.step % config.log_every == 0 or last:
-                    bar.set_postfix(log.write(progress, schedule.get_last_lr()[0]))
-                if evaluate is not None and (last or _due(progress.step, config.evaluate_every)):
-                    metrics = _evaluate(
-                        config, accelerator, model_to_keep, evaluate, save, progress, primary_metric, greater_is_better
-                    )
-                    log.record({"step": progress.step, **metrics})
-                    model.train()
-                if draw is not None and (last or _due(progress.step, config.evaluate_every)):
-                    _draw(accelerator, model_to_keep, draw, output_dir / "pictures" / f"step_{progress.step:08d}.png")
-                    model.train()
-                if sharing is not None and accelerator.is_main_process and not last:
-                    if _due(progress.step, config.hub_every):
-                        sharing.push_step(progress.step, partial(save, model_to_keep))
-                if last or _due(progress.step, config.checkpoint_every):
-                    log.suspend(progress)
-                    checkpoints.save(progress.step)
-                if last:
-                    break
-
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        metrics = _finish(output_dir, model_to_keep, save) or metrics
-    accelerator.end_training()
-    return metrics
+            yield {"loss": loss.detach(), **details}
+            if progress.step == total_steps:
+                return
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _start(config: TrainingConfig, accelerator: Accelerator, checkpoints: Checkpoints, progress: Progress) -> None:
-    """Load the newest checkpoint when told to; refuse to mix with an earlier run when not."""
-    if not config.resume:
-        if checkpoints.all():
-            raise InputError(
-                f"{checkpoints.folder} holds checkpoints of an earlier run; add --resume to go on, or choose another "
-                "--output_dir"
-            )
-        return
+def _resume(accelerator: Accelerator, checkpoints: Checkpoints, progress: Progress) -> None:
+    """Load the newest checkpoint, if there is one."""
+    now = progress.micro_batches
     checkpoint = checkpoints.load_newest()
     if checkpoint is None:
         accelerator.print(f"no checkpoint in {checkpoints.folder} yet: starting from the beginning")
         return
     accelerator.print(f"resuming from {checkpoint}")
-    if progress.num_processes != accelerator.num_processes:
+    if progress.micro_batches != now:
         accelerator.print(
-            f"the checkpoint is of {progress.num_processes} ranks, this run has {accelerator.num_processes}: "
-            "same data, but dropout draws other numbers"
+            f"the checkpoint is of {progress.micro_batches} micro-batches per step (ranks x gradient accumulation "
+            f"steps), this run has {now}: same data, but dropout and batch normalization see other parts of it"
         )
-        progress.num_processes = accelerator.num_processes
+        progress.micro_batches = now
 
 
 def _evaluate(
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    model: PreTrainedModel,
-    evaluate: Callable[[PreTrainedModel], dict[str, float]],
-    save: Callable[[PreTrainedModel, Path], None],
-    progress: Progress,
-    primary_metric: str,
-    greater_is_better: bool,
+    run: Run, task: Task, model: PreTrainedModel, step: int, save: Callable[[Path], None]
 ) -> dict[str, float]:
-    """Evaluate on the main process and keep the model when it is the best so far."""
+    """Evaluate and draw; keep the model when it is the best so far."""
     metrics: dict[str, float] = {}
-    if accelerator.is_main_process:
-        model.eval()
-        with torch.random.fork_rng(), torch.no_grad():
-            metrics = evaluate(model)
-        metric = metrics[primary_metric]
-        better = progress.best_metric is None or (
-            metric > progress.best_metric if greater_is_better else metric < progress.best_metric
+    if task.evaluate is not None:
+        metrics = task.evaluate(model)
+        metric, best = metrics[task.primary_metric], run.best()[1].get(task.primary_metric)
+        sign = 1 if task.greater_is_better else -1
+        is_better = best is None or sign * metric > sign * best
+        run.accelerator.print(
+            f"step {step}: {task.primary_metric} {metric:.3f}{' (best so far)' if is_better else ''}"
         )
-        accelerator.print(f"step {progress.step}: {primary_metric} {metric:.3f}{' (best so far)' if better else ''}")
-        if config.keep_best and better:
-            progress.best_metric = metric
-            with atomic_folder(Path(config.output_dir) / "best") as folder:
-                save(model, folder)
-                numbers = {"step": progress.step, **{k: v for k, v in metrics.items() if isinstance(v, (int, float))}}
-                (folder / "validation.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    accelerator.wait_for_everyone()
-    return metrics
-
-
-def _draw(
-    accelerator: Accelerator, model: PreTrainedModel, draw: Callable[[PreTrainedModel, Path], None], path: Path
-) -> None:
-    """Draw on the main process, without touching the random generators of the run."""
-    if accelerator.is_main_process:
-        model.eval()
+        if is_better and getattr(run.config, "keep_best", False):
+            numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+            run.save_best(step, save, {"step": step, **numbers})
+    if task.draw is not None:
+        path = run.folder / "pictures" / f"step_{step:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with torch.random.fork_rng(), torch.no_grad():
-            draw(model, path)
-    accelerator.wait_for_everyone()
-
-
-def _finish(output_dir: Path, model: PreTrainedModel, save: Callable[[PreTrainedModel, Path], None]) -> dict | None:
-    """Put the model to keep into `output_dir`: the best one where evaluation chose one, else the last."""
-    best = output_dir / "best"
-    if not best.exists():
-        if not (output_dir / "config.json").exists():
-            model.eval()
-            with atomic_folder(output_dir / ".final") as folder:
-                save(model, folder)
-            best = output_dir / ".final"
-        else:
-            return None
-    for file in best.iterdir():
-        file.replace(output_dir / file.name)
-    best.rmdir()
-    validation = output_dir / "validation.json"
-    return json.loads(validation.read_text()) if validation.exists() else None
+        task.draw(model, path)
+    return metrics
 
 
 class _Log:

@@ -13,7 +13,7 @@ from huggingface_hub import get_token
 from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.files import TRAINING_FILE
 from hfembed.checkpoint.push import push_folder
-from hfembed.training.config import CHECKPOINT_BRANCH, SharingConfig
+from hfembed.training.config import CHECKPOINT_BRANCH, RunConfig
 
 
 class HubSharing:
@@ -27,7 +27,7 @@ class HubSharing:
         say: Prints a line.
     """
 
-    def __init__(self, config: SharingConfig, output_dir: str | Path, say: Callable[[str], None] = print):
+    def __init__(self, config: RunConfig, output_dir: str | Path, say: Callable[[str], None] = print):
         self.config, self.output_dir, self.say = config, Path(output_dir), say
         self.process: subprocess.Popen | None = None
         if config.push_to_hub and not get_token():

@@ -1,6 +1,7 @@
 """Checkpoints to resume from: complete or absent, and exact."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,16 +18,16 @@ class Progress:
         epoch: The epoch that the next step belongs to.
         step_in_epoch: Steps done in it.
         step: Steps done in all.
-        num_processes: Ranks of the run that wrote the checkpoint.
-        best_metric: The best validation result so far, None before the first evaluation.
-        running: Sums of the loss and the metrics since the last log line, with the number of rounds under 'rounds'.
+        micro_batches: Ranks x gradient accumulation steps of the run that wrote the checkpoint.
+        seconds: Time spent training so far.
+        running: Sums of the loss and the metrics since the last log line, with the number of micro-batches 'rounds'.
     """
 
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
-    num_processes: int = 1
-    best_metric: float | None = None
+    micro_batches: int = 1
+    seconds: float = 0.0
     running: dict[str, float] = field(default_factory=dict)
 
     def state_dict(self) -> dict:
@@ -35,8 +36,8 @@ class Progress:
 
     def load_state_dict(self, state: dict) -> None:
         """Take the fields from a checkpoint."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in asdict(self):
+            setattr(self, name, state.get(name, getattr(self, name)))
 
 
 class Checkpoints:
@@ -44,12 +45,21 @@ class Checkpoints:
 
     A checkpoint is written under another name and renamed when every rank is done, so that a run killed at any moment
     leaves whole checkpoints only.
+
+    Args:
+        accelerator: Holds what is saved.
+        folder: Where they lie.
+        keep: How many to keep.
+        stamp: Writes the run's identity into the folder of a checkpoint.
     """
 
-    def __init__(self, accelerator: Accelerator, output_dir: str | Path, keep: int):
+    def __init__(
+        self, accelerator: Accelerator, folder: str | Path, keep: int, stamp: Callable[[Path], None] | None = None
+    ):
         self.accelerator = accelerator
-        self.folder = Path(output_dir) / "checkpoints"
+        self.folder = Path(folder)
         self.keep = keep
+        self.stamp = stamp
 
     def all(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
@@ -68,12 +78,14 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         try:
             self.accelerator.save_state(str(partial))
+            if self.accelerator.is_main_process and self.stamp is not None:
+                self.stamp(partial)
         except Exception as error:
             # torch and safetensors report a full disk each in their own way; the reason's first line is kept
             shutil.rmtree(partial, ignore_errors=True)
             reason = str(error).splitlines()[0]
             raise OSError(
-                f"checkpoint {target} could not be written ({reason}); free some space and start again with --resume: "
+                f"checkpoint {target} could not be written ({reason}); free some space and continue with --resume: "
                 "earlier checkpoints are whole"
             ) from error
         self.accelerator.wait_for_everyone()

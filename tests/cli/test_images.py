@@ -95,7 +95,20 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
     code, _, err = run("decompress", fitted, tmp_path / "cut.face", tmp_path / "cut.png")
     assert code == 1 and err.count("\n") == 1 and "cut.face" in err and "cut short" in err
     code, _, err = run("decompress", fitted, photos[0], tmp_path / "cut.png")
-    assert code == 1 and "no file that hfembed compress wrote" in err and not (tmp_path / "cut.png").exists()
+    assert code == 1 and "not a file of hfembed compress" in err and not (tmp_path / "cut.png").exists()
+
+
+def test_similar_and_walk_go_on_at_a_photo_that_cannot_be_read(run, fitted, photos, tmp_path):
+    for name, file in (("a.jpg", photos[0]), ("b.jpg", photos[9])):
+        (tmp_path / "some").mkdir(exist_ok=True)
+        (tmp_path / "some" / name).write_bytes(file.read_bytes())
+    (tmp_path / "some" / "broken.jpg").write_bytes(b"not a photo")
+    code, out, _ = run("similar", fitted, tmp_path / "some", photos[0])
+    assert code == 0 and len(out.splitlines()) == 2 and "broken" not in out
+    code, _, err = run(
+        "walk", fitted, photos[0], tmp_path / "walk.png", "--with", tmp_path / "some", "--without", tmp_path / "some"
+    )
+    assert code == 0 and (tmp_path / "walk.png").exists(), err
 
 
 def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
@@ -146,4 +159,4 @@ def test_bad_input_is_one_line(run, model, photos, people, tmp_path, command, na
 def test_a_model_with_skips_cannot_morph(run, photos, tmp_path):
     save_tiny_autoencoder(tmp_path / "model", tiny_restoration)
     code, _, err = run("morph", tmp_path / "model", *photos[:2], tmp_path / "a.gif")
-    assert code == 1 and "skip" in err
+    assert code == 1 and "no latents" in err

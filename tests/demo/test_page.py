@@ -1,8 +1,15 @@
 """The page as a program and as a person in a browser use it."""
 
+import dataclasses
+import http.client
 import json
+import os
 import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -11,9 +18,9 @@ from PIL import Image
 
 from hfembed.cli import main
 from hfembed.errors import InputError
-from hfembed.faces.fingerprint import probe_embedding
 from hfembed.faces.swap.provenance_mark import NOTE
 from hfembed.index.embedding_index import EmbeddingIndex
+from hfembed.index.origin import Origin
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -80,7 +87,7 @@ def page(models):
     page = serve([str(models / "faces"), str(models / "words")], device="cpu", block=False)
     yield page
     page.close()
-    page.uploads.cleanup()
+    assert not page.uploads.exists()
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +118,15 @@ def test_a_person_is_found_among_the_photos_given(client, photos):
     assert answer == "Unknown"
 
 
-def test_words_have_neighbours_and_analogies(client):
-    table = client.predict("king", api_name="/neighbours")
+def test_words_have_neighbors_and_analogies(client):
+    table = client.predict("king", api_name="/neighbors")
     assert table["data"][0][0] == "queen"
     assert client.predict("man", "king", "woman", api_name="/analogy")["data"][0][0] == "queen"
 
 
 @pytest.mark.parametrize(
     ("endpoint", "arguments", "message"),
-    [("/neighbours", ["xylophone"], "xylophone"), ("/verify", [None, None, 0.01], "choose two photos first")],
+    [("/neighbors", ["xylophone"], "xylophone"), ("/verify", [None, None, 0.01], "choose two photos first")],
 )
 def test_what_is_wrong_is_said_in_one_line(client, endpoint, arguments, message):
     from gradio_client.exceptions import AppError
@@ -136,17 +143,108 @@ def test_no_photo_is_kept_and_nobody_else_can_reach_the_page(page, client, photo
     client.predict(a, a, 0.01, api_name="/verify")
     assert page.local_url.startswith("http://127.0.0.1:") and page.share_url is None
     assert page.delete_cache[1] <= 600 and page.max_file_size <= 10 * 2**20
-    uploads = Path(page.uploads.name)
-    assert list(uploads.rglob("*.png")), "uploads lie in the page's own folder, which goes with it"
+    assert list(page.uploads.rglob("*.png")), "uploads lie in the page's own folder, which goes with it"
+
+
+def get(page, path="/", **headers):
+    address = urlsplit(page.local_url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_only_requests_that_name_the_pages_own_address_are_answered(page):
+    port = urlsplit(page.local_url).port
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", "LOCALHOST"):
+        status, text = get(page, Host=host)
+        assert status == 200 and b"gradio" in text, host
+    for host in (f"rebound.example:{port}", "127.0.0.1.example", "[::1]x", "localhost@evil.example", "10.0.0.7", ""):
+        for path in ("/", "/config", "/gradio_api/info"):
+            status, text = get(page, path, Host=host)
+            assert status == 421 and b"gradio" not in text, host
+
+
+def test_a_page_for_others_answers_to_addresses_and_its_spaces_name(monkeypatch):
+    from hfembed.demo.server import HostCheck
+
+    def is_own(check, host):
+        return check._is_own({"headers": [(b"host", host.encode())]})
+
+    monkeypatch.setenv("SPACE_HOST", "ann-page.hf.space")
+    check = HostCheck(None, "0.0.0.0")
+    assert all(is_own(check, host) for host in ("ann-page.hf.space", "192.168.1.7:7860", "[fe80::1]:80", "localhost"))
+    assert not is_own(check, "evil.example:7860")
+    assert not check._is_own({"headers": []}) and not check._is_own({"headers": [(b"host", b"localhost")] * 2})
+    assert is_own(HostCheck(None, "page.lan"), "page.lan:80") and not is_own(HostCheck(None, "page.lan"), "10.0.0.7")
+
+
+def test_an_upload_that_is_not_an_image_says_so(client, photos, tmp_path):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    shutil.copy(tmp_path / "drawing.eps", tmp_path / "drawing.png")
+    for file in (photos / "broken.png", tmp_path / "drawing.png"):
+        with pytest.raises(AppError) as error:
+            client.predict(handle_file(file), handle_file(photos / "Ann_1.png"), 0.01, api_name="/verify")
+        assert file.name in str(error.value) and "not an image" in str(error.value)
+        assert "/" not in str(error.value).replace(file.name, ""), "no place on the disk is told"
+
+
+def test_refused_and_forgotten_uploads_are_deleted(page, tmp_path):
+    from hfembed.demo.server import delete_old
+
+    port, big = urlsplit(page.local_url).port, b"x" * (9 << 20)
+    body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + big + b"\r\n--b--\r\n"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=b"})
+    assert connection.getresponse().status == 413
+    for path in ("refused", "uploading", "a/whole.png", "a/old.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    ages = {"refused": 60, "uploading": 5, "whole.png": 60, "old.png": 400}
+    delete_old(tmp_path, lambda file: ages[file.name])
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"uploading", "whole.png"}
+
+
+SERVE = """
+import sys
+from hfembed.demo.server import ended_by_signals, upload_folder
+with ended_by_signals(), upload_folder() as folder:
+    (folder / "photo.png").write_bytes(b"x")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_terminated_server_leaves_no_upload_and_the_next_removes_those_of_a_killed_one(tmp_path):
+    def start():
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )  # fmt: skip
+        return server, Path(server.stdout.readline().strip())
+
+    killed, left = start()
+    killed.kill()
+    killed.wait()
+    assert (left / "photo.png").exists()
+    ended, uploads = start()
+    assert (uploads / "photo.png").exists() and not left.exists()
+    ended.terminate()
+    assert ended.wait(30) == 128 + 15 and not uploads.exists()
 
 
 def test_models_that_do_not_go_together_are_refused(models, tmp_path):
     from hfembed.demo.page import build_page
 
     faces, words = str(models / "faces"), str(models / "words")
-    with pytest.raises(InputError, match="models of one kind"):
+    with pytest.raises(InputError, match="models of one family"):
         build_page([words, words], device="cpu")
-    with pytest.raises(InputError, match="give one model or more"):
+    with pytest.raises(InputError, match="no model; give"):
         build_page([])
     with pytest.raises(InputError, match="a gallery needs the face model"):
         build_page([words], gallery="somewhere", device="cpu")
@@ -161,20 +259,18 @@ def test_a_gallery_of_another_model_is_refused(models, tmp_path):
     from hfembed.demo.page import build_page
 
     faces = str(models / "faces")
-    gallery = EmbeddingIndex(model="outputs/another")
-    gallery.add(np.eye(16), [f"person {number}" for number in range(16)])
-    gallery.probe = -probe_embedding(FaceEmbedderModel.from_pretrained(faces))
-    gallery.save(tmp_path / "gallery")
-    with pytest.raises(InputError, match="made by outputs/another, whose embeddings cannot be compared with those of"):
-        build_page([faces], gallery=str(tmp_path / "gallery"), device="cpu")
-    longer = EmbeddingIndex(model="outputs/another")
-    longer.add(np.eye(32), ["somebody"] * 32)
-    longer.save(tmp_path / "longer")
-    with pytest.raises(InputError, match="have 32 numbers, not 16 as those of"):
-        build_page([faces], gallery=str(tmp_path / "longer"), device="cpu")
-    gallery.probe = -gallery.probe
-    gallery.save(tmp_path / "gallery")
-    build_page([faces], gallery=str(tmp_path / "gallery"), device="cpu")
+    own = Origin.of(FaceEmbedderModel.from_pretrained(faces), mirror="none")
+    for size, origin, message in (
+        (16, Origin("ann/another", "a" * 64), "made by another model: its weights are a{12} .ann/another"),
+        (16, dataclasses.replace(own, settings={"mirror": "sum"}), "its mirror is 'sum'"),
+        (32, Origin("ann/another"), "have 32 dimensions, the model's have 16"),
+        (16, own, None),
+    ):
+        gallery = EmbeddingIndex(origin=origin)
+        gallery.add(np.eye(size), [f"person {number}" for number in range(size)])
+        gallery.save(tmp_path / "gallery")
+        with nullcontext() if message is None else pytest.raises(InputError, match=message):
+            build_page([faces], gallery=str(tmp_path / "gallery"), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +281,9 @@ def picture_models(tmp_path_factory):
     settings = {"image_size": 32, "encoder_widths": [6, 8], "decoder_widths": [8, 6], "latent_size": 10}
     swap = FaceSwapModel(FaceSwapConfig(people=["red", "blue"], **settings))
     with torch.no_grad():
-        for decoder, colour in zip(swap.decoders, ([9.0, -9.0, -9.0], [-9.0, -9.0, 9.0]), strict=True):
+        for decoder, color in zip(swap.decoders, ([9.0, -9.0, -9.0], [-9.0, -9.0, 9.0]), strict=True):
             decoder.output.weight.zero_()
-            decoder.output.bias.copy_(torch.tensor(colour))
+            decoder.output.bias.copy_(torch.tensor(color))
     swap.save_pretrained(place / "swap")
     FaceImageProcessor(size=32, image_mean=0.0, image_std=1.0).save_pretrained(place / "swap")
     return place
@@ -219,7 +315,6 @@ def picture_page(analyzer, folder, picture_models, whole_photos, tmp_path_factor
     page = serve(models, str(place), device="cpu", block=False)
     yield page, gallery
     page.close()
-    page.uploads.cleanup()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from hfembed.cli import main
 from hfembed.errors import InputError
 from hfembed.faces.clustering import choose_threshold, group_embeddings
 from hfembed.faces.evaluation.occlusion import occlusion_map
-from hfembed.faces.projection_plot import lay_out
+from hfembed.faces.projection_plot import project
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -22,9 +22,9 @@ from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderMode
 
 def test_groups_are_the_people_largest_first():
     generator = np.random.default_rng(0)
-    centres = np.linalg.qr(generator.standard_normal((16, 16)))[0][:5]
+    centers = np.linalg.qr(generator.standard_normal((16, 16)))[0][:5]
     owners = generator.permutation([0] * 3 + [1] * 9 + [2] * 5 + [3] + [4])
-    faces = centres[owners] + 0.1 * generator.standard_normal((len(owners), 16))
+    faces = centers[owners] + 0.1 * generator.standard_normal((len(owners), 16))
     faces /= np.linalg.norm(faces, axis=1, keepdims=True)
     groups = group_embeddings(faces, 0.5)
     expected = {1: 0, 2: 1, 0: 2}
@@ -32,10 +32,13 @@ def test_groups_are_the_people_largest_first():
         assert set(groups[owners == person]) == {group}
     assert sorted(np.bincount(groups), reverse=True) == np.bincount(groups).tolist() == [9, 5, 3, 1, 1]
     assert group_embeddings(faces[:1], 0.5).tolist() == [0]
+    faces[3, 2] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        group_embeddings(faces, 0.5)
 
 
 def test_a_chain_of_pairs_does_not_join_strangers():
-    angles = np.radians([0, 40, 80, 120])  # neighbours have a cosine of 0.77, the ends of -0.5
+    angles = np.radians([0, 40, 80, 120])  # neighbors have a cosine of 0.77, the ends of -0.5
     groups = group_embeddings(np.stack([np.cos(angles), np.sin(angles)], 1), 0.7)
     assert groups[0] != groups[3]
 
@@ -50,18 +53,18 @@ def test_the_threshold_comes_from_the_checkpoint():
 
 
 @pytest.mark.parametrize("method", ["t-sne", "pca"])
-def test_the_map_keeps_groups_apart(method):
+def test_the_projection_keeps_groups_apart(method):
     generator = np.random.default_rng(0)
-    centres = np.linalg.qr(generator.standard_normal((8, 8)))[0][:2]
+    centers = np.linalg.qr(generator.standard_normal((8, 8)))[0][:2]
     owners = np.repeat([0, 1], 20)
-    faces = centres[owners] + 0.05 * generator.standard_normal((40, 8))
-    places = lay_out(faces, method)
+    faces = centers[owners] + 0.05 * generator.standard_normal((40, 8))
+    places = project(faces, method)
     assert places.shape == (40, 2)
     middles = [places[owners == group].mean(0) for group in (0, 1)]
     nearest = np.argmin([np.linalg.norm(places - middle, axis=1) for middle in middles], axis=0)
     assert (nearest == owners).all()
     with pytest.raises(InputError, match="at least 4"):
-        lay_out(faces[:3], method)
+        project(faces[:3], method)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,10 @@ def test_group_writes_contact_sheets_and_a_table(run, photos, checkpoint, tmp_pa
     with Image.open(out / "map.png") as picture:
         assert picture.width > 500
 
+    (out / "notes.txt").write_text("dear to somebody")
+    code, _, err = run(*arguments, "--threshold", "0.99")
+    assert code == 1 and "something else than groups of faces (notes.txt)" in err
+    (out / "notes.txt").unlink()
     code, _, _ = run(*arguments, "--threshold", "-1", "--map", "none")
     assert code == 0 and not (out / "map.png").exists() and not (out / "group_002").exists(), "replaced whole"
     for changed, message in (

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,13 +12,15 @@ from PIL import Image
 from transformers import AutoModel, pipeline
 
 from hfembed import FaceAnalyzer
+from hfembed.checkpoint.checkpoint import Checkpoint
+from hfembed.checkpoint.json_notes import write_json
 from hfembed.errors import InputError
-from hfembed.faces.face_analyzer import sharpness
+from hfembed.faces.face_analyzer import compose_analyzer, sharpness
 from hfembed.faces.photo_folders import embed_folder, read_gallery
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
-from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
 from hfembed.photos import find_photos
-from tests.faces.conftest import draw
+from tests.faces.conftest import THRESHOLDS, draw
 
 SEVERAL = [(10, 10), (90, 50)]
 
@@ -61,6 +64,49 @@ def test_an_embedder_that_moved_embeds_as_one_that_was_there(analyzer):
     assert not np.array_equal(moved.embed_crops(crops)[0], before)
 
 
+def test_an_embedder_whose_weights_change_embeds_with_the_new_ones(analyzer):
+    crops = list(np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), np.uint8))
+    changed = with_embedder(analyzer, copy.deepcopy(analyzer.embedder))
+    weight = next(changed.embedder.parameters())
+    fresh_state = FaceEmbedderModel(changed.embedder.config).state_dict()
+    noise = torch.randn_like(weight)
+    origins = [changed.origin]
+    # as load_state_dict, an optimizer, and code that goes round autograd's version counter write
+    for write in (
+        lambda: changed.embedder.load_state_dict(fresh_state),
+        lambda: weight.data.add_(noise),
+        lambda: np.add(weight.detach().numpy(), noise.numpy(), out=weight.detach().numpy()),
+        lambda: setattr(changed.embedder.config, "mirror", "none"),
+    ):
+        before = changed.embed_crops(crops)[0]
+        write()
+        after = changed.embed_crops(crops)[0]
+        fresh = with_embedder(analyzer, copy.deepcopy(changed.embedder)).embed_crops(crops)[0]
+        np.testing.assert_array_equal(after, fresh)
+        assert not np.array_equal(after, before)
+        assert all(changed.origin.difference(origin) for origin in origins)
+        origins.append(changed.origin)
+
+
+def test_an_embedding_that_is_not_finite_decides_nothing(analyzer, tmp_path):
+    broken = with_embedder(analyzer, copy.deepcopy(analyzer.embedder))
+    photo = draw((50, 30), person=1)
+    photo.save(tmp_path / "a.png")
+    with torch.no_grad():
+        next(broken.embedder.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(InputError, match="photo 0: the embedding is not finite"):
+        broken.verify(photo, photo)
+    with pytest.raises(InputError, match="not finite"):
+        broken.compare(np.full(8, np.nan, np.float32), np.ones(8, np.float32))
+    embed_folder(broken, tmp_path, tmp_path / "out.parquet", show_progress_bar=False)
+    (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert row["embedding"] is None and "not finite" in row["error"]
+    with pytest.raises(InputError, match="not one photo of .* can be used; .*not finite"):
+        (tmp_path / "gallery" / "Ann").mkdir(parents=True)
+        photo.save(tmp_path / "gallery" / "Ann" / "a.png")
+        read_gallery(broken, tmp_path / "gallery", show_progress_bar=False)
+
+
 def test_a_trunk_that_cannot_be_folded_embeds_as_it_is(analyzer):
     # its BatchNorm holds an activation too
     config = FaceEmbedderConfig(trunk="timm/test_efficientnet", image_size=[24, 24], embedding_size=8)
@@ -78,8 +124,8 @@ def test_batches_and_threads_change_nothing(analyzer):
     photos = [draw((30, 20), person=1), draw(*SEVERAL, person=2, size=(200, 300)), draw(), draw((99, 70), person=3)]
     expected = [analyzer(photo)[0] for photo in photos]
     before = torch.get_num_threads()
-    for batch_size, num_workers in ((4, 1), (3, 2), (1, 3)):
-        for photo, alone in zip(analyzer(photos, "all", batch_size, num_workers), expected, strict=True):
+    for batch_size, num_threads in ((4, 1), (3, 2), (1, 3)):
+        for photo, alone in zip(analyzer(photos, "all", batch_size, num_threads), expected, strict=True):
             same_faces(photo.faces, alone.faces)
     assert torch.get_num_threads() == before
 
@@ -94,7 +140,7 @@ def test_which_faces(analyzer):
     assert photos[1].error == "photo 1: no face was found"
     assert photos[2].error is None and len(photos[2].faces) == 1
     assert analyzer(none)[0] == ("photo 0", [], None)
-    with pytest.raises(InputError, match="'all', 'largest' or 'only'"):
+    with pytest.raises(InputError, match="one of 'all', 'largest', 'only'"):
         analyzer(two, faces="first")
 
 
@@ -120,7 +166,7 @@ def write_bad_photos(folder):
     draw().save(folder / "empty_nobody.jpg")
     face.convert("CMYK").save(folder / "fine_cmyk.jpg", quality=95)
     Image.fromarray(np.asarray(face.convert("L")).astype(np.uint16) * 257).save(folder / "fine_sixteen_bits.png")
-    face.convert("L").save(folder / "fine_grey.png")
+    face.convert("L").save(folder / "fine_gray.png")
     face.convert("RGBA").save(folder / "fine_alpha.png")
     face.convert("P").save(folder / "fine_animated.gif", save_all=True, append_images=[draw().convert("P")])
     many = [(20 + 100 * column, 20 + 90 * row) for column in range(5) for row in range(4)]
@@ -131,7 +177,7 @@ def write_bad_photos(folder):
 
 def test_bad_photos_are_named_and_the_rest_is_served(analyzer, tmp_path):
     write_bad_photos(tmp_path)
-    for photo in analyzer(find_photos(tmp_path).photos, batch_size=4, num_workers=2):
+    for photo in analyzer(find_photos(tmp_path).photos, batch_size=4, num_threads=2):
         name = photo.name.rpartition("/")[2]
         if name.startswith("broken"):
             assert str(tmp_path / name) in photo.error and "\n" not in photo.error and not photo.faces
@@ -148,16 +194,18 @@ def test_a_folder_becomes_a_table(analyzer, tmp_path):
     (tmp_path / "photos" / "below").mkdir(parents=True)
     write_bad_photos(tmp_path / "photos")
     draw(*SEVERAL, person=1).save(tmp_path / "photos" / "below" / "two.png")
-    summary = embed_folder(analyzer, tmp_path / "photos", tmp_path / "out.parquet", batch_size=5, progress=False)
+    summary = embed_folder(
+        analyzer, tmp_path / "photos", tmp_path / "out.parquet", batch_size=5, show_progress_bar=False
+    )
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert summary.photos == 13 and summary.faces == 27 and len(summary.errors) == 6
     assert {row["file"] for row in rows} == set(find_photos(tmp_path / "photos").names)
     found = {row["file"]: row for row in rows}
     assert "no face was found" in found["empty_nobody.jpg"]["error"] and found["empty_nobody.jpg"]["face"] is None
     assert found["below/two.png"]["face"] == 1 and found["below/two.png"]["error"] is None
-    face = analyzer(tmp_path / "photos" / "fine_grey.png")[0].faces[0]
-    np.testing.assert_allclose(found["fine_grey.png"]["embedding"], face.embedding, atol=1e-4)
-    np.testing.assert_allclose(found["fine_grey.png"]["landmarks"], face.landmarks, atol=1e-2)
+    face = analyzer(tmp_path / "photos" / "fine_gray.png")[0].faces[0]
+    np.testing.assert_allclose(found["fine_gray.png"]["embedding"], face.embedding, atol=1e-4)
+    np.testing.assert_allclose(found["fine_gray.png"]["landmarks"], face.landmarks, atol=1e-2)
 
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match=r"nothing holds no photos \(.*\.jpg"):
@@ -178,7 +226,7 @@ def make_gallery(folder, people):
 def test_a_gallery_of_people(analyzer, tmp_path):
     folder = make_gallery(tmp_path / "gallery", {"Ann": [1, 1], "Bob": [2]})
     (folder / "Ann" / "broken.jpg").write_bytes(b"x")
-    index, summary = read_gallery(analyzer, folder, progress=False)
+    index, summary = read_gallery(analyzer, folder, show_progress_bar=False)
     assert index.names == ["Ann", "Bob"] and len(index) == 3
     assert len(summary.errors) == 1 and "Ann/broken.jpg" in summary.errors[0]
     probe = analyzer(draw((50, 30), person=2))[0].faces[0]
@@ -186,14 +234,16 @@ def test_a_gallery_of_people(analyzer, tmp_path):
 
     (folder / "Carl").mkdir()
     draw().save(folder / "Carl" / "nobody.png")
-    with pytest.raises(InputError, match="no photo of Carl can be used.*nobody.png: no face was found"):
-        read_gallery(analyzer, folder, progress=False)
+    index, summary = read_gallery(analyzer, folder, show_progress_bar=False)
+    assert index.names == ["Ann", "Bob"] and index.files == ["Ann/0.png", "Ann/1.png", "Bob/0.png"]
+    assert "nobody.png: no face was found" in summary.errors[1] and summary.errors[2] == "no photo of Carl can be used"
+    index.check_origin(analyzer.origin)
     make_gallery(folder, {"ann": [3]})
     with pytest.raises(InputError, match='"Ann" and "ann" look like one person'):
-        read_gallery(analyzer, folder, progress=False)
+        read_gallery(analyzer, folder, show_progress_bar=False)
     draw().save(folder / "stray.png")
     with pytest.raises(InputError, match="stray.png is in nobody's directory"):
-        read_gallery(analyzer, folder, progress=False)
+        read_gallery(analyzer, folder, show_progress_bar=False)
 
 
 def test_verification(analyzer, tmp_path):
@@ -220,16 +270,67 @@ def test_saved_and_loaded_is_the_same(analyzer, folder):
     assert loaded.detector.config.min_face_size == 40 and loaded.detector_processor.max_pixels == 1_000_000
     # the folder is an embedder too
     assert AutoModel.from_pretrained(folder).config.thresholds == analyzer.embedder.config.thresholds
-    with pytest.raises(InputError, match="has no detector in it: .* hfembed analyzer"):
+    with pytest.raises(InputError, match="has no detector in it; .*`hfembed analyzer DETECTOR"):
         FaceAnalyzer.from_pretrained(folder / "detector", "cpu")
+
+
+def test_notes_stay_with_the_weights_they_belong_to(analyzer, folder, tmp_path):
+    model = tmp_path / "model"
+    analyzer.save_pretrained(model)
+    Checkpoint.resolve(model).write_note("training.json", {"name": "squares"})
+    weights = Checkpoint.resolve(model).fingerprint
+    write_json(model / "results.json", {"lfw_view2_accuracy": 0.9, "lfw_view2": {"weights": weights}})
+    (model / "README.md").write_text("written by hand")
+    loaded = FaceAnalyzer.from_pretrained(model, "cpu")
+    for place in (model, tmp_path / "copy"):
+        loaded.save_pretrained(place)
+        again = Checkpoint.resolve(place)
+        assert again.training["name"] == "squares" and again.results["lfw_view2_accuracy"] == 0.9
+        assert (place / "README.md").read_text() == "written by hand"
+        assert FaceAnalyzer.from_pretrained(place, "cpu").origin == loaded.origin
+    next(loaded.embedder.parameters()).data.mul_(0.5)
+    loaded.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy" / "training.json").exists() and not (tmp_path / "copy" / "results.json").exists()
+
+
+def test_notes_of_a_model_with_a_head_stay_too(analyzer, folder, tmp_path):
+    model = FaceEmbedderForClassification(FaceEmbedderConfig(**analyzer.embedder.config.to_dict() | {"num_labels": 3}))
+    model.save_pretrained(tmp_path / "model")
+    analyzer.embedder_processor.save_pretrained(tmp_path / "model")
+    checkpoint = Checkpoint.resolve(tmp_path / "model")
+    checkpoint.store_thresholds(THRESHOLDS)
+    checkpoint.write_note("training.json", {"name": "squares"})
+    compose_analyzer(folder / "detector", tmp_path / "model", tmp_path / "out")
+    composed = Checkpoint.resolve(tmp_path / "out")
+    assert composed.training["name"] == "squares" and composed.thresholds["accuracy"] == 0.9
+    assert composed.fingerprint != checkpoint.fingerprint, "the head is gone"
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_an_analyzer_in_half_precision_is_of_the_same_origin(analyzer, folder):
+    half = FaceAnalyzer.from_pretrained(folder, "cpu", torch.bfloat16)
+    assert half.embedder.dtype == torch.bfloat16 and half.detector.dtype == torch.float32
+    assert half.origin.difference(FaceAnalyzer.from_pretrained(folder, "cpu").origin) is None
+    photo = draw((50, 30), person=1)
+    embeddings = [one(photo)[0].faces[0].embedding for one in (half, analyzer)]
+    assert embeddings[0] @ embeddings[1] > 0.99
+
+
+def test_what_is_printed_says_what_it_is(analyzer, folder):
+    face = analyzer(draw((50, 30), person=1))[0].faces[0]
+    assert re.fullmatch(r"Face\(box=\[[\d., ]+\], score=\d\.\d\d\)", repr(face))
+    loaded = FaceAnalyzer.from_pretrained(folder, "cpu")
+    assert repr(loaded) == f"FaceAnalyzer(detector='{folder}/detector', embedder='{folder}', device='cpu')"
+    with pytest.warns(FutureWarning, match="num_threads"):
+        analyzer([], num_workers=2)
 
 
 def test_sharpness_is_the_variance_of_the_laplacian():
     crops = torch.randint(0, 256, (2, 3, 9, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for value, crop in zip(sharpness(crops).tolist(), crops.double().numpy(), strict=True):
-        grey = crop.mean(0)
+        gray = crop.mean(0)
         laplacian = [
-            grey[y - 1, x] + grey[y + 1, x] + grey[y, x - 1] + grey[y, x + 1] - 4 * grey[y, x]
+            gray[y - 1, x] + gray[y + 1, x] + gray[y, x - 1] + gray[y, x + 1] - 4 * gray[y, x]
             for y in range(1, 8)
             for x in range(1, 6)
         ]

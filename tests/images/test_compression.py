@@ -1,9 +1,11 @@
+import zlib
+
 import numpy as np
 import pytest
 import torch
 
 from hfembed.errors import InputError
-from hfembed.images.compression import HEADER_BYTES, LatentCodec
+from hfembed.images.compression import _HEADER, HEADER_BYTES, LatentCodec
 from hfembed.images.latent_statistics import LatentStatistics, encode_images
 from tests.images.tiny_autoencoder import smooth_images, tiny_autoencoder
 
@@ -54,6 +56,42 @@ def test_latents_far_outside_are_clipped_not_lost(codec):
     assert inverted.isfinite().all() and 0 <= inverted.min() and inverted.max() <= 1
 
 
+def forged(codec, content, quality=None, size=None, payload=None):
+    """Another header or payload under a checksum that fits."""
+    magic, version, model, old_quality, height, width = _HEADER.unpack(content[: _HEADER.size])
+    height, width = size or (height, width)
+    quality = old_quality if quality is None else quality
+    header = _HEADER.pack(magic, version, model, quality, height, width)
+    payload = content[HEADER_BYTES:] if payload is None else payload
+    return header + zlib.crc32(header + payload).to_bytes(4, "little") + payload
+
+
+def test_forged_files_are_damaged_or_decode_to_an_image(codec, tmp_path):
+    content = codec.compress(smooth_images(1)[0])
+    payload = content[HEADER_BYTES:]
+    for wrong, words in (
+        (forged(codec, content, quality=200), "quality"),
+        (forged(codec, content, size=(60000, 60000)), "60000 x 60000"),
+        (forged(codec, content, payload=payload + b"x"), "damaged"),
+        (forged(codec, content, payload=payload + bytes(4 * 1000)), "damaged"),
+        (forged(codec, content, payload=payload + bytes(4)), "damaged"),
+    ):
+        with pytest.raises(InputError, match=words):
+            codec.decompress(wrong)
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        mutated = forged(codec, content, int(generator.integers(0, 41)), payload=generator.bytes(len(payload)))
+        try:
+            assert codec.decompress(mutated).isfinite().all()
+        except InputError as error:
+            assert "\n" not in str(error)
+    (tmp_path / "huge.face").write_bytes(content + bytes(10_000))
+    with pytest.raises(InputError, match=r"huge\.face: larger than"):
+        codec.read_file(tmp_path / "huge.face")
+    (tmp_path / "good.face").write_bytes(content)
+    assert torch.equal(codec.read_file(tmp_path / "good.face"), codec.decompress(content))
+
+
 def test_what_is_wrong_with_a_file_is_said(codec):
     content = codec.compress(smooth_images(1)[0])
     with pytest.raises(InputError, match="another model"):
@@ -63,7 +101,7 @@ def test_what_is_wrong_with_a_file_is_said(codec):
         with pytest.raises(InputError, match="damaged or cut short"):
             codec.decompress(damaged)
     for other in (b"", content[:10], b"\x89PNG" + content[4:]):
-        with pytest.raises(InputError, match="no file that"):
+        with pytest.raises(InputError, match="not a file of"):
             codec.decompress(other)
     with pytest.raises(InputError, match="version 9"):
         codec.decompress(content[:4] + b"\x09" + content[5:])

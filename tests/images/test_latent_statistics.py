@@ -12,7 +12,7 @@ from hfembed.images.latent_statistics import (
     encode_images,
     sample_prior,
 )
-from tests.images.tiny_autoencoder import smooth_images, tiny_autoencoder
+from tests.images.tiny_autoencoder import smooth_images, tiny_autoencoder, tiny_restoration
 
 
 class LinearDecoder:
@@ -124,3 +124,25 @@ def test_the_prior_needs_a_variational_model():
     assert sample_prior(tiny_autoencoder(variational=True), 3).shape == (3, 2, 4, 4)
     with pytest.raises(InputError, match="variational"):
         sample_prior(SimpleNamespace(config=SimpleNamespace(variational=False)), 3)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    model = tiny_autoencoder()
+    statistics = LatentStatistics.fit(model, encode_images(model, smooth_images(30)), 2)
+    statistics.std[0] = np.nan
+    model.save_pretrained(tmp_path)
+    statistics.save(tmp_path)
+    with pytest.raises(InputError, match="std has the shape .* or is not finite"):
+        LatentStatistics.load(tmp_path)
+    statistics.std = np.ones(3)
+    statistics.save(tmp_path)
+    with pytest.raises(InputError, match="damaged"):
+        LatentStatistics.load(tmp_path)
+    with torch.no_grad():
+        model.encoder.conv_in.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="not finite"):
+        encode_images(model, smooth_images(2))
+    with pytest.raises(InputError, match="not finite"):
+        decode_latents(tiny_autoencoder(), torch.full((1, 2, 4, 4), float("inf")))
+    with pytest.raises(InputError, match="no latents"):
+        encode_images(tiny_restoration(), smooth_images(2))

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import hfembed.index.vector_store as vector_store
 from hfembed import EmbeddingIndex
 from hfembed.errors import InputError
+from hfembed.index.embedding_index import _relative
+from hfembed.index.origin import Origin
 
 
 def gallery(people: int = 40, dimension: int = 32, seed: int = 0, most: int = 6):
@@ -34,7 +37,7 @@ def filled(precision="float32", **settings):
     return index, vectors, labels, queries
 
 
-def brute_force(vectors, labels, queries, template):
+def brute_force(vectors, labels, queries, aggregation):
     """For each query all (label, score, row), nearest first, by plain loops."""
     vectors, queries = unit(vectors.astype(np.float64)), unit(queries.astype(np.float64))
     found = []
@@ -42,7 +45,7 @@ def brute_force(vectors, labels, queries, template):
         answers = []
         for label in sorted(set(labels)):
             rows = [row for row, other in enumerate(labels) if other == label]
-            if template == "best":
+            if aggregation == "max":
                 score, row = max((float(vectors[row] @ query), row) for row in rows)
             else:
                 mean = np.mean([vectors[row] for row in rows], axis=0)
@@ -52,15 +55,15 @@ def brute_force(vectors, labels, queries, template):
     return found
 
 
-@pytest.mark.parametrize("template", ["best", "mean"])
+@pytest.mark.parametrize("aggregation", ["max", "mean"])
 @pytest.mark.parametrize("top_k", [1, 7, 1000])
-def test_search_by_label_equals_brute_force(template, top_k, monkeypatch):
+def test_search_by_label_equals_brute_force(aggregation, top_k, monkeypatch):
     monkeypatch.setattr(vector_store, "_PART_ROWS", 16)
     monkeypatch.setattr(vector_store, "_BLOCK_ROWS", 64)
     monkeypatch.setattr(vector_store, "_QUERIES", 11)
     index, vectors, labels, queries = filled()
-    matches = index.search(queries, top_k, template)
-    for query, answers in enumerate(brute_force(vectors, labels, queries, template)):
+    matches = index.search(queries, top_k, aggregation)
+    for query, answers in enumerate(brute_force(vectors, labels, queries, aggregation)):
         answers = answers[:top_k]
         assert matches.labels[query] == [label for label, _, _ in answers]
         np.testing.assert_allclose(matches.scores[query], [score for _, score, _ in answers], atol=1e-5)
@@ -123,7 +126,7 @@ def test_a_removed_person_is_gone_and_the_others_stay():
     ours, expected = index.search(queries, 5), rest.search(queries, 5)
     assert ours.labels == expected.labels and ours.files == expected.files
     np.testing.assert_allclose(ours.scores, expected.scores, atol=1e-6)
-    with pytest.raises(InputError, match=f"the index has no '{gone}'"):
+    with pytest.raises(InputError, match=f"the index has no label '{gone}'"):
         index.remove(gone)
     for name in index.names:
         index.remove(name)
@@ -145,65 +148,63 @@ def test_merging_joins_people_of_one_name_and_converts():
     assert first.search(queries, 1, "mean").labels == whole.search(queries, 1, "mean").labels
     other = EmbeddingIndex(model="another/model")
     other.add(vectors, labels)
-    second.model = "some/model"
-    with pytest.raises(InputError, match="two models, some/model and another/model, whose .* cannot be compared"):
+    second.origin = Origin("some/model")
+    with pytest.raises(InputError, match="model is some/model, not another/model"):
         second.merge(other)
-    # what the models make of one input tells more than their names: another folder's copy, other weights in one folder
-    second.probe, other.probe = np.array([1, 0]), np.array([1, 0.01])
+    # weights tell more than names: another folder's copy, other weights in one folder
+    second.origin, other.origin = Origin("some/model", "a" * 64), Origin("another/model", "a" * 64)
     second.merge(other)
     assert len(second) == len(labels) - half + len(labels)
-    other.model = second.model
-    other.probe = np.array([0, 1])
-    with pytest.raises(InputError, match="two models, some/model and some/model, whose .* cannot be compared"):
+    other.origin = Origin("some/model", "b" * 64)
+    with pytest.raises(InputError, match="weights are a{12} .* the model's are b{12}"):
         second.merge(other)
     assert len(second) == len(labels) - half + len(labels), "nothing was added"
 
 
 def test_an_empty_index_takes_the_model_of_what_is_merged_into_it():
     index, *_ = filled()
-    index.model, index.probe = "some/model", np.eye(index.dimension, dtype=np.float32)[0]
+    index.origin = Origin("some/model", "a" * 64, {"mirror": "sum"})
     empty = EmbeddingIndex()
     empty.merge(index)
-    assert empty.model == "some/model" and np.array_equal(empty.probe, index.probe) and len(empty) == len(index)
+    assert empty.origin == index.origin and len(empty) == len(index)
 
 
-@pytest.mark.parametrize("template", ["best", "mean"])
-def test_strangers_are_rejected_at_the_chosen_rate(template):
+@pytest.mark.parametrize("aggregation", ["max", "mean"])
+def test_strangers_are_rejected_at_the_chosen_rate(aggregation):
     index, _, _, queries = filled(people=300, dimension=24, seed=1)
     generator = np.random.default_rng(2)
     strangers = generator.standard_normal((4000, 24))
-    stored = index.calibrate(strangers[:1000], template, data="random directions")
+    stored = index.calibrate(strangers[:1000], aggregation, data="random directions")
     assert list(stored["fpir"]) == ["0.1", "0.01"]
     # exactly at the rate on the strangers it was set on, about there on others
-    assert index.search(strangers[:1000], 1, template, fpir=0.01).known.sum() == 10
-    assert index.search(strangers[1000:], 1, template, fpir=0.1).known.mean() == pytest.approx(0.1, abs=0.03)
-    members = index.search(queries, 1, template, fpir=0.01)
+    assert index.search(strangers[:1000], 1, aggregation, fpir=0.01).known.sum() == 10
+    assert index.search(strangers[1000:], 1, aggregation, fpir=0.1).known.mean() == pytest.approx(0.1, abs=0.03)
+    members = index.search(queries, 1, aggregation, fpir=0.01)
     assert members.known.mean() > 0.8
-    with pytest.raises(InputError, match=r"no threshold at FPIR 0.002 for the template .*: 0.1, 0.01"):
-        index.search(queries, 1, template, fpir=0.002)
+    with pytest.raises(InputError, match=r"no threshold at FPIR 0.002 for the aggregation .*: 0.1, 0.01"):
+        index.search(queries, 1, aggregation, fpir=0.002)
     index.remove(index.names[0])
     with pytest.raises(InputError, match="none; calibrate"):
         index.search(queries, fpir=0.01)
 
 
-@pytest.mark.parametrize("template", ["best", "mean"])
-def test_calibration_among_the_labels_themselves_searches_each_without_its_own(template):
+@pytest.mark.parametrize("aggregation", ["max", "mean"])
+def test_calibration_among_the_labels_themselves_searches_each_without_its_own(aggregation):
     index, vectors, labels, _ = filled(people=60)
-    index.calibrate(template=template, fpir=[0.1])
+    index.calibrate(aggregation=aggregation, fpir=[0.1])
     best = []
     for row, label in enumerate(labels):
         others = [place for place, other in enumerate(labels) if other != label]
-        [answers] = brute_force(vectors[others], [labels[place] for place in others], vectors[[row]], template)
+        [answers] = brute_force(vectors[others], [labels[place] for place in others], vectors[[row]], aggregation)
         best.append(answers[0][1])
-    false_positives = (np.array(best) >= index.threshold(0.1, template)).mean()
+    false_positives = (np.array(best) >= index.threshold(0.1, aggregation)).mean()
     assert false_positives <= 0.1 < false_positives + 1 / len(best) + 1e-9
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_a_saved_index_answers_the_same(precision, tmp_path):
     index, vectors, labels, queries = filled(precision)
-    index.model = "outputs/mobilefacenet"
-    index.probe = np.eye(index.dimension, dtype=np.float32)[0]
+    index.origin = Origin("outputs/mobilefacenet", "a" * 64, {"mirror": "sum"})
     index.calibrate(fpir=[0.1])
     index.save(tmp_path / "index")
     index.save(tmp_path / "index")
@@ -215,13 +216,62 @@ def test_a_saved_index_answers_the_same(precision, tmp_path):
     assert ours.labels == expected.labels and ours.files == expected.files
     np.testing.assert_array_equal(ours.scores, expected.scores)
     np.testing.assert_array_equal(ours.known, expected.known)
-    assert loaded.model == "outputs/mobilefacenet" and loaded.names == index.names
-    loaded.check_model("a copy of it", index.probe)
-    for other, words in ((np.roll(index.probe, 1), "cannot be compared"), (index.probe[1:], "numbers, not")):
-        with pytest.raises(InputError, match=f"made by outputs/mobilefacenet.* {words}"):
-            loaded.check_model("another", other)
+    assert loaded.origin == index.origin and loaded.names == index.names
+    loaded.check_origin(Origin("a/copy", "a" * 64), 32)
+    for origin, dimension, words in (
+        (Origin("outputs/mobilefacenet", "b" * 64), 32, "weights are a{12} .outputs/mobilefacenet.*b{12}"),
+        (Origin(None, "a" * 64, {"mirror": "none"}), 32, "mirror is 'sum', the model's is 'none'"),
+        (Origin("outputs/mobilefacenet"), 31, "have 32 dimensions, the model's have 31"),
+        (Origin("another/model"), 32, "model is outputs/mobilefacenet, not another/model"),
+    ):
+        with pytest.raises(InputError, match=f"made by another model: .*{words}"):
+            loaded.check_origin(origin, dimension)
     loaded.add(vectors, labels)
     assert len(loaded) == 2 * len(labels)
+
+
+def test_numbers_that_are_not_finite_are_in_no_index(tmp_path):
+    index, *_ = filled()
+    folder = index.save_pretrained(tmp_path / "index")
+    tensors = load_file(folder / "embeddings.safetensors")
+    tensors["embeddings"][3, 1] = float("nan")
+    save_file(tensors, folder / "embeddings.safetensors")
+    with pytest.raises(InputError, match="index is not a whole index: an embedding is not finite"):
+        EmbeddingIndex.from_pretrained(folder)
+    index.save_pretrained(folder)
+    description = json.loads((folder / "index.json").read_text())
+    thresholds = {"best": {"data": "", "strangers": 9, "labels": 9, "fpir": {"0.1": "nan"}}}
+    (folder / "index.json").write_text(json.dumps(description | {"thresholds": thresholds}))
+    with pytest.raises(InputError, match="a threshold that is not finite"):
+        EmbeddingIndex.from_pretrained(folder)
+
+
+def test_nothing_of_the_disk_is_in_an_index(tmp_path):
+    for path in ("/home/ann/models/faces", "models--ann--faces/snapshots/abc", str(tmp_path), "~/faces"):
+        assert EmbeddingIndex(model=path).model is None
+    assert EmbeddingIndex(model="ann/faces@v1").model == "ann/faces@v1"
+    index = EmbeddingIndex()
+    index.add(np.eye(3), ["a", "b", "c"], ["/home/ann/photos/x/1.jpg", "/home/ann/photos/y/2.jpg", None])
+    assert _relative(index.files) == ["x/1.jpg", "y/2.jpg", None] and _relative(["a/1.jpg"]) == ["a/1.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_kept_readable(tmp_path):
+    index = EmbeddingIndex()
+    index.add(np.eye(2), ["Ren\udce9", "b"], ["Ren\udce9/1.jpg", None])
+    assert EmbeddingIndex.load(index.save(tmp_path / "index")).files == [r"Ren\xe9/1.jpg", None]
+    assert index.names == [r"Ren\xe9", "b"]
+
+
+def test_the_old_names_of_aggregations_are_accepted():
+    index, _, _, queries = filled()
+    for old, new in (("best", "max"), ("mean", "mean")):
+        expected = index.search(queries, 3, new).scores
+        with pytest.warns(FutureWarning, match="aggregation="):
+            np.testing.assert_array_equal(index.search(queries, 3, template=old).scores, expected)
+    with pytest.warns(FutureWarning):
+        assert list(index.calibrate(aggregation="best", fpir=[0.1])["fpir"]) == ["0.1"]
+    assert list(index.thresholds) == ["max"]
+    assert repr(index).startswith("EmbeddingIndex(") and "40 labels, dimension=32" in repr(index)
 
 
 def test_saving_never_replaces_what_is_no_index(tmp_path):
@@ -230,6 +280,9 @@ def test_saving_never_replaces_what_is_no_index(tmp_path):
     with pytest.raises(InputError, match="holds something else than an index"):
         index.save(tmp_path)
     assert (tmp_path / "photo.jpg").read_text() == "dear to somebody"
+    (index.save(tmp_path / "index") / "photo.jpg").write_text("dear to somebody")
+    with pytest.raises(InputError, match="something else than an index .photo.jpg"):
+        index.save(tmp_path / "index")
     with pytest.raises(InputError, match="empty"):
         EmbeddingIndex().save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -241,9 +294,9 @@ def test_damaged_files_are_one_line(tmp_path):
     with pytest.raises(InputError, match="nobody/nothing"):
         EmbeddingIndex.load("nobody/nothing")
     for name, content, message in (
-        ("embeddings.safetensors", b"half a fi", "no whole index"),
-        ("labels.parquet", b"PAR1", "no whole index"),
-        ("index.json", b"{", "no whole index"),
+        ("embeddings.safetensors", b"half a fi", "not a whole index"),
+        ("labels.parquet", b"PAR1", "not a whole index"),
+        ("index.json", b"{", "index.json is not JSON"),
     ):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(content)
@@ -265,9 +318,9 @@ def test_damaged_files_are_one_line(tmp_path):
     [
         (([[1.0, 0.0]], ["a", "b"]), "1 embeddings, 2 labels"),
         (([[1.0, 0.0, 0.0]], ["a"]), "vectors of 2 dimensions, these have 3"),
-        (([[1.0, 0.0], [0.0, 0.0]], ["a", "b"]), "1 of 2 rows have no direction, the first: 1"),
-        (([[1.0, np.nan]], ["a"]), "no direction"),
-        (([[1.0, 0.0]], [7]), "a label is a text, got 7"),
+        (([[1.0, 0.0], [0.0, 0.0]], ["a", "b"]), "1 of 2 embeddings are zero or not finite, the first: row 1"),
+        (([[1.0, np.nan]], ["a"]), "not finite"),
+        (([[1.0, 0.0]], [7]), "non-empty text, got 7"),
         (([[[1.0]]], ["a"]), "the shape"),
     ],
 )
@@ -283,14 +336,14 @@ def test_what_cannot_be_asked_is_refused():
     index, _, _, queries = filled()
     for arguments, message in (
         ((queries, 0), "top_k must be at least 1"),
-        ((queries, 1, "median"), "neither best nor mean"),
+        ((queries, 1, "median"), "expected 'max' or 'mean'"),
         ((queries[:, :3],), "these have 3"),
     ):
         with pytest.raises(InputError, match=message):
             index.search(*arguments)
-    with pytest.raises(InputError, match="none of float32"):
+    with pytest.raises(InputError, match="expected one of float32"):
         EmbeddingIndex("float8")
-    with pytest.raises(InputError, match="4 strangers carry none of the rates 0.1"):
+    with pytest.raises(InputError, match="4 strangers are too few for a rate of 0.1"):
         index.calibrate(queries[:4], fpir=[0.1])
 
 

@@ -99,12 +99,16 @@ def train(recipe: dict, folder: Path, ranks: int = 1, *more: str, script: Path =
 
 
 def launch(recipe: dict, folder: Path, ranks: int) -> list[dict]:
-    """As `train`, by accelerate's launcher."""
-    several = ["--multi_gpu", "--num_processes", str(ranks)]  # with ACCELERATE_USE_CPU: several ranks over gloo
-    several += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *several, str(SCRIPT), *arguments(recipe, folder)]
+    """As `train`, by the command, which goes through accelerate's launcher."""
+    command = [sys.executable, "-m", "hfembed.cli", "train", "faces", "--num_processes", str(ranks)]
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*command, *arguments(recipe, folder)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert f"on {ranks} rank" in done.stdout
     return read_log(folder)
@@ -151,6 +155,23 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, ranks):
     assert numbers(resumed) == numbers(uninterrupted)  # to the last digit
     weights = [(tmp_path / name / "run" / "model.safetensors").read_bytes() for name in ("uninterrupted", "killed")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.multiprocess
+def test_two_ranks_refuse_another_run_and_train_on_longer(tmp_path):
+    recipe = CLASSIFICATION | {"num_workers": 0, "epochs": 1}
+    short = train(recipe, tmp_path / "two", 2)
+    for other, line in (
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"batch_size": 8}, "batch_size 16, not 8"),
+        ({"synthetic_photos": 6}, "synthetic_photos 8, not 6"),
+    ):
+        code, printed = start(recipe | other, tmp_path / "two", 2, "--resume").finish()
+        assert code == 1 and line in printed and "Traceback" not in printed, printed[-2000:]
+    longer = train(recipe | {"epochs": 2}, tmp_path / "two", 2, "--resume")
+    assert len(losses(longer)) == 2 * len(losses(short))
+    finished = json.loads((tmp_path / "two" / "run" / "run.json").read_text())
+    assert finished["finished_at"] == len(losses(longer)) and len(finished["commands"]) == 2
 
 
 @pytest.mark.multiprocess

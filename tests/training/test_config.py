@@ -5,7 +5,11 @@ import yaml
 from huggingface_hub.dataclasses import strict
 
 from hfembed.errors import InputError
-from hfembed.training.config import TrainingConfig, read_config, setting
+from hfembed.faces.swap.recipe import SwapTrainingConfig
+from hfembed.faces.training.recipe import FaceTrainingConfig
+from hfembed.images.training.recipe import AutoencoderTrainingConfig
+from hfembed.training.config import RECIPES, TrainingConfig, find_recipe, read_config, setting
+from hfembed.words.training.recipe import Word2VecTrainingConfig
 
 
 def read(*arguments):
@@ -68,9 +72,65 @@ def test_errors_are_one_line_that_names_the_field(arguments, words):
         assert word in message
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "epochz: 3"])
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "epochz: 3", "epochs: 3\nepochs: 4", "[" * 5000])
 def test_bad_recipes_are_named(tmp_path, text):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(text)
     with pytest.raises(InputError, match="recipe.yaml"):
         read("--config", str(recipe))
+
+
+@pytest.mark.parametrize("text", ["007", "0755", "12:30", "", "no", "on", "null", "1e3", "2026-01-01", "~", "[a]"])
+def test_text_stays_text(tmp_path, text):
+    assert read("--data_dir", text).data_dir == text
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data_dir: '{text}'\n")
+    assert read("--config", str(recipe)).data_dir == text
+    if text not in ("", "null", "~", "[a]"):
+        recipe.write_text(f"data_dir: {text}\ntrackers: [{text}]\n")
+        config = read("--config", str(recipe))
+        assert (config.data_dir, config.trackers) == (text, [text])
+
+
+def test_a_precision_called_no_and_numbers_as_people_write_them(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("mixed_precision: no\nlearning_rate: 1e-3\nkeep_best: no\ndata_dir:\n")
+    config = read("--config", str(recipe), "--mixed_precision", "no")
+    assert (config.mixed_precision, config.learning_rate, config.keep_best, config.data_dir) == ("no", 1e-3, False, "")
+
+
+@pytest.mark.parametrize("value", [".nan", "nan", ".inf", "-.inf"])
+def test_numbers_are_finite(value):
+    with pytest.raises(InputError, match="learning_rate must be finite"):
+        read(f"--learning_rate={value}")
+
+
+def test_recipes_of_the_package_are_found_by_name():
+    assert find_recipe("face_softmax") == find_recipe("face_softmax.yaml")
+    with pytest.raises(InputError, match="did you mean 'face_softmax'"):
+        find_recipe("face_sofmax")
+
+
+def test_an_earlier_name_of_a_field_is_read(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("centres_per_step: 8\n")
+    assert read_config(Word2VecTrainingConfig, ["--config", str(recipe)]).centers_per_step == 8
+    assert read_config(Word2VecTrainingConfig, ["--centres-per-step", "9"]).centers_per_step == 9
+
+
+def test_every_recipe_of_the_package_can_be_read():
+    more = {
+        "face_swap_start": ["--people", "a"],
+        "face_swap": ["--people", "a", "b"],
+        "face_swap_quick": ["--people", "a", "b"],
+        "face_swap_identity": ["--people", "a", "b", "--identity_model", "judge"],
+    }
+    for recipe in RECIPES.glob("*.yaml"):
+        name, config_class = recipe.stem, FaceTrainingConfig
+        if name in more:
+            config_class = SwapTrainingConfig
+        elif name.startswith(("autoencoder", "denoise", "inpaint")):
+            config_class = AutoencoderTrainingConfig
+        elif name.startswith("word2vec"):
+            config_class = Word2VecTrainingConfig
+        read_config(config_class, ["--config", name, *more.get(name, [])])

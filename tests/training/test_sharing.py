@@ -61,7 +61,7 @@ def test_faces_arrive_with_card_and_notes(hub, client, faces, tmp_path):
     assert not any("checkpoints" in path for path in files)
     assert hub.repositories["models", "ann/faces"].private
     notes = json.loads(files["training.json"])
-    assert "push_to_hub" not in notes["recipe"] and notes["command"].startswith("accelerate launch scripts/train_face")
+    assert "push_to_hub" not in notes["recipe"] and notes["command"].startswith("hfembed train faces")
     assert notes["version"].startswith("hfembed ")
 
 
@@ -137,7 +137,7 @@ def test_impossible_settings_are_refused_before_the_training(words):
     from hfembed.words.training.recipe import Word2VecTrainingConfig
 
     for arguments, line in (
-        (["--push-to-hub", "a b/c"], "push_to_hub must be a name on the Hub"),
+        (["--push-to-hub", "a b/c"], "not a valid repo id"),
         (["--hub-every", "5"], "hub_every needs push_to_hub"),
         (["--hub-every", "-5", "--push-to-hub", "a/b"], "must not be negative"),
     ):

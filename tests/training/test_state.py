@@ -15,7 +15,7 @@ def run(tmp_path):
     prepared, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     progress = Progress(step=1)
     accelerator.register_for_checkpointing(progress)
-    yield Checkpoints(accelerator, tmp_path, keep=2), model, progress
+    yield Checkpoints(accelerator, tmp_path / "checkpoints", keep=2), model, progress
     accelerator.free_memory()
 
 

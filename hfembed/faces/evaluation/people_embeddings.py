@@ -1,5 +1,7 @@
 """Photos of people, wherever they are -> their embeddings, to measure identification on."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,8 +12,8 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hfembed.errors import InputError
 from hfembed.faces.data.faces import load_faces
 from hfembed.faces.evaluation.embedding import FaceFile, embed_faces
-from hfembed.faces.fingerprint import probe_embedding
 from hfembed.index.embedding_index import EmbeddingIndex
+from hfembed.index.origin import Origin
 
 
 class PeopleEmbeddings(NamedTuple):
@@ -65,8 +67,11 @@ def embed_people(
     faces = load_faces(source, landmarks=landmarks)
     files, points = faces["file"][:], faces["landmarks"][:]
     people = faces.features["label"].int2str(faces["label"][:])
+    placed = None if landmarks is None else hashlib.sha256(json.dumps(points).encode()).hexdigest()
+    settings = {"mirror": model.config.mirror, "landmarks": placed, "undetected": undetected}
+    origin = Origin() if index_folder is None else Origin.of(model, **settings)
     if index_folder is not None and Path(index_folder).exists():
-        return _from_index(EmbeddingIndex.load(index_folder), index_folder, str(model.name_or_path), files, people)
+        return _from_index(EmbeddingIndex.from_pretrained(index_folder), index_folder, origin, files, people)
     failures: dict[str, str] = {}
     if landmarks is not None and undetected == "error":
         failures = {file: "no face detected" for file, found in zip(files, points, strict=True) if found is None}
@@ -80,8 +85,7 @@ def embed_people(
     embeddings = np.full((len(files), found.shape[1]), np.nan, dtype=np.float32)
     embeddings[rows] = found
     if index_folder is not None:
-        index = EmbeddingIndex(model=str(model.name_or_path))
-        index.probe = probe_embedding(model)
+        index = EmbeddingIndex(origin=origin)
         usable = [row for row in rows if files[row] not in broken]
         index.add(embeddings[usable], [people[row] for row in usable], [files[row] for row in usable])
         index.save(index_folder)
@@ -89,10 +93,11 @@ def embed_people(
 
 
 def _from_index(
-    index: EmbeddingIndex, folder: str | Path, model: str, files: list[str], people: list[str]
+    index: EmbeddingIndex, folder: str | Path, origin: Origin, files: list[str], people: list[str]
 ) -> PeopleEmbeddings:
-    if index.model != model:
-        raise InputError(f"{folder} holds embeddings of {index.model}, not of {model}: give another folder")
+    index.check_origin(origin, name=str(folder))
+    if index.origin.weights is None or index.origin.settings.keys() != origin.settings.keys():
+        raise InputError(f"{folder} does not say how its embeddings were made; give another folder")
     place = {(person, file): row for row, (person, file) in enumerate(zip(people, files, strict=True))}
     foreign = [file for person, file in zip(index.labels, index.files, strict=True) if (person, file) not in place]
     if foreign:

@@ -25,11 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from hfembed.errors import InputError
+from hfembed.index.error_rates import MINIMUM_EXPECTED_FALSE_ACCEPTS, far_is_carried
 
 FAR_TARGETS = (0.1, 0.01, 0.001, 0.0001)
-
-# The rule of three: n trials without an error only show (at 95 %) that the rate is below 3 / n.
-MINIMUM_EXPECTED_FALSE_ACCEPTS = 3
 
 
 class Roc(NamedTuple):
@@ -205,21 +203,6 @@ def equal_error(curve: Roc) -> EqualError:
     before = crossing - 1  # exists: the curve starts at FAR = 0, FRR = 1
     share = -difference[before] / (difference[crossing] - difference[before])
     return EqualError(float(frr[before] + share * (frr[crossing] - frr[before])), closest)
-
-
-def far_is_carried(far: float, impostors: int) -> bool:
-    """Whether so many impostor pairs can tell anything about a FAR: at least 3 false accepts must be expected.
-
-    With LFW's 3,000 impostor pairs that is FAR >= 1e-3.
-
-    Args:
-        far: The target.
-        impostors: Number of impostor pairs.
-
-    Returns:
-        True if `far * impostors >= 3`.
-    """
-    return far * impostors >= MINIMUM_EXPECTED_FALSE_ACCEPTS * (1 - 1e-9)
 
 
 def tar_at_far(curve: Roc, far: float) -> TarAtFar:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -11,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor, BaseImageProcessor
 
 from hfembed.checkpoint.loading import load_face_embedder, load_face_swap
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.faces import read_names
 from hfembed.faces.swap.face_oval import face_oval
@@ -29,38 +28,45 @@ from hfembed.training.config import TrainingConfig, build_config, setting
 class SwapTrainingConfig(TrainingConfig):
     """A recipe for a face swap model: the loop's settings, and the people, crop, network and loss."""
 
-    data_dir: str = setting("", "folder that the relative paths of data below start from; empty: where you are")
-    people: list[str] = setting([], "a folder of photos for each person; the folder's name is the person's")
+    people: list[str] = setting([], "a folder of photos for each person; the folder's name is the person's", False)
     shared_decoder: bool = setting(
         False, "one folder, one decoder for everybody in it: not to swap with, but for init_from to start others from"
     )
     aligned: str = setting("", "arcface_112: the photos are crops on the standard 112x112 template already")
     exclude_files: str = setting("", "JSON list of photos to leave out, as folder/photo.jpg")
     exclude_people: list[str] = setting([], "with shared_decoder: folders of people to leave out, by name")
-    held_out_share: float = setting(0.2, "hold out this share of each person's photos, to measure swaps on; 0 = none")
+    held_out_share: float = setting(
+        0.2, "hold out this fraction of each person's photos, to measure swaps on; 0 = none"
+    )
     steps_per_epoch: int = setting(100, "steps that make an epoch: a pass over a few photos would be too short")
 
     image_size: int = setting(64, "side of input and output in pixels")
     color: str = setting("rgb", "rgb or gray (one channel)")
     face_zoom: float = setting(1.0, "magnify the face against the standard template; above 1 = tighter crop")
-    frame_margin: int = setting(0, "pixels kept around the crops, for warps to move within; else the border repeats")
+    frame_margin: int = setting(
+        0, "pixels kept around the crops, for warps to move within; otherwise the border repeats"
+    )
     warping: dict[str, Any] = setting({}, "fields of WarpedPairs; {warp: 0} trains on undistorted inputs")
-    mask: bool = setting(False, "decoders also draw where the face is, learnt from the oval of the template")
+    mask: bool = setting(False, "decoders also draw where the face is, learned from the oval of the template")
 
     init_from: str = setting("", "face swap checkpoint to start from; its network and crop replace those below")
     encoder_widths: list[int] = setting([32, 64, 128, 256], "channels of the encoder's stages, each halves the size")
     bottleneck: str = setting("dense", "dense or convolution")
-    latent_size: int = setting(256, "numbers (dense) or channels (convolution) of the latent code")
+    latent_size: int = setting(256, "dimensions (dense) or channels (convolution) of the latent code")
     decoder_widths: list[int] = setting([128, 64, 32, 32], "channels of a decoder's stages, each doubles the size")
     residual_blocks: int = setting(1, "residual blocks after each stage of a decoder but the last")
-    dssim_weight: float = setting(0.5, "share of structural dissimilarity in the loss; the rest is absolute error")
+    dssim_weight: float = setting(
+        0.5, "fraction of structural dissimilarity in the loss; the remainder is absolute error"
+    )
     mask_weight: float = setting(0.2, "weight of the mask's absolute error")
 
     identity_model: str = setting(
-        "", "face embedder that judges swapped faces while training; not the one to measure with"
+        "", "identity model: a face embedder that scores swapped faces in training; not the one to measure with"
     )
     identity_weight: float = setting(0.0, "weight of 1 - cosine between a swapped face and the person it should be")
-    identity_swaps: int = setting(8, "faces of a step's batch that are also swapped for it, over all ranks and rounds")
+    identity_swaps: int = setting(
+        8, "faces of a step's batch that are also swapped, over all ranks and accumulation steps"
+    )
 
     def validate_swap_choices(self) -> None:
         """Refuse combinations that cannot train."""
@@ -84,20 +90,15 @@ class SwapTrainingConfig(TrainingConfig):
         if self.identity_weight < 0 or self.identity_swaps < 1:
             raise ValueError("identity_weight must not be negative, identity_swaps at least 1")
         if bool(self.identity_weight) != bool(self.identity_model):
-            raise ValueError("identity_weight and identity_model go together: who judges, and how much it counts")
+            raise ValueError("identity_weight and identity_model need each other")
         if self.identity_weight and self.shared_decoder:
-            raise ValueError("identity_weight judges swaps, and a shared decoder makes none")
+            raise ValueError("identity_weight is for swaps, and a shared decoder makes none")
 
     def validate_parts(self) -> None:
         """Refuse what the network or the warp would refuse, before any data is loaded."""
         make_warp(self, self.image_size)
         if not self.init_from:
             make_model_config(self, ["a", "b"])
-
-    def path(self, source: str) -> str:
-        """Where a source of this recipe is: below `data_dir` if it exists there, else as it stands."""
-        below = Path(self.data_dir) / source
-        return str(below) if source and below.exists() else source
 
 
 class SwapCollator:
@@ -156,8 +157,7 @@ def make_processor(config: SwapTrainingConfig) -> BaseImageProcessor:
         try:
             return AutoImageProcessor.from_pretrained(config.path(config.init_from))
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"init_from {config.init_from} has no image processor: {reason}") from error
+            raise InputError(f"init_from {config.init_from} has no image processor: {first_line(error)}") from error
     size, zoom = config.image_size, config.face_zoom
     middle = (size - 1) / 2
     template = [[(x - middle) * zoom + middle, (y - middle) * zoom + middle] for x, y in template_for_size(size, size)]

@@ -1,5 +1,7 @@
 """A recipe for a face embedder: its settings, and the parts they stand for."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from hfembed.checkpoint.loading import load_face_embedder
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.augmentation import FaceAugmentation
 from hfembed.faces.data.faces import FaceSource, load_faces
@@ -22,7 +24,9 @@ from hfembed.models.face_embedder.image_processing_face_embedder import FaceImag
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
     FaceEmbedderForTripletLearning,
+    FaceEmbedderModel,
 )
+from hfembed.models.face_embedder.timm_trunk import pretrained_state_dict
 from hfembed.training.config import TrainingConfig, build_config, setting
 
 
@@ -31,9 +35,8 @@ from hfembed.training.config import TrainingConfig, build_config, setting
 class FaceTrainingConfig(TrainingConfig):
     """A recipe for a face embedder: the loop's settings, and the data, crop, network and loss."""
 
-    data_dir: str = setting("", "folder that the relative paths of data below start from; empty: where you are")
     train_images: list[str] = setting(
-        ["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic"
+        ["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic", False
     )
     train_landmarks: str = setting("", "JSON file: image -> five points; empty: none")
     aligned: str = setting("", "arcface_112: the training images are crops on the standard 112x112 template already")
@@ -44,15 +47,17 @@ class FaceTrainingConfig(TrainingConfig):
     lfw_images: str = setting("", "LFW archive or folder: also train on its people outside the tested folds")
     lfw_pairs: str = setting("", "View 2 pairs that say which people are in which fold")
     lfw_tested_folds: list[int] = setting([], "folds that will be tested, 0 to 9: none of their people is trained on")
-    lfw_max_photos: int = setting(0, "take at most so many photos of each of them; 0 = all")
+    lfw_max_photos: int = setting(0, "take at most this many photos of each of them; 0 = all")
     lfw_landmarks: str = setting("", "JSON file: LFW image -> five points")
-    synthetic_people: int = setting(150, "people drawn for training when train_images is synthetic")
+    synthetic_people: int = setting(150, "people when train_images is synthetic")
     synthetic_photos: int = setting(16, "photos of each")
 
-    held_out_share: float = setting(0.0, "hold out this share of each person's photos, to measure identification on")
-    train_photos: int = setting(0, "train on so many photos of each person, chosen by the seed; hold out the rest")
+    held_out_share: float = setting(
+        0.0, "hold out this fraction of each person's photos, to measure identification on"
+    )
+    train_photos: int = setting(0, "train on this many photos of each person, chosen by the seed; hold out the others")
 
-    validation_images: str = setting("", "LFW archive or folder for View 1; empty: no validation, or drawn faces")
+    validation_images: str = setting("", "LFW archive or folder for View 1; empty: no validation, or synthetic faces")
     validation_pairs: str = setting("", "pairsDevTest.txt")
     validation_threshold_pairs: str = setting("", "pairsDevTrain.txt: chooses the threshold")
     validation_landmarks: str = setting("", "JSON file: validation image -> five points")
@@ -70,7 +75,8 @@ class FaceTrainingConfig(TrainingConfig):
         "iresnet18", "network: iresnet18|34|50|100, iresnet, mobilefacenet, inception_resnet_v1, timm/NAME"
     )
     trunk_arguments: dict[str, Any] = setting({}, "more about the trunk; iresnet: depths, widths")
-    embedding_size: int = setting(512, "numbers in an embedding")
+    trunk_pretrained: bool = setting(False, "start a timm trunk from timm's pretrained weights, from the Hub")
+    embedding_size: int = setting(512, "dimensions of an embedding")
     pooling: str = setting("", "flatten, average or depthwise; empty = the trunk's own")
     dropout: float = setting(0.0, "before the embedding layer")
     bn_neck: bool = setting(True, "BatchNorm after the embedding layer")
@@ -79,8 +85,8 @@ class FaceTrainingConfig(TrainingConfig):
     objective: str = setting("classification", "classification (DeepFace's way) or triplet (FaceNet's way)")
     head: str = setting("softmax", "classification: softmax, cosface, arcface or adaface")
     scale: float = setting(64.0, "s of a margin head")
-    margin: float = setting(0.0, "m of a margin head")
-    label_smoothing: float = setting(0.0, "classification: share of the target spread over all people")
+    margin: float | None = setting(None, "m of a margin head; null = the paper's")
+    label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")
     metric_loss: str = setting("triplet", "triplet or contrastive")
     triplet_margin: float = setting(0.2, "alpha, on squared distances of unit vectors")
     triplet_mining: str = setting("semi-hard", "semi-hard, hard, all or all-violating")
@@ -106,6 +112,8 @@ class FaceTrainingConfig(TrainingConfig):
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by photos_per_identity {self.photos_per_identity}"
             )
+        if self.trunk_pretrained and (self.init_from or not self.trunk.startswith("timm/")):
+            raise ValueError("trunk_pretrained needs a trunk timm/NAME, without init_from")
         if self.imprint and self.objective != "classification":
             raise ValueError("imprint starts a classifier; it needs objective classification")
         if (self.imprint or self.freeze_trunk) and not self.init_from:
@@ -144,27 +152,21 @@ class FaceTrainingConfig(TrainingConfig):
         """Whether the trunk sees the same pixels every epoch and learns nothing: once is then enough."""
         return self.freeze_trunk and self.unfreeze_last == 0 and not self.augmentation
 
-    def path(self, source: str) -> str:
-        """Where a source of this recipe is: below `data_dir` if it exists there, else as it stands."""
-        below = Path(self.data_dir) / source
-        return str(below) if source and below.exists() else source
-
 
 def make_processor(config: FaceTrainingConfig) -> FaceImageProcessor:
     """The image processor of this recipe: that of `init_from`, or one by the recipe's crop.
 
     Raises:
-        InputError: `init_from` has no processor.
+        InputError: `init_from` has no image processor.
     """
     if config.init_from:
         try:
             return AutoImageProcessor.from_pretrained(config.path(config.init_from))
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"init_from {config.init_from} has no image processor: {reason}") from error
+            raise InputError(f"init_from {config.init_from} has no image processor: {first_line(error)}") from error
     height, width = config.image_size
-    centre = (np.array([width, height]) - 1) / 2
-    template = (np.array(template_for_size(height, width)) - centre) * config.face_zoom + centre
+    center = (np.array([width, height]) - 1) / 2
+    template = (np.array(template_for_size(height, width)) - center) * config.face_zoom + center
     return FaceImageProcessor(
         size=list(config.image_size),
         template=template.tolist(),
@@ -213,8 +215,11 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
         people: Names, in the order of the labels.
 
     Raises:
-        InputError: `init_from` is no face embedder, or its trunk has fewer stages than `unfreeze_last`.
+        InputError: There is one person to tell apart, `init_from` is not a face embedder, its trunk has fewer stages
+            than `unfreeze_last`, or there are no pretrained weights.
     """
+    if config.objective == "classification" and len(people) < 2:
+        raise InputError(f"a classifier needs two people or more, the training data has {len(people)}: {people}")
     model_class = (
         FaceEmbedderForClassification if config.objective == "classification" else FaceEmbedderForTripletLearning
     )
@@ -223,7 +228,10 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
     model_config.id2label = dict(enumerate(people))
     model_config.label2id = {name: label for label, name in enumerate(people)}
     if embedder is None:
-        return model_class(model_config)
+        model = model_class(model_config)
+        if config.trunk_pretrained:
+            load_pretrained_trunk(model.embedder)
+        return model
     for name, value in _use_and_loss(config).items():
         setattr(model_config, name, value)
     model_config.thresholds = None  # they belong to the old embeddings
@@ -235,6 +243,22 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
         except ValueError as error:
             raise InputError(f"unfreeze_last {config.unfreeze_last}: {error}") from error
     return model
+
+
+def load_pretrained_trunk(embedder: FaceEmbedderModel) -> None:
+    """Give a timm trunk the weights that timm has for it.
+
+    Raises:
+        InputError: There are none, or they cannot be fetched.
+    """
+    config = embedder.config
+    try:
+        weights = pretrained_state_dict(
+            config.trunk.removeprefix("timm/"), config.num_channels, config.image_size, config.trunk_arguments
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"trunk_pretrained: {config.trunk}: {first_line(error)}") from error
+    embedder.trunk.backbone.load_state_dict(weights)
 
 
 def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:
@@ -288,10 +312,10 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
 
 
 def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
-    """What chooses the best model: View 1 where the recipe names it, drawn faces of other people for drawn faces.
+    """What chooses the best model: View 1 if the recipe names it, or other synthetic people.
 
     Raises:
-        InputError: A file is missing or not what it should be.
+        InputError: A file is missing or not such a file.
     """
     quiet = {"progress": False, "num_workers": config.num_workers, "batch_size": 128}
     if config.validation_images:
@@ -306,6 +330,19 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
         faces, pairs = make_synthetic_pairs(seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
+
+
+def photo_facts(photos: AlignedFaces) -> dict[str, Any]:
+    """Arguments of `Run.describe_data`: how many photos of how many people, and a fingerprint of them.
+
+    The fingerprint is of names, labels and some of the crops, not of places: data may move while a run is stopped.
+    """
+    names = json.dumps([photos.files, photos.identities, photos.labels.tolist(), list(photos.shape)])
+    digest = hashlib.sha256(names.encode(errors="surrogateescape"))
+    digest.update(photos.pixels(200).numpy().tobytes())
+    count, people = len(photos), len(photos.identities)
+    fingerprint = f"{count} photos of {people} people, sha256 {digest.hexdigest()[:16]}"
+    return {"fingerprint": fingerprint, "photos": count, "people": people}
 
 
 def describe_faces(config: FaceTrainingConfig, photos: AlignedFaces) -> str:

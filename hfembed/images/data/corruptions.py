@@ -11,8 +11,9 @@ from PIL import Image
 from hfembed.training.keyed_randomness import keyed_generator
 from hfembed.training.pixel_filters import blur_matrix, resampling_matrix
 
-_STREAM = 1  # of `keyed_generator`: the draws of augmentation have another
-# every random strength owns one place among a sample's draws: switching one damage on leaves the others as they were
+# of `keyed_generator`, one per use and none of augmentation's (0) or warping's: draws that share a stream would repeat
+_STRENGTHS, _NOISE, _SALT, _HOLES = 1, 11, 12, 13
+# every random parameter owns one place among a sample's draws: switching one damage on leaves the others as they were
 _DRAWS = ("blur", "downsample", "noise", "salt_and_pepper", "jpeg")
 
 
@@ -21,7 +22,7 @@ def add_gaussian_noise(image: np.ndarray, sigma: float, generator: np.random.Gen
 
     Args:
         image: (channels, height, width) float32 in [0, 255].
-        sigma: Standard deviation, as a share of the range (0.1 is 25.5 of 255).
+        sigma: Standard deviation, as a fraction of the range (0.1 is 25.5 of 255).
         generator: Source of the draws.
 
     Returns:
@@ -48,7 +49,7 @@ def add_salt_and_pepper(image: np.ndarray, share: float, generator: np.random.Ge
 
 
 def draw_hole(height: int, width: int, size: int, generator: np.random.Generator) -> tuple[slice, slice]:
-    """Where a square hole lies; all of it inside the image, every place equally likely.
+    """Where a square hole lies; all of it inside the image, every position equally likely.
 
     Args:
         height: Of the image, in pixels.
@@ -82,7 +83,7 @@ def downsample_image(image: np.ndarray, share: float) -> np.ndarray:
 
     Args:
         image: (channels, height, width) float32.
-        share: Size in between, as a share of the image's sides, in (0, 1].
+        share: Size in between, as a fraction of the image's sides, in (0, 1].
 
     Returns:
         The same shape.
@@ -118,8 +119,8 @@ class Corruption:
     """Damages a batch of images; what happens to a sample depends on (seed, key) and on nothing else.
 
     Training on one rank, on several, and after resuming sees the same damage. Every operation is off by default; a
-    strength is given as (smallest, largest) and drawn evenly for each sample. They come in the order of the fields,
-    as on the way of a photo: lens, sensor, transmission, file, scratches.
+    parameter is given as (smallest, largest) and drawn uniformly for each sample. They are applied in the order of
+    the fields: lens, sensor, transmission, file, scratches.
 
     Raises:
         ValueError: A field has an impossible value; the message names it.
@@ -127,13 +128,13 @@ class Corruption:
 
     seed: int = _help("Seed of all draws.", 0)
     blur: tuple[float, float] = _help("Sigma of a Gaussian blur, in pixels.", (0.0, 0.0))
-    downsample: tuple[float, float] = _help("Shrink to this share of the sides and enlarge again.", (1.0, 1.0))
-    noise: tuple[float, float] = _help("Sigma of Gaussian noise, as a share of the range.", (0.0, 0.0))
-    salt_and_pepper: tuple[float, float] = _help("Share of pixels turned black or white.", (0.0, 0.0))
+    downsample: tuple[float, float] = _help("Shrink to this fraction of the sides and enlarge again.", (1.0, 1.0))
+    noise: tuple[float, float] = _help("Sigma of Gaussian noise, as a fraction of the range.", (0.0, 0.0))
+    salt_and_pepper: tuple[float, float] = _help("Fraction of pixels turned black or white.", (0.0, 0.0))
     jpeg: tuple[int, int] | None = _help("Quality of a JPEG (1 to 95) the image passes through.", None)
-    holes: int = _help("How many square holes to mask.", 0)
+    holes: int = _help("Number of square holes to mask.", 0)
     hole_size: tuple[int, int] = _help("Side of a hole, in pixels.", (16, 16))
-    hole_level: float = _help("The grey level that fills a hole, in [0, 1].", 0.5)
+    hole_level: float = _help("The gray level that fills a hole, in [0, 1].", 0.5)
 
     def __post_init__(self) -> None:
         for name, highest in (("blur", np.inf), ("downsample", 1), ("noise", np.inf), ("salt_and_pepper", 1)):
@@ -156,7 +157,7 @@ class Corruption:
 
         Args:
             pixels: (batch, channels, height, width), uint8 or float in [0, 255].
-            keys: One a sample: (epoch, index) or (epoch, index, repetition), as the samplers give them.
+            keys: One per sample: (epoch, index) or (epoch, index, repetition), as the samplers give them.
 
         Returns:
             float32 of the same shape in [0, 255], not rounded; `pixels` itself is left as it was.
@@ -172,10 +173,10 @@ class Corruption:
         return torch.from_numpy(damaged)
 
     def hole_masks(self, keys: Sequence[Sequence[int]], height: int, width: int) -> torch.Tensor:
-        """Where the holes are that a batch of these keys gets.
+        """The masks of the holes that `__call__` makes for the same keys.
 
         Args:
-            keys: One a sample.
+            keys: One per sample.
             height: Of the images, in pixels.
             width: Of the images, in pixels.
 
@@ -200,11 +201,10 @@ class Corruption:
     def _draws(
         self, key: Sequence[int]
     ) -> tuple[dict[str, float], np.random.Generator, np.random.Generator, np.random.Generator]:
-        """A sample's random strengths, and where its noise, its salt and pepper and its holes are drawn from."""
-        generator = keyed_generator(self.seed, key, _STREAM)
+        """A sample's random parameters, and the generators of its noise, its salt and pepper and its holes."""
+        generator = keyed_generator(self.seed, key, _STRENGTHS)
         strengths = dict(zip(_DRAWS, generator.random(len(_DRAWS)), strict=True))
-        # pixelwise draws come from streams of their own, spawned whether or not they are used
-        noise, salt, holes = (np.random.Generator(generator.bit_generator.jumped(jump)) for jump in (1, 2, 3))
+        noise, salt, holes = (keyed_generator(self.seed, key, stream) for stream in (_NOISE, _SALT, _HOLES))
         return strengths, noise, salt, holes
 
     def _places(self, holes: np.random.Generator, height: int, width: int) -> Iterator[tuple[slice, slice]]:

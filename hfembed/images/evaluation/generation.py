@@ -1,17 +1,20 @@
-"""How much made-up faces are like real ones, by what a face embedder sees in them."""
+"""How similar generated faces are to real ones, by the features of a face embedder."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor
 
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
 from hfembed.images.latent_statistics import LatentStatistics, decode_latents, sample_prior
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -39,11 +42,11 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 class PcaGaussian:
-    """The linear way to make faces: principal components of pixels, drawn from one Gaussian.
+    """The linear baseline: principal components of pixels, drawn from one Gaussian.
 
     Args:
         images: (M, C, H, W) float in [0, 1], to fit on.
-        components: Numbers a face is drawn with, at most M.
+        components: Dimensions of the Gaussian, at most M.
     """
 
     def __init__(self, images: torch.Tensor, components: int):
@@ -74,13 +77,13 @@ def distances_of_samples(
     samplers: dict[str, Callable[[int, int], torch.Tensor]],
     draws: int = 5,
 ) -> dict[str, list[float]]:
-    """Frechet distances of made-up images to held-out ones.
+    """Frechet distances of generated images to held-out ones.
 
     Args:
         embed: Images (N, C, H, W) in [0, 1] -> features (N, D).
         held_out: (N, C, H, W) in [0, 1], of people that no sampler was fitted on.
-        known: (M, C, H, W) in [0, 1], real images of other people: their distance is the floor, what N draws of real
-            faces score.
+        known: (M, C, H, W) in [0, 1], real images of other people: their distance is the baseline, what N draws
+            of real faces score.
         samplers: Name -> (count, seed) -> images.
         draws: Sets of N images drawn from each.
 
@@ -101,12 +104,12 @@ def distances_of_samples(
 
 
 def mean_face_points(faces: datasets.Dataset, processor: BaseImageProcessor, photos: int = 500) -> np.ndarray:
-    """Where the five points of a face lie on average in an autoencoder's crops.
+    """The mean positions of a face's five landmarks in an autoencoder's crops.
 
     Args:
         faces: With `image` and `landmarks`.
         processor: The autoencoder's.
-        photos: How many to look at, spread evenly.
+        photos: How many to use, spread evenly.
 
     Returns:
         (5, 2), [x, y] in pixels of the crop.
@@ -119,55 +122,72 @@ def mean_face_points(faces: datasets.Dataset, processor: BaseImageProcessor, pho
         face = faces[int(row)]
         if face["landmarks"] is not None:
             left, top, right, _ = processor.crop_box(face["image"].height, face["image"].width)
-            # pixel centres lie at whole numbers, boxes count from the picture's corner
+            # pixel centers lie at whole numbers, boxes count from the picture's corner
             scale = processor.size["width"] / (right - left)
             found.append((np.asarray(face["landmarks"]) + 0.5 - [left, top]) * scale - 0.5)
     if not found:
-        raise InputError("no photo has landmarks: an embedder cannot be told where the faces are")
+        raise InputError("no photo has landmarks; the embedder needs the positions of the faces")
     return np.mean(found, axis=0)
 
 
+class GenerationCase(NamedTuple):
+    """An autoencoder to measure, with what is measured in crops of its own processor.
+
+    Attributes:
+        name: What the figures are called by.
+        model: The autoencoder.
+        statistics: Of its latents.
+        embed: Images (N, C, H, W) in [0, 1] -> features (N, D).
+        held_out: (N, C, H, W) in [0, 1], of people it was not trained on.
+        known: (M, C, H, W) in [0, 1], of the other people.
+    """
+
+    name: str
+    model: AutoencoderModelBase
+    statistics: LatentStatistics
+    embed: Callable[[torch.Tensor], np.ndarray]
+    held_out: torch.Tensor
+    known: torch.Tensor
+
+
 def report_generation(
-    autoencoders: dict[str, PreTrainedModel],
-    embed: Callable[[torch.Tensor], np.ndarray],
-    held_out: torch.Tensor,
-    known: torch.Tensor,
-    output: str | Path,
-    files: dict[str, str | Path | None],
-    draws: int = 5,
+    cases: Sequence[GenerationCase], output: str | Path, files: dict[str, str | Path | None], draws: int = 5
 ) -> dict[str, list[float]]:
-    """Compare every way of each autoencoder to make faces with a Gaussian over pixels; write results.json.
+    """Compare every way of each autoencoder to generate faces with a Gaussian over pixels; write results.json.
+
+    What is measured of a model depends on that model alone, not on those beside it or their order.
 
     Args:
-        autoencoders: Folder or Hub id -> model with latent statistics beside it.
-        embed: See `distances_of_samples`.
-        held_out: (N, C, H, W) in [0, 1].
-        known: (M, C, H, W) in [0, 1].
+        cases: The autoencoders; of several, the baselines carry their names too.
         output: Folder for results.json.
         files: Role -> file or folder, for the provenance.
-        draws: Of each.
+        draws: Sets of images drawn from each.
 
     Returns:
         Name -> a distance for each draw.
 
     Raises:
-        InputError: An autoencoder has no latent statistics.
+        InputError: Two autoencoders have the same name, or one has latents that cannot be decoded.
         OSError: results.json cannot be written.
     """
-    numbers = max(model.config.num_latents for model in autoencoders.values())
-    samplers: dict[str, Callable[[int, int], torch.Tensor]] = {
-        f"pca_gaussian_{numbers}": PcaGaussian(known, numbers).sample
-    }
-    for name, model in autoencoders.items():
-        statistics = LatentStatistics.load(name)
-        ways = {"mixture": statistics.sample_mixture, "gaussian": statistics.sample_gaussian}
-        if getattr(model.config, "variational", False):
-            ways["prior"] = lambda count, seed, model=model: sample_prior(model, count, seed)
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        raise InputError(f"two models have the same name, {', '.join(sorted(names))}; measure them one at a time")
+    distances = {}
+    for case in cases:
+        numbers = case.model.config.num_latents
+        ways = {"mixture": case.statistics.sample_mixture, "gaussian": case.statistics.sample_gaussian}
+        if getattr(case.model.config, "variational", False):
+            ways["prior"] = functools.partial(sample_prior, case.model)
+        samplers = {f"pca_gaussian_{numbers}": PcaGaussian(case.known, numbers).sample}
         for way, draw in ways.items():
-            samplers[f"{Path(name).name}_{way}"] = lambda count, seed, model=model, draw=draw: decode_latents(
-                model, draw(count, seed)
+            samplers[f"{case.name}_{way}"] = lambda count, seed, case=case, draw=draw: decode_latents(
+                case.model, draw(count, seed)
             )
-    distances = distances_of_samples(embed, held_out, known, samplers, draws)
+        for name, values in distances_of_samples(case.embed, case.held_out, case.known, samplers, draws).items():
+            is_own = name.startswith(f"{case.name}_") or len(cases) == 1
+            distances[name if is_own else f"{case.name}_{name}"] = values
     metrics = {f"generation_{name}": float(np.mean(values)) for name, values in distances.items()}
-    write_results(output, "generation", metrics, {"images": len(held_out), "draws": distances} | provenance(files))
+    images = len(cases[0].held_out)
+    write_results(output, "generation", metrics, {"images": images, "draws": distances} | provenance(files))
     return distances

@@ -13,6 +13,8 @@ from hfembed.errors import InputError
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to gray
+
 
 class TimmFeatures(nn.Module):
     """Feature maps of a timm network.
@@ -95,6 +97,8 @@ class FaceEmbeddings(nn.Module):
         size = self.processor.size
         grid = face_grid(landmarks, self.processor.template, (size["height"], size["width"]), (height, width))
         faces = F.grid_sample(pixel_values.float(), grid.to(pixel_values.device), align_corners=False)
+        if self.processor.num_channels == 1 and faces.shape[1] == 3:
+            faces = (faces * faces.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
         faces = faces.expand(-1, self.processor.num_channels, -1, -1)
         if self.processor.color == "bgr":
             faces = faces.flip(1)

@@ -39,20 +39,25 @@ _FAMILIES: dict[str, tuple[type[AutoencoderConfig], type[AutoencoderModelBase]]]
 class AutoencoderTrainingConfig(TrainingConfig):
     """A recipe for an autoencoder: the loop's settings, and the data, crop, network and loss."""
 
-    data_dir: str = setting("", "folder that the relative paths of data below start from; empty: where you are")
-    images: str = setting("synthetic", "folder with a directory per person, an archive of it, a Hub id; or synthetic")
+    images: str = setting(
+        "synthetic", "folder with a directory per person, an archive of it, a Hub id; or synthetic", False
+    )
     images_split: str = setting("", "split of a Hub id with several")
     exclude_files: str = setting("", "JSON list of files to leave out")
-    synthetic_people: int = setting(150, "people drawn when images is synthetic")
+    synthetic_people: int = setting(150, "people when images is synthetic")
     synthetic_photos: int = setting(8, "photos of each")
 
-    held_out_share: float = setting(0.1, "share of the people that are never trained on: what evaluation measures on")
-    validation_share: float = setting(0.05, "share of the other people that choose the best step; 0 = no validation")
+    held_out_share: float = setting(
+        0.1, "fraction of the people that are never trained on: what evaluation measures on"
+    )
+    validation_share: float = setting(
+        0.05, "fraction of the other people, who choose the best step; 0 = no validation"
+    )
     split_seed: int = setting(0, "of both splits: who is held out depends on it and on the names alone")
 
     image_size: list[int] = setting([64, 64], "height and width of the network's input")
     color: str = setting("rgb", "rgb or gray (one channel)")
-    crop_fraction: float = setting(1.0, "sides of the centre crop, as a share of the largest that fits")
+    crop_fraction: float = setting(1.0, "sides of the center crop, as a fraction of the largest that fits")
     frame_margin: int = setting(0, "pixels kept around the training crops, for augmentation to move within")
     augmentation: dict[str, Any] = setting({}, "fields of FaceAugmentation; empty = none")
     corruption: dict[str, Any] = setting({}, "fields of Corruption: what the network sees of its targets; empty = all")
@@ -77,7 +82,9 @@ class AutoencoderTrainingConfig(TrainingConfig):
         [], "five [x, y] in the crop: where a face's landmarks are on average; empty = the standard template"
     )
 
-    pictures: int = setting(8, "validation photos drawn with their reconstructions at every evaluation; 0 = none")
+    pictures: int = setting(
+        8, "validation photos drawn with their reconstructions at every evaluation; 0 = none", False
+    )
 
     def validate_autoencoder_choices(self) -> None:
         """Refuse combinations that cannot train."""
@@ -109,11 +116,6 @@ class AutoencoderTrainingConfig(TrainingConfig):
         make_processor(self)
         if not self.init_from:
             make_model_config(self)
-
-    def path(self, source: str) -> str:
-        """Where a source of this recipe is: below `data_dir` if it exists there, else as it stands."""
-        below = Path(self.data_dir) / source
-        return str(below) if source and below.exists() else source
 
 
 class Split(NamedTuple):
@@ -148,7 +150,7 @@ def load_images(config: AutoencoderTrainingConfig) -> datasets.Dataset:
                 exclude_files=config.path(config.exclude_files) or None,
             )
         )
-    return images.remove_columns("landmarks")  # centres are cropped: any images will do
+    return images.remove_columns("landmarks")  # centers are cropped: any images will do
 
 
 def split_images(images: datasets.Dataset, held_out_share: float, validation_share: float, seed: int) -> Split:
@@ -207,7 +209,7 @@ def make_corruption(config: AutoencoderTrainingConfig, seed: int | None = None) 
 
     Args:
         config: The recipe.
-        seed: Another than the recipe's: validation sees other draws than training.
+        seed: Another than the recipe's: validation draws other damage than training.
 
     Raises:
         InputError: A field is unknown or has an impossible value.

@@ -17,6 +17,9 @@ PhotoSource = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tenso
 _FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
 
 
+_MAX_PIXELS = 500_000_000
+
+
 class Photo(NamedTuple):
     """A decoded photo.
 
@@ -62,8 +65,10 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
             raise ValueError(
                 f"FaceDetectorImageProcessor: unknown key {', '.join(map(repr, kwargs))}; known is {known}"
             )
-        if not isinstance(max_pixels, int) or max_pixels < 1:
-            raise ValueError(f"FaceDetectorImageProcessor: max_pixels is a positive number, not {max_pixels!r}")
+        if not isinstance(max_pixels, int) or not 1 <= max_pixels <= _MAX_PIXELS:
+            raise ValueError(
+                f"FaceDetectorImageProcessor: max_pixels lies between 1 and {_MAX_PIXELS:,}, not {max_pixels!r}"
+            )
         super().__init__()
         self.max_pixels = max_pixels
 

@@ -10,6 +10,9 @@ from transformers import PreTrainedConfig
 
 from hfembed.models.config_fields import check_fields, check_sizes
 
+from .margin_softmax import MARGIN_HEADS
+from .metric_losses import METRIC_LOSSES
+
 # trunk -> (what its trunk_arguments may hold, the poolings it allows; the first is its customary one)
 _TRUNKS = {
     "iresnet18": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
@@ -169,11 +172,11 @@ class FaceEmbedderConfig(PreTrainedConfig):
     dropout: float | int = 0.0
     bn_neck: bool = True
     mirror: Literal["none", "sum", "concatenate"] = "none"
-    head: Literal["softmax", "cosface", "arcface", "adaface"] = "softmax"
+    head: str = "softmax"
     scale: float | int = 64.0
     margin: float | int | None = None
     label_smoothing: float | int = 0.0
-    metric_loss: Literal["triplet", "contrastive"] = "triplet"
+    metric_loss: str = "triplet"
     triplet_margin: float | int = 0.2
     triplet_mining: Literal["semi-hard", "hard", "all", "all-violating"] = "semi-hard"
     contrastive_margin: float | int = 1.0
@@ -203,6 +206,12 @@ class FaceEmbedderConfig(PreTrainedConfig):
         if self.num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 3 (color) or 1 (gray), got {self.num_channels}")
         check_sizes(self, {"image_size": _MAX_SIDE, "embedding_size": _MAX_WIDTH})
+
+    def validate_losses(self) -> None:
+        """Refuse heads and losses that do not exist."""
+        for name, known in (("head", ["softmax", *MARGIN_HEADS]), ("metric_loss", list(METRIC_LOSSES))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
 
     def validate_ranges(self) -> None:
         """Refuse rates, scales and margins outside their range."""

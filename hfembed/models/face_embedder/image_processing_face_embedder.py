@@ -1,4 +1,4 @@
-"""Photos to network input: five-point alignment or centre crop, then normalisation."""
+"""Photos to network input: five-point alignment or center crop, then normalization."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from hfembed.models.image_opening import check_pixels, image_errors, open_image, to_eight_bit
 
 # Left eye, right eye, nose, left and right mouth corner (as seen in the image) in a 112 x 112 crop, [x, y] in pixels,
-# pixel centres at whole numbers: the template most published face embedders were trained with.
+# pixel centers at whole numbers: the template most published face embedders were trained with.
 STANDARD_TEMPLATE = (
     (38.2946, 51.6963),
     (73.5318, 51.5014),
@@ -25,6 +25,7 @@ STANDARD_SIZE = 112
 
 _EXIF_ORIENTATION = 0x0112
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_MAX_SIDE = 4096
 # keys that transformers itself writes beside ours
 _FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
 
@@ -32,7 +33,7 @@ FaceImage = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
 
 
 def template_for_size(height: int, width: int) -> list[list[float]]:
-    """The standard five points for another output size: scaled by the height, centred in the width.
+    """The standard five points for another output size: scaled by the height, centered in the width.
 
     Args:
         height: Output height in pixels. 112 keeps the standard scale; 64 shrinks the face to 64 / 112.
@@ -43,7 +44,7 @@ def template_for_size(height: int, width: int) -> list[list[float]]:
     """
     scale = height / STANDARD_SIZE
     margin = (width - STANDARD_SIZE * scale) / 2
-    # pixel centres lie at whole numbers: scaling happens about the picture's corner, half a pixel off
+    # pixel centers lie at whole numbers: scaling happens about the picture's corner, half a pixel off
     return [[(x + 0.5) * scale - 0.5 + margin, (y + 0.5) * scale - 0.5] for x, y in STANDARD_TEMPLATE]
 
 
@@ -51,7 +52,7 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The least-squares rotation, scale and shift that take `source` to `target`.
 
     In the plane the solution of Umeyama, "Least-squares estimation of transformation parameters between two point
-    patterns", 1991, eqs. 40-42, is a complex regression: with the points as centred complex numbers
+    patterns", 1991, eqs. 40-42, is a complex regression: with the points as centered complex numbers
     a = <source, target> / <source, source>, rotation and scale are the angle and the modulus of a.
 
     Args:
@@ -90,9 +91,9 @@ class FaceImageProcessor(BaseImageProcessor):
     """Makes face photos into network input the way the network was trained to see them.
 
     With five landmarks, a photo is warped by the similarity transform that brings them closest to `template`
-    (bilinear, black outside the photo; a face larger than the template is averaged down first). Without, the centre
-    is cropped and resized. EXIF orientation is applied first, landmarks refer to the upright photo, pixel centres at
-    whole numbers. Grey, palette, CMYK and 16-bit photos are converted; transparent parts become black.
+    (bilinear, black outside the photo; a face larger than the template is averaged down first). Without, the center
+    is cropped and resized. EXIF orientation is applied first, landmarks refer to the upright photo, pixel centers at
+    whole numbers. Gray, palette, CMYK and 16-bit photos are converted; transparent parts become black.
 
     A photo is a PIL image, a uint8 array (height, width[, channels]), a uint8 tensor (channels, height, width), or an
     encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image. Encoded JPEGs are decoded
@@ -102,7 +103,7 @@ class FaceImageProcessor(BaseImageProcessor):
         size (`int`, `[height, width]` or `dict`, *optional*, defaults to 112 x 112): Output size in pixels.
         template (`list[list[float]]`, *optional*): Where the left eye, right eye, nose, left and right mouth corner
             (as seen in the image) lie, [x, y] in output pixels. Defaults to `template_for_size(height, width)`.
-        crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the sides of the centre crop as a
+        crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the sides of the center crop as a
             share of the largest rectangle of the output's shape that fits into the photo, in (0, 1].
         color (`str`, *optional*, defaults to `"rgb"`): `"rgb"`, `"bgr"` or `"gray"` (one channel).
         image_mean (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
@@ -137,16 +138,26 @@ class FaceImageProcessor(BaseImageProcessor):
             raise ValueError(f"FaceImageProcessor: crop_fraction lies in (0, 1], not {crop_fraction!r}")
         height, width = _height_width(size)
         points = np.asarray(template_for_size(height, width) if template is None else template, dtype=np.float64)
-        if points.shape != (5, 2) or not np.isfinite(points).all():
+        if points.shape != (5, 2):
             raise ValueError("FaceImageProcessor: template is five [x, y] in output pixels")
+        # also false for NaN; a template may reach beyond the crop, but not by more than its size
+        low, high = -max(height, width), 2 * max(height, width)
+        if not (low <= points.min() and points.max() <= high and np.ptp(points, axis=0).max() >= 1):
+            raise ValueError(
+                f"FaceImageProcessor: template must be five points between {low} and {high}, at least a pixel apart, "
+                f"got {points.tolist()}"
+            )
         self.size = {"height": height, "width": width}
         self.template = points.tolist()
         self.crop_fraction = crop_fraction
         self.color = color
         self.image_mean = self._per_channel("image_mean", image_mean)
         self.image_std = self._per_channel("image_std", image_std)
-        if min(self.image_std) <= 0:
-            raise ValueError(f"FaceImageProcessor: image_std must be above 0, not {image_std!r}")
+        # also false for NaN
+        if not all(abs(mean) <= 1e6 for mean in self.image_mean):
+            raise ValueError(f"FaceImageProcessor: image_mean must be finite numbers, not {image_mean!r}")
+        if not all(1e-6 <= std <= 1e6 for std in self.image_std):
+            raise ValueError(f"FaceImageProcessor: image_std must be finite numbers above 0, not {image_std!r}")
 
     @property
     def backend(self) -> str:
@@ -160,6 +171,8 @@ class FaceImageProcessor(BaseImageProcessor):
 
     def _per_channel(self, name: str, value: float | Sequence[float]) -> list[float]:
         values = [value] * self.num_channels if isinstance(value, int | float) else list(value)
+        if not all(isinstance(number, int | float) for number in values):
+            raise ValueError(f"FaceImageProcessor: {name} must be numbers, not {value!r}")
         if len(values) != self.num_channels:
             raise ValueError(
                 f"FaceImageProcessor: {name} has {len(values)} values, color {self.color!r} has {self.num_channels}"
@@ -167,11 +180,11 @@ class FaceImageProcessor(BaseImageProcessor):
         return values
 
     def align(self, image: FaceImage, landmarks: Sequence[Sequence[float]] | np.ndarray | None = None) -> np.ndarray:
-        """Decode one photo and warp it to the template, or crop its centre.
+        """Decode one photo and warp it to the template, or crop its center.
 
         Args:
             image: The photo, see the class.
-            landmarks: Five [x, y] in pixels of the upright photo, in the template's order; `None` for a centre crop.
+            landmarks: Five [x, y] in pixels of the upright photo, in the template's order; `None` for a center crop.
 
         Returns:
             uint8 (height, width, channels), channels in the order of `color`.
@@ -193,10 +206,7 @@ class FaceImageProcessor(BaseImageProcessor):
             points = np.asarray(landmarks, dtype=np.float64)
             if points.shape != (5, 2) or not np.isfinite(points).all():
                 raise ValueError(f"landmarks are five finite [x, y], not an array of shape {points.shape}")
-            center = points.mean(0)
-            if (center < 0).any() or (center > upright_size).any():
-                size = f"{upright_size[0]} x {upright_size[1]}"
-                raise ValueError(f"the landmarks lie outside the photo of {size} pixels: are they of another scale?")
+            _check_scale(points, upright_size)
             matrix = similarity_transform(points, np.asarray(self.template))
             shrinkage = 1 / math.hypot(*matrix[:, 0])
 
@@ -205,15 +215,16 @@ class FaceImageProcessor(BaseImageProcessor):
         check_pixels(photo)
         if orientation != 1:
             photo = ImageOps.exif_transpose(photo)
-        photo = to_eight_bit(photo, gray=True if self.color == "gray" else None)
+        # a gray photo stays gray through the warp: a third of the work
+        photo = to_eight_bit(photo, True if self.color == "gray" else None)
         if landmarks is None:
-            centre = upright_size[0] / drafted / 2, upright_size[1] / drafted / 2
-            crop = _crop(photo, centre, shrinkage / drafted, height, width)
+            center = upright_size[0] / drafted / 2, upright_size[1] / drafted / 2
+            crop = _crop(photo, center, shrinkage / drafted, height, width)
         else:
             crop = _warp(photo, matrix, drafted, shrinkage, height, width)
 
         pixels = np.array(crop)
-        if pixels.ndim == 2:  # a grey photo stays grey through the warp: a third of the work
+        if pixels.ndim == 2:
             return np.repeat(pixels[:, :, None], self.num_channels, axis=2)
         return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels
 
@@ -237,12 +248,12 @@ class FaceImageProcessor(BaseImageProcessor):
         landmarks: Any = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Align and normalise one photo or a batch.
+        """Align and normalize one photo or a batch.
 
         Args:
             images: A photo or a list of photos, see the class.
             landmarks: For one photo its (5, 2) landmarks; for a list one entry a photo, (5, 2) or `None` (then the
-                photo's centre is cropped). `None`: centre crops.
+                photo's center is cropped). `None`: center crops.
             return_tensors: `"pt"` or `"np"`.
 
         Returns:
@@ -275,9 +286,21 @@ def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[in
         size = (size, size)
     elif isinstance(size, dict):
         size = (size.get("height"), size.get("width")) if set(size) == {"height", "width"} else ()
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+    if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in size):
         raise ValueError('FaceImageProcessor: size is a number, [height, width] or {"height": ..., "width": ...}')
     return tuple(size)
+
+
+def _check_scale(landmarks: np.ndarray, upright_size: tuple[int, int]) -> None:
+    """Refuse landmarks that are not in pixels of this photo: their crop would be black."""
+    center, extent = landmarks.mean(axis=0), np.ptp(landmarks, axis=0).max()
+    size = f"the photo of {upright_size[0]} x {upright_size[1]} pixels"
+    if (center < 0).any() or (center > upright_size).any():
+        raise ValueError(f"the landmarks lie outside {size}: are they of another scale?")
+    if 1e-6 < extent < 2:
+        raise ValueError(
+            f"the landmarks lie within {extent:.2g} pixels of {size}: give them in pixels, not as fractions"
+        )
 
 
 def _draft(photo: Image.Image, shrinkage: float, orientation: int) -> int:
@@ -293,13 +316,13 @@ def _draft(photo: Image.Image, shrinkage: float, orientation: int) -> int:
     return round(width / photo.width)
 
 
-def _crop(photo: Image.Image, centre: tuple[float, float], shrinkage: float, height: int, width: int) -> Image.Image:
+def _crop(photo: Image.Image, center: tuple[float, float], shrinkage: float, height: int, width: int) -> Image.Image:
     half_width, half_height = shrinkage * width / 2, shrinkage * height / 2
     box = (
-        max(centre[0] - half_width, 0),
-        max(centre[1] - half_height, 0),
-        min(centre[0] + half_width, photo.width),
-        min(centre[1] + half_height, photo.height),
+        max(center[0] - half_width, 0),
+        max(center[1] - half_height, 0),
+        min(center[0] + half_width, photo.width),
+        min(center[1] + half_height, photo.height),
     )
     return photo.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
@@ -307,8 +330,8 @@ def _crop(photo: Image.Image, centre: tuple[float, float], shrinkage: float, hei
 def _warp(
     photo: Image.Image, matrix: np.ndarray, drafted: int, shrinkage: float, height: int, width: int
 ) -> Image.Image:
-    """Warp by `matrix` (upright photo to crop, pixel centres at whole numbers); black outside the photo."""
-    # Crop to photo, in Pillow's coordinates: pixel centres at halves, so that dividing a size divides coordinates.
+    """Warp by `matrix` (upright photo to crop, pixel centers at whole numbers); black outside the photo."""
+    # Crop to photo, in Pillow's coordinates: pixel centers at halves, so that dividing a size divides coordinates.
     # A similarity's inverse in plain numbers: for a small photo, arrays would cost a tenth of the time of the warp.
     (a, _, x), (b, _, y) = matrix.tolist()
     divisor = (a * a + b * b) * drafted
@@ -323,8 +346,6 @@ def _warp(
         box_left, box_top = max(math.floor(min(corners_x)) - margin, 0), max(math.floor(min(corners_y)) - margin, 0)
         box_right = min(math.ceil(max(corners_x)) + margin, photo.width)
         box_bottom = min(math.ceil(max(corners_y)) + margin, photo.height)
-        if box_left >= box_right or box_top >= box_bottom:
-            raise ValueError("the landmarks lie outside the photo")
         photo = photo.reduce(reduction, (box_left, box_top, box_right, box_bottom))
         a, b = a / reduction, b / reduction
         left, top = (left - box_left) / reduction, (top - box_top) / reduction

@@ -4,11 +4,12 @@ All in float32 (or float64 where the input is), also under autocast: with a scal
 off by a quarter of a logit.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-PAPER_MARGINS = {"cosface": 0.35, "arcface": 0.5, "adaface": 0.4}
 
 # below this 1 - cos^2 the sine counts as constant: its slope is infinite at cos = +-1
 _MIN_SQUARED_SINE = 1e-7
@@ -132,7 +133,7 @@ class MarginSoftmax(nn.Module):
     Args:
         embedding_size: D.
         num_labels: Number of classes N.
-        kind: `"cosface"`, `"arcface"` or `"adaface"`.
+        kind: One of `MARGIN_HEADS`.
         scale: s.
         margin: m; None for the paper's.
     """
@@ -146,7 +147,7 @@ class MarginSoftmax(nn.Module):
         super().__init__()
         self.kind = kind
         self.scale = scale
-        self.margin = PAPER_MARGINS[kind] if margin is None else margin
+        self.margin = MARGIN_HEADS[kind].margin if margin is None else margin
         self.weight = nn.Parameter(torch.empty(num_labels, embedding_size))
         if kind == "adaface":
             self.register_buffer("norm_mean", torch.empty(()))
@@ -167,14 +168,13 @@ class MarginSoftmax(nn.Module):
         Returns:
             Logits (B, N).
         """
-        if self.kind == "cosface":
-            return cosface_logits(cosines, labels, self.scale, self.margin)
-        if self.kind == "arcface":
-            return arcface_logits(cosines, labels, self.scale, self.margin)
+        return MARGIN_HEADS[self.kind].logits(self, cosines, norms, labels)
+
+    def quality_scores(self, norms: torch.Tensor) -> torch.Tensor:
+        """AdaFace's scores of embedding norms (B,), by the running statistics, which move in training mode."""
         if self.training:
             self._update_norm_statistics(norms)
-        scores = adaface_norm_scores(norms, self.norm_mean, self.norm_std)
-        return adaface_logits(cosines, labels, scores, self.scale, self.margin)
+        return adaface_norm_scores(norms, self.norm_mean, self.norm_std)
 
     @torch.no_grad()
     def _update_norm_statistics(self, norms: torch.Tensor) -> None:
@@ -182,3 +182,32 @@ class MarginSoftmax(nn.Module):
         self.norm_mean.lerp_(norms.mean().to(self.norm_mean.dtype), self.NORM_MOMENTUM)
         if len(norms) > 1:
             self.norm_std.lerp_(norms.std().to(self.norm_std.dtype), self.NORM_MOMENTUM)
+
+
+class MarginHead(NamedTuple):
+    """A kind of head.
+
+    Attributes:
+        margin: The paper's.
+        logits: Of the head, cosines (B, N), embedding norms (B,) and labels (B,): logits (B, N) with the margin.
+    """
+
+    margin: float
+    logits: Callable[[MarginSoftmax, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+# to add a head: its function above, its name here, its test in tests/models/face_embedder/test_margin_softmax.py
+MARGIN_HEADS = {
+    "cosface": MarginHead(
+        0.35, lambda head, cosines, _, labels: cosface_logits(cosines, labels, head.scale, head.margin)
+    ),
+    "arcface": MarginHead(
+        0.5, lambda head, cosines, _, labels: arcface_logits(cosines, labels, head.scale, head.margin)
+    ),
+    "adaface": MarginHead(
+        0.4,
+        lambda head, cosines, norms, labels: adaface_logits(
+            cosines, labels, head.quality_scores(norms), head.scale, head.margin
+        ),
+    ),
+}

@@ -13,13 +13,12 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .batch_norm_folding import fold_batch_norm
-from .configuration_face_embedder import FaceEmbedderConfig
-from .contrastive_loss import contrastive_loss
+from .configuration_face_embedder import MAX_PARAMETERS, FaceEmbedderConfig
 from .inception_resnet_v1 import InceptionResNetV1
 from .iresnet import IRESNET_DEPTHS, IResNet
 from .margin_softmax import MarginSoftmax
+from .metric_losses import METRIC_LOSSES
 from .mobilefacenet import MobileFaceNet
-from .triplet_loss import triplet_loss
 
 
 @dataclass
@@ -216,31 +215,40 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def embed_with_norms(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `embed`, and how much the network saw in each face.
+        """Embed faces as `embed` does, and measure the length of each embedding before normalization.
 
         Args:
             pixel_values: (B, C, H, W), from the image processor.
 
         Returns:
-            Embeddings as of `embed`, and norms (B,): the length before normalisation, which rises with the quality of
-            the image; the mirror image's is not asked.
+            Embeddings as of `embed`, and norms (B,), a proxy for the quality of each image (not of its mirror image).
 
         Raises:
-            ValueError: The images do not have the config's size.
+            ValueError: The images do not have the config's size, or an embedding is not finite.
         """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
         self.base_model.check_pixel_values(pixel_values)
-        # On a CPU the maps of a few images stay in the cache, those of a batch do not: MobileFaceNet is twice as fast.
+        # on a CPU the feature maps of a few images stay in the cache: MobileFaceNet is twice as fast
         at_a_time = self.base_model.images_at_a_time
         parts = pixel_values.split(at_a_time) if pixel_values.device.type == "cpu" else [pixel_values]
+        modes = {module: module.training for module in self.modules()}
         try:
+            self.eval()
             embedded = [self._embed(part.contiguous(memory_format=torch.channels_last)) for part in parts]
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        embeddings, norms = zip(*embedded, strict=True)
-        return torch.cat(embeddings), torch.cat(norms)
+        embeddings, norms = (torch.cat(column) for column in zip(*embedded, strict=True))
+        if not torch.isfinite(norms).all() or not torch.isfinite(embeddings).all():
+            raise ValueError(self._why_not_finite(pixel_values))
+        return embeddings, norms
+
+    def _why_not_finite(self, pixel_values: torch.Tensor) -> str:
+        for name, tensor in self.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                return f"the embeddings are not finite: the weights contain non-finite numbers, in '{name}'"
+        if not torch.isfinite(pixel_values).all():
+            return "the embeddings are not finite: pixel_values contain non-finite numbers"
+        return f"the embeddings are not finite: numbers overflow in {self.dtype}; load the model with dtype=float32"
 
     def embed_with_mirror(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """What `embed` computes for each part of a batch, in whatever mode the model is in; can be traced.
@@ -288,21 +296,40 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         return copied.to(memory_format=torch.channels_last)
 
     def similarity(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
-        """Cosine similarity, row by row.
+        """Cosine similarity of each of the embeddings with each of the others.
 
         Args:
-            embeddings_a: (B, D), from `embed`.
-            embeddings_b: (B, D), from `embed`.
+            embeddings_a: (N, D), from `embed`.
+            embeddings_b: (M, D), from `embed`.
 
         Returns:
-            (B,) in [-1, 1].
+            (N, M) in [-1, 1].
 
         Raises:
-            ValueError: The shapes differ or are not (B, D).
+            ValueError: The shapes do not fit, or an embedding is not finite.
         """
-        if embeddings_a.ndim != 2 or embeddings_a.shape != embeddings_b.shape:
-            shapes = f"{tuple(embeddings_a.shape)} and {tuple(embeddings_b.shape)}"
-            raise ValueError(f"similarity compares embeddings (B, D) with (B, D), as embed() gives them; got {shapes}")
+        _check_embeddings(embeddings_a, embeddings_b)
+        cosines = F.normalize(embeddings_a.float()) @ F.normalize(embeddings_b.float()).T
+        return cosines.clamp(-1, 1)
+
+    def similarity_pairwise(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
+        """Cosine similarity row by row.
+
+        Args:
+            embeddings_a: (N, D), from `embed`.
+            embeddings_b: (N, D), from `embed`.
+
+        Returns:
+            (N,) in [-1, 1].
+
+        Raises:
+            ValueError: The shapes differ or are not (N, D), or an embedding is not finite.
+        """
+        _check_embeddings(embeddings_a, embeddings_b)
+        if len(embeddings_a) != len(embeddings_b):
+            raise ValueError(
+                f"expected as many embeddings on both sides, got {len(embeddings_a)}, {len(embeddings_b)}"
+            )
         return F.cosine_similarity(embeddings_a.float(), embeddings_b.float())
 
     def verify(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor, far: float | None = None) -> torch.Tensor:
@@ -319,7 +346,7 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The config has no thresholds, or none for this rate.
         """
-        return self.similarity(embeddings_a, embeddings_b) >= self.threshold(far)
+        return self.similarity_pairwise(embeddings_a, embeddings_b) >= self.threshold(far)
 
     def threshold(self, far: float | None = None) -> float:
         """The cosine from which on `verify` takes two faces for one person's.
@@ -361,7 +388,9 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         calibration = self._thresholds().get("calibration")
         if calibration is None:
             raise ValueError("this checkpoint's thresholds have no calibration; measure it again (hfembed evaluate)")
-        log_odds = calibration["slope"] * self.similarity(embeddings_a, embeddings_b) + calibration["intercept"]
+        log_odds = (
+            calibration["slope"] * self.similarity_pairwise(embeddings_a, embeddings_b) + calibration["intercept"]
+        )
         return torch.sigmoid(log_odds + math.log(prior / (1 - prior)))
 
     def _thresholds(self) -> dict[str, Any]:
@@ -387,6 +416,8 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
     def __init__(self, config: FaceEmbedderConfig) -> None:
         super().__init__(config)
         self.trunk, self.pooling, features = _trunk_and_pooling(config)
+        if features * config.embedding_size > MAX_PARAMETERS:
+            raise ValueError(f"embedding_size {config.embedding_size} of {features:,} features is too large a layer")
         self.dropout = nn.Dropout(config.dropout)
         # no bias under BatchNorm, which takes every constant out again
         self.projection = nn.Linear(features, config.embedding_size, bias=not config.bn_neck)
@@ -424,6 +455,8 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
             ValueError: The images do not have the config's size.
         """
         expected = (self.config.num_channels, *self.config.image_size)
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values must be normalized by the image processor, not {pixel_values.dtype}")
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
                 f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
@@ -474,6 +507,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
             embeddings, norms = outputs.embeddings, outputs.norms
         else:
             embeddings, norms = F.normalize(features), torch.linalg.vector_norm(features, dim=1)
+        labels = None if labels is None else labels.long()
         if self.config.head == "softmax":
             features = embeddings * norms.unsqueeze(1)
             logits = training_logits = self.classifier(features.to(self.classifier.weight.dtype))
@@ -575,9 +609,7 @@ class FaceEmbedderForTripletLearning(FaceEmbedderPreTrainedModel):
             Loss and share of active triplets (pairs), scalars.
         """
         config = self.config
-        if config.metric_loss == "contrastive":
-            return contrastive_loss(embeddings, labels, config.contrastive_margin)
-        return triplet_loss(embeddings, labels, config.triplet_margin, config.triplet_mining)
+        return METRIC_LOSSES[config.metric_loss](embeddings, labels, config)
 
 
 def _trunk_and_pooling(config: FaceEmbedderConfig) -> tuple[nn.Module, nn.Module | None, int]:
@@ -606,7 +638,17 @@ def _trunk_and_pooling(config: FaceEmbedderConfig) -> tuple[nn.Module, nn.Module
     return trunk, DepthwisePooling(trunk.out_channels, height, width), trunk.out_channels
 
 
+def _check_embeddings(embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> None:
+    if embeddings_a.ndim != 2 or embeddings_b.ndim != 2 or embeddings_a.shape[1] != embeddings_b.shape[1]:
+        shapes = f"{tuple(embeddings_a.shape)} and {tuple(embeddings_b.shape)}"
+        raise ValueError(f"expected embeddings (N, D) and (M, D), as embed() gives them; got {shapes}")
+    if not torch.isfinite(embeddings_a).all() or not torch.isfinite(embeddings_b).all():
+        raise ValueError("the embeddings contain non-finite numbers; no similarity can be told")
+
+
 def _classifier(config: FaceEmbedderConfig) -> nn.Module:
+    if config.num_labels < 2:
+        raise ValueError("a classifier needs at least two people: with one, every face is classified right")
     if config.head == "softmax":
         return nn.Linear(config.embedding_size, config.num_labels)
     return MarginSoftmax(config.embedding_size, config.num_labels, config.head, config.scale, config.margin)

@@ -1,11 +1,11 @@
 """Training word2vec: segments handed to threads, the learning rate, ranks, checkpoints and the progress bar.
 
-The engine knows three ways to learn a segment (`TorchWorker`, `NumbaWorker`, `TritonWorker`) and nothing of what is in
-them. It reads the corpus in the order of a `SegmentPlan`, so that all there is to know about where a run stands is a
-number of segments and the two matrices.
+The engine knows three ways to learn a segment (`TorchWorker`, `NumbaWorker`, `TritonWorker`) and nothing of their
+internals. It reads the corpus in the order of a `SegmentPlan`, so that the state of a run is a number of segments and
+the two matrices.
 """
 
-import json
+import hashlib
 import logging
 import os
 import queue
@@ -25,8 +25,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from hfembed.atomic import atomic_folder
+from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
+from hfembed.training.run import Identity
 from hfembed.words.data.corpora import EncodedCorpus
 from hfembed.words.training.block_step import TorchWorker
 from hfembed.words.training.segments import Objective, SegmentPlan
@@ -46,13 +48,13 @@ class EngineSettings:
         epochs: Passes over the corpus.
         learning_rate: At the first word.
         final_learning_rate: At the last word; it falls linearly with the words seen.
-        num_threads: Threads of a rank on the CPU; 0 = all cores, shared out among the ranks.
-        centres_per_step: Centre words a step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has more
-            than 100 dimensions), 8,192 on a GPU, fewer for small corpora. With triton, centre words in flight, at
-            most 32 a multiprocessor; 0 = 4,096, fewer for small corpora.
-        sync_words: Corpus words of each rank between two meetings of several ranks; 0 = 73,728 with torch and 114,688
-            with numba, which learns them in less time, on CPUs, 1,048,576 on GPUs.
-        checkpoint_every: Corpus words between checkpoints; 0 = none.
+        num_threads: Threads of a rank on the CPU; 0 = all cores, divided among the ranks.
+        centers_per_step: Center words per step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has
+            more than 100 dimensions), 8,192 on a GPU, fewer for small corpora. With triton, center words in flight,
+            at most 32 per multiprocessor; 0 = 4,096, fewer for small corpora.
+        sync_words: Corpus words of each rank between two synchronizations; 0 = 73,728 with torch and 114,688 with
+            numba, which learns them in less time, on CPUs, 1,048,576 on GPUs.
+        checkpoint_every: Corpus words between checkpoints, the last one at the end; 0 = none.
         keep_checkpoints: How many of them to keep.
         evaluate_every: Corpus words between evaluations; 0 = none.
         hub_every: Corpus words between calls of `share`; 0 = none.
@@ -64,7 +66,7 @@ class EngineSettings:
     learning_rate: float = 0.05
     final_learning_rate: float = 1e-4
     num_threads: int = 0
-    centres_per_step: int = 0
+    centers_per_step: int = 0
     sync_words: int = 0
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
@@ -84,7 +86,7 @@ class EngineSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         intervals = ("sync_words", "checkpoint_every", "evaluate_every", "hub_every")
-        for name in ("num_threads", "centres_per_step", *intervals, "seed"):
+        for name in ("num_threads", "centers_per_step", *intervals, "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not 0 < self.learning_rate <= 1:
@@ -101,10 +103,10 @@ class TrainingReport:
 
     Attributes:
         engine: One line: which engine, on what, with how many threads and ranks.
-        words: Corpus words learnt from, over all epochs and ranks.
-        seconds: Time spent learning, by this process, without preparation, evaluation and checkpoints.
+        words: Corpus words trained on, over all epochs and ranks.
+        seconds: Time spent training, over all starts of the run, without preparation, evaluation and checkpoints.
         cpu_seconds: Processor time of the same, of all threads: what counts on a machine that others use too.
-        words_per_second: Corpus words a second over all ranks, of this process's share of the run.
+        words_per_second: Corpus words per second over all ranks.
         loss: Mean loss per predicted word over the last part of the run.
     """
 
@@ -126,6 +128,7 @@ def train_word2vec(
     evaluate: Callable[[int], None] | None = None,
     show_progress: bool = True,
     share: Callable[[int], None] | None = None,
+    identity: Identity | None = None,
 ) -> TrainingReport:
     """Train a model's two matrices in place.
 
@@ -134,7 +137,7 @@ def train_word2vec(
     equal in distribution.
 
     Args:
-        model: Its config says what is learnt; its rows are trained where they are, or on the accelerator's GPU.
+        model: Its config says what is learned; its rows are trained where they are, or on the accelerator's GPU.
         corpus: Ids and vocabulary; the words are the model's.
         settings: How to train.
         accelerator: Device and ranks; by default one rank on the model's device.
@@ -143,6 +146,7 @@ def train_word2vec(
         evaluate: Called on the main rank with the number of words seen, with the model up to date.
         show_progress: Whether the main rank shows a progress bar.
         share: Called as `evaluate`, every `settings.hub_every` words.
+        identity: What checkpoints must have in common with this run; default: settings, model and corpus.
 
     Returns:
         What was done.
@@ -152,7 +156,28 @@ def train_word2vec(
             checkpoint belongs to another run.
         FloatingPointError: Training diverged.
     """
-    return _Run(model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress, share).train(resume)
+    training = _Training(
+        model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress, share, identity
+    )
+    return training.train(resume)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def fingerprint_corpus(corpus: EncodedCorpus) -> str:
+    """Describe a corpus such that another text gives another line, wherever its files lie."""
+    digest = hashlib.sha256("\n".join(corpus.vocabulary.words).encode(errors="surrogateescape"))
+    digest.update(np.asarray(corpus.vocabulary.counts).tobytes())
+    for array in (corpus.ids, corpus.sentence_ends):  # all of a small corpus, parts of a large one
+        step = max(len(array) // 64, 1 << 16)
+        for start in range(0, len(array), step):
+            digest.update(np.ascontiguousarray(array[start : start + (1 << 16)]).tobytes())
+    words = f"{corpus.num_words:,} words, {len(corpus.vocabulary):,} distinct"
+    return f"{words}, sha256 {digest.hexdigest()[:16]}"
 
 
 def _use_huge_pages(parameter: torch.nn.Parameter) -> None:
@@ -165,10 +190,12 @@ def _use_huge_pages(parameter: torch.nn.Parameter) -> None:
     parameter.data = torch.from_numpy(moved)
 
 
-class _Run:
-    """One run: the arguments are those of `train_word2vec`."""
+class _Training:
+    """The state of `train_word2vec`, with its arguments."""
 
-    def __init__(self, model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress, share):
+    def __init__(
+        self, model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress, share, identity
+    ):
         self.model, self.corpus, self.settings = model, corpus, settings
         self.evaluate, self.share = evaluate, share
         self.accelerator = accelerator
@@ -177,13 +204,13 @@ class _Run:
         self.show_progress = show_progress and self.rank == 0
         config = model.config
         if config.negative < 1:
-            raise InputError("the engines learn by negative sampling: negative must be at least 1")
+            raise InputError("the engines train by negative sampling: negative must be at least 1")
         if len(corpus.vocabulary) != config.vocab_size:
             raise InputError(f"a corpus of {len(corpus.vocabulary)} words does not fit a model of {config.vocab_size}")
         if corpus.num_words < 1:
             raise InputError("the corpus has no word of the vocabulary")
 
-        # trained where they are: on the CPU these are the model's own parameters
+        # trained in place: on the CPU these are the model's own parameters
         device = accelerator.device if accelerator else model.device
         self.parameters = [model.word2vec.embeddings.weight, model.context_embeddings.weight]
         if device.type == "cpu":
@@ -192,9 +219,9 @@ class _Run:
         self.rows = [p.detach().to(device, torch.float32).contiguous() for p in self.parameters]
         self.num_threads = 1
         if device.type == "cpu":
-            self.num_threads = settings.num_threads or max(len(os.sched_getaffinity(0)) // self.num_ranks, 1)
+            self.num_threads = settings.num_threads or max(available_cores() // self.num_ranks, 1)
         elif settings.engine == "triton":
-            self.num_threads = 4  # while the GPU learns one segment, the next ones are read and brought over
+            self.num_threads = 4  # while the GPU learns one segment, the next ones are read and transferred
         vocabulary = corpus.vocabulary
         self.objective = Objective(
             architecture=config.architecture,
@@ -212,15 +239,19 @@ class _Run:
         default = on_cpu[settings.engine] if device.type == "cpu" else 1_048_576
         self.sync_words = settings.sync_words or default
         workers, longest = self.num_ranks * self.num_threads, 524_288
-        if self.num_ranks > 1:  # a segment is what a thread learns between two meetings
+        if self.num_ranks > 1:  # a segment is what a thread learns between two synchronizations
             longest = min(max(self.sync_words // self.num_threads, 1), longest)
         self.plan = SegmentPlan.for_corpus(corpus.num_words, workers, settings.seed, segment_words=longest)
         self.synchronizer = None
+        self.identity = identity or self._default_identity()
+        self.seconds = self.cpu_seconds = 0.0
 
     def _choose_engine(self, device: torch.device) -> tuple[Callable, str]:
         """The worker's constructor and one line about it."""
         settings = self.settings
-        place = f"{device.type}, {self.num_threads} thread{'s' * (self.num_threads > 1)} a rank, {self.num_ranks} rank"
+        place = (
+            f"{device.type}, {self.num_threads} thread{'s' * (self.num_threads > 1)} per rank, {self.num_ranks} rank"
+        )
         place += "s" * (self.num_ranks > 1)
         if settings.engine == "numba":
             if device.type != "cpu":
@@ -232,12 +263,12 @@ class _Run:
                     f"engine 'numba' cannot be used ({error}): install hfembed[fast], or take engine 'torch'"
                 ) from None
             return lambda: NumbaWorker(*self.rows, self.objective), f"numba (Hogwild, {place})"
-        centres = settings.centres_per_step
-        if not centres:
-            centres = 4096 if settings.engine == "triton" else 8192
-            if device.type == "cpu":  # a step's rows, some 800 kB, are to stay in the second cache
-                centres = min(204_800 // self.model.config.embedding_size, 2048)
-            centres = max(min(centres, self.corpus.num_words // 1024), 32)
+        centers = settings.centers_per_step
+        if not centers:
+            centers = 4096 if settings.engine == "triton" else 8192
+            if device.type == "cpu":  # a step's rows, some 800 kB, should stay in the L2 cache
+                centers = min(204_800 // self.model.config.embedding_size, 2048)
+            centers = max(min(centers, self.corpus.num_words // 1024), 32)
         if settings.engine == "triton":
             if device.type != "cuda":
                 raise InputError(f"engine 'triton' computes on a GPU, not on {device.type}: take engine 'torch'")
@@ -247,23 +278,22 @@ class _Run:
                 raise InputError(f"engine 'triton' cannot be used ({error}): take engine 'torch'") from None
             # a multiprocessor holds the rows of one block
             multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-            programs = min(max(centres // BLOCK_SIZE, 1), multiprocessors)
+            programs = min(max(centers // BLOCK_SIZE, 1), multiprocessors)
             return (
                 lambda: TritonWorker(*self.rows, self.objective, programs),
                 f"triton (Hogwild, {programs} blocks of {BLOCK_SIZE} words in flight, {place})",
             )
         return (
-            lambda: TorchWorker(*self.rows, self.objective, centres),
-            f"torch (block-banded, {centres} centre words a step, {place})",
+            lambda: TorchWorker(*self.rows, self.objective, centers),
+            f"torch (block-banded, {centers} center words per step, {place})",
         )
 
     def train(self, resume: bool) -> TrainingReport:
         """Run from the start, or from the newest checkpoint."""
         done = self._load_checkpoint() if resume else 0
         logger.info("engine: %s", self.engine)
-        started = done
         total = self.plan.num_segments * self.settings.epochs
-        seconds, cpu_seconds, loss = 0.0, 0.0, None
+        loss = None
         idle = queue.SimpleQueue()
         for _ in range(self.num_threads):
             idle.put(self.make_worker())
@@ -273,7 +303,7 @@ class _Run:
             # more words bring more rows that must not wait: those of words seen a few times since
             smallest = max(self.sync_words // 28, 1)
             self.synchronizer = DeltaSynchronizer(self.rows, self.objective.pairs_per_word(), self.num_ranks, smallest)
-            self.accelerator.wait_for_everyone()  # the time of a rank is not to count the preparation of another
+            self.accelerator.wait_for_everyone()  # the time of a rank does not count the preparation of another
 
         def learn(segment: int) -> float | None:
             epoch, place = divmod(segment, self.plan.num_segments)
@@ -294,7 +324,7 @@ class _Run:
             desc=self.settings.engine,
             disable=not self.show_progress,
         )
-        # our threads are all there are: a BLAS of several in each of them would only make them wait
+        # a multithreaded BLAS in each of our threads would only make them wait
         blas = threadpool_limits(limits=1, user_api="blas")
         with bar, blas, ThreadPoolExecutor(self.num_threads, thread_name_prefix="word2vec") as pool:
             while done < total:
@@ -318,13 +348,13 @@ class _Run:
                 whole = stop == total or any(self._due(words, done, stop) for words in self._intervals())
                 if self.synchronizer is not None:
                     begin, end = self._words_before(done), self._words_before(stop)
-                    meeting = max(stop // self._segments_a_meeting(), 1)
-                    num_rows = len(self.rows[0]) if whole else self.synchronizer.num_rows(meeting)
+                    round_number = max(stop // self._segments_per_round(), 1)
+                    num_rows = len(self.rows[0]) if whole else self.synchronizer.num_rows(round_number)
                     self.synchronizer.synchronize(end - begin, self._rate(begin), num_rows)
                     if whole:
                         self.synchronizer.finish()
-                seconds += time.perf_counter() - begun
-                cpu_seconds += time.process_time() - cpu_begun
+                self.seconds += time.perf_counter() - begun
+                self.cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss
                 if whole and not all(bool(torch.isfinite(matrix).all()) for matrix in self.rows):
                     raise FloatingPointError(
@@ -337,13 +367,13 @@ class _Run:
                 done = stop
         torch.set_num_threads(threads_before)
         self._update_model()
-        learnt = self._words_before(total) - self._words_before(started)
+        words = self._words_before(total)
         return TrainingReport(
             engine=self.engine,
-            words=self._words_before(total),
-            seconds=seconds,
-            cpu_seconds=cpu_seconds,
-            words_per_second=learnt / seconds if seconds else 0.0,
+            words=words,
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
+            words_per_second=words / self.seconds if self.seconds else 0.0,
             loss=loss,
         )
 
@@ -365,8 +395,8 @@ class _Run:
         """Whether a multiple of `words` lies between two segments."""
         return words > 0 and self._words_before(stop) // words > self._words_before(done) // words
 
-    def _segments_a_meeting(self) -> int:
-        """Segments that all ranks together learn between two meetings, each rank the same number."""
+    def _segments_per_round(self) -> int:
+        """Segments that all ranks together learn between two synchronizations, each rank the same number."""
         segment_words = self.plan.num_words / self.plan.num_segments
         rounds = max(round(self.sync_words / segment_words / self.num_threads), 1)
         return rounds * self.num_threads * self.num_ranks
@@ -375,7 +405,7 @@ class _Run:
         """The segment before which all threads wait for one another the next time."""
         stops = [total]
         if self.synchronizer is not None:
-            stops.append(done + self._segments_a_meeting())
+            stops.append(done + self._segments_per_round())
         for words in self._intervals():
             if words:
                 due = (self._words_before(done) // words + 1) * words
@@ -392,8 +422,8 @@ class _Run:
             if self.rank == 0 and act is not None and self._due(words, done, stop) and stop < total:
                 self._update_model()
                 act(self._words_before(stop))
-        checkpoint = self.checkpoints is not None and self._due(settings.checkpoint_every, done, stop)
-        if self.rank == 0 and checkpoint and stop < total:
+        due = self._due(settings.checkpoint_every, done, stop) or (settings.checkpoint_every and stop == total)
+        if self.rank == 0 and self.checkpoints is not None and due:
             self._save_checkpoint(stop)
 
     def _update_model(self) -> None:
@@ -405,24 +435,21 @@ class _Run:
                 else:  # numba writes where torch does not see it
                     torch.autograd.graph.increment_version(parameter)
 
-    def _identity(self) -> dict:
-        """What a run and its checkpoints must have in common."""
-        settings = {
-            name: value
-            for name, value in asdict(self.settings).items()
-            if name in ("engine", "epochs", "learning_rate", "final_learning_rate", "seed")
-        }
-        model = {
-            name: getattr(self.model.config, name)
-            for name in ("architecture", "embedding_size", "window", "shrink_windows", "negative", "sample")
-        }
-        return {"corpus": self.corpus.fingerprint, "vocab_size": self.model.config.vocab_size} | settings | model
+    def _default_identity(self) -> Identity:
+        names = ("engine", "learning_rate", "final_learning_rate", "centers_per_step", "sync_words", "seed")
+        config = self.model.config
+        learned = ("architecture", "embedding_size", "window", "shrink_windows", "negative", "sample", "ns_exponent")
+        fields = {name: getattr(self.settings, name) for name in names}
+        fields |= {name: getattr(config, name) for name in (*learned, "cbow_mean")}
+        length = self.settings.epochs * self.corpus.num_words
+        return Identity({**fields, "data": fingerprint_corpus(self.corpus)}, length, "words")
 
     def _save_checkpoint(self, segments: int) -> None:
         with atomic_folder(self.checkpoints / f"segments_{segments:08d}") as folder:
             save_file({"input_rows": self.rows[0], "output_rows": self.rows[1]}, folder / "rows.safetensors")
-            progress = {"segments": segments, "plan": asdict(self.plan), "run": self._identity()}
-            (folder / "progress.json").write_text(json.dumps(progress, indent=2))
+            spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+            write_json(folder / "progress.json", {"segments": segments, "plan": asdict(self.plan), **spent})
+            self.identity.write(folder)
         for old in self._list_checkpoints()[: -self.settings.keep_checkpoints]:
             shutil.rmtree(old)
 
@@ -438,21 +465,17 @@ class _Run:
             logger.info("no checkpoint in %s: starting from the beginning", self.checkpoints)
             return 0
         newest = checkpoints[-1]
+        self.identity.check(newest)
         try:
-            progress = json.loads((newest / "progress.json").read_text())
+            progress = read_json(newest / "progress.json")
             rows = load_file(newest / "rows.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
             raise InputError(
                 f"checkpoint {newest} cannot be read ({error}); delete it to go on from an older one"
             ) from None
-        for name, value in self._identity().items():
-            if progress["run"].get(name) != value:
-                raise InputError(
-                    f"checkpoint {newest} was written with {name} {progress['run'].get(name)}, not {value}; "
-                    "resume with the settings and the corpus that wrote it"
-                )
         for matrix, name in zip(self.rows, ("input_rows", "output_rows"), strict=True):
             matrix.copy_(rows[name])
         self.plan = SegmentPlan(**progress["plan"])
+        self.seconds, self.cpu_seconds = progress.get("seconds", 0.0), progress.get("cpu_seconds", 0.0)
         logger.info("resuming after %s words from %s", f"{self._words_before(progress['segments']):,}", newest)
         return progress["segments"]

@@ -1,4 +1,4 @@
-"""What scripts/train_word2vec.py is told, and the model and corpus that follow from it."""
+"""A recipe for word vectors: its settings, and the corpus and model they stand for."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from huggingface_hub.dataclasses import strict
 
 from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
-from hfembed.training.config import SharingConfig, setting
+from hfembed.training.config import RunConfig, setting
 from hfembed.words.data.corpora import EncodedCorpus, prepare_corpus
 from hfembed.words.data.phrases import learn_phrases
 from hfembed.words.data.vocabulary import merge_vocabularies
@@ -22,59 +23,61 @@ from hfembed.words.training.engine import EngineSettings
 
 @strict
 @dataclass(kw_only=True)
-class Word2VecTrainingConfig(SharingConfig):
+class Word2VecTrainingConfig(RunConfig):
     """Settings of a word2vec run: the text, the model, the engine, the evaluation."""
 
     corpus: str = setting(
-        "", "text file, parquet file, folder of such, or id of a dataset on the Hub; a line a sentence"
+        "", "text file, parquet file, folder of such, or id of a dataset on the Hub; one sentence per line", False
     )
-    corpus_note: str = setting("", "what the text is and under which licence, for the model card")
-    column: str = setting("text", "column with the text, of parquet files and datasets")
-    split: str = setting("train", "split of a dataset on the Hub")
-    cache_dir: str = setting("", "folder for the encoded corpus; by default 'corpus' in output_dir")
-    output_dir: str = setting("outputs/word2vec", "folder for the model, its results and its checkpoints")
-    resume: bool = setting(False, "go on from the newest checkpoint in output_dir")
-    init_from: str = setting("", "model folder or Hub id to train on with this text; its new words are added")
+    corpus_note: str = setting("", "what the text is and under which license, for the model card", False)
+    column: str = setting("text", "column with the text, of parquet files and datasets", False)
+    split: str = setting("train", "split of a dataset on the Hub", False)
+    cache_dir: str = setting("", "folder for the encoded corpus; default: beside the caches of datasets", False)
+    output_dir: str = setting("outputs/word2vec", "folder for the model, its results and its checkpoints", False)
+    init_from: str = setting("", "model folder or Hub id to continue from with this text; its new words are added")
 
     lowercase: bool = setting(False, "fold the case of the text")
-    word_pattern: str = setting("", "regular expression whose matches are the words; by default what blanks separate")
+    word_pattern: str = setting("", "regular expression whose matches are the words; default: split at spaces")
     phrase_thresholds: list[float] = setting(
-        [], "join neighbours to phrases (new_york) in so many passes, e.g. [200, 100]; higher = fewer; [] = none"
+        [], "join neighbors to phrases (new_york), one pass per threshold, e.g. [200, 100]; higher = fewer; [] = none"
     )
     phrase_min_count: int = setting(5, "words and pairs seen less often make no phrase")
     min_count: int = setting(5, "words seen less often are dropped")
-    max_vocab_size: int = setting(0, "keep only so many words, the most frequent; 0 = all")
-    sentence_length: int = setting(10_000, "longer lines are cut after so many words")
+    max_vocab_size: int = setting(0, "keep only this many words, the most frequent; 0 = all")
+    sentence_length: int = setting(10_000, "longer lines are cut after this many words")
 
     architecture: str = setting("skip-gram", "skip-gram or cbow")
     embedding_size: int = setting(100, "dimensions of a word vector")
-    window: int = setting(5, "largest distance between a centre and a context word")
-    shrink_windows: bool = setting(True, "each centre draws its window from 1 to `window`")
-    negative: int = setting(5, "noise words a pair")
-    sample: float = setting(1e-3, "words with a larger share of the corpus are dropped at random; 0 = none")
+    window: int = setting(5, "largest distance between a center and a context word")
+    shrink_windows: bool = setting(True, "each center word draws its window from 1 to `window`")
+    negative: int = setting(5, "negative samples (noise words) per pair")
+    sample: float = setting(1e-3, "words more frequent than this fraction of the corpus are subsampled; 0 = none")
     ns_exponent: float = setting(0.75, "noise words are drawn in proportion to count ** ns_exponent")
-    cbow_mean: bool = setting(True, "CBOW averages the context instead of adding it up")
+    cbow_mean: bool = setting(True, "CBOW averages the context instead of summing it")
     initializer_scale: float = setting(2.0, "input rows start at U(-1, 1) * initializer_scale / embedding_size")
 
     engine: str = setting(
         "torch", "torch (CPU threads or a GPU), numba (CPU threads; needs hfembed[fast]) or triton (a GPU)"
     )
-    epochs: int = setting(5, "passes over the corpus")
+    epochs: int = setting(5, "passes over the corpus", False)
     learning_rate: float = setting(0.05, "at the first word")
     final_learning_rate: float = setting(1e-4, "at the last word; it falls linearly with the words seen")
-    num_threads: int = setting(0, "threads of a rank on the CPU; 0 = all cores, shared out among the ranks")
-    centres_per_step: int = setting(
-        0, "centre words a step of torch, or in flight with triton; 0 = by device and corpus size"
+    num_threads: int = setting(0, "threads of a rank on the CPU; 0 = all cores, divided among the ranks", False)
+    centers_per_step: int = setting(
+        0,
+        "center words per step with torch, or in flight with triton; 0 = by device and corpus size",
+        was="centres_per_step",
     )
-    sync_words: int = setting(0, "corpus words of each rank between two meetings of several ranks; 0 = by engine")
-    checkpoint_every: int = setting(50_000_000, "corpus words between checkpoints to resume from; 0 = none")
-    keep_checkpoints: int = setting(2, "how many checkpoints to keep")
-    evaluate_every: int = setting(0, "corpus words between evaluations; 0 = only at the end")
+    sync_words: int = setting(0, "corpus words of each rank between two synchronizations of ranks; 0 = by engine")
+    checkpoint_every: int = setting(
+        50_000_000, "corpus words between checkpoints to resume from, the last at the end; 0 = none", False
+    )
+    evaluate_every: int = setting(0, "corpus words between evaluations; 0 = only at the end", False)
     seed: int = setting(0, "of the first rows and of all that is drawn")
 
-    analogies: str = setting("", "file of analogies (questions-words style) to evaluate on")
-    word_pairs: list[str] = setting([], "files of word pairs with similarities to evaluate on")
-    restrict_vocab: int = setting(30_000, "analogies are asked among so many most frequent words")
+    analogies: str = setting("", "file of analogies (questions-words style) to evaluate on", False)
+    word_pairs: list[str] = setting([], "files of word pairs with similarities to evaluate on", False)
+    restrict_vocab: int = setting(30_000, "analogies are answered from this many most frequent words", False)
 
     def validate_settings(self) -> None:
         """Refuse what no run can have, before any data is read."""
@@ -120,7 +123,7 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     if not config.corpus:
         raise InputError("corpus must name a text file, a folder or a dataset")
     source = {"source": config.corpus, "column": config.column, "split": config.split}
-    cache_dir = config.cache_dir or Path(config.output_dir) / "corpus"
+    cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
     rules: dict[str, Any] = {"lowercase": config.lowercase, "word_pattern": config.word_pattern or None}
     if config.init_from:
@@ -141,6 +144,20 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
         return corpus
     merged, _ = merge_vocabularies(old, corpus.vocabulary)
     return prepare_corpus(**arguments, vocabulary=merged)
+
+
+def describe_changes(config: Word2VecTrainingConfig) -> str:
+    """What the recipe sets otherwise than the model of `init_from` was trained with, in a line; empty if nothing."""
+    if not config.init_from:
+        return ""
+    old, new = load_start(config).config, config.model_config(0)
+    names = [field.name for field in dataclasses.fields(Word2VecConfig) if hasattr(config, field.name)]
+    changes = [
+        f"{name} {getattr(new, name)} instead of {getattr(old, name)}"
+        for name in names
+        if getattr(new, name) != getattr(old, name)
+    ]
+    return f"init_from {config.init_from}: this run continues with {', '.join(changes)}" if changes else ""
 
 
 def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:

@@ -71,6 +71,16 @@ def test_corruption_and_augmentation_do_not_share_their_noise():
     assert abs(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]) < 0.06
 
 
+def test_no_two_draws_share_their_stream():
+    """Salt of one sample was the noise of the next: jumps of the generator reached into its neighbor's draws."""
+    corruption = Corruption()
+    streams = {}
+    for index in range(6):
+        for kind, generator in zip(("noise", "salt", "holes"), corruption._draws((0, index))[1:], strict=True):
+            streams[index, kind] = tuple(generator.integers(0, 2**62, 4))
+    assert len(set(streams.values())) == len(streams)
+
+
 def test_noise_has_the_strength_it_says_and_is_white():
     pixels = torch.full((40, 1, 32, 32), 128, dtype=torch.uint8)
     noise = Corruption(noise=(0.1, 0.1))(pixels, keys(40)).numpy() / 255 - 128 / 255

@@ -8,6 +8,7 @@ import torch
 from hfembed.errors import InputError
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.images.evaluation.generation import (
+    GenerationCase,
     PcaGaussian,
     distances_of_samples,
     frechet_distance,
@@ -78,16 +79,33 @@ def test_face_points_follow_the_crop():
         mean_face_points(faces.map(lambda row: {"landmarks": None}, features=faces.features), whole)
 
 
+def case(name, model, images):
+    statistics = LatentStatistics.fit(model, encode_images(model, images), 2)
+    return GenerationCase(name, model, statistics, pooled, images[:40], images[40:])
+
+
+def pooled(crops):
+    return torch.nn.functional.avg_pool2d(crops, 8).flatten(1).numpy()
+
+
+def test_a_model_is_measured_alike_in_any_order(tmp_path):
+    cases = [
+        case("a", tiny_autoencoder(0), smooth_images(120)),
+        case("b", tiny_autoencoder(1), smooth_images(120) / 2),
+    ]
+    alone = report_generation(cases[:1], tmp_path, {}, draws=2)
+    first, second = (report_generation(order, tmp_path, {}, draws=2) for order in (cases, cases[::-1]))
+    assert first == second
+    assert alone["a_mixture"] == first["a_mixture"] and alone["real_faces"] == first["a_real_faces"]
+    with pytest.raises(InputError, match="same name"):
+        report_generation([cases[0], cases[0]], tmp_path, {})
+
+
 def test_the_report_has_every_way_of_every_model(tmp_path):
     model = tiny_autoencoder(variational=True)
     images = smooth_images(120)
-    model.save_pretrained(tmp_path / "vae")
-    LatentStatistics.fit(model, encode_images(model, images), 2).save(tmp_path / "vae")
     distances = report_generation(
-        {str(tmp_path / "vae"): model},
-        lambda crops: torch.nn.functional.avg_pool2d(crops, 8).flatten(1).numpy(),
-        images[:40],
-        images[40:],
+        [case("vae", model, images)],
         tmp_path,
         {"images": None},
         draws=2,

@@ -73,3 +73,10 @@ def test_jittered_points_are_similar_and_near():
     edges = points[:, 1] - points[:, 0]
     turns = np.rad2deg(np.arctan2(edges[:, 1], edges[:, 0]))
     assert -7 < turns.min() < -5 and 5 < turns.max() < 7
+
+
+def test_a_gray_network_looks_at_color_crops_as_pillow_converts_them():
+    color = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    luma = (color * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    gray = network(FaceEmbeddings)
+    torch.testing.assert_close(gray(color), gray(luma))

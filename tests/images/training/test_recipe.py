@@ -9,7 +9,7 @@ from PIL import Image
 
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
-from hfembed.faces.data.collators import AutoencoderCollator
+from hfembed.images.training.collator import AutoencoderCollator
 from hfembed.images.training.loss import AutoencoderLoss
 from hfembed.images.training.recipe import (
     AutoencoderTrainingConfig,

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hfembed.models.face_embedder.contrastive_loss import contrastive_loss
+from hfembed.models.face_embedder.metric_losses import contrastive_loss
 from hfembed.models.face_embedder.triplet_loss import triplet_loss
 from hfembed.models.face_embedder.triplet_mining import hard_triplets, semi_hard_triplets, squared_distances
 from tests.fork_server import fork_server

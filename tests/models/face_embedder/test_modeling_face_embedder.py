@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
     FaceEmbedderForTripletLearning,
@@ -308,7 +309,8 @@ def test_verify_decides_by_the_stored_thresholds():
     angles = torch.tensor([0.05, 0.2, 0.35, 0.5]).acos()
     first = torch.tensor([[1.0, 0.0]]).expand(4, 2)
     second = torch.stack([angles.cos(), angles.sin()], 1)
-    torch.testing.assert_close(model.similarity(first, second), angles.cos())
+    torch.testing.assert_close(model.similarity_pairwise(first, second), angles.cos())
+    torch.testing.assert_close(model.similarity(first[:2], second), angles.cos().expand(2, 4))
     assert model.verify(first, second).tolist() == [False, False, True, True]
     assert model.verify(first, second, far=0.1).tolist() == [False, True, True, True]
     assert model.verify(first, second, far=1e-2).tolist() == [False, False, False, True]
@@ -503,3 +505,62 @@ def test_optimized_for_inference_embeds_the_same(trunk):
     torch.testing.assert_close(optimized.embed(pixels), model.embed(pixels), atol=1e-5, rtol=0)
     folded = sum(isinstance(module, torch.nn.BatchNorm2d) for module in optimized.modules())
     assert folded < sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+def test_weights_that_are_not_finite_give_an_error_and_no_decision():
+    model = FaceEmbedderModel(tiny_config(thresholds=THRESHOLDS)).train()
+    good = model.embed(images(model.config))
+    with torch.no_grad():
+        model.projection.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="weights contain non-finite numbers, in 'projection.weight'"):
+        model.embed(images(model.config))
+    assert model.training and model.norm.training
+    bad = good.clone()
+    bad[0, 0] = float("nan")
+    for compare in (model.similarity, model.similarity_pairwise, model.verify):
+        with pytest.raises(ValueError, match="non-finite"):
+            compare(good, bad)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 20, 16, dtype=torch.uint8)])
+def test_a_refused_batch_leaves_the_model_in_its_mode(wrong):
+    model = FaceEmbedderModel(tiny_config()).train()
+    with pytest.raises(ValueError, match="pixel_values"):
+        model.embed(wrong)
+    assert model.training and all(module.training for module in model.modules())
+
+
+def test_images_that_are_not_finite_are_named_as_the_reason():
+    model = FaceEmbedderModel(tiny_config())
+    with pytest.raises(ValueError, match="pixel_values contain non-finite"):
+        model.embed(torch.full((1, 1, 20, 16), float("inf")))
+
+
+def test_one_person_is_no_classification():
+    with pytest.raises(ValueError, match="at least two people"):
+        FaceEmbedderForClassification(tiny_config(num_labels=1))
+
+
+@pytest.mark.parametrize(("name", "margin"), [("cosface", 0.35), ("arcface", 0.5), ("adaface", 0.4)])
+def test_a_margin_head_has_the_margin_of_its_paper(name, margin):
+    assert FaceEmbedderForClassification(tiny_config(head=name)).classifier.margin == margin
+
+
+@pytest.mark.parametrize("fields", [{"head": "sphereface"}, {"metric_loss": "lifted"}])
+def test_unknown_heads_and_losses_are_refused(fields):
+    with pytest.raises(Exception, match=f"unknown {next(iter(fields))} .* known"):
+        tiny_config(**fields)
+
+
+def test_a_metric_loss_is_an_entry_in_one_table(monkeypatch):
+    monkeypatch.setitem(METRIC_LOSSES, "norms", lambda embeddings, labels, config: (embeddings.sum(), labels.sum()))
+    model = FaceEmbedderForTripletLearning(tiny_config(metric_loss="norms"))
+    outputs = model(images(model.config), torch.arange(6))
+    assert torch.equal(outputs.loss, outputs.embeddings.sum())
+
+
+def test_double_precision_and_other_integer_labels():
+    model = FaceEmbedderForClassification(tiny_config(head="adaface")).double()
+    pixel_values = images(model.config).double()
+    assert model(pixel_values, torch.arange(6, dtype=torch.int32) % 5).loss.isfinite()
+    assert model.embed(pixel_values).isfinite().all()

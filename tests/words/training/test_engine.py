@@ -84,12 +84,29 @@ def test_one_thread_repeats_itself_and_resumes_to_the_bit(corpus, engine, tmp_pa
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_resume_refuses_another_runs_checkpoint(corpus, tmp_path):
-    settings = EngineSettings(epochs=2, num_threads=1, checkpoint_every=40_000)
-    train_word2vec(make_model(corpus), corpus, settings, checkpoint_folder=tmp_path, show_progress=False)
-    other = EngineSettings(epochs=4, num_threads=1)
-    with pytest.raises(InputError, match="epochs 2, not 4"):
-        train_word2vec(make_model(corpus), corpus, other, checkpoint_folder=tmp_path, resume=True)
+def test_resume_refuses_another_runs_checkpoint_and_takes_a_longer_run(corpus, tmp_path):
+    settings = {"epochs": 1, "num_threads": 1, "checkpoint_every": 40_000}
+
+    def train(model=None, resume=True, **changes):
+        return train_word2vec(
+            model or make_model(corpus), corpus, EngineSettings(**settings | changes), checkpoint_folder=tmp_path,
+            resume=resume, show_progress=False,
+        )  # fmt: skip
+
+    train(resume=False)
+    assert train(epochs=2).words == 2 * corpus.num_words
+    for changes, line in (
+        ({}, f"{2 * corpus.num_words:,} words, not {corpus.num_words:,}"),
+        ({"epochs": 2, "seed": 1}, "seed 0, not 1"),
+        ({"epochs": 2, "learning_rate": 0.04}, "learning_rate 0.05, not 0.04"),
+    ):
+        with pytest.raises(InputError, match=line):
+            train(**changes)
+    for name, value in (("cbow_mean", False), ("ns_exponent", 0.5), ("negative", 7)):
+        model = make_model(corpus)
+        setattr(model.config, name, value)
+        with pytest.raises(InputError, match=f"{name} .*, not {value}"):
+            train(model, epochs=2)
 
 
 def test_evaluation_sees_the_rows_of_that_moment(corpus):

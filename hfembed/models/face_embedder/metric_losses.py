@@ -1,10 +1,17 @@
-"""Contrastive loss over all pairs of a batch (Hadsell, Chopra and LeCun 2006)."""
+"""The losses of `FaceEmbedderForTripletLearning`, by the name that `config.metric_loss` gives them.
+
+To add one: write it here and enter it in `METRIC_LOSSES`; its test belongs into tests/models/face_embedder.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from .triplet_loss import triplet_loss
 from .triplet_mining import positive_and_negative_pairs, squared_distances
 
-# the square root's slope is infinite at 0: two different people on one point are pushed apart by nothing, not by NaN
+# the square root's gradient is infinite at 0: there two different people get no gradient instead of NaN
 _MIN_SQUARED_DISTANCE = 1e-8
 
 
@@ -29,3 +36,13 @@ def contrastive_loss(
     pairs = positive.sum() + negative.sum()
     active_share = ((gaps > 0) & negative).sum() / negative.sum().clamp(min=1)
     return (attraction + repulsion) / pairs.clamp(min=1), active_share.float()
+
+
+# name -> function of embeddings (B, D) of unit length, labels (B,) and the config: the loss, and the share of active
+# triplets or pairs
+METRIC_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], tuple[torch.Tensor, torch.Tensor]]] = {
+    "triplet": lambda embeddings, labels, config: triplet_loss(
+        embeddings, labels, config.triplet_margin, config.triplet_mining
+    ),
+    "contrastive": lambda embeddings, labels, config: contrastive_loss(embeddings, labels, config.contrastive_margin),
+}

@@ -1,0 +1,140 @@
+"""`hfembed train`: recipes, through `accelerate launch`."""
+
+import importlib
+import importlib.resources
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Train a model by a recipe: hfembed train faces --config face_softmax [--field value].")
+
+MODULES = {
+    "faces": "hfembed.faces.training.train",
+    "autoencoder": "hfembed.images.training.train",
+    "swap": "hfembed.faces.swap.train",
+    "words": "hfembed.words.training.train",
+}
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.callback(invoke_without_command=True)
+def train(
+    context: typer.Context,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes that come with the package.")] = False,
+) -> None:
+    """Train a model by a recipe: hfembed train faces --config face_softmax [--field value]."""
+    if list_recipes:
+        recipes = importlib.resources.files("hfembed.recipes")
+        for recipe in sorted(recipes.iterdir(), key=lambda path: path.name):
+            if recipe.name.endswith(".yaml"):
+                about = recipe.read_text(encoding="utf-8").split("\n")[0].lstrip("# ")
+                print(f"{recipe.name.removesuffix('.yaml'):36} {about}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("faces", context_settings=_PASS_THROUGH)
+def faces(context: typer.Context) -> None:
+    """Train a face embedder; --help lists the fields of a recipe."""
+    launch("faces", context.args)
+
+
+@app.command("autoencoder", context_settings=_PASS_THROUGH)
+def autoencoder(context: typer.Context) -> None:
+    """Train an autoencoder, a denoiser or an inpainter; --help lists the fields of a recipe."""
+    launch("autoencoder", context.args)
+
+
+@app.command("swap", context_settings=_PASS_THROUGH)
+def swap(context: typer.Context) -> None:
+    """Train a face swap model on people's photos; --help lists the fields of a recipe."""
+    launch("swap", context.args)
+
+
+@app.command("words", context_settings=_PASS_THROUGH)
+def words(context: typer.Context) -> None:
+    """Train word vectors on a text; --help lists the fields of a recipe."""
+    launch("words", context.args)
+
+
+def launch(family: str, arguments: list[str]) -> None:
+    """Run a family's training program by `accelerate launch`.
+
+    Options of `accelerate launch` go to the launcher, fields of the recipe to the program; what both know, such as
+    `--mixed_precision`, is the recipe's.
+    """
+    program = importlib.import_module(MODULES[family])
+    if {"-h", "--help"} & set(arguments):
+        program.main([argument for argument in arguments if argument in ("-h", "--help")])
+    from accelerate.commands.config.config_args import default_config_file
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    parser = launch_command_parser()
+    launcher, recipe = split_arguments(arguments, set(program.CONFIG.__dataclass_fields__) | {"config"}, parser)
+    options, _ = parser.parse_known_args([*launcher, program.__name__])
+    is_configured = options.config_file is not None or os.path.isfile(default_config_file)
+    if not is_configured:
+        launcher += _defaults(options)
+    # the program says what is wrong, in one line; the launcher is not to add a traceback
+    command = parser.parse_args(["--quiet", *launcher, "--module", program.__name__, *recipe])
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the program; an ignored signal would be inherited
+    try:
+        launch_command(command)
+    except ChildFailedError as error:
+        sys.exit(error.get_first_failure()[1].exitcode)
+    except SignalException:
+        sys.exit(130)
+    except ValueError as error:
+        from hfembed.errors import InputError
+
+        raise InputError(f"accelerate launch: {error}") from error
+
+
+def split_arguments(arguments: list[str], fields: set[str], parser) -> tuple[list[str], list[str]]:
+    """Tell the launcher's options from the program's.
+
+    Args:
+        arguments: The command line.
+        fields: Names that are the program's.
+        parser: Of `accelerate launch`.
+
+    Returns:
+        Arguments of the launcher, and those of the program.
+    """
+    actions = {option: action for action in parser._actions for option in action.option_strings}
+    launcher: list[str] = []
+    recipe: list[str] = []
+    values = 0  # how many of the next arguments belong to an option of the launcher
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if values:
+            values -= 1
+            launcher.append(argument)
+        elif name in actions and name.lstrip("-").replace("-", "_") not in fields:
+            launcher.append(argument)
+            values = 0 if equals or actions[name].nargs == 0 else 1
+        else:
+            recipe.append(argument)
+    return launcher, recipe
+
+
+def _defaults(options) -> list[str]:
+    """What `accelerate launch` would otherwise warn about: one process on each GPU, or one on the CPU."""
+    import torch
+
+    count = options.num_processes or max(torch.cuda.device_count(), 1)
+    given = {"num_processes": count, "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
+    added = [f"--{name}={value}" for name, value in given.items() if getattr(options, name) is None]
+    kinds = ("multi_gpu", "cpu", "tpu", "use_deepspeed", "use_fsdp", "use_megatron_lm")
+    if count > 1 and not any(getattr(options, kind) for kind in kinds):
+        added.append("--multi_gpu")  # the launcher's name for several ranks
+        if options.main_process_port is None:
+            added.append("--main_process_port=0")
+        if not torch.cuda.is_available():
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+    return added

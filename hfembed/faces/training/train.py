@@ -1,0 +1,101 @@
+"""Train a face embedder by a recipe, on one CPU or many GPUs.
+
+hfembed train faces --config quickstart
+hfembed train faces --config face_softmax --learning_rate 0.05 --output_dir outputs/mine
+hfembed train faces --config face_softmax --output_dir outputs/mine --resume
+"""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate.utils import set_seed
+from torch.utils.data import Dataset
+
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.collators import FaceCollator
+from hfembed.faces.data.frozen_features import FrozenFeatures
+from hfembed.faces.data.samplers import IdentityBatchSampler
+from hfembed.faces.data.splits import hold_out_photos
+from hfembed.faces.evaluation.identification import HeldOutIdentification
+from hfembed.faces.training.losses import MetricLoss, classification_loss
+from hfembed.faces.training.recipe import (
+    FaceTrainingConfig,
+    describe_faces,
+    load_training_faces,
+    load_validation,
+    make_augmentation,
+    make_model,
+    make_processor,
+    photo_facts,
+)
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.training.config import read_config
+from hfembed.training.loop import Task, make_accelerator, shard, train
+from hfembed.training.run import Run, training_program
+from hfembed.training.samplers import KeyedBatchSampler
+
+CONFIG = FaceTrainingConfig
+
+
+@training_program
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Recipe -> photos -> model -> loop -> a folder for `from_pretrained`."""
+    config = read_config(FaceTrainingConfig, arguments, __doc__)
+    run = Run(config, "faces", make_accelerator(config))
+    processor = make_processor(config)
+    photos, held_out = run.prepare(lambda: load_photos(config, processor))
+    run.describe_data(describe_faces(config, photos), **photo_facts(photos))
+
+    set_seed(config.seed)
+    model = make_model(config, photos.identities).to(memory_format=torch.channels_last)
+    size = (processor.size["height"], processor.size["width"])
+    unchanged = FaceCollator(processor, make_augmentation(config, size, off=True))
+    protocol = HeldOutIdentification(held_out, unchanged) if held_out else load_validation(config)
+    dataset: Dataset = photos
+    collate: FaceCollator | None = FaceCollator(processor, make_augmentation(config, size))
+    if config.imprint or config.features_once:
+        features = FrozenFeatures(
+            photos, model.embedder.to(run.accelerator.device), unchanged, noise=config.feature_noise, seed=config.seed
+        )
+        if config.imprint:
+            model.cpu().imprint(features.features, torch.from_numpy(features.labels))
+        if config.features_once:
+            dataset, collate = features, None
+    if config.imprint and protocol is not None and run.accelerator.is_main_process:
+        run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
+    train(
+        run,
+        Task(
+            model=model,
+            processor=processor,
+            compute_loss=classification_loss if config.objective == "classification" else MetricLoss(model),
+            dataset=dataset,
+            sampler=make_sampler(config, dataset.labels, shard(config, run.accelerator)),
+            collate=collate,
+            evaluate=protocol and (lambda model: protocol(model, processor)),
+            primary_metric=protocol.primary_metric if protocol else "",
+        ),
+    )
+
+
+def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tuple[AlignedFaces, AlignedFaces | None]:
+    """The aligned photos to train on, and those held out."""
+    faces, held_out = load_training_faces(config), None
+    if config.held_out:
+        faces, rest = hold_out_photos(faces, config.held_out_share, config.train_photos, config.seed)
+        held_out = AlignedFaces(rest, processor, margin=config.frame_margin, num_workers=config.num_workers)
+    return AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers), held_out
+
+
+def make_sampler(
+    config: FaceTrainingConfig, labels: Sequence[int], shard: dict[str, int]
+) -> KeyedBatchSampler | IdentityBatchSampler:
+    """Batches of samples at random, or of the same number of photos of each person."""
+    if not config.photos_per_identity:
+        return KeyedBatchSampler(len(labels), **shard)
+    people = shard.pop("batch_size") // config.photos_per_identity
+    return IdentityBatchSampler(labels, people, config.photos_per_identity, **shard)
+
+
+if __name__ == "__main__":
+    main()

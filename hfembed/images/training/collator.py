@@ -1,0 +1,59 @@
+"""Lists of samples to batches for autoencoders."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hfembed.faces.data.augmentation import FaceAugmentation
+from hfembed.images.data.corruptions import Corruption
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+
+
+class AutoencoderCollator:
+    """Samples of `AlignedFaces` to a batch for a `ConvAutoencoderModel`: corrupted in, clean out.
+
+    Args:
+        processor: Scales the pixels, and nothing else: they are cropped already.
+        augmentation: Changes the uint8 pixels by each sample's key; None leaves them as they are.
+        corruption: Damages what the network sees, by each sample's key; None lets it see its targets.
+        show_holes: Give the corruption's holes to the network as a mask.
+
+    Raises:
+        ValueError: There are no holes to show.
+    """
+
+    def __init__(
+        self,
+        processor: ConvAutoencoderImageProcessor,
+        augmentation: FaceAugmentation | None = None,
+        corruption: Corruption | None = None,
+        show_holes: bool = False,
+    ):
+        if show_holes and (corruption is None or not corruption.holes):
+            raise ValueError("an inpainting model learns from holes: the recipe's corruption must have holes")
+        self.processor = processor
+        self.augmentation = augmentation
+        self.corruption = corruption
+        self.show_holes = show_holes
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Join samples of `AlignedFaces`.
+
+        Args:
+            samples: Each with "pixels" uint8 (channels, height, width) and "key".
+
+        Returns:
+            "pixel_values" and "targets" float32 (batch, channels, height, width) in [0, 1]; without corruption the
+            two are one tensor. With `show_holes` also "mask", bool (batch, 1, height, width).
+        """
+        pixels = torch.stack([sample["pixels"] for sample in samples])
+        keys = [sample["key"] for sample in samples]
+        if self.augmentation is not None:
+            pixels = self.augmentation(pixels, keys)
+        targets = self.processor.normalize(pixels)
+        pixel_values = targets if self.corruption is None else self.processor.normalize(self.corruption(pixels, keys))
+        batch = {"pixel_values": pixel_values, "targets": targets}
+        if self.show_holes and self.corruption is not None:
+            batch["mask"] = self.corruption.hole_masks(keys, *pixels.shape[2:])
+        return batch

@@ -1,0 +1,107 @@
+"""Train an autoencoder by a recipe, on one CPU or many GPUs.
+
+hfembed train autoencoder --config autoencoder_128 --images lfw-a.tgz --output_dir outputs/mine
+hfembed train autoencoder --config autoencoder_128 --images FOLDER --output_dir outputs/mine --resume
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+from transformers import PreTrainedModel
+
+from hfembed.errors import input_errors
+from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.training.recipe import photo_facts
+from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, takes_masks
+from hfembed.images.evaluation.reconstruction_pictures import draw_reconstructions
+from hfembed.images.training.collator import AutoencoderCollator
+from hfembed.images.training.identity_start import start_from_identity
+from hfembed.images.training.loss import AutoencoderLoss
+from hfembed.images.training.recipe import (
+    AutoencoderTrainingConfig,
+    describe_images,
+    load_images,
+    make_augmentation,
+    make_corruption,
+    make_model,
+    make_processor,
+    split_images,
+    without_margin,
+)
+from hfembed.training.config import read_config
+from hfembed.training.loop import Task, make_accelerator, shard, train
+from hfembed.training.run import Run, training_program
+from hfembed.training.samplers import KeyedBatchSampler
+
+CONFIG = AutoencoderTrainingConfig
+
+
+@training_program
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Recipe -> photos -> model -> loop -> a folder for `from_pretrained`."""
+    config = read_config(AutoencoderTrainingConfig, arguments, __doc__)
+    run = Run(config, "autoencoder", make_accelerator(config))
+    processor = make_processor(config)
+    photos, validation = run.prepare(lambda: load_photos(config))
+    run.describe_data(describe_images(config, photos), **photo_facts(photos))
+    run.notes["split"] = {"held_out_share": config.held_out_share, "seed": config.split_seed}
+
+    set_seed(config.seed)
+    model = make_model(config).to(memory_format=torch.channels_last)
+    # some models measure parts of theirs on the photos before they are trained
+    if hasattr(model, "start_from_images") and not config.init_from:
+        model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
+    objective = AutoencoderLoss(config, run.accelerator.device)
+    if config.identity_start:
+        pixels = without_margin(photos.pixels(config.identity_start_photos), config.frame_margin)
+        model.to(run.accelerator.device)
+        start_from_identity(model, processor, objective.embeddings, pixels, config.identity_start, seed=config.seed)
+    with input_errors():
+        collate = AutoencoderCollator(
+            processor, make_augmentation(config), make_corruption(config), show_holes=takes_masks(model)
+        )
+    # the same number of photos of both sides, as the network sees them: the difference is the generalization gap
+    protocols = []
+    if validation:
+        corruption = make_corruption(config, seed=config.seed + 1)
+        trained = without_margin(photos.pixels(len(validation)), config.frame_margin)
+        protocols = [
+            HeldOutReconstruction(validation.pixels(), corruption),
+            HeldOutReconstruction(trained, corruption, name="train"),
+        ]
+
+    def draw(model: PreTrainedModel, path: Path) -> None:
+        draw_reconstructions(protocols[0], model, processor, path, config.pictures)
+
+    def evaluate(model: PreTrainedModel) -> dict[str, float]:
+        return {name: value for protocol in protocols for name, value in protocol(model, processor).items()}
+
+    train(
+        run,
+        Task(
+            model=model,
+            processor=processor,
+            compute_loss=objective,
+            dataset=photos,
+            sampler=KeyedBatchSampler(len(photos), **shard(config, run.accelerator)),
+            collate=collate,
+            evaluate=evaluate if protocols else None,
+            primary_metric="psnr",
+            draw=draw if protocols and config.pictures else None,
+        ),
+    )
+
+
+def load_photos(config: AutoencoderTrainingConfig) -> tuple[AlignedFaces, AlignedFaces | None]:
+    """The crops to train on, with their margin, and those of validation."""
+    split = split_images(load_images(config), config.held_out_share, config.validation_share, config.split_seed)
+    photos = AlignedFaces(split.train, make_processor(config, config.frame_margin), num_workers=config.num_workers)
+    if split.validation is None:
+        return photos, None
+    return photos, AlignedFaces(split.validation, make_processor(config), num_workers=config.num_workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Train word vectors by a recipe, on CPU threads, a GPU, or several ranks.
+
+hfembed train words --config word2vec_skip_gram --corpus FILE --output_dir outputs/mine
+hfembed train words --config word2vec_skip_gram --corpus FILE --output_dir outputs/mine --resume
+hfembed train words --init_from outputs/mine --corpus NEW_TEXT --output_dir outputs/longer
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from hfembed.checkpoint.results import write_results
+from hfembed.training.config import read_config
+from hfembed.training.run import PATIENCE, Run, training_program
+from hfembed.words.training.engine import fingerprint_corpus, train_word2vec
+from hfembed.words.training.recipe import (
+    TrainingTests,
+    Word2VecTrainingConfig,
+    describe_changes,
+    load_corpus,
+    start_model,
+)
+
+CONFIG = Word2VecTrainingConfig
+
+
+@training_program
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Recipe -> ids -> model -> engine -> a folder for `from_pretrained`."""
+    config = read_config(Word2VecTrainingConfig, arguments, __doc__)
+    tests = TrainingTests(config.analogies, config.word_pairs, config.restrict_vocab)
+    accelerator = Accelerator(kwargs_handlers=[PATIENCE])
+    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
+    run = Run(config, "words", accelerator)
+    if changes := describe_changes(config):
+        accelerator.print(changes)
+    corpus = run.prepare(lambda: load_corpus(config))
+    text = f"{corpus.num_words:,} words, {len(corpus.vocabulary):,} distinct, of {Path(config.corpus).name}."
+    run.describe_data(f"{text} {config.corpus_note}".strip(), fingerprint_corpus(corpus))
+    words = config.epochs * corpus.num_words
+    if not run.identify(words, "words"):
+        return
+    model = start_model(config, corpus)
+
+    def evaluate(words: int) -> None:
+        metrics = tests(corpus.vocabulary.words, model.word2vec.embeddings.weight.detach())
+        if metrics:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            accelerator.print(f"after {words:,} words: {shown}")
+
+    report = train_word2vec(
+        model,
+        corpus,
+        config.engine_settings(),
+        accelerator,
+        checkpoint_folder=run.checkpoints,
+        resume=config.resume,
+        evaluate=evaluate,
+        share=lambda words: run.sharing.push_step(words, model.save_pretrained),
+        identity=run.identity,
+    )
+
+    def write(folder: Path) -> None:
+        details = {**dataclasses.asdict(report), "corpus": run.data}
+        write_results(folder, "word2vec_training", {}, details, folder)
+        metrics = tests(corpus.vocabulary.words, model.word2vec.embeddings.weight.detach())
+        write_results(folder, "words", metrics, {"restrict_vocab_of_analogies": config.restrict_vocab}, folder)
+
+    if accelerator.is_main_process:
+        print(f"{report.words_per_second:,.0f} words/s ({report.engine})")  # noqa: T201
+        run.finish(model.save_pretrained, words, report.seconds, machine=report.engine, write_results=write)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
