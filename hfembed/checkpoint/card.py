@@ -172,12 +172,14 @@ def render(template: str, yaml_block: str, **fields: Any) -> str:
 
 def _metadata(notes: CardNotes, parts: CardParts) -> ModelCardData:
     license = notes.training.get("license")
-    own_terms = {} if license else {"license_name": "as-the-training-data", "license_link": "#training-data"}
+    terms: dict[str, Any] = (
+        {} if license else {"license_name": "as-the-training-data", "license_link": "#training-data"}
+    )
     return ModelCardData(
         library_name="hfembed",
         pipeline_tag=parts.pipeline_tag,
         license=license or "other",
-        **own_terms,
+        **terms,
         tags=["hfembed", *parts.tags],
         datasets=notes.training.get("datasets"),
         base_model=notes.training.get("base_model"),

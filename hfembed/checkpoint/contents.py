@@ -28,7 +28,7 @@ from hfembed.errors import InputError
 # JSON that is read by people and by us; the paths of this machine in it are cut to their last part
 _NOTES = (CONFIG_FILE, PROCESSOR_FILE, TRAINING_FILE, RESULTS_FILE)
 _IMAGE_MODEL = (PROCESSOR_FILE, STATISTICS_FILE)
-# the last three are for sentence-transformers
+# the last three are for sentence-transformers, 1_Pooling of models that older versions saved
 _WORD_MODEL = (*WORD_FILES, "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([\w-][\w.-]*\.(?:png|jpe?g|gif|webp))\)")
 

@@ -1,6 +1,7 @@
 """The card of a data set on the Hub."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import datasets
 from huggingface_hub import DatasetCardData
@@ -32,9 +33,12 @@ def dataset_card(
         Repository id -> the card's text, as `hfembed.hub.dataset.push_dataset` takes it.
     """
     first = next(iter(parts))
+    terms: dict[str, Any] = (
+        {} if license else {"license_name": "as-its-source", "license_link": "#where-it-comes-from"}
+    )
     data = DatasetCardData(
         license=license or "other",
-        **({} if license else {"license_name": "as-its-source", "license_link": "#where-it-comes-from"}),
+        **terms,
         pretty_name=title,
         task_categories=[task] if task else None,
         tags=["hfembed", *tags],

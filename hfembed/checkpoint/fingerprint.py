@@ -65,13 +65,13 @@ def weight_files(folder: Path, name: str | None = None) -> list[Path]:
         refuse_pickles([file.name for file in folder.iterdir()] if folder.is_dir() else [], name)
         raise InputError(f"{name} lacks {WEIGHTS_FILE}")
     weight_map = read_json(folder / INDEX_FILE, name).get("weight_map")
-    shards = set(weight_map.values()) if isinstance(weight_map, dict) and weight_map else {None}
+    shards: list[Any] = list(weight_map.values()) if isinstance(weight_map, dict) and weight_map else [None]
     for shard in shards:
         if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard):
             raise InputError(f"{name}: {INDEX_FILE} names {shard!r}, not a file of weights; save it again")
         if not (folder / shard).is_file():
             raise InputError(f"{name} lacks {shard}")
-    return [folder / shard for shard in sorted(shards)]
+    return [folder / shard for shard in sorted(set(shards))]
 
 
 def refuse_pickles(files: Iterable[str], name: str) -> None:

@@ -119,7 +119,7 @@ def _load_model(checkpoint: Checkpoint, model_class: type[Model], kind: str, dev
     torch_device = choose_device(device)
     folder, name = checkpoint.folder, checkpoint.name
     config = read_config(folder, name)
-    if not isinstance(config, model_class.config_class):
+    if not isinstance(config, model_class.config_class or ()):
         raise InputError(f"{name} holds a model of type {config.model_type}, not {kind}")
     check_weights(folder, name)
     found = MODEL_MAPPING[type(config)]
@@ -127,8 +127,10 @@ def _load_model(checkpoint: Checkpoint, model_class: type[Model], kind: str, dev
     if getattr(config, "thresholds", None):
         config.thresholds = checkpoint.thresholds
     with _one_line(name, kind):
-        model: Model
-        model, report = model_class.from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True)
+        # transformers types this call as if it gave the model alone
+        loaded: Any = model_class.from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True)
+        model: Model = loaded[0]
+        report: dict[str, Any] = loaded[1]
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(f"{name} lacks {len(missing)} weights, the first: {missing[0]}")

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
 
 import hfembed.auto  # noqa: F401  registers the models
 from hfembed.checkpoint.files import CONFIG_FILE, PROCESSOR_FILE
 from hfembed.checkpoint.fingerprint import PICKLES, StoredTensor, stored_tensors, weight_files
 from hfembed.checkpoint.json_notes import read_json
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.models.autoencoder_config import upgrade_config
+from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
 
 # what transformers writes into a config.json besides the fields of the class
 _WRITTEN_BY_TRANSFORMERS = {
@@ -124,10 +125,26 @@ def check_checkpoint(folder: str | Path) -> PreTrainedConfig:
     for file, content in companions.items():
         if not (folder / file).is_file():
             raise InputError(f"{folder} lacks {file}: save {content} with the model")
+    _check_companions(folder, config)
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
     if pickled:
         raise InputError(f"{folder} holds the pickle file {pickled[0]}: move it away, only safetensors are shared")
     return config
+
+
+def _check_companions(folder: Path, config: PreTrainedConfig) -> None:
+    """Read the processor or the words, which a loader would stumble over."""
+    try:
+        if config.model_type != "hfembed_word2vec":
+            AutoImageProcessor.from_pretrained(folder)
+        elif (words := len(Vocabulary.load(folder))) != config.vocab_size:
+            raise InputError(f"{words} words do not fit {config.vocab_size} rows")
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever damaged settings make the libraries raise
+        raise InputError(
+            f"{folder}: the processor's settings or the words are damaged ({first_line(error)}); save them again"
+        ) from error
 
 
 def _model_class(config: PreTrainedConfig, architecture: str, folder: Path) -> type[PreTrainedModel]:

@@ -62,6 +62,7 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     destination = Path(destination)
     check_destination(destination, overwrite)
     source = Checkpoint.resolve(checkpoint)
+    read_config(source.folder, source.name)
     with atomic_folder(destination) as folder:
         copy_model(source, folder)
         classes = _add_code(folder, folder, checkpoint)

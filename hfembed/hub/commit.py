@@ -100,7 +100,7 @@ def commit_files(
                     f"{repo_id} exists and is public; make it private on its page, or choose another name"
                 )
             head = str(info.sha)
-            present = {sibling.rfilename: sibling for sibling in info.siblings or []}
+            present = {sibling.rfilename: sibling for sibling in getattr(info, "siblings", None) or []}
             kept_card = not overwrite_card and _is_edited(api, repo_id, repo_type, head, files, present)
             todo: list[CommitOperationAdd | CommitOperationDelete] = [
                 operation

@@ -76,7 +76,7 @@ def _verify(
         if not constants.is_offline_mode():
             logger.warning("the Hub cannot be reached: %s is taken as it was fetched last", repo_id)
         return
-    siblings = info.siblings or []
+    siblings = getattr(info, "siblings", None) or []
     check_names([sibling.rfilename for sibling in siblings])
     for sibling in siblings:
         file = snapshot / sibling.rfilename

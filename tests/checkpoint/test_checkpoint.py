@@ -235,3 +235,15 @@ def test_thresholds_of_other_weights_do_not_travel(folder):
         next(trained.parameters()).add_(1)
     save_checkpoint(folder, trained.save_pretrained)
     assert checkpoint.config["thresholds"] is None
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab_counts.safetensors"])
+def test_damaged_words_are_one_line(file, tmp_path):
+    from hfembed.checkpoint.loading import load_word2vec
+
+    folder = write_checkpoint("hfembed_word2vec", tmp_path / "words")
+    (folder / file).write_bytes((folder / file).read_bytes()[:-40])
+    for read in (lambda: load_word2vec(folder, "cpu"), Checkpoint.resolve(folder).validate):
+        with pytest.raises(InputError) as error:
+            read()
+        assert "\n" not in str(error.value) and str(folder) in str(error.value)

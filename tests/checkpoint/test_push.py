@@ -194,6 +194,7 @@ def test_a_card_with_bad_yaml_is_refused_before_anything_is_sent(hub, client, fo
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda f: edit_config(f, embeding_size=12), "unknown key 'embeding_size'"),
         (lambda f: edit_config(f, embedding_size=24), "and config.json says"),
+        (lambda f: (f / "preprocessor_config.json").write_text("[1]"), "settings or the words are damaged"),
         (lambda f: edit_config(f, model_type="resnet"), "unsupported model_type 'resnet'"),
         (lambda f: torch.save({}, f / "optimizer.pt"), "pickle file optimizer.pt"),
         (lambda f: (f / "training.json").write_text("[]"), "training.json is not a JSON object"),

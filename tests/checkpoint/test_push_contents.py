@@ -23,6 +23,8 @@ CONTENTS = {
     "hfembed_face_embedder": _IMAGES | {"roc.png"},
     "hfembed_face_detector": _IMAGES | {"detections.png"},
     "hfembed_conv_autoencoder": _IMAGES | {"latent_statistics.safetensors", "reconstructions.png"},
+    "hfembed_appearance_autoencoder": _IMAGES | {"latent_statistics.safetensors", "reconstructions.png"},
+    "hfembed_restoration_autoencoder": _IMAGES | {"reconstructions.png"},
     "hfembed_face_swap": _IMAGES | {"swaps.png"},
     "hfembed_word2vec": _ALL
     | {
