@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute
 from datasets.exceptions import DatasetNotFoundError
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.faces.data.person_folders import (
     ARCHIVE_SUFFIXES,
     CheckedTarInfo,
@@ -118,7 +118,7 @@ def open_source(
     except InputError:
         raise
     except (DatasetNotFoundError, OSError, ValueError, pa.ArrowInvalid) as error:
-        raise InputError(f'"{text}" cannot be opened: {str(error).splitlines()[0]}') from error
+        raise InputError(f'"{text}" cannot be opened: {first_line(error)}') from error
 
 
 def read_photos(source: str | Path, *, split: str | None = None, follow_links: bool = True) -> Photos:
