@@ -5,7 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -418,13 +418,14 @@ class FaceAnalyzer:
 
     def _fast_embedder(self) -> FaceEmbedderModel:
         """A copy of the embedder with its BatchNorm folded away; made anew whenever the embedder has changed."""
-        state = self._state()
-        if self._folded is None or self._folded[0] != state:
+        state, kept = self._state(), self._folded
+        if kept is None or kept[0] != state:
             try:
-                self._folded = state, self.embedder.optimize_for_inference()
+                kept = state, cast(FaceEmbedderModel, self.embedder.optimize_for_inference())
             except ValueError:  # the trunk's outputs would change: it embeds as it is
-                self._folded = state, self.embedder
-        return self._folded[1]
+                kept = state, self.embedder
+            self._folded = kept
+        return kept[1]
 
     def _analyze(
         self, photos: Sequence[PhotoSource], names: list[str], faces: WhichFaces, return_crops: bool
@@ -483,7 +484,7 @@ def compare_embeddings(
     with input_errors():
         threshold = embedder.threshold(far)
         similarity = embedder.similarity(a, b).item()
-        is_calibrated = "calibration" in embedder.config.thresholds
+        is_calibrated = "calibration" in (embedder.config.thresholds or {})
         probability = embedder.probability(a, b).item() if is_calibrated else None
     return Verification(similarity >= threshold, similarity, 2 - 2 * similarity, threshold, far, probability)
 
