@@ -60,14 +60,6 @@ def walk(
 
 
 def midpoint_sharpness(frames: torch.Tensor) -> float:
-    """Sharpness of a morph's middle against that of its ends: 1 is as sharp as the reconstructions.
-
-    Args:
-        frames: (steps, C, H, W), an odd number of steps.
-
-    Returns:
-        Gradient energy of the middle frame by the mean of the two ends'. Two faces laid over each other (a ghost)
-        score about a half.
-    """
+    """Gradient energy of a morph's middle frame as a fraction of its ends'; a blend of two faces has about a half."""
     energy = gradient_energy(frames[[0, len(frames) // 2, -1]])
     return float(energy[1] / (0.5 * (energy[0] + energy[2])))

@@ -74,14 +74,9 @@ class FaceEmbeddings(nn.Module):
         return self.embedder(self.align(pixel_values, points)).embeddings
 
     def jittered_points(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Where the landmarks of crops may lie: a face embedder that sees them elsewhere sees other things.
+        """Landmarks (count, 5, 2) turned by up to 7 degrees, scaled by up to 7 % and moved by up to 2 pixels.
 
-        Args:
-            count: Crops.
-            rng: Turns `points` by up to 7 degrees, scales them by up to 7 %, moves them by up to 2 pixels.
-
-        Returns:
-            (count, 5, 2), a draw for each crop.
+        An embedder that sees a face at another position depends on other details of it.
         """
         turn = np.deg2rad(rng.uniform(-7, 7, count))
         scale = np.exp(rng.uniform(-0.07, 0.07, count))
