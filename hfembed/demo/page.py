@@ -29,8 +29,8 @@ from hfembed.demo.server import KEPT_SECONDS, HostCheck, ended_by_signals, uploa
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.provenance_mark import save_marked
-from hfembed.images.films import to_pictures
 from hfembed.images.morphing import morph
+from hfembed.images.pictures import to_pictures
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
