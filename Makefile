@@ -15,15 +15,12 @@ install: .venv/.installed  ## a virtual environment in .venv with the package an
 
 quickstart: install  ## train, save, reload and show small models: face embeddings, reconstructions, word vectors
 	rm -rf outputs/quickstart
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		scripts/train_face_embedder.py --config hfembed/recipes/quickstart.yaml --output_dir outputs/quickstart/faces
+	$(BIN)/hfembed train faces --config quickstart --output_dir outputs/quickstart/faces
 	$(BIN)/python scripts/show_face_embedder.py outputs/quickstart/faces
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		scripts/train_autoencoder.py --config hfembed/recipes/autoencoder_quickstart.yaml \
+	$(BIN)/hfembed train autoencoder --config autoencoder_quickstart \
 		--output_dir outputs/quickstart/autoencoder
 	$(BIN)/python scripts/show_autoencoder.py outputs/quickstart/autoencoder
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		scripts/train_word2vec.py --config hfembed/recipes/word2vec_quickstart.yaml --output_dir outputs/quickstart/words \
+	$(BIN)/hfembed train words --config word2vec_quickstart --output_dir outputs/quickstart/words \
 		--corpus "$$($(BIN)/python -c 'from gensim.test.utils import datapath; print(datapath("lee_background.cor"))')"
 	$(BIN)/python scripts/show_word_vectors.py outputs/quickstart/words
 

@@ -1,6 +1,7 @@
 """`hfembed swap`: replace the faces in a photo by another person's."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -74,11 +75,12 @@ def read_points(text: str, photo: str) -> list[list[list[float]]]:
         else:
             points = [[float(number) for number in pair.split(",")] for pair in text.split()]
         points = points if isinstance(points[0][0], list) else [points]
-        if any(len(face) != 5 or any(len(pair) != 2 for pair in face) for face in points):
+        points = [[[float(x), float(y)] for x, y in face] for face in points]
+        if any(len(face) != 5 or not all(math.isfinite(x + y) for x, y in face) for face in points):
             raise ValueError
     except KeyError:
         raise InputError(f"{text} has no landmarks for {photo}") from None
-    except (ValueError, TypeError, IndexError, RecursionError):
+    except (ValueError, TypeError, IndexError, OverflowError, RecursionError):
         raise InputError(
             f"{text}: landmarks are five x,y separated by spaces, or a JSON file of five [x, y] per face"
         ) from None

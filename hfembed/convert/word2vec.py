@@ -19,9 +19,28 @@ def convert_word2vec_file(
     counts_file: str | Path | None = None,
     unicode_errors: Literal["strict", "replace", "ignore"] = "strict",
 ) -> Word2VecModel:
-    """Make a checkpoint folder from word2vec's text or binary format or GloVe's text."""
+    """Make a checkpoint folder from word2vec's text or binary format or GloVe's text.
+
+    Args:
+        source: The file; .gz, .xz and .bz2 are decompressed while reading.
+        folder: The folder to make; an earlier one is replaced once the new one is whole.
+        binary: Which format it is. Default: detected.
+        limit: Read only the first `limit` words.
+        dtype: Data type of the vectors.
+        counts_file: One word and its count per line.
+        unicode_errors: What to do with words that are not UTF-8.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        InputError: The file is damaged or of another format.
+        OSError: It does not exist, or the folder cannot be written.
+    """
     if Path(source).suffix in (".kv", ".model", ".pkl"):
-        raise InputError(f"{source} is gensim's pickle, which is not opened here: write it with save_word2vec_format")
+        raise InputError(
+            f"{source} is a pickle file of gensim, and pickle files are not loaded: save it with save_word2vec_format"
+        )
     with input_errors():
         model = Word2VecModel.from_word2vec_format(
             source, binary, limit, getattr(torch, dtype), counts_file, unicode_errors

@@ -22,47 +22,45 @@ def export_word2vec_format(
 
     Args:
         model: The word vectors.
-        path: The file; .gz, .xz and .bz2 compress.
+        path: The file; compressed if its name ends in .gz, .xz or .bz2.
         binary: Binary or text; both keep every bit.
         header: Text without one is GloVe's format.
-        counts_file: Also write one line per word, with its count.
+        counts_file: Also write one word and its count per line.
 
     Raises:
-        InputError: Words that the format cannot hold, or counts that are not known.
+        InputError: Words that the format cannot hold, or no counts.
         OSError: A file cannot be written; an earlier one is left as it was.
     """
-    vocabulary = model.vocabulary
-    if vocabulary is None:
-        raise InputError("the model has no words to write")
+    vocabulary = model.require_vocabulary()
     if counts_file is not None and vocabulary.counts is None:
         raise InputError("the model has no word counts to write")
     with input_errors(), atomic_write(path) as temporary:
         write_word2vec_format(temporary, vocabulary.words, model.numpy_vectors(), binary=binary, header=header)
-    if counts_file is not None and vocabulary.counts is not None:
+    if counts_file is not None:
         with atomic_write(counts_file) as temporary:
-            counted = zip(vocabulary.words, vocabulary.counts.tolist(), strict=True)
+            counted = zip(vocabulary.words, vocabulary.known_counts().tolist(), strict=True)
             temporary.write_text("".join(f"{word} {count}\n" for word, count in counted), encoding="utf-8")
 
 
 def export_gensim_model(checkpoint: str, path: str | Path) -> str:
-    """Write what `gensim.models.Word2Vec.load` reads and trains on, or `KeyedVectors` for input rows alone.
+    """Write a gensim `Word2Vec` that continues training, or `KeyedVectors` for a model without output rows or counts.
 
     Args:
         checkpoint: Folder or Hub id.
-        path: The file; gensim puts large matrices beside it, under names that start with this one's.
+        path: The file; gensim writes large matrices beside it, under names that start with this one.
 
     Returns:
-        Which of the two was written: "Word2Vec" or "KeyedVectors".
+        What was written: "Word2Vec" or "KeyedVectors".
 
     Raises:
-        InputError: No word vectors there.
+        InputError: The checkpoint has no word vectors.
         OSError: A file cannot be written.
     """
     model = load_word2vec(checkpoint, "cpu")
     whole, report = Word2VecForPreTraining.from_pretrained(
         Checkpoint.resolve(checkpoint).folder, output_loading_info=True
     )
-    if report["missing_keys"] or model.vocabulary is None or model.vocabulary.counts is None:
+    if report["missing_keys"] or model.require_vocabulary().counts is None:
         kind, saved = "KeyedVectors", model.to_keyed_vectors()
     else:
         kind, saved = "Word2Vec", whole.to_gensim()

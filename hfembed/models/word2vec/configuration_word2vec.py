@@ -10,28 +10,28 @@ from transformers import PreTrainedConfig
 
 @strict
 class Word2VecConfig(PreTrainedConfig):
-    r"""What a word2vec model is and how it was trained (Mikolov et al. 2013).
+    """Configuration of a word2vec model and its training (Mikolov et al. 2013).
 
     Args:
         architecture (`str`, *optional*, defaults to `"skip-gram"`):
-            `"skip-gram"` (each context word predicts the centre word) or `"cbow"` (their mean predicts it).
+            `"skip-gram"` (each context word predicts the center word) or `"cbow"` (their mean predicts it).
         vocab_size (`int`, *optional*, defaults to 0):
-            Number of words = number of embedding rows. The tokenizer knows two more tokens, `[UNK]` and `[PAD]`; their
-            ids follow the words' and have no row.
+            Number of words = number of embedding rows. The tokenizer has two more tokens, `[UNK]` and `[PAD]`; their
+            ids follow those of the words and have no row.
         embedding_size (`int`, *optional*, defaults to 100):
             Number of dimensions of a word vector.
         window (`int`, *optional*, defaults to 5):
-            Largest distance between centre and context word.
+            Largest distance between center and context word.
         shrink_windows (`bool`, *optional*, defaults to `True`):
-            Whether each centre draws its window from 1 to `window`, so that near words count more.
+            Whether each center word draws its window from 1 to `window`, so that near words count more.
         negative (`int`, *optional*, defaults to 5):
-            Number of noise words a pair.
+            Number of noise words per pair.
         sample (`float`, *optional*, defaults to 1e-3):
-            Subsampling threshold: words with a larger share of the corpus are dropped at random; 0 keeps all.
+            Subsampling threshold: words that are a larger fraction of the corpus are dropped at random; 0 keeps all.
         ns_exponent (`float`, *optional*, defaults to 0.75):
             Noise words are drawn in proportion to count ** `ns_exponent`.
         cbow_mean (`bool`, *optional*, defaults to `True`):
-            CBOW's hidden vector is the mean (else the sum) of the context vectors.
+            CBOW's hidden vector is the mean (otherwise the sum) of the context vectors.
         min_count (`int`, *optional*, defaults to 5):
             Words seen less often are not in the vocabulary.
         initializer_scale (`float`, *optional*, defaults to 1.0):
@@ -53,7 +53,7 @@ class Word2VecConfig(PreTrainedConfig):
     initializer_scale: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # a misspelt field would be kept and mean nothing; a config.json may have fields of a later transformers
+        # a misspelled field would have no effect; a config.json may have fields of a later transformers
         from_file = self.transformers_version is not None
         own = {member.name for member in fields(self)} - {member.name for member in fields(PreTrainedConfig)}
         for name in kwargs:
@@ -65,19 +65,19 @@ class Word2VecConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Refuse an architecture that does not exist and sizes that cannot be."""
+        """Refuse an unknown architecture and impossible sizes."""
         if self.architecture not in ("skip-gram", "cbow"):
-            raise ValueError(f"architecture is 'skip-gram' or 'cbow', not {self.architecture!r}")
+            raise ValueError(f"architecture must be 'skip-gram' or 'cbow', not {self.architecture!r}")
         for name in ("embedding_size", "window", "min_count"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("vocab_size", "negative", "sample"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is not negative, but {getattr(self, name)} was given")
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
 
     @property
     def hidden_size(self) -> int:
-        """The vectors' dimension, under the name that other libraries ask for."""
+        """`embedding_size`, under the name that other libraries use."""
         return self.embedding_size
 
 

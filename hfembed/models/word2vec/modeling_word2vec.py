@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Word2VecPreTrainedModel(PreTrainedModel):
     config: Word2VecConfig
     base_model_prefix = "word2vec"
     main_input_name = "input_ids"
-    input_modalities = ("text",)
+    input_modalities = ["text"]
     model_tags = ["word2vec", "word-embeddings"]
     accepts_loss_kwargs = False
     _no_split_modules = []
@@ -75,18 +75,20 @@ class Word2VecPreTrainedModel(PreTrainedModel):
             ValueError: Damaged words, words of another save than the vectors, or a vector that is not finite.
         """
         with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
+        model, info = loaded
         where = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
         files = [
             cached_file(pretrained_model_name_or_path, name, _raise_exceptions_for_missing_entries=False, **where)
             for name in (TOKENIZER_FILE, COUNTS_FILE)
         ]
-        if all(files):
-            model.set_vocabulary(Vocabulary.from_files(*files))
+        tokenizer_file, counts_file = files
+        if tokenizer_file is not None and counts_file is not None:
+            model.set_vocabulary(Vocabulary.from_files(tokenizer_file, counts_file))
             if not any(name.endswith("embeddings.weight") for name in info["missing_keys"]):
-                _check_rows(model.get_input_embeddings().weight, files[1])
+                _check_rows(model._input_rows().weight, counts_file)
         for parameter in model.parameters():
             check_finite_rows(parameter, model.vocabulary)
         model = model if device is None else model.to(device)
@@ -105,7 +107,7 @@ class Word2VecPreTrainedModel(PreTrainedModel):
             with atomic_save(save_directory, _WRITTEN) as folder:
                 super().save_pretrained(folder, *args, **kwargs)
                 if self.vocabulary is not None:
-                    self.vocabulary.save(folder, {"row_sample": _sample_rows(self.get_input_embeddings().weight)})
+                    self.vocabulary.save(folder, {"row_sample": _sample_rows(self._input_rows().weight)})
                     _save_sentence_transformers_files(folder)
         if push_to_hub:
             repo_id = pushed.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
@@ -114,7 +116,23 @@ class Word2VecPreTrainedModel(PreTrainedModel):
     @property
     def vocabulary(self) -> Vocabulary | None:
         """The words of the rows, or `None` for a model without words."""
-        return self.base_model._vocabulary
+        return self._inputs()._vocabulary
+
+    def require_vocabulary(self) -> Vocabulary:
+        """The words of the rows.
+
+        Raises:
+            ValueError: The model has none.
+        """
+        if self.vocabulary is None:
+            raise ValueError("the model has no words: load it from a folder with a tokenizer, or use set_vocabulary")
+        return self.vocabulary
+
+    def _inputs(self) -> "Word2VecModel":
+        return cast(Word2VecModel, self.base_model)
+
+    def _input_rows(self) -> nn.Embedding:
+        return self._inputs().embeddings
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Set the words of the rows.
@@ -124,7 +142,7 @@ class Word2VecPreTrainedModel(PreTrainedModel):
         """
         if len(vocabulary) != self.config.vocab_size:
             raise ValueError(f"{len(vocabulary)} words do not fit {self.config.vocab_size} rows")
-        self.base_model._vocabulary = vocabulary
+        self._inputs()._vocabulary = vocabulary
 
 
 _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
@@ -160,9 +178,9 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         """The input rows."""
         return self.embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the input rows."""
-        self.embeddings = value
+        self.embeddings = cast(nn.Embedding, value)
 
     def __bool__(self) -> bool:
         return True  # `len` must not make an empty model false
@@ -248,7 +266,7 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
 
     def to_keyed_vectors(self):
         """A gensim `KeyedVectors` with a copy of words, counts and vectors."""
-        return make_keyed_vectors(self._words(), self.numpy_vectors())
+        return make_keyed_vectors(self.require_vocabulary(), self.numpy_vectors())
 
     def to_gensim(self):
         """A gensim `Word2Vec` that continues training from these input rows.
@@ -259,7 +277,7 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
             ValueError: A vocabulary without counts.
         """
         vectors = self.numpy_vectors()
-        return make_gensim_model(self.config, self._words(), vectors, np.zeros_like(vectors))
+        return make_gensim_model(self.config, self.require_vocabulary(), vectors, np.zeros_like(vectors))
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
@@ -326,7 +344,7 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
             ValueError: A vocabulary without counts.
         """
         context = self.context_embeddings.weight.detach().float().cpu().numpy()
-        return make_gensim_model(self.config, self.word2vec._words(), self.word2vec.numpy_vectors(), context)
+        return make_gensim_model(self.config, self.require_vocabulary(), self.word2vec.numpy_vectors(), context)
 
     def forward(
         self,

@@ -1,6 +1,7 @@
 """Queries of word vectors: neighbors, analogies, the odd one out, vectors of documents."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -30,6 +31,10 @@ def row_lengths(matrix: torch.Tensor) -> torch.Tensor:
     return torch.cat(list(chunks)).clamp_(min=torch.finfo(dtype).tiny)
 
 
+def _cosines_to(chunk: torch.Tensor, lengths: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    return (queries @ chunk.T).div_(lengths)
+
+
 def _top_rows(
     matrix: torch.Tensor, score: Callable[[Cosines], torch.Tensor], top_k: int, exclude: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,7 +60,7 @@ def _top_rows(
         chunk = matrix[start : start + step] if plain else matrix[start : start + step].float()
         # dividing the products, not the rows, avoids a copy of the matrix
         lengths = row_lengths(chunk)
-        scores = score(lambda queries, chunk=chunk, lengths=lengths: (queries @ chunk.T).div_(lengths))
+        scores = score(partial(_cosines_to, chunk, lengths))
         scores, rows = scores.topk(min(wanted, scores.shape[1]), dim=1)
         best_scores = torch.cat([best_scores.to(scores.dtype), scores], dim=1)
         best_rows = torch.cat([best_rows, rows + start], dim=1)
@@ -130,9 +135,7 @@ class WordVectorQueries:
     """
 
     def _words(self: Any) -> Vocabulary:
-        if self.vocabulary is None:
-            raise ValueError("the model has no words: load it from a folder with a tokenizer, or use set_vocabulary")
-        return self.vocabulary
+        return self.require_vocabulary()
 
     def _matrix(self: Any, restrict_vocab: int | None = None) -> torch.Tensor:
         return self.embeddings.weight.detach()[:restrict_vocab]

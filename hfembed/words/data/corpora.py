@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +30,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hfembed.atomic import atomic_folder
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.words.data.vocabulary import TextRules, Vocabulary
 
 logger = logging.getLogger(__name__)
+
+Phrases = tuple[tuple[tuple[str, str], ...], ...]
 
 BLOCK_BYTES = 16 << 20
 _LONGEST_WORD_BYTES = 4 << 20
@@ -54,10 +56,10 @@ _SPLIT_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class EncodedCorpus:
-    """A corpus as ids on disk. Open one with `prepare_corpus`.
+    """A corpus as ids on disk, made by `prepare_corpus`.
 
     Attributes:
-        folder: Where the files lie.
+        folder: Where the files are.
         fingerprint: A hash of the source and the settings.
         num_raw_words: Words in the text, before any was dropped.
     """
@@ -73,12 +75,12 @@ class EncodedCorpus:
 
     @cached_property
     def ids(self) -> np.ndarray:
-        """Ids of the words in order, memory-mapped int32 of shape (num_words,); unknown words are gone."""
+        """Ids of the words in order, memory-mapped int32 of shape (num_words,), without unknown words."""
         return _map_array(self.folder / "ids.npy")
 
     @cached_property
     def sentence_ends(self) -> np.ndarray:
-        """Where each sentence ends in `ids` (exclusive), rising, memory-mapped int64 of shape (sentences,)."""
+        """Where each sentence ends in `ids` (exclusive), ascending, memory-mapped int64 of shape (sentences,)."""
         return _map_array(self.folder / "sentence_ends.npy")
 
     @property
@@ -94,7 +96,7 @@ def prepare_corpus(
     max_vocab_size: int | None = None,
     lowercase: bool = False,
     word_pattern: str | None = None,
-    phrases: tuple[tuple[tuple[str, str], ...], ...] | None = None,
+    phrases: Phrases | None = None,
     sentence_length: int = 10_000,
     vocabulary: Vocabulary | None = None,
     column: str = "text",
@@ -102,36 +104,36 @@ def prepare_corpus(
     config_name: str | None = None,
     num_threads: int = 2,
 ) -> EncodedCorpus:
-    """Count a corpus' words and write it as ids; an earlier result of the same source and settings is reused.
+    """Count the words of a corpus and write it as ids; a result for the same source and settings is reused.
 
     Args:
-        source: A text file (also .gz, .xz, .zst, .bz2), a parquet file, a folder of such, a list of these (`Path`s, or
-            names with such an ending), the id of a dataset on the Hub, a `datasets.Dataset` or `IterableDataset`, or
-            any iterable of texts. A line is a sentence. Iterables and streams have no fingerprint: they are read
-            anew each time.
-        cache_dir: Folder under which the files are kept.
+        source: A text file (also .gz, .xz, .zst, .bz2), a Parquet file, a folder or list of these (`Path`s, or names
+            with such a suffix), the id of a data set on the Hub, a `datasets.Dataset` or `IterableDataset`, or any
+            iterable of texts. One sentence per line. Iterables and streams have no fingerprint: they are read again
+            each time.
+        cache_dir: Folder that the corpus is kept in.
         min_count: Words seen less often are dropped.
-        max_vocab_size: Keep only so many words, the most frequent.
+        max_vocab_size: Keep only this many words, the most frequent.
         lowercase: Lowercase the text. It is always brought into Unicode NFC.
         word_pattern: A regular expression (Oniguruma's syntax) whose matches are the words; by default words are what
             whitespace separates.
         phrases: Pairs to join with `_`, from `hfembed.words.data.phrases.learn_phrases`.
-        sentence_length: Longer lines are cut after so many words (counted before any is dropped).
+        sentence_length: Longer lines are cut after this many words (counted before rare ones are dropped).
         vocabulary: Encode with these words, and their text rules, instead of counting.
-        column: The column with the text, of parquet files and datasets.
-        split: The split of a dataset on the Hub.
-        config_name: The configuration of a dataset on the Hub.
-        num_threads: Blocks worked on at once, about 0.4 GB each.
+        column: The column with the text, of Parquet files and data sets.
+        split: The split of a data set on the Hub.
+        config_name: The configuration of a data set on the Hub.
+        num_threads: Blocks processed at once, about 0.4 GB each.
 
     Returns:
         The corpus, with its vocabulary.
 
     Raises:
-        InputError: A source that is not there, is not text, or has no word often enough.
+        InputError: A source that does not exist, is not text, or has no word `min_count` times.
     """
     rules = vocabulary.rules if vocabulary is not None else make_rules(lowercase, word_pattern, phrases)
     if sentence_length < 1 or min_count < 1 or (max_vocab_size is not None and max_vocab_size < 1):
-        raise InputError("sentence_length, min_count and max_vocab_size are at least 1")
+        raise InputError("sentence_length, min_count and max_vocab_size must be at least 1")
     identity, blocks = open_source(source, column, split, config_name)
     settings = {
         "format": _FORMAT,
@@ -153,7 +155,7 @@ def prepare_corpus(
                 words, counts = count_words(encoded, min_count)
                 vocabulary = _make_vocabulary(words, counts, max_vocab_size, rules)
                 if not len(vocabulary):
-                    raise InputError(f"{_describe(source)} has no word {min_count} times or more: lower min_count")
+                    raise InputError(f"{_describe(source)} has no word {min_count} times or more; lower min_count")
             num_raw_words = _write_ids(encoded, vocabulary, sentence_length, unfinished)
             vocabulary.save(unfinished)
             (unfinished / "corpus.json").write_text(json.dumps({"num_raw_words": num_raw_words, **settings}))
@@ -161,8 +163,8 @@ def prepare_corpus(
     return EncodedCorpus(folder, fingerprint, num_raw_words)
 
 
-def make_rules(lowercase: bool, word_pattern: str | None, phrases: object) -> TextRules:
-    """`TextRules`, with an `InputError` where they make no sense."""
+def make_rules(lowercase: bool, word_pattern: str | None, phrases: Phrases | None) -> TextRules:
+    """`TextRules`, with an `InputError` for impossible ones."""
     try:
         return TextRules(lowercase, word_pattern, phrases or ())
     except ValueError as error:
@@ -177,11 +179,7 @@ def _describe(source: object) -> str:
 
 
 def open_source(source: object, column: str, split: str, config_name: str | None) -> tuple[object, Iterator[bytes]]:
-    """A source's identity, which changes when its text does, and its text as blocks that end between words.
-
-    Raises:
-        InputError: A source that is not there or is not text.
-    """
+    """A source's identity, which changes with its text, and its text as blocks that end between words."""
     import datasets
 
     from hfembed.hub.dataset import check_dataset_card
@@ -203,8 +201,8 @@ def open_source(source: object, column: str, split: str, config_name: str | None
             check_dataset_card(source)
             source = datasets.load_dataset(source, config_name, split=split)
         except (FileNotFoundError, ConnectionError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{source} is no file, and no dataset that can be loaded: {reason}") from None
+            reason = first_line(error)
+            raise InputError(f"{source} is neither a file nor a data set that can be loaded: {reason}") from None
     if isinstance(source, datasets.Dataset | datasets.IterableDataset):
         if source.column_names is not None and column not in source.column_names:
             raise InputError(
@@ -219,7 +217,7 @@ def open_source(source: object, column: str, split: str, config_name: str | None
 
 
 def _is_file_name(part: object) -> bool:
-    """Whether an item of a list is a file, not a text: a `Path`, or a name with an ending of ours."""
+    """Whether an item of a list is a file, not a text: a `Path`, or a name with one of our suffixes."""
     return isinstance(part, Path) or (isinstance(part, str) and part.endswith(_TEXT_SUFFIXES))
 
 
@@ -232,7 +230,8 @@ def _list_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"there is no file or folder {path}")
-    files, skipped = [], []
+    files: list[Path] = []
+    skipped: list[Path] = []
     for file in sorted(path.rglob("*")):
         hidden = any(part.startswith((".", "@", "__MACOSX")) for part in file.relative_to(path).parts)
         if not hidden and file.is_file():
@@ -261,13 +260,13 @@ def _identify_files(files: list[Path], column: str) -> object:
     return [[(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats], column]
 
 
-def _dataset_texts(dataset: object, column: str) -> Iterator[str]:
+def _dataset_texts(dataset: Any, column: str) -> Iterator[str]:
     for batch in dataset.select_columns(column).iter(batch_size=1000):
         yield from batch[column]
 
 
 def _join_texts(texts: Iterable[str]) -> Iterator[bytes]:
-    """Blocks of whole texts, a line break after each; a very long text gives several blocks."""
+    """Blocks of whole texts, each followed by a line break; a very long text gives several blocks."""
     parts: list[bytes] = []
     size = 0
     for text in texts:
@@ -303,7 +302,7 @@ def _parquet_texts(file: Path, column: str) -> Iterator[str]:
         for batch in parquet.iter_batches(batch_size=1000, columns=[column]):
             yield from batch.column(0).to_pylist()
     except pa.ArrowInvalid as error:
-        raise InputError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{file} cannot be read as parquet: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -312,7 +311,7 @@ def _open_binary(file: Path) -> Iterator[BinaryIO]:
         with pa.OSFile(str(file)) as raw, pa.CompressedInputStream(raw, "zstd") as stream:
             yield stream
         return
-    opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(file.suffix, open)
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(file.suffix, open)
     with opener(file, "rb") as stream:
         yield stream
 
@@ -328,7 +327,7 @@ def _read_pieces(stream: BinaryIO, file: Path) -> Iterator[bytes]:
 
 
 def _cut_blocks(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """Pieces of any size -> blocks that end at a line break (where their second half has one) or at a blank."""
+    """Pieces of any size -> blocks that end at a line break (if their second half has one) or at a blank."""
     rest = b""
     for piece in pieces:
         rest += piece
@@ -340,7 +339,7 @@ def _cut_blocks(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
                     + 1
                 )
             if not end:
-                raise InputError(f"{name} has no blank in {_LONGEST_WORD_BYTES >> 20} MB: is it text?")
+                raise InputError(f"{name} has no whitespace in {_LONGEST_WORD_BYTES >> 20} MB: is it text?")
             yield rest[:end]
             rest = rest[end:]
     if rest:
@@ -352,9 +351,9 @@ def _cut_blocks(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
 
 @dataclass
 class _Block:
-    """One block's words on disk: where its ids start, its lines' ends, its dictionary with counts."""
+    """One block: local ids, ends of lines, and the dictionary with counts."""
 
-    words: pa.StringArray  # may hold words that no id points to any more
+    words: pa.StringArray  # may have words that no id refers to
     counts: np.ndarray
     ids: np.ndarray
     line_ends: np.ndarray  # ends of the block's complete lines in `ids`
@@ -376,7 +375,7 @@ def _encode_block(block: bytes, rules: TextRules) -> _Block:
     ids, line_ends = pieces.indices.to_numpy(), lines.offsets.to_numpy()[1:].astype(np.int64)
     words, begins = _split_pieces(pieces.dictionary, rules)
     encoded = words.dictionary_encode()
-    # each piece gives way to its words, of which it may have none
+    # each piece is replaced by its words, of which it may have none
     lengths = np.diff(begins)[ids]
     ends = np.cumsum(lengths)
     places = np.repeat(begins[ids] - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
@@ -417,7 +416,7 @@ def _split_pieces(pieces: pa.StringArray, rules: TextRules) -> tuple[pa.StringAr
 def join_pairs(
     ids: np.ndarray, dictionary: pa.StringArray, line_ends: np.ndarray, pairs: tuple[tuple[str, str], ...]
 ) -> tuple[np.ndarray, pa.StringArray, np.ndarray]:
-    """Join the listed neighbours, left to right without overlap and never across a line's end."""
+    """Join the listed neighbors, left to right without overlap, and never across the end of a line."""
     if not pairs or len(ids) < 2:
         return ids, dictionary, line_ends
     first = pc.index_in(pa.array([pair[0] for pair in pairs]), dictionary).fill_null(-1).to_numpy().astype(np.int64)
@@ -460,7 +459,7 @@ def join_pairs(
 
 
 class EncodedBlocks:
-    """The blocks on disk, to be read again and again: counted first, mapped to the vocabulary's ids then."""
+    """The blocks on disk, read several times: to count, and to map to the vocabulary's ids."""
 
     def __init__(self, scratch: Path):
         self._ids = (scratch / "ids.bin").open("w+b")
@@ -471,14 +470,14 @@ class EncodedBlocks:
         self._writer = pa.ipc.new_file(str(self._dictionaries), self._schema)
 
     def append(self, block: _Block) -> None:
-        """Write a block behind the others."""
+        """Append a block."""
         self._sizes.append((len(block.ids), len(block.line_ends)))
         self._ids.write(block.ids.tobytes())
         self._line_ends.write(block.line_ends.astype(np.int64).tobytes())
         self._writer.write_batch(pa.record_batch([block.words, pa.array(block.counts)], schema=self._schema))
 
     def finish(self) -> None:
-        """No more blocks come."""
+        """Finish writing."""
         self._writer.close()
 
     def dictionaries(self) -> Iterator[pa.RecordBatch]:
@@ -520,7 +519,7 @@ def encode_blocks(blocks: Iterator[bytes], rules: TextRules, scratch: Path, num_
 
 
 def count_words(encoded: EncodedBlocks, min_count: int) -> tuple[pa.Array, np.ndarray]:
-    """Exact counts of all words seen `min_count` times; in shares of the words where they are too many at once."""
+    """Exact counts of all words seen `min_count` times; in several passes if they are too many at once."""
     shares = 1
     while True:
         kept = []
@@ -536,9 +535,10 @@ def count_words(encoded: EncodedBlocks, min_count: int) -> tuple[pa.Array, np.nd
 
 
 def _count_share(encoded: EncodedBlocks, share: int, shares: int) -> pa.Table | None:
-    """Counts of the words whose hash falls into this share; `None` where they are too many."""
+    """Counts of the words whose hash falls into this share; `None` if they are too many."""
     empty = pa.table({"word": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
-    total, pending, num_pending = empty, [], 0
+    total, num_pending = empty, 0
+    pending: list[pa.Table] = []
 
     def merge() -> pa.Table:
         grouped = pa.concat_tables([total, *pending]).group_by("word", use_threads=False).aggregate([("count", "sum")])
@@ -558,7 +558,7 @@ def _count_share(encoded: EncodedBlocks, share: int, shares: int) -> pa.Table | 
 
 
 def _hash_words(words: pa.StringArray) -> np.ndarray:
-    """The same number for the same word: a sum over its bytes and its length, uint64 of shape (words,)."""
+    """A hash of each word: a sum over its bytes and its length, uint64 of shape (words,)."""
     words = pa.concat_arrays([words])
     ends = np.frombuffer(words.buffers()[1], dtype=np.int32)[words.offset : words.offset + len(words) + 1]
     data = np.frombuffer(words.buffers()[2], dtype=np.uint8).astype(np.uint64)
@@ -591,7 +591,7 @@ def _write_ids(encoded: EncodedBlocks, vocabulary: Vocabulary, sentence_length: 
             ids_file.write(ids[known].astype(np.int32, copy=False).tobytes())
             cuts = _cut_sentences(sentence_start, block.line_ends + num_raw, num_raw + len(ids), sentence_length)
             ends = np.concatenate([[0], np.cumsum(known)])[cuts - num_raw] + num_kept
-            ends = ends[np.diff(ends, prepend=last_end) > 0]  # sentences without a known word are none
+            ends = ends[np.diff(ends, prepend=last_end) > 0]  # drop sentences without a known word
             ends_file.write(ends.tobytes())
             num_sentences += len(ends)
             num_raw += len(ids)
@@ -611,12 +611,12 @@ def _write_ids(encoded: EncodedBlocks, vocabulary: Vocabulary, sentence_length: 
 
 
 def _cut_sentences(start: int, line_ends: np.ndarray, stop: int, length: int) -> np.ndarray:
-    """Ends of the sentences that end in this block: the lines' ends, and cuts in longer lines.
+    """Ends of the sentences that end in this block: the ends of lines, and cuts in longer lines.
 
     Args:
-        start: Where the sentence under way began, in raw words of the corpus, as all numbers here.
+        start: Where the current sentence began, in raw words of the corpus, like all numbers here.
         line_ends: Ends of the block's complete lines.
-        stop: End of the block; the line under way there is cut too as far as it reaches.
+        stop: End of the block; the unfinished line there is cut as well.
         length: Words after which a line is cut.
     """
     starts = np.concatenate([[start], line_ends])
@@ -631,20 +631,14 @@ def _cut_sentences(start: int, line_ends: np.ndarray, stop: int, length: int) ->
 
 
 def _write_header(file: BinaryIO, dtype: type, length: int) -> None:
-    """An .npy header of 128 bytes whatever the length, so that it can be put right at the end."""
+    """An .npy header of 128 bytes whatever the length, so that it can be overwritten at the end."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (length,)}
     text = repr(header).ljust(128 - 10 - 1) + "\n"
     file.write(np.lib.format.MAGIC_PREFIX + bytes([1, 0]) + len(text).to_bytes(2, "little") + text.encode("latin1"))
 
 
 def write_arrays(folder: Path, ids: np.ndarray, sentence_ends: np.ndarray) -> None:
-    """Write the two arrays of an `EncodedCorpus`.
-
-    Args:
-        folder: Where to.
-        ids: (num_words,) int32.
-        sentence_ends: (sentences,) int64, exclusive.
-    """
+    """Write the two arrays of an `EncodedCorpus`: int32 (num_words,) and int64 (sentences,), exclusive."""
     for name, array in (("ids", ids.astype(np.int32, copy=False)), ("sentence_ends", sentence_ends.astype(np.int64))):
         with (folder / f"{name}.npy").open("wb") as file:
             _write_header(file, array.dtype.type, len(array))

@@ -1,4 +1,4 @@
-"""Phrases: neighbours seen together far more often than chance has it (Mikolov et al. 2013b, section 4)."""
+"""Phrases: neighbors that occur together far more often than by chance (Mikolov et al. 2013b, section 4)."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.words.data.corpora import EncodedBlocks, count_words, encode_blocks, make_rules, open_source
 
-# distinct pairs kept at once (16 bytes each); beyond it the rarest go, as in word2phrase
+# distinct pairs kept at once (16 bytes each); the rarest of more are dropped, as in word2phrase
 _MAX_PAIRS = 30_000_000
 _PENDING_PAIRS = 4_000_000
 
@@ -38,27 +38,29 @@ def learn_phrases(
     word2phrase's factor that makes thresholds independent of the corpus' size).
 
     Args:
-        source: As in `hfembed.words.data.corpora.prepare_corpus`; it is read once a pass.
-        thresholds: One a pass, usually falling; higher means fewer phrases.
+        source: A source of `hfembed.words.data.corpora.prepare_corpus`; it is read once per pass.
+        thresholds: One per pass, usually falling; higher means fewer phrases.
         min_count: Words and pairs seen less often make no phrase.
         discount: Keeps pairs of very rare words from scoring high.
-        lowercase: As in `prepare_corpus`.
-        word_pattern: As in `prepare_corpus`.
-        column: As in `prepare_corpus`.
-        split: As in `prepare_corpus`.
-        config_name: As in `prepare_corpus`.
-        cache_dir: Folder for temporary files (4 bytes a word) and for the result, which is reused when source and
-            settings are unchanged. Default: the system's place for temporary files, and nothing is kept.
-        num_threads: Blocks of text worked on at once.
+        lowercase: Lowercase the text.
+        word_pattern: A regular expression whose matches are the words.
+        column: The column with the text, of Parquet files and data sets.
+        split: The split of a data set on the Hub.
+        config_name: The configuration of a data set on the Hub.
+        cache_dir: Folder for temporary files (4 bytes per word) and for the result, which is reused when source and
+            settings are unchanged. Default: the system's folder for temporary files, and nothing is kept.
+        num_threads: Blocks of text processed at once.
 
     Returns:
-        For each pass its pairs, for `prepare_corpus(phrases=...)`, which saves them with the tokenizer.
+        The pairs of each pass, for `prepare_corpus(phrases=...)`, which saves them with the tokenizer.
 
     Raises:
-        InputError: A source that is not there, is not text, or can be read only once.
+        InputError: A source that does not exist, is not text, or can be read only once.
     """
     if isinstance(source, Iterator):
-        raise InputError("phrases take several passes, an iterator can be read once: give a list, a file or a dataset")
+        raise InputError(
+            "phrases need several passes over the corpus; give a list, a file or a data set, not an iterator"
+        )
     kept = None
     if cache_dir is not None:
         identity, _ = open_source(source, column, split, config_name)
@@ -91,11 +93,7 @@ def learn_phrases(
 
 
 def _count_pairs(encoded: EncodedBlocks, words: pa.StringArray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Count neighbours within lines, both of them known.
-
-    Returns:
-        Pairs as first << 32 | second (rows of `words`), int64 of shape (pairs,); their counts; all words of the text.
-    """
+    """Pairs of neighbors as first << 32 | second (rows of `words`); their counts; number of words of the text."""
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
     pending: list[tuple[np.ndarray, np.ndarray]] = []
     num_pending = num_words = 0

@@ -8,13 +8,9 @@ from hfembed.models.word2vec.vocabulary_word2vec import TextRules, UnknownWordEr
 def merge_vocabularies(old: Vocabulary, new: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
     """Add the words of new text to a vocabulary, as gensim's `build_vocab(update=True)` does; counts add up.
 
-    Args:
-        old: The vocabulary of the model that is trained on.
-        new: The vocabulary of the new text.
-
     Returns:
-        The union, sorted by count and in the old one's rules, and for each of its words the row it has in `old`
-        (int64 of shape (words,), -1 for words that are new): what carries the trained vectors over.
+        The union, sorted by count and with the rules of `old`, and the row of each word in `old` (int64 of shape
+        (words,), -1 for new words).
 
     Raises:
         ValueError: A vocabulary without counts.

@@ -1,4 +1,4 @@
-"""What the commands say about word vectors: results.json with a summary, composed words, a map."""
+"""Reports on word vectors: results.json with a summary, composed words, a projection plot."""
 
 import re
 from collections.abc import Sequence
@@ -13,35 +13,27 @@ from hfembed.words.evaluation.word_tests import WordTests
 
 
 def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> str:
-    """Run the tests, put them into the folder's results.json, and sum them up.
-
-    Args:
-        tests: What to measure.
-        model: The word vectors.
-        folder: Where results.json is, or will be.
-
-    Returns:
-        A line a test.
+    """Run the tests, write them into the results.json of a folder, and summarize them, one line per test.
 
     Raises:
         InputError: The folder's results.json is damaged.
         OSError: It cannot be written.
     """
-    figures, details = tests.details(model.vocabulary.words, model.embeddings.weight.detach())
-    details |= {"vocab_size": len(model.vocabulary), "embedding_size": model.config.embedding_size}
-    write_results(folder, "words", figures, {**details, **provenance(tests.files)}, model)
+    metrics, details = tests.details(model.require_vocabulary().words, model.embeddings.weight.detach())
+    details |= {"vocab_size": len(model.require_vocabulary()), "embedding_size": model.config.embedding_size}
+    write_results(folder, "words", metrics, {**details, **provenance({**tests.files})}, model)
     lines = []
     for name, sections in details["analogies"].items():
         total = sections["total"]
         lines.append(
-            f"{name}: {figures[f'words_{name}_accuracy']:.2f} % ({total['correct']} of {total['asked']} asked, "
+            f"{name}: {metrics[f'words_{name}_accuracy']:.2f} % ({total['correct']} of {total['asked']} asked, "
             f"{total['unknown']} with unknown words)"
         )
     for name, pairs in details["word_pairs"].items():
-        if f"words_{name}_spearman" in figures:
+        if f"words_{name}_spearman" in metrics:
             lines.append(
-                f"{name}: Spearman {figures[f'words_{name}_spearman']:.2f}, Pearson "
-                f"{figures[f'words_{name}_pearson']:.2f} ({pairs['pairs']} of {pairs['of']} pairs)"
+                f"{name}: Spearman {metrics[f'words_{name}_spearman']:.2f}, Pearson "
+                f"{metrics[f'words_{name}_pearson']:.2f} ({pairs['pairs']} of {pairs['of']} pairs)"
             )
         else:
             lines.append(f"{name}: no correlation, {pairs['pairs']} of {pairs['of']} pairs are known")
@@ -49,10 +41,10 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
 
 
 def parse_composition(text: str, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
-    """Words that count for and against: 'czech+currency', 'king-man+woman'; a word of the vocabulary is itself.
+    """Words to add and to subtract: 'czech+currency', 'king-man+woman'; a text that is a word stands for itself.
 
     Raises:
-        InputError: A word that the vocabulary does not have.
+        InputError: A word that is not in the vocabulary.
     """
     if text in vocabulary:
         return [text], []
@@ -78,14 +70,18 @@ def draw_words(
     method: str = "pca",
     projector: str | Path | None = None,
 ) -> None:
-    """Draw words, pairs given as 'france:paris' joined by a line, and write the projector's folder where asked.
+    """Plot words, with pairs given as 'france:paris' joined by a line, and write the projector's folder if given.
 
     Raises:
-        InputError: A word that the vocabulary does not have, or fewer than three words.
+        InputError: A word that is not in the vocabulary, or fewer than three words.
         OSError: The picture cannot be written.
     """
-    pairs = [tuple(text.split(":", 1)) for text in words if ":" in text and text not in model.vocabulary]
-    single = [text for text in words if ":" not in text or text in model.vocabulary]
+    pairs = [
+        (text.partition(":")[0], text.partition(":")[2])
+        for text in words
+        if ":" in text and text not in model.require_vocabulary()
+    ]
+    single = [text for text in words if ":" not in text or text in model.require_vocabulary()]
     names = list(dict.fromkeys([*single, *(word for pair in pairs for word in pair)]))
     try:
         vectors = model.vector(names).float().numpy()
@@ -94,4 +90,6 @@ def draw_words(
     groups = [1 if any(word == pair[1] for pair in pairs) else 0 for word in names]
     plot_words(names, vectors, path, method, pairs, groups)
     if projector is not None:
-        write_projector(model.vocabulary.words, model.numpy_vectors(), projector, model.vocabulary.counts)
+        write_projector(
+            model.require_vocabulary().words, model.numpy_vectors(), projector, model.require_vocabulary().counts
+        )

@@ -1,11 +1,12 @@
-"""Tests of word vectors: analogies (questions-words and its like) and word pairs rated by people.
+"""Tests of word vectors: analogies (questions-words and others) and word pairs with human ratings.
 
-Who is asked, who is skipped and what counts as right are gensim's rules, so that both count the same answers.
+Which questions are asked and which answers are correct follows gensim, so that both report the same numbers.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from scipy import stats
 from hfembed.errors import InputError
 from hfembed.models.word2vec.word_vectors import analogy_rows, unit_rows
 
-_CANDIDATES = 5  # as gensim: the best of these that is no other spelling of a word in the question
+_CANDIDATES = 5  # as in gensim: the best of these that is not another spelling of a word of the question
 
 
 @dataclass(frozen=True)
 class AnalogySection:
-    """Questions of one kind: four words each, a is to b as c is to d."""
+    """Questions of one kind, four words each: a is to b as c is to d."""
 
     name: str
     questions: tuple[tuple[str, str, str, str], ...]
@@ -27,13 +28,12 @@ class AnalogySection:
 
 @dataclass(frozen=True)
 class AnalogyResult:
-    """What came out of one section.
+    """The result of one section.
 
     Attributes:
-        correct: Questions answered right.
+        correct: Questions answered correctly.
         asked: Questions asked.
-        unknown: Questions with a word that is not in the vocabulary; they are among those asked only where they are
-            to count as wrong.
+        unknown: Questions with an unknown word; they count as asked only if they count as wrong.
     """
 
     correct: int
@@ -42,7 +42,7 @@ class AnalogyResult:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers in percent; 0 where nothing was asked."""
+        """Correct answers in percent; 0 if nothing was asked."""
         return 100 * self.correct / self.asked if self.asked else 0.0
 
 
@@ -68,7 +68,7 @@ def read_analogies(path: str | Path) -> list[AnalogySection]:
 
 
 def read_word_pairs(path: str | Path) -> list[tuple[str, str, float]]:
-    """Read word, word, score lines, divided by tabs, commas or blanks; lines with # and headings are skipped.
+    """Read lines of word, word, score, separated by tabs, commas or blanks; comments (#) and headers are skipped.
 
     Raises:
         InputError: Not such a file.
@@ -101,7 +101,7 @@ def _list_tests(path: Path) -> list[Path]:
 
 
 def _known_rows(words: Sequence[str], restrict_vocab: int | None, fold_case: bool) -> dict[str, int]:
-    """Spelling -> row; of words that differ in case alone the first, the most frequent, is meant."""
+    """Spelling -> row; of words that differ only in case the first, the most frequent."""
     rows: dict[str, int] = {}
     for row, word in enumerate(words[:restrict_vocab]):
         rows.setdefault(word.upper() if fold_case else word, row)
@@ -125,14 +125,14 @@ def score_analogies(
         words: The vocabulary, the most frequent word first.
         vectors: Their vectors, of shape (words, dimensions).
         sections: From `read_analogies`.
-        restrict_vocab: Ask and answer with the first so many words only.
-        fold_case: Take words that differ in case alone for the same.
-        unknown_is_wrong: Count questions with unknown words as wrong; else they are not asked.
+        restrict_vocab: Ask and answer only with the first words, the most frequent.
+        fold_case: Ignore case.
+        unknown_is_wrong: Count questions with unknown words as wrong; otherwise they are not asked.
         method: "3cosadd" or "3cosmul".
-        batch_size: Questions a matrix product.
+        batch_size: Questions per matrix product.
 
     Returns:
-        Section -> what came out.
+        Section -> result.
     """
     known = _known_rows(words, restrict_vocab, fold_case)
     spellings = [word.upper() if fold_case else word for word in words[:restrict_vocab]]
@@ -156,7 +156,7 @@ def score_analogies(
 
 
 def total_of(results: dict[str, AnalogyResult]) -> AnalogyResult:
-    """All sections together."""
+    """The sum over all sections."""
     parts = results.values()
     return AnalogyResult(
         sum(part.correct for part in parts), sum(part.asked for part in parts), sum(part.unknown for part in parts)
@@ -165,12 +165,12 @@ def total_of(results: dict[str, AnalogyResult]) -> AnalogyResult:
 
 @dataclass(frozen=True)
 class WordPairResult:
-    """How well cosines follow people's ratings.
+    """How well cosines agree with human ratings.
 
     Attributes:
-        spearman: Rank correlation, -1 to 1; NaN where fewer than two pairs are known.
+        spearman: Rank correlation, -1 to 1; NaN if fewer than two pairs are known.
         pearson: Linear correlation, -1 to 1.
-        unknown_share: Share of pairs with an unknown word, in percent.
+        unknown_share: Pairs with an unknown word, in percent.
         pairs: Pairs that were compared.
     """
 
@@ -195,9 +195,9 @@ def score_word_pairs(
         words: The vocabulary, the most frequent word first.
         vectors: Their vectors, of shape (words, dimensions).
         pairs: From `read_word_pairs`.
-        restrict_vocab: Use the first so many words only.
-        fold_case: Take words that differ in case alone for the same.
-        unknown_is_zero: Compare pairs with unknown words too, at cosine 0; else they are left out.
+        restrict_vocab: Use only the first words, the most frequent.
+        fold_case: Ignore case.
+        unknown_is_zero: Give pairs with unknown words the cosine 0; otherwise they are left out.
     """
     known = _known_rows(words, restrict_vocab, fold_case)
     rows, ratings, num_unknown = [], [], 0
@@ -223,18 +223,18 @@ def score_word_pairs(
 
 
 class WordTests:
-    """Analogies and word pairs in one call, for training loops and `hfembed evaluate words`.
+    """Analogies and word pairs together, for training and `hfembed evaluate words`.
 
     Args:
-        analogies: Files of questions; the file's name gives the figures' names.
-        word_pairs: Files of rated pairs, or folders of such.
-        restrict_vocab: Use the first so many words only (analogies are often restricted to 30,000).
-        fold_case: Take words that differ in case alone for the same.
+        analogies: Files of questions; the metrics have the files' names.
+        word_pairs: Files of rated pairs, or folders of these.
+        restrict_vocab: Use only the first words, the most frequent (analogies are often restricted to 30,000).
+        fold_case: Ignore case.
         unknown_is_wrong: Questions and pairs with unknown words count as wrong, or at cosine 0.
         method: "3cosadd" or "3cosmul".
 
     Raises:
-        InputError: A file that is not there or is not such a test.
+        InputError: A file that does not exist or is not such a test.
     """
 
     greater_is_better = True
@@ -254,7 +254,7 @@ class WordTests:
         self.word_pairs = {file.stem: read_word_pairs(file) for file in pair_files}
         self.files |= {file.stem: file for file in pair_files}
         if not self.files:
-            raise InputError("give analogies or word pairs to test with")
+            raise InputError("give analogies or word pairs to evaluate")
         self.restrict_vocab = restrict_vocab
         self.fold_case = fold_case
         self.unknown_is_wrong = unknown_is_wrong
@@ -262,7 +262,7 @@ class WordTests:
 
     @property
     def primary_metric(self) -> str:
-        """The figure by which models are compared."""
+        """The metric by which models are compared."""
         if self.analogies:
             return f"words_{next(iter(self.analogies))}_accuracy"
         return f"words_{next(iter(self.word_pairs))}_spearman"
@@ -275,14 +275,14 @@ class WordTests:
             vectors: Their vectors, of shape (words, dimensions).
 
         Returns:
-            Figure -> value; accuracies, correlations (x 100) and unknown shares in percent. A correlation that does
-            not exist (no known pairs) is left out.
+            Metric -> value; accuracies, correlations (x 100) and unknown shares in percent. A correlation of less than
+            two known pairs is left out.
         """
         return self.details(words, vectors)[0]
 
-    def details(self, words: Sequence[str], vectors: torch.Tensor) -> tuple[dict[str, float], dict[str, object]]:
-        """The figures, and what stands behind them: sections, counts, settings."""
-        figures: dict[str, float] = {}
+    def details(self, words: Sequence[str], vectors: torch.Tensor) -> tuple[dict[str, float], dict[str, Any]]:
+        """The metrics, and their details: sections, counts, settings."""
+        metrics: dict[str, float] = {}
         sections = {}
         for name, questions in self.analogies.items():
             results = score_analogies(
@@ -290,8 +290,8 @@ class WordTests:
             )
             total = total_of(results)
             count = sum(len(section.questions) for section in questions)
-            figures[f"words_{name}_accuracy"] = total.accuracy
-            figures[f"words_{name}_unknown"] = 100 * total.unknown / count
+            metrics[f"words_{name}_accuracy"] = total.accuracy
+            metrics[f"words_{name}_unknown"] = 100 * total.unknown / count
             sections[name] = {
                 section: {"correct": result.correct, "asked": result.asked, "unknown": result.unknown}
                 for section, result in {**results, "total": total}.items()
@@ -302,9 +302,9 @@ class WordTests:
                 words, vectors, rated, self.restrict_vocab, self.fold_case, self.unknown_is_wrong
             )
             if result.spearman == result.spearman:
-                figures[f"words_{name}_spearman"] = 100 * result.spearman
-                figures[f"words_{name}_pearson"] = 100 * result.pearson
-            figures[f"words_{name}_unknown"] = result.unknown_share
+                metrics[f"words_{name}_spearman"] = 100 * result.spearman
+                metrics[f"words_{name}_pearson"] = 100 * result.pearson
+            metrics[f"words_{name}_unknown"] = result.unknown_share
             pairs[name] = {"pairs": result.pairs, "of": len(rated)}
         settings = {
             "restrict_vocab": self.restrict_vocab,
@@ -312,4 +312,4 @@ class WordTests:
             "unknown_is_wrong": self.unknown_is_wrong,
             "method": self.method,
         }
-        return figures, {"analogies": sections, "word_pairs": pairs, "settings": settings}
+        return metrics, {"analogies": sections, "word_pairs": pairs, "settings": settings}

@@ -52,10 +52,10 @@ def subsample(
         Words and sentences that are left, int32 (kept,) each, on the device.
     """
     device = keep_probabilities.device
-    words, sentences = torch.from_numpy(words).to(device), torch.from_numpy(sentences).to(device)
-    keep = keep_probabilities.index_select(0, words)
-    kept = (torch.rand(len(words), generator=generator, device=device) < keep).nonzero().flatten()
-    return words.index_select(0, kept), sentences.index_select(0, kept)
+    ids, numbers = torch.from_numpy(words).to(device), torch.from_numpy(sentences).to(device)
+    keep = keep_probabilities.index_select(0, ids)
+    kept = (torch.rand(len(ids), generator=generator, device=device) < keep).nonzero().flatten()
+    return ids.index_select(0, kept), numbers.index_select(0, kept)
 
 
 class BlockStep:
@@ -156,7 +156,7 @@ class SkipGramStep(BlockStep):
         return self.buffer("band", *inside.shape).copy_(inside)
 
     def __call__(self, words, sentences, windows, negatives, rates):  # noqa: D102
-        num_blocks, block, size = *words.shape[1:], self.input_rows.shape[1]
+        (_, num_blocks, block), size = words.shape, self.input_rows.shape[1]
         height = block + self.shared_negatives
         inputs = words.flatten(1)
         outputs = torch.cat([words, negatives], dim=2).flatten(1)  # (steps, B * (N + K))
@@ -335,21 +335,21 @@ class TorchWorker:
         if self.device.type == "cpu":
             torch.set_num_threads(1)
         generator = torch.Generator(self.device).manual_seed(key)
-        words, sentences = subsample(words, sentences, self.keep_probabilities, generator)
-        words = words.long()
-        if not len(words):
+        ids, numbers = subsample(words, sentences, self.keep_probabilities, generator)
+        ids = ids.long()
+        if not len(ids):
             return None
 
         # step t takes blocks t, t + num_steps, t + 2 * num_steps ...: from all over the segment
         size = self.step.block_size
-        num_steps = -(-len(words) // (size * self.blocks_per_step))
-        num_blocks = -(-len(words) // (size * num_steps))
-        padding = size * num_steps * num_blocks - len(words)
-        outside = torch.arange(padding, dtype=torch.int32, device=self.device) + (sentences.max() + 1)
-        words = F.pad(words, (0, padding)).view(num_blocks, num_steps, size).transpose(0, 1)
-        sentences = torch.cat([sentences, outside]).view(num_blocks, num_steps, size).transpose(0, 1)
+        num_steps = -(-len(ids) // (size * self.blocks_per_step))
+        num_blocks = -(-len(ids) // (size * num_steps))
+        padding = size * num_steps * num_blocks - len(ids)
+        outside = torch.arange(padding, dtype=torch.int32, device=self.device) + (numbers.max() + 1)
+        ids = F.pad(ids, (0, padding)).view(num_blocks, num_steps, size).transpose(0, 1)
+        numbers = torch.cat([numbers, outside]).view(num_blocks, num_steps, size).transpose(0, 1)
         smallest = 1 if self.objective.shrink_windows else self.objective.window
-        windows = self.step.draw_windows(words, smallest, self.objective.window, generator)
+        windows = self.step.draw_windows(ids, smallest, self.objective.window, generator)
         negatives = self.sampler.draw((num_steps, num_blocks, self.step.shared_negatives), generator)
 
         rates = (
@@ -359,5 +359,5 @@ class TorchWorker:
         losses = []
         for t in range(0, num_steps, _TOGETHER):
             now = slice(t, t + _TOGETHER)
-            losses.append(self.step(words[now], sentences[now], windows[now], negatives[now], rates[now]))
+            losses.append(self.step(ids[now], numbers[now], windows[now], negatives[now], rates[now]))
         return float(torch.stack(losses).mean())

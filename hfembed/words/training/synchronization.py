@@ -43,7 +43,7 @@ class DeltaSynchronizer:
         self.moved = torch.zeros(len(rows[0]), device=rows[0].device)  # words x learning rate since a row's round
         # what a round sends and the rows it was computed from: both matrices, one after the other
         self.buffers = [rows[0].new_empty(sum(matrix.numel() for matrix in rows)) for _ in range(2)]
-        self.pending = None
+        self.pending: torch.distributed.Work | None = None
 
     def num_rows(self, round_number: int) -> int:
         """How many of the rows a round takes; rounds count from 1."""

@@ -344,20 +344,20 @@ class TritonWorker:
         """Train on a segment, like `TorchWorker.learn`; the loss is that of one block in 16."""
         with torch.cuda.stream(self.preparing):
             generator = torch.Generator(self.device).manual_seed(key)
-            words, sentences = subsample(words, sentences, self.keep_probabilities, generator)
+            ids, numbers = subsample(words, sentences, self.keep_probabilities, generator)
             losses = torch.zeros(self.num_programs, 2, device=self.device)
         if self.preparing is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.preparing)
-            for tensor in (words, sentences, losses):
+            for tensor in (ids, numbers, losses):
                 tensor.record_stream(torch.cuda.current_stream(self.device))
 
-        num_blocks = -(-len(words) // BLOCK_SIZE)
+        num_blocks = -(-len(ids) // BLOCK_SIZE)
         objective, size = self.objective, self.input_rows.shape[1]
         with torch.cuda.device_of(self.input_rows):  # a new thread uses the first GPU, whatever its rank's
             self.kernel[(self.num_programs,)](
-                words,
-                sentences,
-                len(words),
+                ids,
+                numbers,
+                len(ids),
                 self.input_rows,
                 self.output_rows,
                 self.threshold,
