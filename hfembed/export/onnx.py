@@ -74,7 +74,7 @@ class _Part(nn.Module):
         return self.function(self.model, values)
 
 
-def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
+def export_onnx(checkpoint: str | Path | Checkpoint, output: str | Path) -> list[OnnxFile]:
     """Write a checkpoint's networks as ONNX.
 
     A face embedder is one file, pixels to unit embeddings, the mirror image included as its config says. An
@@ -115,8 +115,8 @@ def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
     return files
 
 
-def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
-    model_type = read_config(Checkpoint.resolve(checkpoint).folder, checkpoint).model_type
+def _load(checkpoint: str | Path | Checkpoint) -> tuple[BaseImageProcessor, dict[str, _Part]]:
+    model_type = read_config(Checkpoint.resolve(checkpoint).folder, str(checkpoint)).model_type
     if model_type == FACE_EMBEDDER:
         model, processor = load_face_embedder(checkpoint, "cpu")
         pixels = (model.config.num_channels, *model.config.image_size)
@@ -145,13 +145,16 @@ def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
     raise InputError(f"{checkpoint} holds a model of type {model_type}, of which no network is exported to ONNX")
 
 
-def _metadata(checkpoint: str, processor: BaseImageProcessor, name: str, part: _Part) -> dict[str, str]:
+def _metadata(
+    checkpoint: str | Path | Checkpoint, processor: BaseImageProcessor, name: str, part: _Part
+) -> dict[str, str]:
     config = part.model.config
+    source = Checkpoint.resolve(checkpoint)
     told = {
         "hfembed_version": __version__,
         "model_type": config.model_type,
         "part": name,
-        "name": Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint,
+        "name": source.folder.resolve().name if source.is_local else source.name,
         "input_shape": ["batch", part.shape[0], *(("height", "width") if part.any_size else part.shape[1:])],
         # pixels / 255, minus the mean, through the deviation; template and colours where it has them
         "preprocessor": processor.to_dict(),
