@@ -14,8 +14,8 @@ from hfembed.errors import exit_on_input_error
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.images.evaluation.reconstruction import pca_reconstruction, psnr, reconstruct, ssim
-from hfembed.images.films import picture_grid, to_pictures, write_film, write_picture
 from hfembed.images.morphing import midpoint_sharpness, morph
+from hfembed.images.pictures import picture_grid, to_pictures, write_animation, write_picture
 
 UNSEEN = 1_000_000  # seed of the synthetic people
 
@@ -46,7 +46,7 @@ def main() -> None:
     rows = [unseen[chosen], *(images[chosen] for images in reconstructions.values())]
     write_picture(picture_grid([to_pictures(row) for row in rows]), folder / "reconstructions.png", scale=2)
     frames = morph(model, unseen[0], unseen[8], steps=25)
-    write_film(to_pictures(frames), folder / "morph.gif", scale=4)
+    write_animation(to_pictures(frames), folder / "morph.gif", scale=4)
     print(
         f"\npictures: {folder}/reconstructions.png (photos, PCA, model), morph.gif; a model card: {folder}/README.md"
     )

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from hfembed.checkpoint.files import (
     CARD_FILE,
@@ -40,8 +41,9 @@ def save_checkpoint(folder: str | Path, write: Callable[[Path], object], same_mo
 
     Args:
         folder: Made where it does not exist.
-        write: Writes the new files into the folder it is given: model, processor or words, notes.
-        same_model: The weights are those that the config's thresholds were measured with, perhaps without their
+        write: Writes the new files into the folder it is given: model, processor or words, notes. Notes get the
+            fingerprint of the new weights unless they carry one.
+        same_model: The new weights are those that the notes and thresholds were measured with, perhaps without their
             classification head. Thresholds of other weights are dropped otherwise.
 
     Raises:
@@ -55,7 +57,7 @@ def save_checkpoint(folder: str | Path, write: Callable[[Path], object], same_mo
     temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
     try:
         write(temporary)
-        _settle_thresholds(temporary, same_model)
+        _stamp_notes(temporary, same_model)
         new = [path.relative_to(temporary).as_posix() for path in _files(temporary)]
         kept = _NOTES if _is_same(folder, temporary) else ()
         write_json(temporary / _MANIFEST, {"kept": [*new, *kept]})
@@ -103,16 +105,25 @@ def _stale_files(folder: Path) -> Iterator[Path]:
         yield card
 
 
-def _settle_thresholds(folder: Path, same_model: bool) -> None:
+def _stamp_notes(folder: Path, same_model: bool) -> None:
+    """Give the new notes the fingerprint of the new weights; those that carry another one keep it, or are dropped."""
+    weights = fingerprint_weights(folder)
+
+    def stamped(note: dict[str, Any]) -> dict[str, Any]:
+        return {**note, "weights": weights} if same_model or "weights" not in note else note
+
+    if (folder / TRAINING_FILE).is_file():
+        write_json(folder / TRAINING_FILE, stamped(read_json(folder / TRAINING_FILE)))
+    if (folder / RESULTS_FILE).is_file():
+        results = read_json(folder / RESULTS_FILE)
+        write_json(
+            folder / RESULTS_FILE,
+            {key: stamped(value) if isinstance(value, dict) else value for key, value in results.items()},
+        )
     config = read_json(folder / CONFIG_FILE)
     thresholds = config.get("thresholds")
-    if not isinstance(thresholds, dict) or "weights" not in thresholds:
-        return
-    weights = fingerprint_weights(folder)
-    if thresholds["weights"] != weights:
-        write_json(
-            folder / CONFIG_FILE, {**config, "thresholds": {**thresholds, "weights": weights} if same_model else None}
-        )
+    if isinstance(thresholds, dict) and thresholds.get("weights", weights) != weights:
+        write_json(folder / CONFIG_FILE, {**config, "thresholds": stamped(thresholds) if same_model else None})
 
 
 def _is_same(old: Path, new: Path) -> bool:

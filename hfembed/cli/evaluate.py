@@ -18,7 +18,7 @@ with lazy_imports():
     from hfembed.faces.evaluation import lfw as lfw_protocol
     from hfembed.faces.swap import evaluation as swap_evaluation
     from hfembed.faces.swap import report as swap_report
-    from hfembed.images import compression, films, latent_statistics
+    from hfembed.images import compression, latent_statistics, pictures
     from hfembed.images.evaluation import compression as compression_evaluation
     from hfembed.images.evaluation import denoising, generation, reconstruction_report
     from hfembed.words.evaluation import report as words_report
@@ -196,17 +196,17 @@ def evaluate_reconstruction(
         raise InputError("--pairs needs --embedder: whose embeddings are compared")
     checkpoint = _prepare(hub, model, output, num_threads)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
-    judge = None
+    identity_model = None
     if embedder is not None and landmarks is not None:
         tested = None if pairs is None else lfw.read_pairs(pairs)
         networks = loading.load_face_embedder(hub.other_model(embedder), device)
-        judge = reconstruction_report.make_judge(*networks, landmarks, tested)
+        identity_model = reconstruction_report.make_identity_model(*networks, landmarks, tested)
     share, seed = choose_split(checkpoint, held_out_share, split_seed)
     report = reconstruction_report.report_reconstruction(
         *(autoencoder, processor, images, output),
         held_out_share=share,
         split_seed=seed,
-        judge=judge,
+        identity_model=identity_model,
         pictures=pictures,
     )
     return _answer(report, output, reconstruction_report.summary(report))
@@ -265,8 +265,8 @@ def evaluate_generation(
     photos = faces.load_faces(faces.FaceSource(images, landmarks=landmarks))
 
     def embed(points: "np.ndarray", crops: "torch.Tensor") -> "np.ndarray":
-        pictures = list(films.to_pictures(crops))
-        pixels = aligner(pictures, landmarks=[points] * len(pictures)).pixel_values
+        photos = list(pictures.to_pictures(crops))
+        pixels = aligner(photos, landmarks=[points] * len(photos)).pixel_values
         return face_embedder.embed(pixels.to(face_embedder.device)).cpu().numpy()
 
     cases = []

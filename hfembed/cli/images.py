@@ -18,7 +18,7 @@ with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
     from hfembed.faces.data import aligned_faces, faces, splits
-    from hfembed.images import compression, films, image_embedders, latent_statistics, morphing, restoration
+    from hfembed.images import compression, image_embedders, latent_statistics, morphing, pictures, restoration
     from hfembed.index import embedding_index
 
 commands = Commands("Images")
@@ -26,7 +26,7 @@ commands = Commands("Images")
 Photo = Annotated[Path, typer.Argument(help="Photo of a face.")]
 AnyPhoto = Annotated[Path, typer.Argument(help="A photo of any size.")]
 Scale = Annotated[int, typer.Option(min=1, help="Enlarge by this integer factor.")]
-FramesPerSecond = Annotated[int, typer.Option(min=1, help="Speed of a film.")]
+FramesPerSecond = Annotated[int, typer.Option(min=1, help="Speed of an animation.")]
 Overlap = Annotated[int | None, typer.Option(min=0, help="Pixels shared by adjacent tiles; default: a quarter.")]
 
 
@@ -77,7 +77,7 @@ def morph(
     with input_errors():
         start, end = processor([a, b]).pixel_values
         frames = morphing.morph(autoencoder, start, end, steps, spherical=path == "spherical")
-    _write_film(frames, output, frames_per_second, scale)
+    _write_animation(frames, output, frames_per_second, scale)
 
 
 @commands.command("walk")
@@ -114,7 +114,7 @@ def walk(
         else:
             step = latent_statistics.LatentStatistics.load(checkpoint).direction(direction)
         frames = morphing.walk(autoencoder, image, step, reach, steps)
-    _write_film(frames, output, frames_per_second, scale)
+    _write_animation(frames, output, frames_per_second, scale)
 
 
 @commands.command("sample")
@@ -141,10 +141,10 @@ def sample(
         statistics = latent_statistics.LatentStatistics.load(checkpoint)
         draw = statistics.sample_mixture if method == "mixture" else statistics.sample_gaussian
         latents = draw(count, seed)
-    pictures = films.to_pictures(latent_statistics.decode_latents(autoencoder, latents))
+    images = pictures.to_pictures(latent_statistics.decode_latents(autoencoder, latents))
     columns = max(1, round(count**0.5))
-    rows = [pictures[start : start + columns] for start in range(0, count, columns)]
-    films.write_picture(films.picture_grid(rows), output, scale)
+    rows = [images[start : start + columns] for start in range(0, count, columns)]
+    pictures.write_picture(pictures.picture_grid(rows), output, scale)
     print(f"written to {output}")
 
 
@@ -215,7 +215,7 @@ def similar(
     if output is not None:
         shown = [photo, *(file for file, _ in found)]
         thumbnails = [np.array(ImageOps.fit(photo_files.open_photo(file), (128, 128))) for file in shown]
-        films.write_picture(films.picture_grid([np.stack(thumbnails)]), output)
+        pictures.write_picture(pictures.picture_grid([np.stack(thumbnails)]), output)
     lines = [f"{score:.3f}  {file}" for file, score in found]
     return Answer({"similar": found}, "\n".join(lines if output is None else [*lines, f"written to {output}"]))
 
@@ -259,14 +259,14 @@ def _read_photo(file: Path) -> "torch.Tensor":
 
 
 def _write_picture(image: "torch.Tensor", output: Path) -> None:
-    films.write_picture(films.to_pictures(image[None])[0], output)
+    pictures.write_picture(pictures.to_pictures(image[None])[0], output)
     print(f"written to {output}")
 
 
-def _write_film(frames: "torch.Tensor", output: Path, frames_per_second: int, scale: int) -> None:
-    pictures = films.to_pictures(frames)
-    if output.suffix.lower() in films.PICTURE_SUFFIXES:
-        films.write_picture(films.picture_grid([pictures]), output, scale)
+def _write_animation(frames: "torch.Tensor", output: Path, frames_per_second: int, scale: int) -> None:
+    images = pictures.to_pictures(frames)
+    if output.suffix.lower() in pictures.PICTURE_SUFFIXES:
+        pictures.write_picture(pictures.picture_grid([images]), output, scale)
     else:
-        films.write_film(pictures, output, frames_per_second, scale)
+        pictures.write_animation(images, output, frames_per_second, scale)
     print(f"written to {output}")

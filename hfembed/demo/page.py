@@ -29,11 +29,10 @@ from hfembed.demo.server import KEPT_SECONDS, HostCheck, ended_by_signals, uploa
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.provenance_mark import save_marked
-from hfembed.images.films import to_pictures
 from hfembed.images.morphing import morph
+from hfembed.images.pictures import to_pictures
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
-from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.photos import open_photo
 
@@ -126,7 +125,7 @@ def serve(
         uploads = stack.enter_context(upload_folder())
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         page = build_page(models, gallery, device)
-        page.uploads = uploads
+        page.uploads = uploads  # type: ignore[attr-defined]
         page.launch(
             server_name=host,
             server_port=port,
@@ -148,7 +147,7 @@ def serve(
                 close(*arguments, **options)
                 open_ends.close()
 
-            page.close = close_all
+            page.close = close_all  # type: ignore[method-assign]
     return page
 
 
@@ -173,7 +172,7 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
 def _photo(label: str, name: str) -> gr.Image:
     photo = gr.Image(label=label, type="filepath", image_mode=None, sources=["upload"], height=260, elem_id=name)
     # gradio would open it itself, with any format that Pillow knows and without a reason on the page
-    photo.preprocess = _uploaded_file
+    photo.preprocess = _uploaded_file  # type: ignore[method-assign,assignment]
     return photo
 
 
@@ -188,16 +187,16 @@ def _rate(rates: Sequence[float], label: str) -> gr.Dropdown:
     return gr.Dropdown([(f"1 in {round(1 / rate):,}", rate) for rate in rates], value=rates[-1], label=label)
 
 
-def _both(a: str | None, b: str | None) -> None:
+def _both(a: str | None, b: str | None) -> tuple[str, str]:
     if a is None or b is None:
         raise InputError("choose two photos first")
+    return a, b
 
 
 def _verify_tab(reader: FaceReader) -> None:
     @_answering
     def verify(a: str | None, b: str | None, rate: float) -> str:
-        _both(a, b)
-        answer = reader.compare(a, b, rate)
+        answer = reader.compare(*_both(a, b), rate)
         lines = [
             f"## {'The same person' if answer.same else 'Two people'}",
             f"cosine {answer.similarity:.3f}, threshold {answer.threshold:.3f} (one false accept in "
@@ -284,7 +283,7 @@ def _words_tab(vectors: Word2VecModel) -> None:
             return rows(vectors.analogy(a.strip(), b.strip(), c.strip(), 5))
 
     with gr.Tab("Words"):
-        gr.Markdown(f"{len(vectors.vocabulary):,} words")
+        gr.Markdown(f"{len(vectors.vocabulary or ()):,} words")
         word = gr.Textbox(label="Nearest words of", max_length=100, elem_id="word")
         button = gr.Button("Nearest", elem_id="word-button")
         table = gr.Dataframe(headers=["word", "cosine"], interactive=False, elem_id="word-answer")
@@ -296,12 +295,11 @@ def _words_tab(vectors: Word2VecModel) -> None:
         button.click(analogy, [a, b, c], table, api_name="analogy")
 
 
-def _morph_tab(model: ConvAutoencoderModel, processor: ConvAutoencoderImageProcessor) -> None:
+def _morph_tab(model: Any, processor: ConvAutoencoderImageProcessor) -> None:
     @_answering
     def between(a: str | None, b: str | None, steps: int) -> list[np.ndarray]:
-        _both(a, b)
         with input_errors():
-            start, end = processor([open_photo(str(photo)) for photo in (a, b)]).pixel_values
+            start, end = processor([open_photo(photo) for photo in _both(a, b)]).pixel_values
             return list(to_pictures(morph(model, start, end, int(steps))))
 
     with gr.Tab("Morph"):

@@ -108,18 +108,18 @@ def write_groups(
     check_output(output)
     pages = Environment(loader=PackageLoader("hfembed.faces", "."), autoescape=True)  # file names may hold anything
     with atomic_folder(output) as folder:
-        sheets = []
+        sheets: list[dict[str, Any]] = []
         for group in range(int(groups.max()) + 1):
             name = f"group_{group + 1:03d}"
             (folder / name).mkdir()
-            members = []
+            members: list[dict[str, Any]] = []
             for row in np.flatnonzero(groups == group):
                 picture = f"{row:05d}.png"
                 Image.fromarray(faces.crops[row].squeeze()).save(folder / name / picture)
                 others = (groups == group) & (np.arange(len(groups)) != row)
                 mean = float((faces.embeddings[others] @ faces.embeddings[row]).mean()) if others.any() else None
                 members.append({"picture": picture, "file": faces.files[row], "mean_cosine": mean})
-            sheet = {"name": name, "members": members}
+            sheet: dict[str, Any] = {"name": name, "members": members}
             page = pages.get_template("group.html.jinja").render(sheet)
             (folder / name / "index.html").write_text(page, encoding="utf-8")
             sheets.append(sheet)

@@ -5,7 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -401,11 +401,23 @@ class FaceAnalyzer:
 
         Returns:
             Embeddings (N, D), norms (N,) and sharpness (N,), all float32.
+
+        Raises:
+            ValueError: An embedding is not finite.
         """
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
         normalized = self.embedder_processor.normalize(pixels.to(self.embedder.device))
         embeddings, norms = self._fast_embedder().embed_with_norms(normalized)
         return embeddings.cpu().numpy(), norms.cpu().numpy(), sharpness(pixels).numpy()
+
+    def _embed_each(self, crops: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.floating, np.floating] | str]:
+        """For each crop embedding, norm and sharpness, or why it has none: one that fails does not fail the others."""
+        if not crops:
+            return []
+        try:
+            return list(zip(*self.embed_crops(crops), strict=True))
+        except ValueError as error:  # an embedding is not finite
+            return [str(error)] if len(crops) == 1 else [self._embed_each([crop])[0] for crop in crops]
 
     def _state(self) -> tuple[Any, ...]:
         """Changes whenever the embedder embeds otherwise."""
@@ -418,13 +430,14 @@ class FaceAnalyzer:
 
     def _fast_embedder(self) -> FaceEmbedderModel:
         """A copy of the embedder with its BatchNorm folded away; made anew whenever the embedder has changed."""
-        state = self._state()
-        if self._folded is None or self._folded[0] != state:
+        state, kept = self._state(), self._folded
+        if kept is None or kept[0] != state:
             try:
-                self._folded = state, self.embedder.optimize_for_inference()
+                kept = state, cast(FaceEmbedderModel, self.embedder.optimize_for_inference())
             except ValueError:  # the trunk's outputs would change: it embeds as it is
-                self._folded = state, self.embedder
-        return self._folded[1]
+                kept = state, self.embedder
+            self._folded = kept
+        return kept[1]
 
     def _analyze(
         self, photos: Sequence[PhotoSource], names: list[str], faces: WhichFaces, return_crops: bool
@@ -457,11 +470,11 @@ class FaceAnalyzer:
                     owners.append((number, index))
 
         results: list[list[Face]] = [[] for _ in photos]
-        embedded = zip(*self.embed_crops(crops), strict=True) if crops else iter(())
-        for (number, index), crop, (embedding, norm, sharp) in zip(owners, crops, embedded, strict=True):
-            if not (np.isfinite(embedding).all() and np.isfinite(norm)):
-                errors[number] = f"{names[number]}: the embedding is not finite; the model's weights are damaged"
+        for (number, index), crop, embedded in zip(owners, crops, self._embed_each(crops), strict=True):
+            if isinstance(embedded, str):
+                errors[number] = f"{names[number]}: {embedded}"
                 continue
+            embedding, norm, sharp = embedded
             box, landmarks = found[number].boxes[index].numpy(), found[number].landmarks[index].numpy()
             size = float(min(box[2] - box[0], box[3] - box[1]))
             quality = FaceQuality(float(found[number].scores[index]), size, float(sharp), float(norm))
@@ -483,7 +496,7 @@ def compare_embeddings(
     with input_errors():
         threshold = embedder.threshold(far)
         similarity = embedder.similarity(a, b).item()
-        is_calibrated = "calibration" in embedder.config.thresholds
+        is_calibrated = "calibration" in (embedder.config.thresholds or {})
         probability = embedder.probability(a, b).item() if is_calibrated else None
     return Verification(similarity >= threshold, similarity, 2 - 2 * similarity, threshold, far, probability)
 

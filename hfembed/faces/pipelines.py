@@ -1,7 +1,7 @@
 """`pipeline("face-embedding")` and `pipeline("face-verification")`: transformers' way to the face analyzer."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_detector
 from hfembed.errors import InputError
 from hfembed.models.face_detector.image_processing_face_detector import PhotoSource
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
 if TYPE_CHECKING:
     from hfembed.faces.face_analyzer import WhichFaces
@@ -22,7 +24,7 @@ class _AutoFaceModel(AutoModel):
     """Remembers what a model was loaded with, for the detector beside it: `pipeline` does not hand it on."""
 
     @classmethod
-    def from_pretrained(cls, name: str, *arguments: Any, **kwargs: Any) -> PreTrainedModel:
+    def from_pretrained(cls, name: Any, *arguments: Any, **kwargs: Any) -> PreTrainedModel:
         model: PreTrainedModel = super().from_pretrained(name, *arguments, **kwargs)
         hub = ("revision", "token", "cache_dir", "subfolder", "local_files_only")
         model.loaded_with = {key: kwargs[key] for key in hub if kwargs.get(key)}  # type: ignore[assignment]
@@ -46,10 +48,10 @@ class FaceEmbeddingPipeline(ChunkPipeline):
         ```
     """
 
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = True  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
 
     def __init__(self, *args: Any, detector: str | None = None, **kwargs: Any) -> None:
         from hfembed.faces.face_analyzer import FaceAnalyzer  # imported late, since `import hfembed` must be quick
@@ -64,7 +66,8 @@ class FaceEmbeddingPipeline(ChunkPipeline):
         else:
             found = Checkpoint.resolve(detector, **{key: value for key, value in hub.items() if key == "token"})
         loaded = load_face_detector(found, str(self.device))
-        self.analyzer = FaceAnalyzer(*loaded, self.model.base_model, self.image_processor)
+        self.face_processor = cast(FaceImageProcessor, self.image_processor)
+        self.analyzer = FaceAnalyzer(*loaded, cast(FaceEmbedderModel, self.model.base_model), self.face_processor)
 
     def _sanitize_parameters(
         self, faces: "WhichFaces | None" = None, **kwargs: Any
@@ -73,7 +76,9 @@ class FaceEmbeddingPipeline(ChunkPipeline):
             raise InputError(f"unknown faces={faces!r}; expected one of 'all', 'largest', 'only'")
         return ({} if faces is None else {"faces": faces}), {}, {}
 
-    def preprocess(self, inputs: PhotoSource, faces: "WhichFaces" = "all") -> Iterator[dict[str, Any]]:
+    def preprocess(  # type: ignore[override]
+        self, inputs: PhotoSource, faces: "WhichFaces" = "all"
+    ) -> Iterator[dict[str, Any]]:
         """Yield one item per face; a photo without faces is one item without a face."""
         yield from self._items(inputs, faces, is_last_photo=True)
 
@@ -83,7 +88,7 @@ class FaceEmbeddingPipeline(ChunkPipeline):
         count = len(detected.scores)
         if faces == "only" and count != 1:
             raise InputError(f"{count} faces in a photo, where only one was expected")
-        size = self.image_processor.size
+        size = self.face_processor.size
         for index in range(max(count, 1)):
             if index < count:
                 face = {
@@ -93,19 +98,21 @@ class FaceEmbeddingPipeline(ChunkPipeline):
                 }
                 crop = self.analyzer.crop(source, photo, detected.landmarks[index].numpy())
             else:
-                face = {}
-                crop = np.zeros((size["height"], size["width"], self.image_processor.num_channels), np.uint8)
+                face: dict[str, Any] = {}
+                crop = np.zeros((size["height"], size["width"], self.face_processor.num_channels), np.uint8)
             yield {
                 "is_last": is_last_photo and index == max(count, 1) - 1,
                 "face": face,
-                "pixel_values": self.image_processor.normalize(torch.from_numpy(crop).permute(2, 0, 1)[None]),
+                "pixel_values": self.face_processor.normalize(torch.from_numpy(crop).permute(2, 0, 1)[None]),
             }
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        embeddings, norms = self.model.embed_with_norms(model_inputs.pop("pixel_values"))
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        embeddings, norms = self.analyzer.embedder.embed_with_norms(model_inputs.pop("pixel_values"))
         return {**model_inputs, "embedding": embeddings, "norm": norms}
 
-    def postprocess(self, model_outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         """The faces of one photo."""
         if not all(torch.isfinite(output["embedding"]).all() for output in model_outputs if output["face"]):
             raise InputError("an embedding is not finite; the model's weights are damaged")
@@ -128,7 +135,7 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         ```
     """
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Compare one pair of photos, (a, b), or each pair of a list or a generator of pairs.
 
         Args:
@@ -154,7 +161,9 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         preprocess, forward, _ = super()._sanitize_parameters(faces, **kwargs)
         return preprocess, forward, {} if far is None else {"far": far}
 
-    def preprocess(self, inputs: dict[str, Any], faces: "WhichFaces" = "largest") -> Iterator[dict[str, Any]]:
+    def preprocess(  # type: ignore[override]
+        self, inputs: dict[str, Any], faces: "WhichFaces" = "largest"
+    ) -> Iterator[dict[str, Any]]:
         """Yield both photos' faces."""
         for position, photo in enumerate(inputs["pair"]):
             for item in self._items(photo, faces, is_last_photo=position == 1):
@@ -163,10 +172,12 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
                     raise InputError(f"no face was found in {name}")
                 yield item
 
-    def postprocess(self, model_outputs: Sequence[dict[str, Any]], far: float | None = None) -> dict[str, Any]:
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: Sequence[dict[str, Any]], far: float | None = None
+    ) -> dict[str, Any]:
         """The decision on one pair."""
-        embeddings = [output["embedding"].flatten().float().cpu().numpy() for output in model_outputs]
-        return self.analyzer.compare(*embeddings, far)._asdict()
+        a, b = (output["embedding"].flatten().float().cpu().numpy() for output in model_outputs)
+        return self.analyzer.compare(a, b, far)._asdict()
 
 
 PIPELINE_REGISTRY.register_pipeline(

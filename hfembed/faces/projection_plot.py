@@ -63,7 +63,7 @@ def plot_projection(positions: np.ndarray, pictures: np.ndarray, groups: np.ndar
     figure = Figure(figsize=(14, 14))
     axes = figure.add_axes((0.03, 0.03, 0.94, 0.94))
     axes.set_axis_off()
-    axes.scatter(*positions.T, s=0)  # sets the limits
+    axes.scatter(positions[:, 0], positions[:, 1], s=0)  # sets the limits
     height = 14 * 72 / max(14.0, 1.6 * len(positions) ** 0.5)  # of a picture, in points
     sizes = np.bincount(groups)
     for position, picture, group in zip(positions, pictures, groups, strict=True):

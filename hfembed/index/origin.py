@@ -28,8 +28,8 @@ class Origin:
     @classmethod
     def of(cls, model: PreTrainedModel, **settings: Any) -> "Origin":
         """The origin of embeddings that `model`, loaded in the precision of its checkpoint, makes."""
-        base: PreTrainedModel = model.base_model
-        return cls(shareable_name(str(model.config.name_or_path)), fingerprint_tensors(base), settings)
+        weights = fingerprint_tensors(model.base_model)
+        return cls(shareable_name(str(model.config.name_or_path)), weights, settings)
 
     def difference(self, other: "Origin") -> str | None:
         """What makes embeddings of two origins incomparable, in words; None where nothing that is known does."""

@@ -32,6 +32,10 @@ class _Block(NamedTuple):
     vectors: torch.Tensor
     scales: torch.Tensor | None
 
+    def part(self, rows: torch.Tensor | slice) -> "_Block":
+        """Some of the rows."""
+        return _Block(self.vectors[rows], None if self.scales is None else self.scales[rows])
+
 
 class VectorStore:
     """N unit vectors of D dimensions as float32, float16, or int8 with one scale per row.
@@ -63,7 +67,7 @@ class VectorStore:
         """Forget the rows where `kept` (N,) bool is False."""
         sizes = [len(block.vectors) for block in self._blocks]
         chosen = [
-            block if mask.all() else _Block(*(None if part is None else part[mask] for part in block))
+            block if mask.all() else block.part(mask)
             for block, mask in zip(self._blocks, kept.split(sizes), strict=True)
         ]
         self._blocks = [block for block in chosen if len(block.vectors)]
@@ -74,7 +78,7 @@ class VectorStore:
         start = 0
         for block in self._blocks:
             here = (wanted >= start) & (wanted < start + len(block.vectors))
-            vectors[here] = _decode(_Block(*(None if p is None else p[wanted[here] - start] for p in block)))
+            vectors[here] = _decode(block.part(wanted[here] - start))
             start += len(block.vectors)
         return vectors
 
@@ -82,7 +86,7 @@ class VectorStore:
         """Everything as `embeddings` (N, D) and, int8 only, `scales` (N,)."""
         tensors = {"embeddings": torch.cat([block.vectors for block in self._blocks])}
         if self.precision == "int8":
-            tensors["scales"] = torch.cat([block.scales for block in self._blocks])
+            tensors["scales"] = torch.cat([block.scales for block in self._blocks if block.scales is not None])
         return tensors
 
     @classmethod
@@ -146,7 +150,7 @@ class VectorStore:
         start = 0
         for vectors, scales in self._parts():
             count = len(vectors)
-            if codes is not None:
+            if codes is not None and codes.scales is not None and scales is not None:
                 products = torch._int_mm(codes.vectors, vectors.T)
                 yield start, (products * scales).mul_(codes.scales[:, None])
             else:
@@ -156,10 +160,9 @@ class VectorStore:
             start += count
 
     def _parts(self) -> Iterator[_Block]:
-        for vectors, scales in self._blocks:
-            for first in range(0, len(vectors), _PART_ROWS):
-                part = slice(first, first + _PART_ROWS)
-                yield _Block(vectors[part], None if scales is None else scales[part])
+        for block in self._blocks:
+            for first in range(0, len(block.vectors), _PART_ROWS):
+                yield block.part(slice(first, first + _PART_ROWS))
 
     def _append_block(self, block: _Block) -> None:
         # blocks grow by merging with neighbors of about their size: any row is copied a few times only
@@ -167,9 +170,9 @@ class VectorStore:
             2 * len(block.vectors), _BLOCK_ROWS - len(block.vectors)
         ):
             earlier = self._blocks.pop()
-            block = _Block(
-                *(None if new is None else torch.cat([old, new]) for old, new in zip(earlier, block, strict=True))
-            )
+            has_scales = earlier.scales is not None and block.scales is not None
+            scales = torch.cat([earlier.scales, block.scales]) if has_scales else None  # type: ignore[list-item]
+            block = _Block(torch.cat([earlier.vectors, block.vectors]), scales)
         self._blocks.append(block)
 
 

@@ -175,6 +175,7 @@ def test_a_saved_model_takes_the_place_of_the_old_one_and_leaves_the_rest(folder
     save(folder, seed=1)
     checkpoint = Checkpoint.resolve(folder)
     assert checkpoint.fingerprint != old and checkpoint.results == {} and "seed 1" in checkpoint.training["data"]
+    assert checkpoint.training["weights"] == checkpoint.fingerprint
     assert (folder / "checkpoints").is_dir() and (folder / "LICENSE").read_text() == "mine"
     assert not (folder / "model.safetensors.index.json").exists()
     assert not [path for path in folder.iterdir() if path.name.startswith(".sav")]

@@ -47,6 +47,17 @@ def test_gensim_goes_on_training(theirs):
         assert np.isfinite(back.wv.vectors).all() and not np.array_equal(before, back.wv.vectors)
 
 
+def test_counts_that_gensim_made_up_are_left_out(theirs, tmp_path):
+    theirs.wv.save_word2vec_format(str(tmp_path / "a.txt"))
+    read = KeyedVectors.load_word2vec_format(str(tmp_path / "a.txt"))
+    assert read.get_vecattr(read.index_to_key[0], "count") == len(read)  # gensim: a word's place from the end
+    assert Word2VecModel.from_keyed_vectors(read).vocabulary.counts is None
+    counts = Word2VecModel.from_keyed_vectors(theirs.wv).vocabulary.counts
+    assert counts.tolist() == [theirs.wv.get_vecattr(word, "count") for word in theirs.wv.index_to_key]
+    counted = Word2Vec([["b", "b", "a"]], vector_size=4, min_count=1)  # 2 and 1, and really counted
+    assert Word2VecModel.from_gensim(counted).vocabulary.counts.tolist() == [2, 1]
+
+
 def test_our_vectors_are_copies(theirs):
     ours = Word2VecModel.from_gensim(theirs)
     keyed = ours.to_keyed_vectors()

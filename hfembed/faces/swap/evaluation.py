@@ -1,4 +1,4 @@
-"""Swapped faces against the people they should show: likeness, pose kept, and how far the training sample carries."""
+"""Measure swapped faces: similarity to the target person, pose kept, and the effect of poses missing in training."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,15 +8,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.stats import spearmanr
-from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.swap.recrop import Recrop
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 
-_SHOWN_AT = 160  # pixels: what the detector gets a face crop enlarged to
-_BORDER = 40  # and this much of its edge repeated around it, for a face that fills its picture is hard to find
+# crops are enlarged to this many pixels, with the edge repeated around them, since faces that fill an image are missed
+_SHOWN_AT = 160
+_BORDER = 40
 
 
 class Faces(NamedTuple):
@@ -40,10 +43,10 @@ class Faces(NamedTuple):
 
 
 class Swaps(NamedTuple):
-    """What came out; N photos, P people.
+    """N photos, each swapped to P people.
 
     Attributes:
-        faces: (N, P, C, H, W) in [0, 1]: every photo as everybody.
+        faces: (N, P, C, H, W) in [0, 1]: every photo as every person.
         cosines: (N, P, P): of [photo, decoder] to [person], by the embedder.
         photo_cosines: (N, P): of the photos themselves.
     """
@@ -54,19 +57,19 @@ class Swaps(NamedTuple):
 
 
 class SwapEvaluation:
-    """How far a swapped face shows the person it should.
+    """How well a swapped face shows the target person.
 
-    Everybody's mean embedding over the photos the model was trained on stands for the person. A swap is *closer to the
-    target* when its embedding has a larger cosine to the target than to the source. The bound is what held-out photos
-    of people themselves reach, seen at the model's resolution.
+    A person is represented by the mean embedding of their training photos. A swap is *closer to the target* when its
+    embedding has a larger cosine to the target than to the source. The upper bound is what held-out photos of the
+    people themselves reach, at the model's resolution.
 
     Args:
         trained: The photos the model was trained on.
         tested: Photos it was not trained on.
-        embedder: The `FaceEmbedderModel` that measures; one that judged swaps in training must not.
+        embedder: The model that measures; not one that was part of the training loss.
         embedder_processor: Its processor.
-        detector: A `FaceDetectorModel` that finds landmarks in photos and swaps, for what is said of poses.
-        batch_size: Faces a forward pass.
+        detector: Finds landmarks in photos and swaps, for the figures on poses.
+        batch_size: Faces per forward pass.
 
     Raises:
         InputError: Somebody has no photo on one of the sides.
@@ -80,11 +83,11 @@ class SwapEvaluation:
         self,
         trained: Faces,
         tested: Faces,
-        embedder: PreTrainedModel,
-        embedder_processor: BaseImageProcessor,
-        detector: PreTrainedModel | None = None,
+        embedder: FaceEmbedderModel,
+        embedder_processor: FaceImageProcessor,
+        detector: FaceDetectorModel | None = None,
         batch_size: int = 64,
-    ):
+    ) -> None:
         self.trained = trained
         self.tested = tested
         self.embedder = embedder
@@ -92,7 +95,7 @@ class SwapEvaluation:
         self.detector = detector
         self.batch_size = batch_size
 
-    def __call__(self, model: FaceSwapModel, processor: BaseImageProcessor) -> dict[str, float]:
+    def __call__(self, model: FaceSwapModel, processor: FaceImageProcessor) -> dict[str, float]:
         """Swap every held-out photo with everybody else.
 
         Args:
@@ -101,7 +104,7 @@ class SwapEvaluation:
 
         Returns:
             `swap_closer_to_target` in percent; the mean cosines `swap_cosine_to_target`, `swap_cosine_to_source`,
-            `swap_cosine_redrawn` (photos redrawn as themselves) and `swap_cosine_bound` (the photos);
+            `swap_cosine_redrawn` (photos reconstructed as themselves) and `swap_cosine_bound` (the photos);
             `swap_count`. With a detector also the figures of `pose_figures`, and the rank correlations
             `swap_cosine_by_pose_distance` and `swap_pose_error_by_pose_distance` over all photos, with the distance to
             the nearest pose that the decoder was trained on.
@@ -109,8 +112,8 @@ class SwapEvaluation:
         figures, _ = self.evaluate(model, processor)
         return figures
 
-    def evaluate(self, model: FaceSwapModel, processor: BaseImageProcessor) -> tuple[dict[str, float], dict[str, Any]]:
-        """As a call, and the details: each pair of people, each photo, and the swaps for pictures."""
+    def evaluate(self, model: FaceSwapModel, processor: FaceImageProcessor) -> tuple[dict[str, float], dict[str, Any]]:
+        """What a call returns, and the details: each pair of people, each photo, and the swaps for pictures."""
         count = len(model.config.people)
         for side, faces in (("trained on", self.trained), ("held out", self.tested)):
             absent = [name for label, name in enumerate(model.config.people) if label not in faces.labels]
@@ -157,7 +160,7 @@ class SwapEvaluation:
         }
         if self.detector is not None:
             trained = self._swap(model, recrop, self.trained, people)
-            pose, points = self._poses(tested, trained)
+            pose, points = self._poses(self.detector, tested, trained)
             figures |= pose
             details["by_pose_distance"] = thirds(points)
             details["pose_points"] = points
@@ -179,11 +182,13 @@ class SwapEvaluation:
         photo_cosines = self._embed(recrop, faces.pixels) @ people.T
         return Swaps(torch.stack(drawn, dim=1), torch.stack(cosines, dim=1).numpy(), photo_cosines.numpy())
 
-    def _poses(self, tested: Swaps, trained: Swaps) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Figures of `pose_figures` on held-out photos; and of all swaps, those of trained photos too, the points."""
+    def _poses(
+        self, detector: FaceDetectorModel, tested: Swaps, trained: Swaps
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """`pose_figures` of held-out photos, and one point per swap, of training photos too."""
         points: list[dict[str, Any]] = []
         sides = [(self.tested, tested, True), (self.trained, trained, False)]
-        found = {held_out: find_landmarks(self.detector, faces.pixels) for faces, _, held_out in sides}
+        found = {held_out: find_landmarks(detector, faces.pixels) for faces, _, held_out in sides}
         # a photo and its mirror image are both trained on
         sample = face_poses(found[False])
         sample = np.concatenate([sample, sample * [-1, 1]])
@@ -193,19 +198,19 @@ class SwapEvaluation:
             poses = face_poses(found[held_out])
             for person in range(swaps.faces.shape[1]):
                 rows = np.flatnonzero(faces.labels != person)
-                landmarks = find_landmarks(self.detector, swaps.faces[rows, person])
+                landmarks = find_landmarks(detector, swaps.faces[rows, person])
                 if held_out:
                     kept.append((found[held_out][rows], landmarks))
                 known = sample[(owners == person) & np.isfinite(sample).all(axis=1)]
                 for row, after in zip(rows, face_poses(landmarks), strict=True):
-                    distance = np.linalg.norm(known - poses[row], axis=1).min() if len(known) else np.nan
+                    distance = float(np.linalg.norm(known - poses[row], axis=1).min()) if len(known) else np.nan
                     points.append(
                         {
                             "file": faces.files[row],
                             "target": person,
                             "held_out": held_out,
                             "distance": _finite(distance),
-                            "pose_error": _finite(np.linalg.norm(after - poses[row])),
+                            "pose_error": _finite(float(np.linalg.norm(after - poses[row]))),
                             "cosine": float(swaps.cosines[row, person, person]),
                         }
                     )
@@ -274,7 +279,7 @@ def pose_figures(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 
 
 def face_poses(landmarks: np.ndarray) -> np.ndarray:
-    """Where the nose lies in the face's own frame: it goes sideways as the head turns, and up and down as it nods.
+    """Position of the nose in the face's own frame: sideways with the yaw of the head, up and down with its pitch.
 
     Args:
         landmarks: (n, 5, 2): left eye, right eye, nose, left and right mouth corner, [x, y].
@@ -291,7 +296,7 @@ def face_poses(landmarks: np.ndarray) -> np.ndarray:
     return np.stack([(nose * right).sum(axis=1) / square, (nose * down).sum(axis=1) / square], axis=1)
 
 
-def find_landmarks(detector: PreTrainedModel, faces: torch.Tensor | Sequence[torch.Tensor]) -> np.ndarray:
+def find_landmarks(detector: FaceDetectorModel, faces: torch.Tensor | Sequence[torch.Tensor]) -> np.ndarray:
     """Find five landmarks in face crops.
 
     Args:
@@ -299,7 +304,7 @@ def find_landmarks(detector: PreTrainedModel, faces: torch.Tensor | Sequence[tor
         faces: (n, C, H, W) in [0, 1].
 
     Returns:
-        (n, 5, 2), [x, y] in pixels of the crops, of the surest face; NaN where none was found.
+        (n, 5, 2), [x, y] in pixels of the crops, of the highest-scoring face; NaN where none was found.
     """
     pictures = []
     for face in faces:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# in distances between the eyes: how far the oval reaches from the points' middle to each side, up and down
+# half axes of the oval, in distances between the eyes
 _HALF_WIDTH, _HALF_HEIGHT = 1.15, 1.35
 
 
@@ -15,7 +15,7 @@ def face_oval(template: Sequence[Sequence[float]], height: int, width: int, soft
         template: Left eye, right eye, nose, left and right mouth corner, [x, y] in pixels.
         height: Of the picture, in pixels.
         width: Of the picture, in pixels.
-        softness: Width of the soft edge, inwards, as a share of the ellipse's radius.
+        softness: Width of the soft edge, inwards, as a fraction of the ellipse's radius.
 
     Returns:
         float32 (height, width) in [0, 1]: 1 inside, 0 outside.

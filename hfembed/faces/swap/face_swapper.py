@@ -1,4 +1,4 @@
-"""Swap faces in photos: find, align, redraw as another person, match the colours, paste back."""
+"""Swap faces in photos: detect, align, reconstruct as another person, match the colors, paste back."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,36 +6,36 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.swap.face_oval import face_oval
-from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.photos import open_photo
 
-_CONTRAST_RANGE = (0.7, 1.4)  # colour matching changes the contrast by no more than this
+_CONTRAST_RANGE = (0.7, 1.4)  # color matching changes the contrast by no more than this
 
 
 class FaceSwapper:
-    """Draws faces in photos as another person.
+    """Repositions the faces in photos by another person's.
 
     Args:
         model: A `FaceSwapModel` in eval mode.
         processor: Its processor.
         detector: A `FaceDetectorModel`; not needed where landmarks are given.
-        match_colors: Give the new face the colours that the old one has there: mean and contrast of each channel.
-        softness: Width of the soft edge as a share of the face, in (0, 1].
+        match_colors: Give the new face the mean and contrast of each color channel of the old one.
+        softness: Width of the soft edge as a fraction of the face, in (0, 1].
     """
 
     def __init__(
         self,
         model: FaceSwapModel,
-        processor: BaseImageProcessor,
-        detector: PreTrainedModel | None = None,
+        processor: FaceImageProcessor,
+        detector: FaceDetectorModel | None = None,
         match_colors: bool = True,
         softness: float = 0.3,
-    ):
+    ) -> None:
         self.model = model
         self.processor = processor
         self.detector = detector
@@ -76,7 +76,7 @@ class FaceSwapper:
         for number in chosen:
             if not 0 <= number < len(found):
                 raise InputError(
-                    f"{name} has {len(found)} face(s), counted from the left from 0: there is no {number}"
+                    f"{name} has {len(found)} face(s), counted from 0 from the left; there is no {number}"
                 )
         pixels = np.asarray(picture).astype(np.float32)
         for number in chosen:
@@ -113,21 +113,21 @@ class FaceSwapper:
         if box is None:
             return
         left, top, right, bottom = box
-        layers = [_back(layer, to_crop, box) for layer in (*face.transpose(2, 0, 1), weights)]
+        layers = [_resample_back(layer, to_crop, box) for layer in (*face.transpose(2, 0, 1), weights)]
         pasted, opacity = np.stack(layers[:3], axis=2), np.clip(layers[3], 0, 1)[:, :, None]
         region = pixels[top:bottom, left:right]
         region += opacity * (pasted - region)
 
 
 def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Give a face the mean and the standard deviation of each channel that another has in the same place.
+    """Give a face the mean and standard deviation per channel of another face.
 
     Reinhard et al., "Color Transfer between Images", 2001, on RGB; the contrast changes by no more than 0.7 to 1.4.
 
     Args:
         face: float (height, width, channels).
         reference: The same shape.
-        weights: (height, width), what counts.
+        weights: (height, width) of the pixels.
 
     Returns:
         float, the same shape.
@@ -149,18 +149,18 @@ def _covered(
 ) -> tuple[int, int, int, int] | None:
     """The part of the photo, left, top, right, bottom, that the crop covers; None where they do not meet."""
     corners = np.array([[x, y] for x in (0, crop_size["width"] - 1) for y in (0, crop_size["height"] - 1)])
-    places = np.linalg.solve(to_crop[:, :2], (corners - to_crop[:, 2]).T)
-    left, top = np.maximum(np.floor(places.min(axis=1)), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(places.max(axis=1)) + 1, photo_size).astype(int)
+    positions = np.linalg.solve(to_crop[:, :2], (corners - to_crop[:, 2]).T)
+    left, top = np.maximum(np.floor(positions.min(axis=1)), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(positions.max(axis=1)) + 1, photo_size).astype(int)
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _back(layer: np.ndarray, to_crop: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+def _resample_back(layer: np.ndarray, to_crop: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """One channel of the crop, resampled to a part of the photo; 0 outside the crop."""
     left, top, right, bottom = box
-    # Pillow counts from the corner of a pixel, the matrix from its centre
-    centre = to_crop @ np.array([left - 0.5, top - 0.5, 1.0]) + 0.5
-    coefficients = (*to_crop[0, :2], centre[0], *to_crop[1, :2], centre[1])
+    # Pillow counts from the corner of a pixel, the matrix from its center
+    center = to_crop @ np.array([left - 0.5, top - 0.5, 1.0]) + 0.5
+    coefficients = (*to_crop[0, :2], center[0], *to_crop[1, :2], center[1])
     image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
     size = (right - left, bottom - top)
     return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))

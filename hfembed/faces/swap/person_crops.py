@@ -1,8 +1,8 @@
-"""The photos of a few people, a folder each, for face swapping."""
+"""The photos of a few people, one folder each, for face swapping."""
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import datasets
@@ -18,14 +18,14 @@ def load_people(
     folders: Sequence[str | Path],
     *,
     landmarks: Sequence[Sequence[float]] | np.ndarray | None = None,
-    exclude_files: Sequence[str] = (),
-    exclude_people: Sequence[str] = (),
+    exclude_files: Collection[str] = (),
+    exclude_people: Collection[str] = (),
 ) -> datasets.Dataset:
-    """Read one folder a person; the folder's name is the person's. What lies in folders below belongs to them too.
+    """Read one folder per person, named after the person; folders within it belong to them too.
 
     Args:
-        folders: A folder each.
-        landmarks: Five [x, y] that hold for every photo, where they are aligned crops; None: centre crops.
+        folders: One folder per person.
+        landmarks: Five [x, y] that hold for every photo, where they are aligned crops; None: center crops.
         exclude_files: Photos to leave out, as "folder/photo.jpg" (the last two parts of their path).
         exclude_people: Folders below to leave out, by name.
 

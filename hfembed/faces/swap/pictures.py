@@ -1,4 +1,4 @@
-"""Pictures of faces drawn as other people."""
+"""Pictures of swapped faces."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 def draw_swap_grid(
     model: FaceSwapModel, faces: Sequence[torch.Tensor], path: str | Path, magnify: int = 2, gap: int = 4
 ) -> None:
-    """Draw a block of rows a person: their photos, then the same as everybody, person by person.
+    """Draw one block of rows per person: their photos, then the same photos swapped to each person.
 
     Args:
         model: The model, in eval mode; its people are the order of the columns.
         faces: A tensor (count, channels, height, width) in [0, 1] for each of the model's people; equal counts.
         path: The picture file to write.
-        magnify: Side of a pixel.
+        magnify: Magnification.
         gap: Pixels between the blocks.
 
     Raises:
@@ -60,14 +60,14 @@ def plot_pose_distance(points: Sequence[dict[str, Any]], path: str | Path, bins:
         strict=True,
     ):
         known = [point for point in points if point["distance"] is not None and point[key] is not None]
-        for held_out, colour, name in ((False, "#8a8a8a", "photo the encoder knows"), (True, "#1f5fa8", "held out")):
+        for held_out, color, name in ((False, "#8a8a8a", "photo the encoder knows"), (True, "#1f5fa8", "held out")):
             chosen = [point for point in known if point["held_out"] == held_out]
-            axes.scatter([p["distance"] for p in chosen], [p[key] for p in chosen], s=14, color=colour, label=name)
+            axes.scatter([p["distance"] for p in chosen], [p[key] for p in chosen], s=14, color=color, label=name)
         ordered = sorted(known, key=lambda point: point["distance"])
         groups = [group for group in np.array_split(np.arange(len(ordered)), bins) if len(group)]
-        centres = [np.mean([ordered[place]["distance"] for place in group]) for group in groups]
+        centers = [np.mean([ordered[place]["distance"] for place in group]) for group in groups]
         axes.plot(
-            centres,
+            centers,
             [np.mean([ordered[place][key] for place in group]) for group in groups],
             color="#b8341b",
             marker="o",

@@ -4,29 +4,33 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import grid_sample
-from transformers import BaseImageProcessor
 
-from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
 class Recrop(nn.Module):
-    """Shows generated faces to a face embedder: moves them to its template and normalises as its processor does.
+    """Prepare generated faces for a face embedder: align to its template and normalize as its processor does.
 
     Args:
-        source: The `FaceImageProcessor` of the model that drew the faces, colours "rgb" or "gray".
+        source: The `FaceImageProcessor` of the model that drew the faces, color "rgb" or "gray".
         target: The `FaceImageProcessor` of the embedder.
     """
 
-    def __init__(self, source: BaseImageProcessor, target: BaseImageProcessor):
+    grid: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    luma: torch.Tensor
+
+    def __init__(self, source: FaceImageProcessor, target: FaceImageProcessor) -> None:
         super().__init__()
         self.color = target.color
         height, width = target.size["height"], target.size["width"]
         matrix = similarity_transform(np.asarray(target.template), np.asarray(source.template))
         rows, columns = np.mgrid[:height, :width]
         x, y = np.einsum("ij,jhw->ihw", matrix, np.stack([columns, rows, np.ones_like(rows)]))
-        # pixel centres at whole numbers -> [-1, 1] between the picture's edges
+        # pixel centers at whole numbers -> [-1, 1] between the image's edges
         grid = np.stack([(2 * x + 1) / source.size["width"] - 1, (2 * y + 1) / source.size["height"] - 1], axis=-1)
         self.register_buffer("grid", torch.tensor(grid, dtype=torch.float32))
         self.register_buffer("mean", torch.tensor(target.image_mean, dtype=torch.float32).view(-1, 1, 1))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import BaseImageProcessor
 
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
@@ -14,14 +13,14 @@ from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.swap.evaluation import Faces, SwapEvaluation
 from hfembed.faces.swap.person_crops import load_people
 from hfembed.faces.swap.pictures import draw_swap_grid, plot_pose_distance
-from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 
 _PICTURED = 8  # photos of each person in the grid
 
 
 def read_sides(
-    notes_file: str | Path, folders: Sequence[str | Path], model: FaceSwapModel, processor: BaseImageProcessor
+    notes_file: str | Path, folders: Sequence[str | Path], model: FaceSwapModel, processor: FaceImageProcessor
 ) -> tuple[Faces, Faces]:
     """The people's photos that a model was trained on, and those it was not.
 
@@ -56,14 +55,14 @@ def read_sides(
         show_progress=False,
     )
     trained = np.isin(photos.files, notes.get("trained_files", []))
-    for side, rows in (("was trained on", trained), ("was held out", ~trained)):
+    for use, rows in (("was trained on", trained), ("was held out", ~trained)):
         if not rows.any():
-            raise InputError(f"none of the {len(trained)} photos {side}: give the folders that training was given")
+            raise InputError(f"none of the {len(trained)} photos {use}; give the folders that training was given")
     faces = Faces.of(photos)
 
     def side(rows: np.ndarray) -> Faces:
-        places = np.flatnonzero(rows)
-        return Faces(faces.pixels[places], faces.labels[places], [faces.files[place] for place in places])
+        chosen = np.flatnonzero(rows)
+        return Faces(faces.pixels[chosen], faces.labels[chosen], [faces.files[row] for row in chosen])
 
     return side(trained), side(~trained)
 
@@ -71,7 +70,7 @@ def read_sides(
 def report_swap(
     evaluation: SwapEvaluation,
     model: FaceSwapModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     output: str | Path,
     files: dict[str, str | Path | None],
 ) -> dict[str, float]:
@@ -115,8 +114,8 @@ def summary(figures: dict[str, Any]) -> str:
         f"swap: {figures['swap_closer_to_target']:.1f} % of {figures['swap_count']} swaps closer to the target than to"
         " the source",
         f"  cosine to the target {figures['swap_cosine_to_target']:.3f}, to the source "
-        f"{figures['swap_cosine_to_source']:.3f}; photos redrawn {figures['swap_cosine_redrawn']:.3f}, the photos "
-        f"themselves {figures['swap_cosine_bound']:.3f}",
+        f"{figures['swap_cosine_to_source']:.3f}; photos reconstructed {figures['swap_cosine_redrawn']:.3f}, "
+        f"the photos themselves {figures['swap_cosine_bound']:.3f}",
     ]
     if "swap_undetected" in figures:
         lines.append(f"  no face found in {figures['swap_undetected']:.1f} % of the swaps")

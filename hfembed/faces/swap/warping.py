@@ -1,8 +1,9 @@
-"""Distorted inputs and undistorted targets for face swapping, each pair a pure function of (seed, key)."""
+"""Distorted inputs and undistorted targets for face swapping; each pair depends on (seed, key) alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,11 @@ from torch.nn.functional import grid_sample, interpolate
 from hfembed.training.keyed_randomness import keyed_generator
 
 _STREAM = 2  # of `keyed_generator`: augmentation and corruption have others
-# every random parameter owns one place among a sample's draws: switching one off leaves those of the others
+# every random parameter has its own position among a sample's draws: switching one off leaves the others as they are
 _DRAWS = ("mirror", "rotation", "zoom", "shift_x", "shift_y", "gain", "offset", "saturation", "tint_r", "tint_b")
 
 
-def _help(text: str, default: object) -> object:
+def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
 
 
@@ -23,13 +24,11 @@ def _help(text: str, default: object) -> object:
 class WarpedPairs:
     """From aligned crops to pairs of a distorted input and the target that a decoder should make of it.
 
-    A grid of nodes lies over the crop. Each moves at random, and the input is the crop resampled through the moved
-    grid. The target is the crop under the similarity transform that fits the moved grid best, so that what is left to
-    undo is the local distortion alone: the shape of the face, which is what tells people apart. Rotation, zoom, shift,
-    mirror and colour are the same for both. (The training scheme of the first deepfakes program, 2017; its grid covers
-    the middle of the crop, this one all of it.)
-
-    What happens to a sample depends on (seed, key) and on nothing else.
+    Each node of a grid over the crop moves at random, and the input is the crop resampled through the moved grid. The
+    target is the crop under the similarity transform that fits the moved grid best, so that only the local distortion
+    is left to undo: the shape of the face, which tells people apart. Rotation, zoom, shift, mirror and color are the
+    same for both. (The training scheme of the first deepfakes program, 2017, whose grid covers the middle of the crop
+    only.)
 
     Raises:
         ValueError: A field has an impossible value; the message names it.
@@ -37,19 +36,19 @@ class WarpedPairs:
 
     seed: int = _help("Seed of all draws.", 0)
     output_size: int | None = _help("Side of inputs and targets; None takes the crops' own.", None)
-    warp: float = _help("Standard deviation of a node's way, as a share of the size; 0: input = target.", 5 / 256)
-    nodes: int = _help("Nodes a side of the grid.", 5)
+    warp: float = _help("Standard deviation of a node's displacement, as a fraction of the size; 0: no warp.", 5 / 256)
+    nodes: int = _help("Nodes per side of the grid.", 5)
     rotation: float = _help("Largest rotation to either side, in degrees.", 10.0)
-    zoom: float = _help("Largest magnification either way, as a share.", 0.05)
-    shift: float = _help("Largest shift to every side, as a share of the size.", 0.05)
+    zoom: float = _help("Largest magnification and reduction, as a fraction.", 0.05)
+    shift: float = _help("Largest shift to every side, as a fraction of the size.", 0.05)
     mirror: float = _help("Probability of a mirror image.", 0.5)
     brightness: float = _help("Multiply values by up to 1 +- this, and add up to +- half of it.", 0.0)
     tint: float = _help("Multiply red and blue each by up to 1 +- this.", 0.0)
-    saturation: float = _help("Multiply the colours' distance from grey by up to 1 +- this.", 0.0)
+    saturation: float = _help("Multiply the colors' distance from gray by up to 1 +- this.", 0.0)
 
     def __post_init__(self) -> None:
         if self.nodes < 2:
-            raise ValueError(f"nodes must be at least 2 a side, not {self.nodes}")
+            raise ValueError(f"nodes must be at least 2 per side, not {self.nodes}")
         if not 0 <= self.mirror <= 1:
             raise ValueError(f"mirror is a probability and must lie in [0, 1], not {self.mirror}")
         for name in ("warp", "rotation"):
@@ -66,7 +65,7 @@ class WarpedPairs:
 
         Args:
             pixels: (batch, channels, height, width) uint8, square crops.
-            keys: One a sample: (epoch, index) or (epoch, index, repetition), as the samplers give them.
+            keys: One per sample: (epoch, index) or (epoch, index, repetition), as the samplers give them.
             masks: (batch, 1, height, width) uint8, moved with the targets.
 
         Returns:
@@ -79,14 +78,14 @@ class WarpedPairs:
         shape = (2, self.nodes, self.nodes)
         moves = np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
 
-        # everything is counted in halves of the output's side, from its middle: x and y in [-1, 1]
+        # the unit is half of the output's side, from its center: x and y in [-1, 1]
         frame = pixels.shape[-1]
         size = self.output_size or frame
         regular = _regular_grid(self.nodes)
         moved = regular + 2 * self.warp * torch.from_numpy(moves)
         a, b, shift_x, shift_y = fit_similarity(regular, moved)
-        centres = _regular_grid(size) * (size - 1) / size
-        x, y = centres
+        centers = _regular_grid(size) * (size - 1) / size
+        x, y = centers
         aligned = torch.stack(
             [
                 a.view(-1, 1, 1) * x - b.view(-1, 1, 1) * y + shift_x.view(-1, 1, 1),
@@ -96,7 +95,7 @@ class WarpedPairs:
         )
         distorted = aligned
         if self.warp:
-            # nodes lie on the edges, pixel centres half a pixel inside
+            # nodes lie on the edges, pixel centers half a pixel inside
             distorted = interpolate(moved, size=2 * size + 1, mode="bilinear", align_corners=True)[:, :, 1::2, 1::2]
 
         place = self._placement(uniform, size / frame)
@@ -107,20 +106,20 @@ class WarpedPairs:
         else:
             both = torch.cat([crops, masks.float() / 255], dim=1)
             targets, target_masks = _resample(both, aligned, place).split([crops.shape[1], 1], dim=1)
-        recolour = self._recolouring(uniform, crops.shape[1])
-        return recolour(inputs), recolour(targets), target_masks
+        recolor = self._recoloring(uniform, crops.shape[1])
+        return recolor(inputs), recolor(targets), target_masks
 
-    def _placement(self, uniform: dict[str, torch.Tensor], share: float) -> torch.Tensor:
+    def _placement(self, uniform: dict[str, torch.Tensor], fraction: float) -> torch.Tensor:
         """(batch, 2, 3): from the output's coordinates to the crop's, both in [-1, 1]."""
         angle = math.radians(self.rotation) * _signed(uniform["rotation"])
-        scale = share / (1 + self.zoom * _signed(uniform["zoom"]))
+        scale = fraction / (1 + self.zoom * _signed(uniform["zoom"]))
         across = torch.where(uniform["mirror"] < self.mirror, -scale, scale)
-        shift_x, shift_y = (2 * share * self.shift * _signed(uniform[name]) for name in ("shift_x", "shift_y"))
+        shift_x, shift_y = (2 * fraction * self.shift * _signed(uniform[name]) for name in ("shift_x", "shift_y"))
         first_row = torch.stack([angle.cos() * across, -angle.sin() * scale, shift_x], dim=1)
         second_row = torch.stack([angle.sin() * across, angle.cos() * scale, shift_y], dim=1)
         return torch.stack([first_row, second_row], dim=1)
 
-    def _recolouring(self, uniform: dict[str, torch.Tensor], channels: int):
+    def _recoloring(self, uniform: dict[str, torch.Tensor], channels: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def column(values: torch.Tensor) -> torch.Tensor:
             return values.view(-1, 1, 1, 1)
 
@@ -130,25 +129,25 @@ class WarpedPairs:
         if channels == 3:
             tints = [_signed(uniform["tint_r"]), torch.zeros(len(gain)), _signed(uniform["tint_b"])]
             gains = gains * (1 + self.tint * torch.stack(tints, dim=1).view(-1, 3, 1, 1))
-        colourful = column(1 + self.saturation * _signed(uniform["saturation"]))
+        colorfulness = column(1 + self.saturation * _signed(uniform["saturation"]))
 
-        def recolour(images: torch.Tensor) -> torch.Tensor:
+        def recolor(images: torch.Tensor) -> torch.Tensor:
             if self.saturation:
-                grey = images.mean(dim=1, keepdim=True)
-                images = grey + (images - grey) * colourful
+                gray = images.mean(dim=1, keepdim=True)
+                images = gray + (images - gray) * colorfulness
             if self.brightness or self.tint:
                 images = images * gains + offset
             return images.clamp(0, 1)
 
-        return recolour
+        return recolor
 
 
 def fit_similarity(
     points: torch.Tensor, moved: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The rotation, scale and shift that take points closest to where each of a batch has moved them.
+    """Fit rotation, scale and shift from points to each of a batch of moved points, by least squares.
 
-    In the plane the least-squares solution (Umeyama 1991, eqs. 40-42) is a complex regression.
+    In the plane the solution (Umeyama 1991, eqs. 40-42) is a complex regression.
 
     Args:
         points: (2, height, width), x and y.
@@ -173,9 +172,9 @@ def _regular_grid(side: int) -> torch.Tensor:
     return torch.stack([x, y])
 
 
-def _resample(crops: torch.Tensor, places: torch.Tensor, placement: torch.Tensor) -> torch.Tensor:
-    """Read crops at places (batch, 2, h, w), taken through the placement first; the border repeats outside."""
-    x, y = places.unbind(dim=1)
+def _resample(crops: torch.Tensor, positions: torch.Tensor, placement: torch.Tensor) -> torch.Tensor:
+    """Sample crops at positions (batch, 2, h, w), transformed by the placement; the border repeats outside."""
+    x, y = positions.unbind(dim=1)
     # element by element, not as a matrix product: its result could depend on the size of the batch
     m = placement[:, :, :, None, None]
     grid = torch.stack([m[:, axis, 0] * x + m[:, axis, 1] * y + m[:, axis, 2] for axis in (0, 1)], dim=-1)

@@ -1,8 +1,12 @@
-"""Damage to clean images that a network learns to undo, each sample's a pure function of (seed, key)."""
+"""Damage to clean images that a network learns to undo, each sample's a pure function of (seed, key).
+
+The functions take and return one image, (channels, height, width) float32 in [0, 255].
+"""
 
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,91 +22,39 @@ _DRAWS = ("blur", "downsample", "noise", "salt_and_pepper", "jpeg")
 
 
 def add_gaussian_noise(image: np.ndarray, sigma: float, generator: np.random.Generator) -> np.ndarray:
-    """Add independent Gaussian noise to every value.
-
-    Args:
-        image: (channels, height, width) float32 in [0, 255].
-        sigma: Standard deviation, as a fraction of the range (0.1 is 25.5 of 255).
-        generator: Source of the draws.
-
-    Returns:
-        The same shape, clipped to [0, 255].
-    """
+    """Add independent Gaussian noise to every value; `sigma` is a fraction of the range (0.1 is 25.5 of 255)."""
     noise = generator.standard_normal(image.shape, dtype=np.float32)
     return np.clip(image + np.float32(255 * sigma) * noise, 0, 255)
 
 
 def add_salt_and_pepper(image: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
-    """Turn pixels black or white, all channels of a pixel together.
-
-    Args:
-        image: (channels, height, width) float32 in [0, 255].
-        share: Probability that a pixel is hit; black and white are equally likely.
-        generator: Source of the draws.
-
-    Returns:
-        The same shape.
-    """
+    """Turn this fraction of the pixels black or white, all channels of a pixel together."""
     draw = generator.random(image.shape[1:], dtype=np.float32)
     damaged = np.where(draw < share / 2, np.float32(0), image)
     return np.where(draw >= 1 - share / 2, np.float32(255), damaged)
 
 
 def draw_hole(height: int, width: int, size: int, generator: np.random.Generator) -> tuple[slice, slice]:
-    """Where a square hole lies; all of it inside the image, every position equally likely.
-
-    Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        size: Side of the square in pixels, at most the image's.
-        generator: Source of the draws.
-
-    Returns:
-        Its rows and columns.
-    """
+    """Rows and columns of a square hole inside an image, every position equally likely."""
     top, left = generator.integers(0, height - size + 1), generator.integers(0, width - size + 1)
     return slice(int(top), int(top) + size), slice(int(left), int(left) + size)
 
 
 def blur_image(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur by a Gaussian; at the borders its weights are those inside the image, scaled to sum to one.
-
-    Args:
-        image: (channels, height, width) float32.
-        sigma: Standard deviation in pixels.
-
-    Returns:
-        The same shape.
-    """
+    """Blur by a Gaussian of `sigma` pixels; at the borders its weights inside the image are scaled to sum to one."""
     height, width = image.shape[1:]
     return blur_matrix(height, sigma) @ image @ blur_matrix(width, sigma).T
 
 
 def downsample_image(image: np.ndarray, share: float) -> np.ndarray:
-    """Shrink with antialiasing and enlarge again, both bilinearly.
-
-    Args:
-        image: (channels, height, width) float32.
-        share: Size in between, as a fraction of the image's sides, in (0, 1].
-
-    Returns:
-        The same shape.
-    """
+    """Shrink to this fraction of the sides with antialiasing and enlarge again, both bilinearly."""
     height, width = image.shape[1:]
     rows = resampling_matrix(height, max(1, round(height * share)))
     return rows @ image @ resampling_matrix(width, max(1, round(width * share))).T
 
 
 def compress_as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Write as a JPEG and read back.
-
-    Args:
-        image: (1 or 3 channels, height, width) float32 in [0, 255].
-        quality: Pillow's, 1 to 95.
-
-    Returns:
-        The same shape, whole numbers.
-    """
+    """Write as a JPEG of Pillow's quality, 1 to 95, and read back; whole numbers."""
     pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8).transpose(1, 2, 0)
     file = io.BytesIO()
     Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(file, "JPEG", quality=quality)
@@ -110,7 +62,7 @@ def compress_as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return decoded.reshape(*pixels.shape).transpose(2, 0, 1)
 
 
-def _help(text: str, default: object) -> object:
+def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
 
 

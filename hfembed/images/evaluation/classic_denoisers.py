@@ -1,4 +1,7 @@
-"""Denoising and filling in without a network, by scikit-image and scikit-learn: what a network must beat."""
+"""Denoising and inpainting without a network, by scikit-image and scikit-learn: the baselines of a network.
+
+Images are (N, C, H, W) float in [0, 1] throughout; `sigma` is the standard deviation of the noise.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -16,13 +19,7 @@ except ImportError as error:
 def non_local_means(noisy: np.ndarray, sigma: float, strength: float) -> np.ndarray:
     """Averages of similar patches: Buades, Coll and Morel, "A non-local algorithm for image denoising", 2005.
 
-    Args:
-        noisy: (N, C, H, W) float in [0, 1].
-        sigma: Standard deviation of the noise.
-        strength: Cut-off distance in units of sigma.
-
-    Returns:
-        The same shape.
+    `strength` is the cut-off distance in units of sigma.
     """
     return _each(
         noisy,
@@ -35,13 +32,7 @@ def non_local_means(noisy: np.ndarray, sigma: float, strength: float) -> np.ndar
 def total_variation(noisy: np.ndarray, sigma: float, strength: float) -> np.ndarray:
     """The nearest image of small total variation: Rudin, Osher and Fatemi, 1992, by Chambolle's algorithm, 2004.
 
-    Args:
-        noisy: (N, C, H, W) float in [0, 1].
-        sigma: Standard deviation of the noise.
-        strength: Weight of the variation in units of sigma.
-
-    Returns:
-        The same shape.
+    `strength` is the weight of the variation in units of sigma.
     """
     return _each(noisy, lambda image, axis: denoise_tv_chambolle(image, weight=strength * sigma, channel_axis=axis))
 
@@ -63,16 +54,7 @@ class PcaWiener:
         self.pca = PCA(min(components, *flat.shape), svd_solver="randomized", random_state=seed).fit(flat)
 
     def __call__(self, noisy: np.ndarray, sigma: float, strength: float) -> np.ndarray:
-        """Denoise.
-
-        Args:
-            noisy: (N, C, H, W) float in [0, 1].
-            sigma: Standard deviation of the noise.
-            strength: Multiplies sigma.
-
-        Returns:
-            The same shape.
-        """
+        """Denoise; `strength` multiplies sigma."""
         variance = self.pca.explained_variance_
         codes = self.pca.transform(noisy.reshape(len(noisy), -1))
         shrunk = codes * (variance / (variance + (strength * sigma) ** 2))
@@ -95,32 +77,15 @@ def choose_strength(
     noisy: np.ndarray,
     sigma: float,
 ) -> float:
-    """The strength of least squared error; give it images that the test will not see.
-
-    Args:
-        method: (noisy, sigma, strength) -> denoised.
-        strengths: To choose from.
-        clean: (N, C, H, W) float in [0, 1].
-        noisy: The same shape.
-        sigma: Standard deviation of the noise.
-
-    Returns:
-        One of `strengths`.
-    """
+    """The parameter of least squared error on images that are not tested."""
     errors = [float(((np.clip(method(noisy, sigma, s), 0, 1) - clean) ** 2).mean()) for s in strengths]
     return strengths[int(np.argmin(errors))]
 
 
 def biharmonic_fill(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Fill holes by the smoothest continuation: Damelin and Hoang, "On surface completion and image inpainting by
-    biharmonic functions", 2018.
+    """Fill holes by the smoothest continuation; `masks` (N, H, W) bool are true inside.
 
-    Args:
-        images: (N, C, H, W) float in [0, 1]; what stands in the holes does not matter.
-        masks: (N, H, W) bool, true inside.
-
-    Returns:
-        The same shape.
+    Damelin and Hoang, "On surface completion and image inpainting by biharmonic functions", 2018.
     """
     filled = [
         inpaint_biharmonic(image.transpose(1, 2, 0), mask, channel_axis=2).transpose(2, 0, 1)

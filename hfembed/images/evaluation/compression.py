@@ -43,16 +43,7 @@ class RatePoint(NamedTuple):
 def latent_points(
     codec: LatentCodec, images: torch.Tensor, qualities: Sequence[int] = LATENT_QUALITIES
 ) -> list[RatePoint]:
-    """What the codec reaches.
-
-    Args:
-        codec: Of the autoencoder.
-        images: (N, C, H, W) float in [0, 1], not trained on.
-        qualities: To try.
-
-    Returns:
-        A point for each.
-    """
+    """Measure the codec on images that were not trained on."""
     points = []
     for quality in qualities:
         files = [codec.compress(image, quality) for image in images]
@@ -65,16 +56,7 @@ def latent_points(
 
 
 def photo_points(images: torch.Tensor, method: str, qualities: Sequence[int] = PHOTO_QUALITIES) -> list[RatePoint]:
-    """What JPEG or WebP reach by Pillow, with the settings for small files (optimised tables; method 6).
-
-    Args:
-        images: (N, 1 or 3, H, W) float in [0, 1].
-        method: "jpeg" or "webp".
-        qualities: To try.
-
-    Returns:
-        A point for each.
-    """
+    """Measure "jpeg" or "webp" of Pillow with the settings for small files (optimized tables; method 6)."""
     write: Callable[[Image.Image, int], bytes] = _jpeg if method == "jpeg" else _webp
     pixels = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     points = []
@@ -99,15 +81,7 @@ def photo_points(images: torch.Tensor, method: str, qualities: Sequence[int] = P
 
 
 def plot_rates(points: Sequence[RatePoint], path: str | Path) -> None:
-    """Draw PSNR and SSIM over bytes.
-
-    Args:
-        points: Of all methods.
-        path: The picture file to write; its suffix chooses the format.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Plot PSNR and SSIM over bytes; the suffix of `path` chooses the format."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for axes, figure_name, label in zip(figure.subplots(1, 2), ("psnr", "ssim"), ("PSNR, dB", "SSIM"), strict=True):
         for method in dict.fromkeys(point.method for point in points):
@@ -129,20 +103,7 @@ def plot_rates(points: Sequence[RatePoint], path: str | Path) -> None:
 def report_rates(
     codec: LatentCodec, images: torch.Tensor, output: str | Path, files: dict[str, str | Path | None]
 ) -> list[RatePoint]:
-    """Measure latents, JPEG and WebP; write results.json and rates.png.
-
-    Args:
-        codec: Of the autoencoder.
-        images: (N, C, H, W) float in [0, 1], not trained on.
-        output: Folder for both.
-        files: Role -> file or folder, for the provenance.
-
-    Returns:
-        All points.
-
-    Raises:
-        OSError: Something cannot be written.
-    """
+    """Measure latents, JPEG and WebP; write results.json and rates.png."""
     points = [*latent_points(codec, images), *photo_points(images, "jpeg"), *photo_points(images, "webp")]
     plot_rates(points, Path(output) / "rates.png")
     metrics = {

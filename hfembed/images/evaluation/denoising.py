@@ -13,7 +13,7 @@ from hfembed.errors import InputError
 from hfembed.images.data.corruptions import Corruption
 from hfembed.images.evaluation import classic_denoisers
 from hfembed.images.evaluation.reconstruction import psnr, reconstruct, ssim, takes_masks
-from hfembed.images.films import picture_grid, to_pictures, write_picture
+from hfembed.images.pictures import picture_grid, to_pictures, write_picture
 from hfembed.models.restoration_autoencoder.gaussian_fill import GaussianFill
 
 _TUNING_IMAGES = 48  # of the training images, to choose the strengths of the classic methods on
@@ -203,22 +203,7 @@ def report_denoising(
     files: dict[str, str | Path | None],
     columns: int = 10,
 ) -> dict[str, float]:
-    """Run tests; write results.json, and a picture of each: a row of clean images, of corrupted ones, of each method.
-
-    Args:
-        tests: What to run.
-        model: The denoiser, in eval mode.
-        output: Folder for results.json and <test>.png.
-        files: Role -> file or folder, for the provenance.
-        columns: Images in a row.
-
-    Returns:
-        The metrics of all tests.
-
-    Raises:
-        InputError: The model takes images of other channels or sizes.
-        OSError: Something cannot be written.
-    """
+    """Run tests; write results.json and a picture per test, with a row of images for every method."""
     metrics: dict[str, float] = {}
     details: dict[str, object] = {"images": len(tests[0].clean)}
     for test in tests:

@@ -1,4 +1,7 @@
-"""How well an autoencoder reconstructs images it has not seen: PSNR, SSIM, and the same for PCA and JPEG."""
+"""How well an autoencoder reconstructs images it has not seen: PSNR, SSIM, and the same for PCA and JPEG.
+
+Images are (N, C, H, W) in [0, 1]; reconstructions are clipped to that range where they are measured.
+"""
 
 import io
 
@@ -7,51 +10,28 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from torchmetrics.functional.image import structural_similarity_index_measure
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.images.data.corruptions import Corruption
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 ACTIVE_VARIANCE = 0.01
 
 
 def psnr(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio, from the squared error averaged over all images and pixels.
-
-    Args:
-        reconstruction: (N, C, H, W); what lies outside [0, 1] is clipped.
-        target: (N, C, H, W) in [0, 1].
-
-    Returns:
-        Decibels; 100 for anything better than that.
-    """
+    """Peak signal-to-noise ratio in dB of the squared error averaged over all images and pixels; at most 100."""
     error = (reconstruction.clamp(0, 1) - target).double().square().mean().item()
     return float(-10 * np.log10(max(error, 1e-10)))
 
 
 def image_psnr(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of each image, averaged: higher than `psnr` where images differ in difficulty.
-
-    Args:
-        reconstruction: (N, C, H, W); what lies outside [0, 1] is clipped.
-        target: (N, C, H, W) in [0, 1].
-
-    Returns:
-        Decibels; at most 100 of an image.
-    """
+    """Peak signal-to-noise ratio of each image, averaged: higher than `psnr` where images differ in difficulty."""
     errors = (reconstruction.clamp(0, 1) - target).double().square().mean((1, 2, 3))
     return float((-10 * errors.clamp(min=1e-10).log10()).mean())
 
 
 def ssim(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
-    """Structural similarity as torchmetrics counts it (Gaussian window of sigma 1.5, mirrored borders), averaged.
-
-    Args:
-        reconstruction: (N, C, H, W); what lies outside [0, 1] is clipped.
-        target: (N, C, H, W) in [0, 1].
-
-    Returns:
-        In [-1, 1].
-    """
+    """Structural similarity as torchmetrics computes it (Gaussian window of sigma 1.5, mirrored borders), averaged."""
     parts = zip(reconstruction.clamp(0, 1).split(256), target.split(256), strict=True)
     values = [structural_similarity_index_measure(x, y, data_range=1.0, reduction="none") for x, y in parts]
     return torch.cat([value.reshape(-1) for value in values]).mean().item()
@@ -106,16 +86,7 @@ def reconstruct(
 
 
 def pca_reconstruction(train: torch.Tensor, test: torch.Tensor, num_latents: int) -> torch.Tensor:
-    """The yardstick: scikit-learn's PCA with as many numbers as the autoencoder has latents.
-
-    Args:
-        train: (N, C, H, W) in [0, 1], what it is fitted on; at least `num_latents` images.
-        test: (M, C, H, W) in [0, 1].
-        num_latents: Components.
-
-    Returns:
-        (M, C, H, W), not clipped.
-    """
+    """The baseline: scikit-learn's PCA, fitted on `train`, with as many components as the autoencoder has latents."""
     # randomised SVD: the leading components to four digits, in a hundredth of the time
     pca = PCA(num_latents, svd_solver="randomized", iterated_power=5, random_state=0).fit(train.flatten(1).numpy())
     again = pca.inverse_transform(pca.transform(test.flatten(1).numpy()))
@@ -123,15 +94,7 @@ def pca_reconstruction(train: torch.Tensor, test: torch.Tensor, num_latents: int
 
 
 def jpeg_reconstruction(images: torch.Tensor, max_bytes: float) -> tuple[torch.Tensor, float]:
-    """JPEG at the highest quality whose files are, on average, not above a size; at the lowest where none is.
-
-    Args:
-        images: (N, 1 or 3, H, W) in [0, 1].
-        max_bytes: Mean size of a file.
-
-    Returns:
-        The decoded images (N, C, H, W), and their files' mean size in bytes.
-    """
+    """JPEG at the highest quality whose mean file size is at most `max_bytes`, or at the lowest; and that size."""
     low, high = 1, 95
     best = _jpeg(images, low)
     while low < high:  # sizes rise with the quality
@@ -182,16 +145,8 @@ class HeldOutReconstruction:
         self.name = f"{name}_" if name else ""
         self.primary_metric = f"{self.name}psnr"
 
-    def __call__(self, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, float]:
-        """Measure.
-
-        Args:
-            model: A `ConvAutoencoderModel` in eval mode.
-            processor: Its processor.
-
-        Returns:
-            "psnr" in dB and "ssim", behind the name.
-        """
+    def __call__(self, model: PreTrainedModel, processor: ConvAutoencoderImageProcessor) -> dict[str, float]:
+        """Measure "psnr" in dB and "ssim", with the protocol's name before them."""
         targets = processor.normalize(self.pixels)
         masks = self.masks if takes_masks(model) else None
         reconstruction, _ = reconstruct(model, processor.normalize(self.damaged), self.batch_size, masks)

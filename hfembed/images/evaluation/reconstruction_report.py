@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError
@@ -23,17 +23,20 @@ from hfembed.images.latent_statistics import decode_latents
 from hfembed.images.morphing import midpoint_sharpness
 from hfembed.images.training.perceptual_loss import feature_distance
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 
 NAME = "reconstruction"
 
 
-class Judge(NamedTuple):
-    """A face embedder that says whether a reconstruction is still the same person.
+class IdentityModel(NamedTuple):
+    """A face embedder that measures whether a reconstruction shows the same person.
 
     Attributes:
         embeddings: The network, fed with crops.
-        landmarks: File -> five [x, y] in the photo's pixels; photos without are not judged.
+        landmarks: File -> five [x, y] in the photo's pixels; photos without are left out.
         pairs: LFW's View 2, to verify people on reconstructions of both photos; None leaves that out.
     """
 
@@ -42,28 +45,24 @@ class Judge(NamedTuple):
     pairs: LfwPairs | None = None
 
 
-def make_judge(
-    embedder: PreTrainedModel,
-    processor: BaseImageProcessor,
+def make_identity_model(
+    embedder: FaceEmbedderModel,
+    processor: FaceImageProcessor,
     landmarks: str | Path,
     pairs: LfwPairs | None = None,
-) -> Judge:
-    """A judge from a face embedder and the file of landmarks.
-
-    Raises:
-        InputError: The landmarks cannot be read.
-    """
-    return Judge(FaceEmbeddings(embedder, processor, processor.template), read_landmarks(landmarks), pairs)
+) -> IdentityModel:
+    """An identity model from a face embedder and the file of landmarks."""
+    return IdentityModel(FaceEmbeddings(embedder, processor, processor.template), read_landmarks(landmarks), pairs)
 
 
 def report_reconstruction(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: ConvAutoencoderImageProcessor,
     images: str | Path,
     output: str | Path,
     held_out_share: float = 0.1,
     split_seed: int = 0,
-    judge: Judge | None = None,
+    identity_model: IdentityModel | None = None,
     pictures: int = 12,
 ) -> dict[str, Any]:
     """Measure, write results.json and reconstructions.png.
@@ -75,9 +74,9 @@ def report_reconstruction(
         processor: Its processor.
         images: Folder with a directory per person, archive of it, Hub id.
         output: The folder to write to.
-        held_out_share: Share of the people to measure on, as in training.
+        held_out_share: Fraction of the people to measure on, as in training.
         split_seed: Of that split, as in training.
-        judge: Measures how much of a person's identity is kept.
+        identity_model: Measures how well identity is preserved.
         pictures: Held-out photos to draw; 0 for none.
 
     Returns:
@@ -93,44 +92,45 @@ def report_reconstruction(
     rest, held_out = split_people(load_faces(images).remove_columns("landmarks"), held_out_share, split_seed)
     known, unseen = AlignedFaces(rest, processor), AlignedFaces(held_out, processor)
     train, test = (processor.normalize(faces.pixels()) for faces in (known, unseen))
-    again, latents = reconstruction.reconstruct(model, test)
+    reconstructed, latents = reconstruction.reconstruct(model, test)
     count = latents.shape[1]
     figures = {
-        "psnr": reconstruction.psnr(again, test),
-        "ssim": reconstruction.ssim(again, test),
-        "image_psnr": reconstruction.image_psnr(again, test),
+        "psnr": reconstruction.psnr(reconstructed, test),
+        "ssim": reconstruction.ssim(reconstructed, test),
+        "image_psnr": reconstruction.image_psnr(reconstructed, test),
         "num_latents": count,
         "active_latents": reconstruction.active_latents(latents),
     }
     ends = far_pairs(len(test))
     if len(test) > 1 and not isinstance(model, RestorationAutoencoderModel):
         middles = latents[ends].mean(0).view(-1, *model.config.latent_shape)
-        figures["midpoint_sharpness"] = pairs_sharpness(again[ends], decode_latents(model, middles))
-    rows = [test, again]
+        figures["midpoint_sharpness"] = pairs_sharpness(reconstructed[ends], decode_latents(model, middles))
+    rows = [test, reconstructed]
     if count <= min(len(train), train[0].numel()):
-        by_pca = reconstruction.pca_reconstruction(train, test, count)
-        rows.append(by_pca)
+        pca_reconstructed = reconstruction.pca_reconstruction(train, test, count)
+        rows.append(pca_reconstructed)
         figures |= {
-            "pca_psnr": reconstruction.psnr(by_pca, test),
-            "pca_ssim": reconstruction.ssim(by_pca, test),
-            "pca_image_psnr": reconstruction.image_psnr(by_pca, test),
+            "pca_psnr": reconstruction.psnr(pca_reconstructed, test),
+            "pca_ssim": reconstruction.ssim(pca_reconstructed, test),
+            "pca_image_psnr": reconstruction.image_psnr(pca_reconstructed, test),
         }
         if "midpoint_sharpness" in figures:
-            figures["pca_midpoint_sharpness"] = pairs_sharpness(by_pca[ends], by_pca[ends].mean(0))
+            figures["pca_midpoint_sharpness"] = pairs_sharpness(
+                pca_reconstructed[ends], pca_reconstructed[ends].mean(0)
+            )
     by_jpeg, size = reconstruction.jpeg_reconstruction(test, count)
     figures |= {
         "jpeg_bytes": size,
         "jpeg_psnr": reconstruction.psnr(by_jpeg, test),
         "jpeg_ssim": reconstruction.ssim(by_jpeg, test),
     }
-    if judge is not None:
-        points = crop_landmarks(judge.landmarks, held_out, unseen, processor)
-        for name, images_again in (("", again), ("pca_", rows[2] if len(rows) > 2 else None)):
-            if images_again is not None:
-                kept, distance = judged(judge, test, images_again, points)
-                figures |= {f"{name}identity_kept": kept, f"{name}perceptual_distance": distance}
-        if judge.pairs is not None:
-            figures |= verified(model, processor, images, judge)
+    if identity_model is not None:
+        points = crop_landmarks(identity_model.landmarks, held_out, unseen, processor)
+        for name, row in zip(("", "pca_"), rows[1:], strict=False):
+            kept, distance = identity_kept(identity_model, test, row, points)
+            figures |= {f"{name}identity_kept": kept, f"{name}perceptual_distance": distance}
+        if identity_model.pairs is not None:
+            figures |= verified(model, processor, images, identity_model)
     details = {
         "model": str(model.config.name_or_path),
         "images": f"{len(test)} of {len(unseen.identities)} held-out people, as {tuple(test.shape[1:])}",
@@ -138,7 +138,7 @@ def report_reconstruction(
         "split": {"held_out_share": held_out_share, "seed": split_seed},
         "psnr": "dB, of the squared error averaged over all images; image_psnr averages over images in dB",
         "ssim": "torchmetrics, its defaults, data_range 1",
-        "jpeg": "at the highest quality whose mean file is not above a byte a latent number, or at the lowest",
+        "jpeg": "at the highest quality whose mean file is not above one byte per latent number, or at the lowest",
         "figures": sorted(figures),
         **provenance({"images": images}),
     }
@@ -156,36 +156,23 @@ def far_pairs(count: int, pairs: int = 100) -> torch.Tensor:
 
 
 def pairs_sharpness(ends: torch.Tensor, middles: torch.Tensor) -> float:
-    """Mean of `midpoint_sharpness` over morphs.
-
-    Args:
-        ends: (2, N, C, H, W), both reconstructions of each pair.
-        middles: (N, C, H, W), what is decoded halfway.
-
-    Returns:
-        Gradient energy of the middles in shares of the ends'.
-    """
+    """Mean of `midpoint_sharpness` over morphs between `ends` (2, N, C, H, W) with the images `middles` halfway."""
     morphs = zip(ends[0].clamp(0, 1), middles.clamp(0, 1), ends[1].clamp(0, 1), strict=True)
     return float(np.mean([midpoint_sharpness(torch.stack(frames)) for frames in morphs]))
 
 
 @torch.no_grad()
-def judged(judge: Judge, images: torch.Tensor, again: torch.Tensor, points: np.ndarray) -> tuple[float, float]:
-    """How near reconstructions are to their images in the eyes of a face embedder.
-
-    Args:
-        judge: The embedder.
-        images: (N, C, H, W) in [0, 1].
-        again: Their reconstructions.
-        points: (N, 5, 2) landmarks in the crops' pixels, NaN where a photo has none.
-
-    Returns:
-        Mean cosine of embeddings, and mean distance of the trunk's last maps (`losses.perceptual.feature_distance`).
-    """
+def identity_kept(
+    identity_model: IdentityModel, images: torch.Tensor, reconstructed: torch.Tensor, points: np.ndarray
+) -> tuple[float, float]:
+    """Mean cosine of embeddings of images and reconstructions, and mean distance of the trunk's last feature maps."""
     cosines, distances = [], []
     for part in torch.from_numpy(np.flatnonzero(np.isfinite(points).all((1, 2)))).split(64):
-        aligned = [judge.embeddings.align(batch[part].clamp(0, 1), points[part.numpy()]) for batch in (images, again)]
-        ours, theirs = (judge.embeddings.embedder(faces) for faces in aligned)
+        aligned = [
+            identity_model.embeddings.align(batch[part].clamp(0, 1), points[part.numpy()])
+            for batch in (images, reconstructed)
+        ]
+        ours, theirs = (identity_model.embeddings.embedder(faces) for faces in aligned)
         cosines.append((ours.embeddings * theirs.embeddings).sum(1))
         distance = feature_distance([ours.last_hidden_state], [theirs.last_hidden_state], [1.0])
         distances.append(distance.expand(len(part)))
@@ -194,7 +181,7 @@ def judged(judge: Judge, images: torch.Tensor, again: torch.Tensor, points: np.n
 
 @torch.no_grad()
 def verified(
-    model: PreTrainedModel, processor: BaseImageProcessor, images: str | Path, judge: Judge
+    model: PreTrainedModel, processor: ConvAutoencoderImageProcessor, images: str | Path, identity_model: IdentityModel
 ) -> dict[str, float]:
     """View 2 on reconstructions of both photos of every pair; people the autoencoder has seen included.
 
@@ -202,19 +189,21 @@ def verified(
         "view2_accuracy" and "view2_standard_error", in percent.
     """
     faces = load_faces(images).remove_columns("landmarks")
-    protocol = LfwVerification(faces, judge.pairs, progress=False)
+    protocol = LfwVerification(faces, identity_model.pairs, progress=False)
     place = {file: row for row, file in enumerate(faces["file"][:])}
     missing = [file for file in protocol.files if file not in place]
     if missing:
         raise InputError(f"{images} lacks {len(missing)} images that the pairs name, the first: {missing[0]}")
     photos = AlignedFaces(faces.select([place[file] for file in protocol.files]), processor)
-    points = crop_landmarks(judge.landmarks, faces, photos, processor)
+    points = crop_landmarks(identity_model.landmarks, faces, photos, processor)
     found = np.isfinite(points).all((1, 2))
-    embeddings = np.zeros((len(protocol.files), judge.embeddings.embedder.config.embedding_size), dtype=np.float32)
+    embeddings = np.zeros(
+        (len(protocol.files), identity_model.embeddings.embedder.config.embedding_size), dtype=np.float32
+    )
     pixels = photos.pixels()
     for part in torch.from_numpy(np.flatnonzero(found)).split(64):
-        again, _ = reconstruction.reconstruct(model, processor.normalize(pixels[part]))
-        embeddings[part.numpy()] = judge.embeddings(again.clamp(0, 1), points[part.numpy()]).numpy()
+        reconstructed, _ = reconstruction.reconstruct(model, processor.normalize(pixels[part]))
+        embeddings[part.numpy()] = identity_model.embeddings(reconstructed.clamp(0, 1), points[part.numpy()]).numpy()
     failures = {file: "no face detected" for file, there in zip(protocol.files, found, strict=True) if not there}
     metrics = protocol.result(embeddings, AlignedCrops(protocol.files, pixels, failures)).metrics
     return {
@@ -224,38 +213,24 @@ def verified(
 
 
 def crop_landmarks(
-    landmarks: Mapping[str, np.ndarray | None], photos: Any, crops: AlignedFaces, processor: BaseImageProcessor
+    landmarks: Mapping[str, np.ndarray | None],
+    photos: Any,
+    crops: AlignedFaces,
+    processor: ConvAutoencoderImageProcessor,
 ) -> np.ndarray:
-    """Landmarks from the photos' pixels to the crops'.
-
-    Args:
-        landmarks: File -> five [x, y] or None.
-        photos: The data set that the crops were made from; its photos are taken to be of one size.
-        crops: Gives the files' order.
-        processor: Made the crops.
-
-    Returns:
-        (N, 5, 2), NaN where there are none.
-    """
+    """Landmarks in the crops' pixels, (N, 5, 2), NaN where there are none; all photos are of one size."""
     width, height = photos[0]["image"].size
     left, top, right, bottom = processor.crop_box(height, width)
     scale = np.array([processor.size["width"] / (right - left), processor.size["height"] / (bottom - top)])
     nothing = np.full((5, 2), np.nan)
     found = [landmarks.get(file) for file in crops.files]
     points = np.stack([nothing if point is None else np.asarray(point, dtype=np.float64) for point in found])
-    # pixel centres lie at whole numbers, scaling happens about the picture's corner
+    # pixel centers lie at whole numbers, scaling happens about the picture's corner
     return (points + 0.5 - np.array([left, top])) * scale - 0.5
 
 
 def summary(report: dict[str, Any]) -> str:
-    """The figures as lines to print.
-
-    Args:
-        report: From `report_reconstruction`.
-
-    Returns:
-        A few lines of text.
-    """
+    """The figures as lines to print."""
     lines = [
         f"{report[NAME]['images']}; {report['num_latents']} latents, {report['active_latents']} of them active",
         f"  this model: PSNR {report['psnr']:.2f} dB, SSIM {report['ssim']:.3f}",

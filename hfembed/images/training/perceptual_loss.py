@@ -30,15 +30,7 @@ def feature_distance(
 
 
 def embedding_distance(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """One minus the cosine of embeddings: with a face embedder's, how much of a person's identity is lost.
-
-    Args:
-        reconstruction: (B, D).
-        target: (B, D).
-
-    Returns:
-        Scalar in [0, 2], the mean over the batch.
-    """
+    """One minus the mean cosine of embeddings (B, D): how much of a person's identity is lost, in [0, 2]."""
     return 1 - F.cosine_similarity(reconstruction.float(), target.float(), eps=1e-6).mean()
 
 

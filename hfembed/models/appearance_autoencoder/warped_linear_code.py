@@ -1,4 +1,4 @@
-"""A linear code of an image, and a smooth warp beside it: what moves is described by movement, not by its shades."""
+"""A linear code of an image and a smooth warp: motion is described as motion, not as changes of intensity."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# parameters are stored so many times larger than they are used: one learning rate then serves them and the encoder
+# parameters are stored this factor larger than they are used: one learning rate then serves them and the encoder
 _STORED = 10.0
 # ridge on the warp's numbers and on the code's, in units of squared image distance
 _WARP_RIDGE, _CODE_RIDGE = 2e-2, 1e-3
@@ -44,7 +44,7 @@ class WarpedLinearCode(nn.Module):
     coefficients of basis images. Mean, basis and fields are learned. Latents are fitted to an image by Gauss-Newton:
     given a start for the warp, a few steps find the least squares.
 
-    With `code_filters` the code also takes in what the basis cannot draw, by a filter for each number: an oblique
+    With `code_filters` the code also takes in what the basis cannot represent, by a filter for each number: an oblique
     projection instead of the orthogonal one of least squares, as codes for another distance than the squared error
     need it (`start_in_metric`).
 
@@ -53,7 +53,7 @@ class WarpedLinearCode(nn.Module):
         image_size: Height and width of the images.
         latent_channels: Numbers in all.
         warp_latents: How many of them are the warp's.
-        warp_grid: The fields are interpolated between so many points, across and down.
+        warp_grid: Control points of the fields, across and down.
         code_filters: Learn filters beside the basis.
     """
 
@@ -75,7 +75,7 @@ class WarpedLinearCode(nn.Module):
         self.filters = nn.Parameter(torch.empty_like(self.basis)) if code_filters else None
 
     def starting_values(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A grey mean and the lowest cosine waves, of grey levels and of movements."""
+        """A gray mean and the lowest cosine waves, of gray levels and of movements."""
         mean = torch.full((self.num_channels, self.height, self.width), 0.5)
         codes = len(self.basis)
         waves = cosine_waves(math.ceil(codes / self.num_channels), self.height, self.width)
@@ -106,17 +106,18 @@ class WarpedLinearCode(nn.Module):
 
     @torch.no_grad()
     def start_in_metric(self, unwarped: torch.Tensor, slopes: torch.Tensor, weight: float) -> None:
-        """Take mean, basis and filters from principal components in the metric of something that looks at images.
+        """Take mean, basis and filters from principal components in the metric of a network that sees images.
 
         Two images are as far apart as their squared distance and `weight` times the mean, over slopes, of the squared
         product of their difference with a slope. Among all linear codes of this length, the one whose mean distance
         to the images is least has an encoder and a decoder of their own (Jolliffe, "Principal Component Analysis",
-        2002, section 14.2.1: the generalised singular value decomposition).
+        2002, section 14.2.1: the generalized singular value decomposition).
 
         Args:
             unwarped: (N, C, H, W), from `unwarp`; N at least the code's length.
-            slopes: (M, C, H, W), of what looks, with respect to images before their warp. They are scaled: with weight
-                1 they count as much as the squared distance, on what the basis so far cannot draw.
+            slopes: (M, C, H, W), gradients of what the network sees with respect to images before their warp. They
+                are scaled: with weight 1 they count as much as the squared distance, on the residual of the current
+                basis.
             weight: From 0, where it is the squared distance alone, up.
         """
         mean = self.mean.float().flatten() / _STORED
@@ -141,6 +142,7 @@ class WarpedLinearCode(nn.Module):
         filters = triangle @ (encoder - (encoder @ orthonormal) @ orthonormal.T)
         self.mean.copy_(_STORED * (mean + offset).view_as(self.mean))
         self.basis.copy_(_STORED * orthonormal.T.reshape(self.basis.shape))
+        assert self.filters is not None, "code_filters is off"
         self.filters.copy_(_STORED * filters.view_as(self.basis))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -177,7 +179,7 @@ class WarpedLinearCode(nn.Module):
         return self._step(latents, pixel_values, self.basis if self.filters is None else self.basis + self.filters)
 
     def _step(self, latents: torch.Tensor, pixel_values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The code moves by the products of rows with what is not drawn yet."""
+        """The code moves by the products of rows with the residual."""
         warp, code = latents.float().detach().split([self.warp_latents, len(self.basis)], dim=1)
         places = self._sampling_places(warp).detach()
         residual = pixel_values.float() - _sample(self._unwarped(code), places)
@@ -223,7 +225,7 @@ class WarpedLinearCode(nn.Module):
         places = height * width
         targets = F.avg_pool2d(images, factor).flatten(1)
         rows = torch.cat([self.basis, self.mean[None]]).float() / _STORED
-        # (places, channels * (codes + 1)): what one place knows lies together
+        # (places, channels * (codes + 1)): the values of one position are adjacent in memory
         table = F.avg_pool2d(rows, factor).view(len(rows), channels, places).permute(2, 1, 0).reshape(places, -1)
         fields = self._fields(height, width)
         scale = factor**2  # a small pixel stands for several
@@ -259,6 +261,7 @@ class WarpedLinearCode(nn.Module):
             right[:, :kinds] -= _WARP_RIDGE * warp
             step = torch.linalg.solve(normal[:, :-1, :-1] + torch.diag(ridge), right)
             warp, code = warp + step[:, :kinds], code + step[:, kinds:]
+        assert code is not None, "at least one step"
         return torch.cat([warp, code], 1)
 
     def _unwarped(self, code: torch.Tensor) -> torch.Tensor:

@@ -11,15 +11,19 @@ class GaussianFill(nn.Module):
     """The linear estimate of least error: the conditional mean of the pixels in a hole, given all others.
 
     mean_h - P_hh^-1 P_ho (x_o - mean_o), P the inverse covariance of all D numbers of an image, h in the hole and o
-    outside: Bishop, "Pattern Recognition and Machine Learning", 2006, eq. 2.75. P has D ** 2 numbers: 67 MB for grey
+    outside: Bishop, "Pattern Recognition and Machine Learning", 2006, eq. 2.75. P has D ** 2 numbers: 67 MB for gray
     images of 64 x 64 pixels.
 
-    Measured, not learned; a new one knows nothing and fills with grey.
+    Measured, not learned; a new one knows nothing and fills with gray.
 
     Args:
         num_channels: Channels C of the images.
         image_size: Height and width of the images.
     """
+
+    mean: torch.Tensor
+    precision: torch.Tensor
+    count: torch.Tensor
 
     def __init__(self, num_channels: int, image_size: list[int]) -> None:
         super().__init__()
@@ -52,11 +56,11 @@ class GaussianFill(nn.Module):
         """Fill the holes.
 
         Args:
-            images: (B, C, H, W) in [0, 1]; what stands in the holes does not matter.
+            images: (B, C, H, W) in [0, 1]; the values in the holes do not matter.
             mask: (B, 1, H, W) bool, true inside.
             measured: (B, C, H, W) in [0, 1], the whole images, where the Gaussian was measured on them: each is filled
                 as if it and its mirror image had been left out. A network that learns from images known to the
-                Gaussian would else learn to trust it too much.
+                Gaussian would otherwise learn to trust it too much.
 
         Returns:
             (B, C, H, W) float32, `images` outside of the holes.

@@ -26,10 +26,9 @@ from hfembed.images.evaluation.reconstruction import (
     psnr,
     ssim,
 )
-from hfembed.images.evaluation.reconstruction_pictures import draw_curves
 from hfembed.images.evaluation.reconstruction_report import (
     far_pairs,
-    make_judge,
+    make_identity_model,
     pairs_sharpness,
     report_reconstruction,
     summary,
@@ -39,6 +38,7 @@ from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import Co
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
+from scripts.plot_autoencoder_curves import draw_curves
 
 
 def pair(count=5, size=24, noise=0.1, seed=0):
@@ -124,14 +124,16 @@ def test_results_without_prefix_are_replaced_together(tmp_path):
     assert results["psnr"] == 4.0 and results["other_psnr"] == 3.0 and "gone" not in results
 
 
-def test_a_judge_finds_the_person_unchanged_in_an_unchanged_image(tiny_lfw, model, processor, tmp_path):
+def test_the_identity_model_finds_the_person_unchanged_in_an_unchanged_image(tiny_lfw, model, processor, tmp_path):
     embedder = copy.deepcopy(model)
     embedder.config.mirror = "none"
     config = RestorationAutoencoderConfig(image_size=[64, 64], widths=[4])
     unchanging = RestorationAutoencoderModel(config).eval()  # a new denoiser changes nothing
-    judge = make_judge(embedder, processor, tiny_lfw.landmarks, read_pairs(tiny_lfw.pairs))
+    embeddings_model = make_identity_model(embedder, processor, tiny_lfw.landmarks, read_pairs(tiny_lfw.pairs))
     whole = ConvAutoencoderImageProcessor(size=64)
-    report = report_reconstruction(unchanging, whole, tiny_lfw.archive, tmp_path, 0.2, judge=judge, pictures=2)
+    report = report_reconstruction(
+        unchanging, whole, tiny_lfw.archive, tmp_path, 0.2, identity_model=embeddings_model, pictures=2
+    )
     assert report["psnr"] > 90
     assert report["identity_kept"] == pytest.approx(1, abs=1e-4)
     assert report["perceptual_distance"] == pytest.approx(0, abs=1e-3)

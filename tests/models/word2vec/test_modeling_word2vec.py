@@ -1,5 +1,6 @@
 """word2vec as its users see it: lookups, queries, saving, loading by others, and its loss by hand."""
 
+import re
 import shutil
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from safetensors.numpy import save_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, pipeline
 
+from hfembed.checkpoint.loading import load_word2vec
+from hfembed.errors import InputError
 from hfembed.models.word2vec import atomic_save
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
@@ -265,6 +268,22 @@ def test_folders_of_earlier_releases_load(tmp_path):
     rules = {"lowercase": "false", "word_pattern": "null", "phrases": "[]"}
     save_file({"counts": model.vocabulary.counts}, tmp_path / "vocab_counts.safetensors", {"size": "9", **rules})
     assert Word2VecModel.from_pretrained(tmp_path).vocabulary.words == WORDS
+
+
+def test_a_stale_index_of_shards_does_not_matter(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    assert load_word2vec(tmp_path, "cpu").vocabulary.words == WORDS
+    assert Word2VecModel.from_pretrained(tmp_path, device="cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab_counts.safetensors"])
+def test_damaged_words_are_one_line_for_a_command(tmp_path, file):
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:50])
+    with pytest.raises(InputError, match=re.escape(file)) as caught:
+        load_word2vec(tmp_path, "cpu")
+    assert "\n" not in str(caught.value)
 
 
 class TestSaving:

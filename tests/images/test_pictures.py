@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from hfembed.errors import InputError
-from hfembed.images.films import picture_grid, to_pictures, write_film, write_picture
+from hfembed.images.pictures import picture_grid, to_pictures, write_animation, write_picture
 
 
 def test_pictures_are_rounded_clipped_and_of_three_channels():
@@ -22,12 +22,12 @@ def test_a_grid_puts_pictures_where_they_belong():
 
 def test_a_gif_has_all_frames_and_comes_back(tmp_path):
     frames = np.stack([np.full((5, 7, 3), level, np.uint8) for level in (0, 80, 160, 240)])
-    write_film(frames, tmp_path / "a.gif", scale=2)
+    write_animation(frames, tmp_path / "a.gif", scale=2)
     with Image.open(tmp_path / "a.gif") as film:
         assert film.n_frames == 6 and film.size == (14, 10) and film.info["loop"] == 0
         film.seek(4)
         assert abs(np.asarray(film.convert("RGB"), dtype=int) - 160).max() <= 4
-    write_film(frames, tmp_path / "b.gif", there_and_back=False)
+    write_animation(frames, tmp_path / "b.gif", there_and_back=False)
     with Image.open(tmp_path / "b.gif") as film:
         assert film.n_frames == 4
 
@@ -35,7 +35,7 @@ def test_a_gif_has_all_frames_and_comes_back(tmp_path):
 def test_an_mp4_has_all_frames_and_even_sides(tmp_path):
     av = pytest.importorskip("av")
     frames = np.stack([np.full((15, 17, 3), level, np.uint8) for level in (0, 80, 160, 240)])
-    write_film(frames, tmp_path / "a.mp4", there_and_back=False)
+    write_animation(frames, tmp_path / "a.mp4", there_and_back=False)
     with av.open(str(tmp_path / "a.mp4")) as film:
         decoded = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert [frame.shape for frame in decoded] == [(16, 18, 3)] * 4
@@ -45,7 +45,7 @@ def test_an_mp4_has_all_frames_and_even_sides(tmp_path):
 def test_other_suffixes_are_refused_and_nothing_is_left(tmp_path):
     frames = np.zeros((2, 4, 4, 3), np.uint8)
     with pytest.raises(InputError, match="a.avi"):
-        write_film(frames, tmp_path / "a.avi")
+        write_animation(frames, tmp_path / "a.avi")
     with pytest.raises(InputError, match="a.gif"):
         write_picture(frames[0], tmp_path / "a.gif")
     assert not list(tmp_path.iterdir())

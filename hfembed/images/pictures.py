@@ -1,4 +1,4 @@
-"""Pictures side by side, and pictures one after the other: grids, GIF and MP4."""
+"""Write network output as pictures, grids of pictures, and animations (GIF, MP4)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,33 +10,18 @@ from PIL import Image
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 
-FILM_SUFFIXES = (".gif", ".mp4")
+ANIMATION_SUFFIXES = (".gif", ".mp4")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def to_pictures(images: torch.Tensor) -> np.ndarray:
-    """Network output to pictures.
-
-    Args:
-        images: (B, 1 or 3, H, W) float in [0, 1]; values outside are clipped.
-
-    Returns:
-        (B, H, W, 3) uint8, grey repeated.
-    """
+    """Images (B, 1 or 3, H, W) in [0, 1], clipped, -> (B, H, W, 3) uint8."""
     pixels = images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
     return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
 def picture_grid(rows: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
-    """Lay out pictures of one size.
-
-    Args:
-        rows: Each (columns, H, W, 3) uint8; shorter rows end in white.
-        gap: White pixels between pictures.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
+    """Rows of pictures (columns, H, W, 3) uint8 -> one picture, with `gap` white pixels between."""
     height, width = rows[0].shape[1:3]
     columns = max(len(row) for row in rows)
     grid = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
@@ -53,7 +38,7 @@ def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None
     Args:
         picture: (H, W, 3) uint8.
         path: Its suffix chooses the format: .png, .jpg, .webp.
-        scale: Repeat every pixel so many times, across and down: what networks make is small.
+        scale: Enlarge by this integer factor.
 
     Raises:
         InputError: The suffix is another.
@@ -65,16 +50,16 @@ def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None
         Image.fromarray(_enlarged(picture, scale)).save(temporary)
 
 
-def write_film(
+def write_animation(
     pictures: np.ndarray, path: str | Path, frames_per_second: int = 15, scale: int = 1, there_and_back: bool = True
 ) -> None:
-    """Write a film.
+    """Write an animation.
 
     Args:
         pictures: (frames, H, W, 3) uint8.
         path: .gif, which plays without end, or .mp4 (H.264; needs `pip install "hfembed[film]"`).
         frames_per_second: Speed.
-        scale: Repeat every pixel so many times.
+        scale: Enlarge by this integer factor.
         there_and_back: Play it backwards after the end.
 
     Raises:
@@ -83,8 +68,8 @@ def write_film(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in FILM_SUFFIXES:
-        raise InputError(f"{path}: a film's name ends in {' or '.join(FILM_SUFFIXES)}")
+    if suffix not in ANIMATION_SUFFIXES:
+        raise InputError(f"{path}: an animation's name ends in {' or '.join(ANIMATION_SUFFIXES)}")
     frames = [_enlarged(picture, scale) for picture in pictures]
     if there_and_back:
         frames += frames[-2:0:-1]
@@ -102,15 +87,15 @@ def _write_mp4(frames: list[np.ndarray], path: Path, frames_per_second: int) -> 
         import av
     except ImportError:
         raise InputError('MP4 needs PyAV: pip install "hfembed[film]", or choose a .gif') from None
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("libx264", rate=frames_per_second, options={"crf": "18"})
-        # H.264 halves the colours' resolution: sides must be even
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("libx264", rate=frames_per_second, options={"crf": "18"})
+        # H.264 halves the resolution of colors: sides must be even
         height, width = (side + side % 2 for side in frames[0].shape[:2])
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for frame in frames:
             padding = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(frame, padding, mode="edge"), format="rgb24")))
-        film.mux(stream.encode())
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(frame, padding, mode="edge"), format="rgb24")))
+        video.mux(stream.encode())
 
 
 def _enlarged(picture: np.ndarray, scale: int) -> np.ndarray:

@@ -1,16 +1,18 @@
+"""Similar-image search: how often the nearest other photo shows the same person."""
+
 import numpy as np
 import pytest
 import torch
 
 from hfembed.errors import InputError
-from hfembed.images.evaluation.image_search import same_person_at_1
+from scripts.compare_image_embeddings import same_person_at_1
 
 
 def test_it_is_the_brute_force_loop():
     generator = torch.Generator().manual_seed(0)
     people = [f"p{number}" for number in torch.randint(0, 25, (80,), generator=generator).tolist()]
-    centres = {name: torch.randn(6, generator=generator) for name in sorted(set(people))}
-    vectors = torch.stack([centres[name] for name in people]) + 0.9 * torch.randn(80, 6, generator=generator)
+    centers = {name: torch.randn(6, generator=generator) for name in sorted(set(people))}
+    vectors = torch.stack([centers[name] for name in people]) + 0.9 * torch.randn(80, 6, generator=generator)
     unit = (vectors / vectors.norm(dim=1, keepdim=True)).numpy()
     right, asked = 0, 0
     for i, name in enumerate(people):
