@@ -1,5 +1,7 @@
 """The one table that ties a model_type to its classes in the Auto classes; importing it registers them."""
 
+from typing import Any
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -46,11 +48,12 @@ AutoModel.register(Word2VecConfig, Word2VecModel)
 AutoModelForPreTraining.register(Word2VecConfig, Word2VecForPreTraining)
 
 # one image processor for all autoencoders: it knows sizes and channels, and no network
-for config_class, model_class in {
+autoencoders: dict[Any, type] = {
     ConvAutoencoderConfig: ConvAutoencoderModel,
     AppearanceAutoencoderConfig: AppearanceAutoencoderModel,
     RestorationAutoencoderConfig: RestorationAutoencoderModel,
-}.items():
+}
+for config_class, model_class in autoencoders.items():
     AutoConfig.register(config_class.model_type, config_class)
     AutoModel.register(config_class, model_class)
     AutoImageProcessor.register(

@@ -95,7 +95,7 @@ class ModelContract:
                 made, expected = head.state_dict()[key].float(), fresh.state_dict()[key].float()
                 assert made.isfinite().all()
                 if made.dim() > 1:
-                    assert 0.5 < made.std() / expected.std() < 2, f"{key} is not initialised as in a new model"
+                    assert 0.5 < made.std() / expected.std() < 2, f"{key} is not initialized as in a new model"
             head.save_pretrained(tmp_path / head_class.__name__)
             back, report = self.base_class.from_pretrained(tmp_path / head_class.__name__, output_loading_info=True)
             assert not report["missing_keys"] and not report["unexpected_keys"]

@@ -122,7 +122,7 @@ def _load_model(checkpoint: Checkpoint, model_class: type[Model], kind: str, dev
     if not isinstance(config, model_class.config_class or ()):
         raise InputError(f"{name} holds a model of type {config.model_type}, not {kind}")
     check_weights(folder, name)
-    found = MODEL_MAPPING[type(config)]
+    found: Any = MODEL_MAPPING[type(config)]
     model_class = found if issubclass(found, model_class) else model_class  # one of several families
     if getattr(config, "thresholds", None):
         config.thresholds = checkpoint.thresholds

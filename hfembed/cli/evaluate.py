@@ -266,7 +266,7 @@ def evaluate_generation(
 
     def embed(points: "np.ndarray", crops: "torch.Tensor") -> "np.ndarray":
         photos = list(pictures.to_pictures(crops))
-        pixels = aligner(photos, landmarks=[points] * len(photos)).pixel_values
+        pixels = aligner.preprocess(photos, landmarks=[points] * len(photos)).pixel_values
         return fast_embedder.embed(pixels.to(fast_embedder.device)).cpu().numpy()
 
     cases = []

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 
 from hfembed.atomic import check_destination
 from hfembed.convert.foreign_checkpoint import (
@@ -26,7 +25,10 @@ from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderMode
 
 ADAFACE = "mk-minchul/AdaFace"
 CVLFACE = "mk-minchul/CVLface"
-NOTE = "The data is what the file's name says (CASIA-WebFace, MS1MV2, WebFace ...); the code is under the MIT licence."
+NOTE = "The data is what the file's name says (CASIA-WebFace, MS1MV2, WebFace ...); the code is under the MIT license."
+
+_COLOR_SPACE = re.compile(r"^color_space:[ \t]*['\"]?(rgb|bgr)['\"]?[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_MAX_SETTINGS_BYTES = 1 << 20
 
 # our module -> its module
 _MODULES = {
@@ -53,22 +55,7 @@ _BLOCK_MODULES = {
 
 
 def convert_adaface(source: str, destination: str | Path, overwrite: bool = False) -> FaceEmbedderModel:
-    """Turn an IResNet of AdaFace into a folder that `from_pretrained` reads; its processor makes the colours BGR.
-
-    Args:
-        source: The file (IR-18, -34, -50, -101 and IR-SE-50); a folder or `<owner>/<name>` that holds no other;
-            `<owner>/<name>:<file>` on the Hub.
-        destination: The folder to write.
-        overwrite: Replace what is there.
-
-    Returns:
-        The model that was written.
-
-    Raises:
-        InputError: The source is missing, damaged, holds more than tensors, or has another layout; the destination is
-            taken.
-        OSError: The folder cannot be written.
-    """
+    """Turn an IResNet of AdaFace into a folder that `from_pretrained` reads; its processor makes the colors BGR."""
     check_destination(destination, overwrite)
     file = find_file(source)
     tensors = _below(read_state_dict(file, source), "model.")
@@ -81,31 +68,16 @@ def convert_adaface(source: str, destination: str | Path, overwrite: bool = Fals
 def convert_cvlface(
     source: str, destination: str | Path, overwrite: bool = False, color: Literal["rgb", "bgr"] | None = None
 ) -> FaceEmbedderModel:
-    """Turn an IResNet of CVLFace into a folder that `from_pretrained` reads.
-
-    Args:
-        source: The file; a folder or `<owner>/<name>` laid out as on its Hub; `<owner>/<name>:<file>` on the Hub.
-        destination: The folder to write.
-        overwrite: Replace what is there.
-        color: Order of the colours that the network itself sees. Default: what model.yaml beside the weights says.
-
-    Returns:
-        The model that was written.
-
-    Raises:
-        InputError: The source is missing, damaged, holds more than tensors, or has another layout; the order of the
-            colours is neither given nor written beside it; the destination is taken.
-        OSError: The folder cannot be written.
-    """
+    """Turn an IResNet of CVLFace into a folder that `from_pretrained` reads."""
     check_destination(destination, overwrite)
     file = find_file(source, ("pretrained_model/model.pt", "model.pt", "model.safetensors"))
     tensors = _below(_below(read_state_dict(file, source), "model."), "net.")
-    color = color or _color_beside(source, file)
+    order = color or _color_beside(source, file)
     if "conv1.weight" in tensors:
         model = arcface_iresnet(tensors, source)
     else:
         model = _adaface_iresnet(tensors, source, f"an IResNet of {CVLFACE}")
-    processor = FaceImageProcessor(size=model.config.image_size, color=color, image_mean=0.5, image_std=0.5)
+    processor = FaceImageProcessor(size=model.config.image_size, color=order, image_mean=0.5, image_std=0.5)
     write_checkpoint(destination, model, processor, [file], CVLFACE, NOTE)
     return model
 
@@ -121,23 +93,24 @@ def _color_beside(source: str, file: Path) -> str:
         settings = find_beside(source, file, name)
         if settings is None:
             continue
-        # its networks turn the colours around themselves where the file says BGR
-        written = yaml.safe_load(settings.read_text(encoding="utf-8"))
-        if isinstance(written, dict) and str(written.get("color_space")).lower() in ("rgb", "bgr"):
-            return written["color_space"].lower()
+        # its networks swap the channels themselves where the file says BGR; one line is read, no YAML is parsed
+        written = _COLOR_SPACE.search(settings.read_bytes()[:_MAX_SETTINGS_BYTES].decode("utf-8", "replace"))
+        if written:
+            return written[1].lower()
     raise InputError(f"{source} has no model.yaml with a color_space beside it: say --color rgb or --color bgr")
 
 
 def _adaface_iresnet(tensors: Mapping[str, torch.Tensor], source: str, layout: str) -> FaceEmbedderModel:
-    blocks = sorted({int(index) for key in tensors for index in re.findall(r"^body\.(\d+)\.", key)})
+    blocks = sorted({int(index) for key in tensors for index in re.findall(r"^body\.(\d{1,4})\.", key)})
     needed = [f"body.{index}.res_layer.{layer}.weight" for index in range(max(len(blocks), 1)) for layer in (0, 1)]
     missing = [key for key in ("input_layer.0.weight", *needed, "output_layer.3.weight") if key not in tensors]
     if missing:
         raise InputError(f"{source} is not {layout}: {len(missing)} missing ({', '.join(missing[:3])})")
     if tensors["body.0.res_layer.1.weight"].shape[2:] == (1, 1):
-        raise InputError(f"{source} has bottleneck blocks (IR-152, IR-200), which our iresnet has not")
+        raise InputError(f"{source} has bottleneck blocks (IR-152, IR-200), which our iresnet does not support")
     # a stage begins where the channels change; the first one does not change them
-    depths, widths = [], []
+    depths: list[int] = []
+    widths: list[int] = []
     for index in blocks:
         after, before = tensors[f"body.{index}.res_layer.1.weight"].shape[:2]
         if index == 0 or after != before:
@@ -163,7 +136,8 @@ def _adaface_iresnet(tensors: Mapping[str, torch.Tensor], source: str, layout: s
 
 def _what_the_file_lacks(model: FaceEmbedderModel) -> dict[str, torch.Tensor]:
     """Layers that are here and not there, set so that they change nothing."""
-    given = {"norm.weight": torch.ones_like(model.norm.weight), "norm.bias": torch.zeros_like(model.norm.bias)}
+    size = model.config.embedding_size
+    given = {"norm.weight": torch.ones(size), "norm.bias": torch.zeros(size)}
     # the first block takes every second pixel where ours convolves
     first = "trunk.stages.0.0.shortcut"
     channels = len(model.trunk.stages[0][0].shortcut[0].weight)

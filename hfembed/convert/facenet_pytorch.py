@@ -1,6 +1,7 @@
 """InceptionResnetV1 of facenet-pytorch, trained on VGGFace2 or CASIA-WebFace, as a face embedder folder."""
 
 from pathlib import Path
+from typing import Any
 
 from hfembed.atomic import check_destination
 from hfembed.convert.foreign_checkpoint import (
@@ -48,28 +49,15 @@ _MODULES = (
 def convert_facenet_pytorch(
     source: str, destination: str | Path, overwrite: bool = False, classifier: bool = False
 ) -> FaceEmbedderModel | FaceEmbedderForClassification:
-    """Turn facenet-pytorch's InceptionResnetV1 into a folder that `from_pretrained` reads.
-
-    Args:
-        source: The file; a folder or `<owner>/<name>` that holds no other; `<owner>/<name>:<file>` on the Hub.
-        destination: The folder to write.
-        overwrite: Replace what is there.
-        classifier: Keep the classifier over the people it was trained on, whose names the file does not have.
-
-    Returns:
-        The model that was written.
-
-    Raises:
-        InputError: The source is missing, damaged, holds more than tensors, has another layout, or lacks the
-            classifier that was asked for; the destination is taken.
-        OSError: The folder cannot be written.
-    """
+    """Turn facenet-pytorch's InceptionResnetV1 into a folder that `from_pretrained` reads."""
     check_destination(destination, overwrite)
     file = find_file(source)
     tensors = read_state_dict(file, source)
-    people = len(tensors["logits.weight"]) if classifier and "logits.weight" in tensors else 2
+    people: dict[str, Any] = {}
+    if classifier and "logits.weight" in tensors:
+        people = {"num_labels": len(tensors["logits.weight"])}
     config = FaceEmbedderConfig(
-        trunk="inception_resnet_v1", image_size=[160, 160], embedding_size=512, dropout=0.6, num_labels=people
+        trunk="inception_resnet_v1", image_size=[160, 160], embedding_size=512, dropout=0.6, **people
     )
     model = FaceEmbedderForClassification(config) if classifier else FaceEmbedderModel(config)
     ours = weights_of(model)
@@ -87,7 +75,7 @@ def convert_facenet_pytorch(
     # (x - 127.5) / 128, fixed, as all that library's networks see faces
     processor = FaceImageProcessor(size=160, template=_TEMPLATE, image_mean=0.5, image_std=128 / 255)
     note = (
-        "That trainer's data is VGGFace2 or CASIA-WebFace, by the file's name; its code is under the MIT licence. It "
+        "That trainer's data is VGGFace2 or CASIA-WebFace, by the file's name; its code is under the MIT license. It "
         "saw detector boxes, neither turned nor of the faces' own proportions: crops by five points show faces as "
         "large, and are not the same."
     )

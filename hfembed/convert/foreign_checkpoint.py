@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, list_repo_files
@@ -25,19 +26,7 @@ _ON_THE_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<file>.+))?")
 
 
 def find_file(source: str, preferred: Iterable[str] = ()) -> Path:
-    """The file that a user names, fetched from the Hub where it is there.
-
-    Args:
-        source: A file; `<owner>/<name>:<file>` in a Hub repository; or a folder or `<owner>/<name>`, where the file
-            is the first of `preferred` that is there, else the only one that looks like weights.
-        preferred: File names, the best first.
-
-    Returns:
-        The path on this machine.
-
-    Raises:
-        InputError: There is no such file, or several would do.
-    """
+    """The file that a user names, fetched from the Hub where it is there."""
     if Path(source).is_file():
         return Path(source)
     if Path(source).is_dir():
@@ -46,8 +35,10 @@ def find_file(source: str, preferred: Iterable[str] = ()) -> Path:
         return Path(source) / _choose(source, names, preferred, f"{source}/<file>")
     on_the_hub = _ON_THE_HUB.fullmatch(source)
     if not on_the_hub:
-        raise InputError(f"there is no file {source}; one on the Hub is written <owner>/<name>:<file>")
+        raise InputError(f"{source}: no such file; a file on the Hub is written <owner>/<name>:<file>")
     repo, file = on_the_hub["repo"], on_the_hub["file"]
+    if file and (file.startswith("/") or "\\" in file or ".." in file.split("/")):
+        raise InputError(f"{source}: '{file}' is not a path inside a repository")
     try:
         file = file or _choose(source, sorted(list_repo_files(repo)), preferred, f"{repo}:<file>")
         return Path(hf_hub_download(repo, file))
@@ -55,37 +46,26 @@ def find_file(source: str, preferred: Iterable[str] = ()) -> Path:
         raise
     except (OSError, ValueError) as error:  # no such repository, no such file, no network
         raise InputError(
-            f"{source} is no file here and could not be fetched from the Hub: {_first_line(error)}"
+            f"{source}: no such file, and it could not be fetched from the Hub: {first_line(error)}"
         ) from error
 
 
 def find_beside(source: str, file: Path, name: str) -> Path | None:
-    """A file of settings that belongs to the weights.
-
-    Args:
-        source: As given to `find_file`.
-        file: What `find_file` found.
-        name: Name of the wanted file, from the repository's root or from the folder of the weights.
-
-    Returns:
-        Its path, or None where there is none.
-
-    Raises:
-        InputError: The Hub could not be asked.
-    """
+    """A file of settings that belongs to the weights."""
     if Path(source).exists():
         folder = Path(source) if Path(source).is_dir() else file.parent
         return folder / name if (folder / name).is_file() else None
-    repo = _ON_THE_HUB.fullmatch(source)["repo"]
+    repo = source.partition(":")[0]
     try:
         return Path(hf_hub_download(repo, name))
     except EntryNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{name} of {repo} could not be fetched from the Hub: {_first_line(error)}") from error
+        raise InputError(f"{name} of {repo} could not be fetched from the Hub: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -106,29 +86,17 @@ def read_state_dict(
     """The tensors of a file by name, in the file's order. Nothing is unpickled.
 
     Reads safetensors, and torch.save's zip format and the older one without it.
-
-    Args:
-        file: The file.
-        source: What to call it in an error; the file's path unless given.
-        under: Where trainers put the network when they save more beside it; the first that is there is taken.
-
-    Returns:
-        Tensors on the CPU; the names without `module.`, which torch.nn.DataParallel puts before them. BatchNorm's
-        counters of training steps, which files of old versions of torch lack, are left out: nothing depends on them.
-
-    Raises:
-        InputError: The file is damaged, holds other objects than tensors, or no state dict.
     """
     source = source or str(file)
     try:
         if file.suffix == ".safetensors":
-            content = load_file(file)
+            loaded = load_file(file)
         else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise InputError(
-            f"{source} holds more than tensors, and nothing from outside is unpickled: save the network's "
-            "state_dict() alone with torch.save"
+            f"{source} holds more than tensors, and pickle files are not loaded; save the network's state_dict() "
+            "alone with torch.save"
         ) from error
     except SafetensorError as error:
         raise InputError(f"{source} is damaged, or no safetensors file ({error}): fetch it again") from error
@@ -137,8 +105,9 @@ def read_state_dict(
     # what a damaged file makes the reader stumble over is anybody's guess: KeyError, IndexError, RuntimeError ...
     except Exception as error:
         raise InputError(
-            f"{source} is damaged, or no file of torch.save ({_first_line(error)}): fetch it again"
+            f"{source} is damaged, or no file of torch.save ({first_line(error)}): fetch it again"
         ) from error
+    content: Any = loaded
     under = tuple(under)
     for name in under:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
@@ -147,23 +116,19 @@ def read_state_dict(
     if not isinstance(content, dict) or not content or not all(map(torch.is_tensor, content.values())):
         places = " or ".join(f"'{name}'" for name in under)
         raise InputError(f"{source} holds no state dict: tensors by name, alone or under {places}")
-    return {key.removeprefix("module."): value for key, value in content.items() if not key.endswith(_COUNTER)}
+    tensors = {
+        str(key).removeprefix("module."): value for key, value in content.items() if not str(key).endswith(_COUNTER)
+    }
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{source}: the weights contain non-finite numbers, in '{key}'")
+    return tensors
 
 
 def check_layout(
     tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, Iterable[int]], source: str, layout: str
 ) -> None:
-    """Refuse a file whose tensors are not those of the layout, by name and by shape.
-
-    Args:
-        tensors: The file's tensors by name.
-        shapes: The layout's names and shapes.
-        source: What to call the file.
-        layout: What the file should be, with its article: "a MobileFaceNet of ...".
-
-    Raises:
-        InputError: They differ; says which are missing, unexpected and of another shape, the first three of each.
-    """
+    """Refuse a file whose tensors are not those of the layout, by name and by shape."""
     shapes = {key: tuple(shape) for key, shape in shapes.items()}
     faults = {
         "missing": [key for key in shapes if key not in tensors],
@@ -189,15 +154,7 @@ def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def fill(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give a model all its weights.
-
-    Args:
-        model: Changed in place.
-        weights: A tensor for each of `weights_of(model)`.
-
-    Raises:
-        RuntimeError: A key map forgot or invented a weight.
-    """
+    """Give a model all its weights."""
     counters = model.state_dict().keys() - weights_of(model).keys()
     model.load_state_dict({key: torch.tensor(0) for key in counters} | dict(weights))
 
@@ -214,17 +171,6 @@ def write_checkpoint(
 
     It holds config.json, model.safetensors, preprocessor_config.json, training.json (where the weights come from) and
     README.md.
-
-    Args:
-        destination: The folder; what is there is replaced.
-        model: The converted model.
-        processor: How the trainer showed images to it.
-        files: The foreign files; their names and checksums are recorded.
-        layout: Whose layout they have: the trainer's repository.
-        note: What is known of the training data and the licence.
-
-    Raises:
-        OSError: The folder cannot be written.
     """
     destination = Path(destination)
     named = ", ".join(f"`{file.name}` (sha256 `{hashlib.sha256(file.read_bytes()).hexdigest()}`)" for file in files)

@@ -47,26 +47,11 @@ _BLOCK_MODULES = {
     "shortcut.0": "downsample.0",
     "shortcut.1": "downsample.1",
 }
-_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.conv2\.weight")
+_BLOCK = re.compile(r"layer(\d{1,2})\.(\d{1,3})\.conv2\.weight")
 
 
 def convert_insightface(source: str, destination: str | Path, overwrite: bool = False) -> FaceEmbedderModel:
-    """Turn an IResNet of insightface into a folder that `from_pretrained` reads.
-
-    Args:
-        source: The file, .pth or .onnx; a folder or `<owner>/<name>` that holds no other; `<owner>/<name>:<file>` on
-            the Hub.
-        destination: The folder to write.
-        overwrite: Replace what is there.
-
-    Returns:
-        The model that was written.
-
-    Raises:
-        InputError: The source is missing, damaged, holds more than tensors, or is no IResNet; the destination is
-            taken; `onnx` is not installed and needed.
-        OSError: The folder cannot be written.
-    """
+    """Turn an IResNet of insightface into a folder that `from_pretrained` reads."""
     check_destination(destination, overwrite)
     file = find_file(source)
     if file.suffix == ".onnx":
@@ -80,15 +65,7 @@ def convert_insightface(source: str, destination: str | Path, overwrite: bool = 
 
 
 def arcface_iresnet(tensors: Mapping[str, torch.Tensor], source: str) -> FaceEmbedderModel:
-    """The face embedder of a state dict with arcface_torch's names.
-
-    Args:
-        tensors: By name; the depths and widths of the stages are read off them.
-        source: What to call the file.
-
-    Raises:
-        InputError: The names or shapes are others.
-    """
+    """The face embedder of a state dict with arcface_torch's names."""
     layout = "an IResNet of arcface_torch"
     blocks = {(int(stage), int(block)): key for key in tensors for stage, block in _BLOCK.findall(key)}
     if not blocks or "fc.weight" not in tensors:

@@ -1,6 +1,7 @@
 """What the converters of IResNets share: our configuration for given stages, and layers that change nothing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -13,21 +14,10 @@ EPS = 1e-5  # of every BatchNorm, here as there
 def iresnet_config(
     depths: Sequence[int], widths: Sequence[int], places: int, embedding_size: int, use_se: bool = False
 ) -> FaceEmbedderConfig:
-    """The configuration of an IResNet whose last map is flattened into a linear layer.
-
-    Args:
-        depths: Blocks of each stage.
-        widths: Channels of each stage; the stem has those of the first.
-        places: Places of the last map, which is a square.
-        embedding_size: Length of an embedding.
-        use_se: Squeeze-and-excitation in every block.
-
-    Returns:
-        With the trunk's short name where it has one.
-    """
+    """The configuration of an IResNet whose last map is flattened into a linear layer."""
     side = round(places**0.5) * 2 ** len(depths)
     names = [name for name, known in IRESNET_DEPTHS.items() if known == tuple(depths)]
-    arguments = {"use_se": True} if use_se else {}
+    arguments: dict[str, Any] = {"use_se": True} if use_se else {}
     if names and tuple(widths) == IRESNET_WIDTHS:
         return FaceEmbedderConfig(
             trunk=names[0], trunk_arguments=arguments, image_size=[side, side], embedding_size=embedding_size

@@ -22,17 +22,6 @@ def read_iresnet_onnx(file: Path, source: str) -> FaceEmbedderModel:
     """Read the graph backwards, from the embedding to the image.
 
     Exporters fold some BatchNorms into the convolutions before them; those become BatchNorms that only shift.
-
-    Args:
-        file: The file.
-        source: What to call it.
-
-    Returns:
-        The model; the embedding before normalisation is the graph's first output.
-
-    Raises:
-        InputError: The file is damaged, or its graph is no IResNet; says what was found in what place.
-        InputError: onnx is not installed.
     """
     try:
         import onnx
@@ -40,12 +29,13 @@ def read_iresnet_onnx(file: Path, source: str) -> FaceEmbedderModel:
     except ImportError as error:
         raise InputError('reading an .onnx file needs onnx: pip install "hfembed[onnx]"') from error
     try:
-        graph = _Graph(onnx.load(file), source)
+        # the names of files that an ONNX file may give for its weights are not followed
+        graph = _Graph(onnx.load(file, load_external_data=False), source)
     except DecodeError as error:
         raise InputError(f"{source} is damaged, or no ONNX file: fetch it again") from error
 
     weights, name = graph.head()
-    blocks = []
+    blocks: list[Weights] = []
     while not graph.is_stem(name):
         block, name = graph.block(name)
         blocks.insert(0, block)
@@ -55,7 +45,8 @@ def read_iresnet_onnx(file: Path, source: str) -> FaceEmbedderModel:
     weights |= {f"trunk.stem.{key}": value for key, value in stem.items()}
 
     # a stage begins where the shortcut convolves
-    depths, widths = [], []
+    depths: list[int] = []
+    widths: list[int] = []
     for block in blocks:
         if "shortcut.0.weight" in block or not depths:
             depths.append(0)
@@ -82,6 +73,7 @@ class _Graph:
         self.source = source
         self.output = model.graph.output[0].name
         self.producers = {output: node for node in model.graph.node for output in node.output}
+        self.steps = 20 * len(model.graph.node)  # more than a way back takes
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         constants |= {
             node.output[0]: attribute.t
@@ -90,6 +82,9 @@ class _Graph:
             for attribute in node.attribute
             if attribute.name == "value"
         }
+        outside = sorted(name for name, tensor in constants.items() if tensor.data_location == tensor.EXTERNAL)
+        if outside:
+            raise InputError(f"{source}: the weights '{outside[0]}' are in another file; export it with its weights")
         self.constants = {
             name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for name, tensor in constants.items()
         }
@@ -103,9 +98,17 @@ class _Graph:
         """The node that makes a value, those that only pass it on left out."""
         while self.kind(name) in _PASSING:
             name = self.producers[name].input[0]
+            self.step()
+        self.step()
         if self.kind(name) not in kinds:
             raise InputError(f"{self.source} is no IResNet: a {self.kind(name)} where {place} should be")
         return self.producers[name]
+
+    def step(self) -> None:
+        """Count the way back through the graph, which in a damaged one may be a circle."""
+        self.steps -= 1
+        if self.steps < 0:
+            raise InputError(f"{self.source} is no IResNet: its graph has a cycle")
 
     def constant(self, name: str) -> torch.Tensor:
         if name not in self.constants:

@@ -25,18 +25,7 @@ _STAGE_DEPTHS = (5, 1, 6, 1, 2)
 
 @dataclass(frozen=True)
 class Layout:
-    """How one trainer names the parts, and how it shows faces to the network.
-
-    Args:
-        trainer: Repository of the training code.
-        modules: Our module -> its module.
-        block_modules: The same within a bottleneck, after `trunk.stages.<stage>.<block>.` and `<blocks>.<index>.`.
-        blocks: Its name for the list of bottlenecks.
-        projection_bias: Its bias before the last BatchNorm, where it has one.
-        config: Fields of `FaceEmbedderConfig`.
-        processor: Arguments of `FaceImageProcessor`.
-        note: What is known of the training data.
-    """
+    """How one trainer names the parts, and how it shows faces to the network."""
 
     trainer: str
     modules: dict[str, str]
@@ -91,7 +80,7 @@ XIAOCCER = Layout(
     projection_bias=None,
     config={"image_size": [112, 96], "mirror": "concatenate"},
     processor={"size": [112, 96], "image_mean": 0.5, "image_std": 128 / 255},
-    note="That trainer's data is CASIA-WebFace; its repository states no licence for the weights.",
+    note="That trainer's data is CASIA-WebFace; its repository states no license for the weights.",
 )
 
 FOAMLIU = Layout(
@@ -141,19 +130,6 @@ def convert_mobilefacenet(source: str, destination: str | Path, overwrite: bool 
 
     The folder holds config.json, model.safetensors, preprocessor_config.json, training.json (where the weights come
     from) and README.md, and appears whole or not at all.
-
-    Args:
-        source: The file; a folder or `<owner>/<name>` that holds no other; `<owner>/<name>:<file>` on the Hub.
-        destination: The folder to write.
-        overwrite: Replace what is there.
-
-    Returns:
-        The layout that the file has.
-
-    Raises:
-        InputError: The source is missing, damaged, holds more than tensors, or has another layout; the destination is
-            taken.
-        OSError: The folder cannot be written.
     """
     check_destination(destination, overwrite)
     file = find_file(source)

@@ -46,26 +46,13 @@ NETWORKS = {
 }
 
 NOTE = (
-    "That repository is under the MIT licence. It has the weights from davidsandberg/facenet, and that one from the "
+    "That repository is under the MIT license. It has the weights from davidsandberg/facenet, and that one from the "
     "authors of MTCNN, who trained them on WIDER FACE and CelebA."
 )
 
 
 def convert_mtcnn(source: str, destination: str | Path, overwrite: bool = False) -> FaceDetectorModel:
-    """Turn facenet-pytorch's pnet.pt, rnet.pt and onet.pt into a folder that `from_pretrained` reads.
-
-    Args:
-        source: The folder with the three files, or `<owner>/<name>` on the Hub.
-        destination: The folder to write.
-        overwrite: Replace what is there.
-
-    Returns:
-        The model, in eval mode.
-
-    Raises:
-        InputError: A file is missing, damaged, holds more than tensors, or others; the destination is taken.
-        OSError: The folder cannot be written.
-    """
+    """Turn facenet-pytorch's pnet.pt, rnet.pt and onet.pt into a folder that `from_pretrained` reads."""
     check_destination(destination, overwrite)
     model = FaceDetectorModel(FaceDetectorConfig()).eval()
     files = []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from huggingface_hub.errors import StrictDataclassError
 
 from hfembed.atomic import check_destination
 from hfembed.convert.foreign_checkpoint import (
@@ -12,6 +13,7 @@ from hfembed.convert.foreign_checkpoint import (
     fill,
     find_beside,
     find_file,
+    first_line,
     read_state_dict,
     weights_of,
     write_checkpoint,
@@ -29,20 +31,6 @@ def convert_timm_face(source: str, destination: str | Path, overwrite: bool = Fa
     """Turn a timm-face checkpoint into a folder that `from_pretrained` reads.
 
     What timm takes for a classifier over 512 classes is the embedding there; `AutoModel` leaves it out without a word.
-
-    Args:
-        source: A folder or `<owner>/<name>` as timm's `push_to_hf_hub` makes them: config.json, model.safetensors or
-            pytorch_model.bin.
-        destination: The folder to write.
-        overwrite: Replace what is there.
-
-    Returns:
-        The model that was written.
-
-    Raises:
-        InputError: The source is missing or damaged, has no config.json of timm, or weights that do not fit it; the
-            destination is taken.
-        OSError: The folder cannot be written.
     """
     check_destination(destination, overwrite)
     file = find_file(source, ("model.safetensors", "pytorch_model.bin"))
@@ -51,30 +39,33 @@ def convert_timm_face(source: str, destination: str | Path, overwrite: bool = Fa
     architecture, embedding_size = settings["architecture"], settings["num_classes"]
     if not timm.is_model(architecture):
         raise InputError(f"{source}: this version of timm has no architecture '{architecture}'")
-    arguments = dict(settings.get("model_args", {}))
-    # config.json may keep the input size and normalisation of timm's own weights: that trainer's are these
+    arguments = dict(settings["model_args"])
+    # config.json may keep the input size and normalization of timm's own weights: that trainer's are these
     size = arguments.get("img_size", 112)
-    height, width = (size, size) if isinstance(size, int) else size
+    image_size = [size, size] if isinstance(size, int) else size
     for ours in ("num_classes", "in_chans", "img_size"):
         arguments.pop(ours, None)
-    config = FaceEmbedderConfig(
-        trunk=f"timm/{architecture}",
-        trunk_arguments=arguments,
-        image_size=[height, width],
-        embedding_size=embedding_size,
-        bn_neck=False,
-    )
     try:
+        config = FaceEmbedderConfig(
+            trunk=f"timm/{architecture}",
+            trunk_arguments=arguments,
+            image_size=image_size,
+            embedding_size=embedding_size,
+            bn_neck=False,
+        )
         model = FaceEmbedderModel(config)
-    except (TypeError, ValueError, AssertionError) as error:  # what timm's networks raise for arguments not theirs
-        raise InputError(f"{source}: {architecture} cannot be built with {arguments}: {error}") from error
+    # what the config and timm's networks raise for arguments that are not theirs
+    except (TypeError, ValueError, AssertionError, StrictDataclassError) as error:
+        reason = first_line(error.__cause__ or error)
+        raise InputError(f"{source}: {architecture} cannot be built with {arguments}: {reason}") from error
 
-    head = timm.get_pretrained_cfg(architecture).classifier
+    pretrained_cfg = timm.get_pretrained_cfg(architecture)
+    head = str(pretrained_cfg.classifier) if pretrained_cfg else "head"
     keys = {key: _foreign_key(key, head) for key in weights_of(model)}
     shapes = {keys[key]: value.shape for key, value in weights_of(model).items()}
     check_layout(tensors, shapes, source, f"a {architecture} with an embedding of {embedding_size}")
     fill(model, {key: tensors[theirs] for key, theirs in keys.items()})
-    processor = FaceImageProcessor(size=[height, width], image_mean=0.5, image_std=0.5)
+    processor = FaceImageProcessor(size=config.image_size, image_mean=0.5, image_std=0.5)
     write_checkpoint(destination, model, processor, [file], TRAINER, NOTE)
     return model
 
@@ -85,10 +76,13 @@ def _read_settings(source: str, file: Path) -> dict[str, Any]:
         raise InputError(f"{source} has no config.json of timm beside the weights: name the folder or <owner>/<name>")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"config.json of {source} is not JSON ({error}): fetch it again") from error
-    if not isinstance(settings, dict) or "architecture" not in settings or not settings.get("num_classes"):
-        raise InputError(f"config.json of {source} is none of timm with an architecture and num_classes")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"config.json of {source} is not JSON ({first_line(error)}); fetch it again") from error
+    expected = {"architecture": str, "num_classes": int}
+    if not isinstance(settings, dict) or any(type(settings.get(key)) is not kind for key, kind in expected.items()):
+        raise InputError(f"config.json of {source} is not timm's: it lacks an architecture and num_classes")
+    if not isinstance(settings.setdefault("model_args", {}), dict):
+        raise InputError(f"config.json of {source}: model_args must be an object")
     return settings
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,33 +30,19 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file that was written.
-
-    Args:
-        path: Where it is.
-        largest_difference: Between its outputs and torch's, on random input in two batch sizes.
-    """
+    """A file that was written."""
 
     path: Path
     largest_difference: float
 
 
 class _Part(nn.Module):
-    """One function of a model as a module of its own.
-
-    Args:
-        model: The model.
-        function: Of the model and one input, to a tensor or several.
-        input_name: What the file calls the input (batch, ...).
-        output_names: What it calls the outputs (batch, ...).
-        shape: Of one input, without the batch.
-        any_size: Height and width are free too.
-    """
+    """One function of a model as a module of its own."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        function: Callable[[PreTrainedModel, torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]],
+        function: Callable[[Any, torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]],
         input_name: str,
         output_names: tuple[str, ...],
         shape: tuple[int, ...],
@@ -74,7 +61,7 @@ class _Part(nn.Module):
         return self.function(self.model, values)
 
 
-def export_onnx(checkpoint: str | Path | Checkpoint, output: str | Path) -> list[OnnxFile]:
+def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
     """Write a checkpoint's networks as ONNX.
 
     A face embedder is one file, pixels to unit embeddings, the mirror image included as its config says. An
@@ -115,8 +102,10 @@ def export_onnx(checkpoint: str | Path | Checkpoint, output: str | Path) -> list
     return files
 
 
-def _load(checkpoint: str | Path | Checkpoint) -> tuple[BaseImageProcessor, dict[str, _Part]]:
-    model_type = read_config(Checkpoint.resolve(checkpoint).folder, str(checkpoint)).model_type
+def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
+    model: Any
+    processor: BaseImageProcessor
+    model_type = read_config(Checkpoint.resolve(checkpoint).folder, checkpoint).model_type
     if model_type == FACE_EMBEDDER:
         model, processor = load_face_embedder(checkpoint, "cpu")
         pixels = (model.config.num_channels, *model.config.image_size)
@@ -145,18 +134,15 @@ def _load(checkpoint: str | Path | Checkpoint) -> tuple[BaseImageProcessor, dict
     raise InputError(f"{checkpoint} holds a model of type {model_type}, of which no network is exported to ONNX")
 
 
-def _metadata(
-    checkpoint: str | Path | Checkpoint, processor: BaseImageProcessor, name: str, part: _Part
-) -> dict[str, str]:
+def _metadata(checkpoint: str, processor: BaseImageProcessor, name: str, part: _Part) -> dict[str, str]:
     config = part.model.config
-    source = Checkpoint.resolve(checkpoint)
     told = {
         "hfembed_version": __version__,
         "model_type": config.model_type,
         "part": name,
-        "name": source.folder.resolve().name if source.is_local else source.name,
+        "name": Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint,
         "input_shape": ["batch", part.shape[0], *(("height", "width") if part.any_size else part.shape[1:])],
-        # pixels / 255, minus the mean, through the deviation; template and colours where it has them
+        # pixels / 255, minus the mean, through the deviation; template and colors where it has them
         "preprocessor": processor.to_dict(),
     }
     if config.model_type == FACE_EMBEDDER:
@@ -177,6 +163,7 @@ def _write(part: _Part, path: Path, metadata: dict[str, str]) -> None:
         dynamo=True,
         verbose=False,
     )
+    assert program is not None  # what dynamo=True returns
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
 

@@ -82,7 +82,7 @@ def _add_code(model: Path, code: Path, name: str) -> list[str]:
     """Tell a model's settings its classes, and copy what defines them; the names of its Auto classes."""
     config_class = type(read_config(model, name))
     check_weights(model, name)
-    classes = {"AutoConfig": config_class}
+    classes: dict[str, Any] = {"AutoConfig": config_class}
     for auto_model in _AUTO_MODELS:
         if config_class in auto_model._model_mapping:
             classes[auto_model.__name__] = auto_model._model_mapping[config_class]

@@ -401,11 +401,23 @@ class FaceAnalyzer:
 
         Returns:
             Embeddings (N, D), norms (N,) and sharpness (N,), all float32.
+
+        Raises:
+            ValueError: An embedding is not finite.
         """
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
         normalized = self.embedder_processor.normalize(pixels.to(self.embedder.device))
         embeddings, norms = self._fast_embedder().embed_with_norms(normalized)
         return embeddings.cpu().numpy(), norms.cpu().numpy(), sharpness(pixels).numpy()
+
+    def _embed_each(self, crops: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.floating, np.floating] | str]:
+        """For each crop embedding, norm and sharpness, or why it has none: one that fails does not fail the others."""
+        if not crops:
+            return []
+        try:
+            return list(zip(*self.embed_crops(crops), strict=True))
+        except ValueError as error:  # an embedding is not finite
+            return [str(error)] if len(crops) == 1 else [self._embed_each([crop])[0] for crop in crops]
 
     def _state(self) -> tuple[Any, ...]:
         """Changes whenever the embedder embeds otherwise."""
@@ -458,11 +470,11 @@ class FaceAnalyzer:
                     owners.append((number, index))
 
         results: list[list[Face]] = [[] for _ in photos]
-        embedded = zip(*self.embed_crops(crops), strict=True) if crops else iter(())
-        for (number, index), crop, (embedding, norm, sharp) in zip(owners, crops, embedded, strict=True):
-            if not (np.isfinite(embedding).all() and np.isfinite(norm)):
-                errors[number] = f"{names[number]}: the embedding is not finite; the model's weights are damaged"
+        for (number, index), crop, embedded in zip(owners, crops, self._embed_each(crops), strict=True):
+            if isinstance(embedded, str):
+                errors[number] = f"{names[number]}: {embedded}"
                 continue
+            embedding, norm, sharp = embedded
             box, landmarks = found[number].boxes[index].numpy(), found[number].landmarks[index].numpy()
             size = float(min(box[2] - box[0], box[3] - box[1]))
             quality = FaceQuality(float(found[number].scores[index]), size, float(sharp), float(norm))

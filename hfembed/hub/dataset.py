@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import constants
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
 from hfembed.photos import open_photo, utf8_name
@@ -149,7 +149,7 @@ def check_dataset_card(source: str, revision: str | None = None, token: str | No
                 text = found[1] if found else ""
             notes = yaml.safe_load(text)
         except (ValueError, yaml.YAMLError, RecursionError) as error:
-            raise InputError(f"{source}: {file.name} cannot be read: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{source}: {file.name} cannot be read: {first_line(error)}") from error
         if isinstance(notes, dict):
             for place in _texts([notes.get("configs"), notes.get("data_files"), notes.get("data_dir")]):
                 if "://" in place or "::" in place or os.path.isabs(place) or ".." in re.split(r"[\\/]", place):

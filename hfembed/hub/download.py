@@ -39,7 +39,7 @@ def download_files(
         check_names: Called with the names of all files in the repository; may refuse them.
 
     Returns:
-        The folder of the commit in the cache; not there where no file fits.
+        The folder of the commit in the cache; it does not exist if no file matches.
 
     Raises:
         InputError: There is no such repository or revision, no right to read it, nothing in the cache, or a file is
@@ -74,7 +74,7 @@ def _verify(
         if not is_passing(error):
             raise
         if not constants.is_offline_mode():
-            logger.warning("the Hub cannot be reached: %s is taken as it was fetched last", repo_id)
+            logger.warning("the Hub cannot be reached: using the last download of %s", repo_id)
         return
     siblings = getattr(info, "siblings", None) or []
     check_names([sibling.rfilename for sibling in siblings])

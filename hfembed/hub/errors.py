@@ -113,7 +113,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case HfHubHTTPError() if _status(error) == 403:
             return f"{repo_id}: your token may not write there; make one with the right to write, then {log_in}"
         case HfHubHTTPError() if _status(error) == 412:
-            return f"{repo_id} was changed by somebody else meanwhile; look at what they did, then push again"
+            return f"{repo_id} was changed by somebody else during the push; look at their commit, then push again"
         case HfHubHTTPError() if _status(error) == 429:
             return f"{repo_id}: the Hub has had too many requests; wait a few minutes"
         case HfHubHTTPError() if _status(error) >= 500:

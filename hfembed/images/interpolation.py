@@ -22,19 +22,19 @@ def linear_path(start: torch.Tensor, end: torch.Tensor, steps: int) -> torch.Ten
 
 
 def spherical_path(
-    start: torch.Tensor, end: torch.Tensor, steps: int, centre: torch.Tensor | None = None
+    start: torch.Tensor, end: torch.Tensor, steps: int, center: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Points of the great circle between two latents, both ends included.
 
     Shoemake, "Animating rotation with quaternion curves", 1985; for latents White, "Sampling generative networks",
-    2016. The distance from the centre goes evenly from one's to the other's, where the straight line would pass nearer
-    to the centre than any latent lies. Latents in one direction are joined by the straight line.
+    2016. The distance from the center goes evenly from one's to the other's, where the straight line would pass nearer
+    to the center than any latent lies. Latents in one direction are joined by the straight line.
 
     Args:
         start: Latent of any shape.
         end: Of the same shape.
         steps: Number of points, at least 2.
-        centre: What the circle is drawn around, such as the mean latent; zero by default.
+        center: What the circle is drawn around, such as the mean latent; zero by default.
 
     Returns:
         (steps, *shape).
@@ -43,7 +43,7 @@ def spherical_path(
         ValueError: Fewer than two steps, two shapes, or latents in opposite directions: no one circle joins them.
     """
     shares = _shares(start, end, steps)
-    middle = torch.zeros_like(start) if centre is None else centre
+    middle = torch.zeros_like(start) if center is None else center
     a, b = (start - middle).double(), (end - middle).double()
     lengths = a.norm(), b.norm()
     if min(lengths) == 0:
@@ -53,7 +53,7 @@ def spherical_path(
     if angle < 1e-4:
         return linear_path(start, end, steps)
     if torch.pi - angle < 1e-4:
-        raise ValueError("the latents lie in opposite directions from the centre: no one circle joins them")
+        raise ValueError("the latents lie in opposite directions from the center: no one circle joins them")
     shares = shares.double()
     first, second = torch.sin((1 - shares) * angle), torch.sin(shares * angle)
     direction = (first * a / lengths[0] + second * b / lengths[1]) / torch.sin(angle)

@@ -143,8 +143,8 @@ class LatentStatistics:
         Returns:
             (N, K) float32, the directions of largest variance first.
         """
-        centred = latents.flatten(1).double().cpu().numpy() - self.mean
-        return torch.from_numpy((centred @ self.directions.T / self.deviations**power).astype(np.float32))
+        centered = latents.flatten(1).double().cpu().numpy() - self.mean
+        return torch.from_numpy((centered @ self.directions.T / self.deviations**power).astype(np.float32))
 
     def mean_latent(self) -> torch.Tensor:
         """The mean latent, (C, h, w) float32."""

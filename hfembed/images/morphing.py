@@ -13,7 +13,7 @@ def morph(
     end: torch.Tensor,
     steps: int = 24,
     spherical: bool = False,
-    centre: torch.Tensor | None = None,
+    center: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Turn one image into another through the latents between theirs.
 
@@ -22,18 +22,18 @@ def morph(
         start: (C, H, W) float in [0, 1].
         end: The same shape.
         steps: Number of images, the two reconstructions included.
-        spherical: Along the great circle around `centre` instead of the straight line.
-        centre: (channels, h, w), such as the mean latent; zero by default.
+        spherical: Along the great circle around `center` instead of the straight line.
+        center: (channels, h, w), such as the mean latent; zero by default.
 
     Returns:
         (steps, C, H, W) float32 in [0, 1].
 
     Raises:
         InputError: The model takes images of other channels or sizes, or cannot decode latents.
-        ValueError: Fewer than two steps, or latents in opposite directions from the centre.
+        ValueError: Fewer than two steps, or latents in opposite directions from the center.
     """
     first, last = encode_images(model, torch.stack([start, end]))
-    path = spherical_path(first, last, steps, centre) if spherical else linear_path(first, last, steps)
+    path = spherical_path(first, last, steps, center) if spherical else linear_path(first, last, steps)
     return decode_latents(model, path)
 
 

@@ -13,8 +13,8 @@ from hfembed.images.tiling import apply_in_tiles
 def denoise(model: PreTrainedModel, photo: torch.Tensor, overlap: int | None = None) -> torch.Tensor:
     """Remove what the model has learned to remove.
 
-    Tiles of the size the model was trained at go through it one by one, overlapping. A grey model takes the colours of
-    a photo one at a time; a colour model takes a grey photo as three equal colours. The mean over the photo and its
+    The photo is processed in overlapping tiles of the model's training size. A gray model restores each color channel
+    by itself; a color model takes a gray photo as three equal channels. The mean over the photo and its
     mirror image is a little better than either (Lim et al., "Enhanced Deep Residual Networks for Single Image
     Super-Resolution", 2017, section 3.4).
 
@@ -36,7 +36,7 @@ def denoise(model: PreTrainedModel, photo: torch.Tensor, overlap: int | None = N
 def inpaint(
     model: PreTrainedModel, photo: torch.Tensor, mask: torch.Tensor, overlap: int | None = None
 ) -> torch.Tensor:
-    """Fill holes; all pixels outside of them stay as they are. Tiles, colours and the mirror image as in `denoise`.
+    """Fill holes; all pixels outside of them are unchanged. Tiles, colors and the mirror image as in `denoise`.
 
     Args:
         model: An inpainting autoencoder, in eval mode.
@@ -80,7 +80,7 @@ def _in_tiles(
 
 
 def _with_mirror(model: PreTrainedModel, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-    """Tiles (B, 1 or 3, h, w) through a grey or a colour model, as they are and mirrored; the mean of both."""
+    """Restore tiles (B, 1 or 3, h, w) and their mirror images, gray or color; the mean of both."""
     count, channels, height, width = tiles.shape
     if model.config.num_channels == 1:
         planes = tiles.reshape(count * channels, 1, height, width)

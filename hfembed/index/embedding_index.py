@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.json_notes import read_json, write_json
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
 from hfembed.index.card import render_index_card
@@ -512,7 +512,7 @@ class EmbeddingIndex:
             *(ValueError, KeyError, TypeError, AttributeError),
             *(pa.ArrowException, SafetensorError, OSError),
         ) as error:
-            raise InputError(f"{name} is not a whole index: {str(error).strip().splitlines()[0]}") from error
+            raise InputError(f"{name} is not a whole index: {first_line(error)}") from error
         index._label_of = np.array([index._number.setdefault(label, len(index._number)) for label in labels])
         index._names = list(index._number)
         return index

@@ -1,24 +1,14 @@
 """What the configs of all autoencoder families have in common."""
 
-import difflib
 import math
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-# keys that transformers and the Hub write into a config.json, or pass to a config, besides its declared fields
-_FOREIGN_KEYS = {
-    "auto_map",
-    "attn_implementation",
-    "custom_pipelines",
-    "experts_implementation",
-    "model_type",
-    "per_layer_config",
-    "quantization_config",
-    "tie_word_embeddings",
-}
+from hfembed.models.config_fields import check_fields
+
 RECONSTRUCTION_LOSSES = ("mean_squared", "mean_absolute", "ssim", "ms_ssim")
 
 # one family held all three until they were separated; a config.json of that time says which it is by these fields
@@ -75,17 +65,7 @@ class AutoencoderConfig(PreTrainedConfig):
     loss_weights: dict[str, Any] = field(default_factory=lambda: {"mean_squared": 1.0})
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # every config.json names the transformers that wrote it, a config built in code does not
-        from_file = self.transformers_version is not None
-        names = {member.name for member in fields(self)}
-        if from_file:
-            names -= {member.name for member in fields(PreTrainedConfig)}
-        for name in kwargs:
-            if name.startswith("_") or name in _FOREIGN_KEYS or name in dir(PreTrainedConfig):
-                continue
-            nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8 if from_file else 0.0)
-            if nearest:
-                raise ValueError(f"{type(self).__name__} has no field '{name}'; did you mean '{nearest[0]}'?")
+        check_fields(self, kwargs)
         self.image_size = list(self.image_size)
         self.widths = list(self.widths)
         super().__post_init__(**kwargs)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Checkpoints:
         except Exception as error:
             # torch and safetensors report a full disk each in their own way; the reason's first line is kept
             shutil.rmtree(partial, ignore_errors=True)
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise OSError(
                 f"checkpoint {target} could not be written ({reason}); free some space and continue with --resume: "
                 "earlier checkpoints are whole"
@@ -111,7 +111,7 @@ class Checkpoints:
         try:
             self.accelerator.load_state(str(checkpoints[-1]))
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"checkpoint {checkpoints[-1]} cannot be loaded ({reason}); resume with the recipe that wrote it, or "
                 "delete this checkpoint to go on from an older one"

@@ -85,14 +85,14 @@ def drawn_crops(processor, count=4):
 
 @torch.no_grad()
 def check_equal(folder, forward, size, std, bgr=False, photos=None):
-    """The folder gives the embeddings of `forward` (normalised pixels -> before unit length): noise and drawn faces.
+    """The folder gives the embeddings of `forward` (normalized pixels -> before unit length): noise and drawn faces.
 
-    The pixels are normalised here without the processor: (x - 127.5) / std, channels turned around for BGR.
+    The pixels are normalized here without the processor: (x - 127.5) / std, channels turned around for BGR.
     """
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
     noise = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     crops = drawn_crops(processor) if photos is None else photos
-    # `align` gives the network's order of colours; a crop handed to the processor is in RGB
+    # `align` gives the network's order of colors; a crop handed to the processor is in RGB
     crops = crops[..., ::-1] if bgr and photos is None else crops
     images = np.concatenate([noise, crops])
     assert images.shape[1:] == (*size, 3)

@@ -123,12 +123,14 @@ def converted(tmp_path_factory):
     return state, folder
 
 
+@pytest.mark.slow  # a network of 23 million weights
 def test_the_folder_gives_the_original_networks_embeddings(converted):
     state, folder = converted
     check_equal(folder / "out", Facenet(state), (160, 160), std=128)
 
 
 @torch.no_grad()
+@pytest.mark.slow  # a network of 23 million weights
 def test_the_classifier_stays_when_asked_for(converted):
     state, folder = converted
     convert("facenet-pytorch", folder / "vggface2.pt", folder / "people", "--classifier")
@@ -141,6 +143,7 @@ def test_the_classifier_stays_when_asked_for(converted):
     )
 
 
+@pytest.mark.slow  # a network of 23 million weights
 def test_a_file_without_its_classifier_converts_unless_it_is_asked_for(converted, tmp_path):
     state, _ = converted
     torch.save(OrderedDict((key, value) for key, value in state.items() if "logits" not in key), tmp_path / "net.pt")
@@ -149,6 +152,7 @@ def test_a_file_without_its_classifier_converts_unless_it_is_asked_for(converted
         convert_facenet_pytorch(str(tmp_path / "net.pt"), tmp_path / "people", classifier=True)
 
 
+@pytest.mark.slow  # a network of 23 million weights
 def test_another_network_is_refused_with_what_differs(converted, tmp_path):
     state, _ = converted
     state = OrderedDict(state)

@@ -16,6 +16,7 @@ from hfembed.convert.foreign_checkpoint import (
     weights_of,
     write_checkpoint,
 )
+from hfembed.convert.insightface import convert_insightface
 from hfembed.errors import InputError
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
@@ -121,3 +122,22 @@ def test_the_written_folder_is_whole_and_loads(tmp_path):
     loaded = AutoModel.from_pretrained(tmp_path / "out")
     for key, value in weights.items():
         assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    torch.save({"fc.weight": torch.tensor([1.0, float("nan")])}, tmp_path / "nan.pth")
+    with pytest.raises(InputError, match="non-finite numbers, in 'fc.weight'"):
+        read_state_dict(tmp_path / "nan.pth")
+
+
+@pytest.mark.parametrize("file", ["../../x.pth", "/etc/passwd", "a/../../b.pth", "..\\x.pth"])
+def test_a_name_on_the_hub_leads_out_of_no_folder(file):
+    with pytest.raises(InputError, match="not a path inside a repository"):
+        find_file(f"owner/name:{file}")
+
+
+def test_an_absurd_number_of_stages_is_no_endless_loop(tmp_path):
+    tensors = {f"layer{10**9}.0.conv2.weight": torch.zeros(1, 1, 3, 3), "fc.weight": torch.zeros(1, 1)}
+    torch.save(tensors, tmp_path / "stages.pth")
+    with pytest.raises(InputError, match="is not an IResNet"):
+        convert_insightface(str(tmp_path / "stages.pth"), tmp_path / "out")

@@ -58,9 +58,9 @@ def test_cvlface_with_its_settings_beside_it(hub, client, tmp_path):
 def test_what_the_hub_has_not_is_named_in_one_line(hub, client, tmp_path):
     hub.create("ann/empty")
     for source, words in (
-        ("ann/nothing", "ann/nothing is no file here and could not be fetched"),
+        ("ann/nothing", "ann/nothing: no such file, and it could not be fetched"),
         ("ann/empty", "ann/empty holds no file of weights"),
-        ("ann/empty:model.pt", "ann/empty:model.pt is no file here and could not be fetched"),
+        ("ann/empty:model.pt", "ann/empty:model.pt: no such file, and it could not be fetched"),
     ):
         with pytest.raises(ClientError, match=words) as caught:
             client(convert_cvlface, source=source, destination=tmp_path / "out")

@@ -16,6 +16,8 @@ from hfembed.errors import InputError
 from tests.convert.foreign_networks import Reference, StateDict, check_equal, convert
 
 DEPTHS = {"r18": (2, 2, 2, 2), "r34": (3, 4, 6, 3), "r50": (3, 4, 14, 3), "r100": (3, 13, 30, 3)}
+# the deeper ones differ in the number of blocks alone
+NAMES = ["r18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("r34", "r50", "r100"))]
 NARROW = (4, 8, 12, 16)
 WIDE = (64, 128, 256, 512)
 
@@ -113,7 +115,7 @@ class IResNets(Reference):
         return self.norm(self.linear(self.norm(x, "output_layer.0").flatten(1), "output_layer.3"), "output_layer.4")
 
 
-@pytest.mark.parametrize("name", DEPTHS)
+@pytest.mark.parametrize("name", NAMES)
 def test_arcface_torch(name, tmp_path):
     torch.manual_seed(0)
     state = arcface_state_dict(DEPTHS[name])
@@ -123,7 +125,7 @@ def test_arcface_torch(name, tmp_path):
 
 
 @pytest.mark.parametrize("use_se", [False, True])
-@pytest.mark.parametrize("name", ["r18", "r50"])
+@pytest.mark.parametrize("name", ["r18", pytest.param("r50", marks=pytest.mark.slow)])
 def test_adaface_sees_bgr(name, use_se, tmp_path):
     torch.manual_seed(0)
     widths = (64, 72, 80, 96) if use_se else NARROW
@@ -136,7 +138,7 @@ def test_adaface_sees_bgr(name, use_se, tmp_path):
 
 @pytest.mark.parametrize("layout", ["adaface", "arcface"])
 @pytest.mark.parametrize("color", ["RGB", "BGR"])
-def test_cvlface_sees_the_colours_its_settings_say(layout, color, tmp_path):
+def test_cvlface_sees_the_colors_its_settings_say(layout, color, tmp_path):
     torch.manual_seed(0)
     make = {"adaface": adaface_state_dict, "arcface": arcface_state_dict}[layout]
     state = make(DEPTHS["r18"])
@@ -288,8 +290,8 @@ class OnnxGraph:
 def test_onnx_by_the_order_of_the_graph(fold, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    state = arcface_state_dict(DEPTHS["r34"])
-    OnnxGraph(state, DEPTHS["r34"], fold).save(tmp_path / "w600k.onnx")
+    state = arcface_state_dict(DEPTHS["r18"])
+    OnnxGraph(state, DEPTHS["r18"], fold).save(tmp_path / "w600k.onnx")
     convert("insightface", tmp_path / "w600k.onnx", tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "w600k.onnx", providers=["CPUExecutionProvider"])
 
@@ -297,7 +299,7 @@ def test_onnx_by_the_order_of_the_graph(fold, tmp_path):
         return torch.from_numpy(session.run(None, {"data": pixels.numpy()})[0])
 
     check_equal(tmp_path / "out", run, (112, 112), std=127.5)
-    check_equal(tmp_path / "out", IResNets(state, DEPTHS["r34"]).arcface, (112, 112), std=127.5)
+    check_equal(tmp_path / "out", IResNets(state, DEPTHS["r18"]).arcface, (112, 112), std=127.5)
 
 
 def test_onnx_graphs_that_are_no_iresnet_are_refused(tmp_path):
@@ -306,7 +308,7 @@ def test_onnx_graphs_that_are_no_iresnet_are_refused(tmp_path):
     graph = OnnxGraph(arcface_state_dict(DEPTHS["r18"]), DEPTHS["r18"], fold=False)
     changes = {
         "a Relu where": lambda: graph.nodes.__setitem__(8, graph.helper.make_node("Relu", ["value_7"], ["value_8"])),
-        "a Sub": lambda: graph.nodes[0].input.__setitem__(0, "centred"),
+        "a Sub": lambda: graph.nodes[0].input.__setitem__(0, "centered"),
     }
     before = list(graph.nodes)
     for words, change in changes.items():
@@ -314,7 +316,7 @@ def test_onnx_graphs_that_are_no_iresnet_are_refused(tmp_path):
         change()
         if words == "a Sub":
             mean = graph.constant(torch.tensor(127.5))
-            graph.nodes.insert(0, graph.helper.make_node("Sub", ["data", mean], ["centred"]))
+            graph.nodes.insert(0, graph.helper.make_node("Sub", ["data", mean], ["centered"]))
         graph.save(tmp_path / "net.onnx")
         with pytest.raises(InputError, match=f"is no IResNet: {words}") as caught:
             convert_insightface(str(tmp_path / "net.onnx"), tmp_path / "out")
@@ -322,6 +324,20 @@ def test_onnx_graphs_that_are_no_iresnet_are_refused(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"just some text " * 99)
     with pytest.raises(InputError, match="damaged, or no ONNX file"):
         convert_insightface(str(tmp_path / "net.onnx"), tmp_path / "out")
+
+
+def test_an_onnx_file_names_no_other_file_and_runs_in_no_circle(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    weights = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value="../../../etc/passwd")
+    image, embedding = (helper.make_tensor_value_info(name, 1, [1]) for name in ("x", "a"))
+    nodes = [helper.make_node("Identity", ["a"], ["b"]), helper.make_node("Identity", ["b"], ["a"])]
+    for tensors, words in (([weights], "are in another file"), ([], "has a cycle")):
+        model = helper.make_model(helper.make_graph(nodes, "g", [image], [embedding], tensors))
+        (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(InputError, match=words):
+            convert_insightface(str(tmp_path / "net.onnx"), tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -76,7 +76,11 @@ def test_what_is_no_timm_face_is_refused(tmp_path):
         assert "\n" not in str(caught.value)
 
     refused("no architecture 'resnet18x'", architecture="resnet18x")
-    refused("none of timm with an architecture", num_classes=0)
+    refused("embedding_size must lie", num_classes=0)
+    refused("lacks an architecture", num_classes="512")
+    refused("model_args must be an object", model_args=[1])
+    for hostile in ({"pretrained": True}, {"checkpoint_path": "/etc/passwd"}, {"pretrained_cfg": {"url": "http://x"}}):
+        refused(f"'{next(iter(hostile))}' is not allowed", model_args=settings.get("model_args", {}) | hostile)
     refused(r"head.weight \(512, 64\) instead of \(128, 64\)", num_classes=128)
     refused(r"pos_embed \(1, 5, 64\) instead of", model_args=settings["model_args"] | {"img_size": 64})
     refused("cannot be built", model_args=settings["model_args"] | {"no_such_argument": 1})

@@ -90,12 +90,12 @@ def test_commands(theirs, tmp_path):
     loaded = Word2Vec.load(str(tmp_path / "c.model"))
     np.testing.assert_array_equal(loaded.wv["the"], theirs.wv["the"])
     assert theirs.wv.most_similar("government")[0][0] in run(
-        "neighbours", tmp_path / "model", "government", "he-the+she"
+        "neighbors", tmp_path / "model", "government", "he-the+she"
     )
     answer = theirs.wv.most_similar(["his", "the"], ["he"])[0][0]
     assert answer in run("analogy", tmp_path / "model", "he", "his", "the")
     run("map", tmp_path / "model", "he:his", "the", "--output", tmp_path / "map.png", "--projector", tmp_path / "p")
     with pytest.raises(InputError, match="goverment.*government"):
-        run("neighbours", tmp_path / "model", "goverment")
+        run("neighbors", tmp_path / "model", "goverment")
     with pytest.raises(InputError, match="pickle"):
         run("convert", "word2vec", tmp_path / "b.kv", tmp_path / "x")

@@ -94,7 +94,7 @@ def test_an_embedding_that_is_not_finite_decides_nothing(analyzer, tmp_path):
     photo.save(tmp_path / "a.png")
     with torch.no_grad():
         next(broken.embedder.parameters()).view(-1)[0] = float("nan")
-    with pytest.raises(InputError, match="photo 0: the embedding is not finite"):
+    with pytest.raises(InputError, match="photo 0: the embeddings are not finite"):
         broken.verify(photo, photo)
     with pytest.raises(InputError, match="not finite"):
         broken.compare(np.full(8, np.nan, np.float32), np.ones(8, np.float32))

@@ -36,10 +36,10 @@ def test_the_circle_is_scipys_and_keeps_its_distance():
     assert torch.allclose(long.norm(dim=1), torch.tensor([2, 2.5, 3, 3.5, 4]).double(), atol=1e-5)
 
 
-def test_a_centre_moves_with_the_latents():
+def test_a_center_moves_with_the_latents():
     a, b = latents()
-    centre = torch.full_like(a, 5.0)
-    assert torch.allclose(spherical_path(a + 5, b + 5, 4, centre), spherical_path(a, b, 4) + 5, atol=1e-4)
+    center = torch.full_like(a, 5.0)
+    assert torch.allclose(spherical_path(a + 5, b + 5, 4, center), spherical_path(a, b, 4) + 5, atol=1e-4)
 
 
 def test_latents_in_one_direction_and_in_opposite_ones():

@@ -27,7 +27,7 @@ class Darken:
 
 @pytest.mark.parametrize("model_channels", [1, 3])
 @pytest.mark.parametrize("photo_channels", [1, 3])
-def test_photos_of_any_size_and_colour(model_channels, photo_channels):
+def test_photos_of_any_size_and_color(model_channels, photo_channels):
     photo = torch.rand(photo_channels, 45, 30, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(denoise(Darken(model_channels), photo), photo / 2, atol=1e-6)
 

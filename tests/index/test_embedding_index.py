@@ -17,11 +17,11 @@ from hfembed.index.origin import Origin
 def gallery(people: int = 40, dimension: int = 32, seed: int = 0, most: int = 6):
     """Clustered vectors: a person has 1 to `most` of them around one direction."""
     generator = np.random.default_rng(seed)
-    centres = generator.standard_normal((people, dimension))
+    centers = generator.standard_normal((people, dimension))
     owners = np.repeat(np.arange(people), generator.integers(1, most + 1, people))
     owners = generator.permutation(owners)
-    vectors = centres[owners] + 0.5 * generator.standard_normal((len(owners), dimension))
-    queries = centres + 0.5 * generator.standard_normal((people, dimension))
+    vectors = centers[owners] + 0.5 * generator.standard_normal((len(owners), dimension))
+    queries = centers + 0.5 * generator.standard_normal((people, dimension))
     labels = [f"person {owner}" for owner in owners]
     return vectors.astype(np.float32), labels, queries.astype(np.float32)
 

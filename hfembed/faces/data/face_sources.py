@@ -1,4 +1,4 @@
-"""Opens photos of people, wherever they are and whatever their columns are called, and puts them into the schema.
+"""Open photos of people, whatever their format and columns, in one schema.
 
 The schema: `image`, `label` (a `ClassLabel` of people), `file` ("Person/photo.jpg") and, where known, `landmarks`
 (five [x, y]: left eye, right eye, nose, left and right mouth corner as seen in the image).
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute
 from datasets.exceptions import DatasetNotFoundError
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.faces.data.person_folders import (
     ARCHIVE_SUFFIXES,
     CheckedTarInfo,
@@ -48,9 +48,9 @@ class Photos:
 
     Attributes:
         table: One column, `image`.
-        files: "Person/photo.jpg", or None where the source does not tell.
-        people: The person on each photo.
-        landmarks: Five points, or None, of each photo; None where the source has no such column.
+        files: "Person/photo.jpg", or None where the source has no names.
+        people: The person in each photo.
+        landmarks: Five points, or None, per photo; None where the source has no such column.
     """
 
     table: datasets.Dataset
@@ -75,7 +75,7 @@ def open_source(
         split: Which split, where a Parquet, webdataset or Hub source has several.
         streaming: Read on the fly; not for folders and archives of people.
         config: Which configuration of a Hub repository, where it has one of this name.
-        follow_links: See `read_person_folders`.
+        follow_links: False leaves out links that lead out of a folder of people.
 
     Returns:
         The columns as they are in the source.
@@ -87,15 +87,15 @@ def open_source(
     if re.match(r"https?://|file://", text):
         url, _, sha256 = text.partition("#sha256=")
         if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-            raise InputError(f'{url}: add its checksum to the URL, "#sha256=" and 64 hexadecimal digits')
+            raise InputError(f'{url}: add its checksum to the URL: "#sha256=" and 64 hexadecimal digits')
         return open_source(download(url, sha256), split=split, streaming=streaming)
     shards = _shards(text)
     if shards is None and Path(text).exists():
         if streaming:
-            raise InputError(f'"{text}" is a layout of person folders, which cannot be streamed: leave streaming off')
+            raise InputError(f'"{text}" is a layout of person folders, which cannot be streamed; turn streaming off')
         return read_person_folders(text, follow_links=follow_links)
     if shards is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        raise InputError(f'"{text}" is no file, no folder, no URL, and no Hub repository id')
+        raise InputError(f'"{text}" is not a file, folder, URL or Hub repository id')
     own = OwnFiles(text)
     for shard in shards or ():
         if not streaming and not shard.endswith(".parquet"):
@@ -118,26 +118,23 @@ def open_source(
     except InputError:
         raise
     except (DatasetNotFoundError, OSError, ValueError, pa.ArrowInvalid) as error:
-        raise InputError(f'"{text}" cannot be opened: {str(error).splitlines()[0]}') from error
+        raise InputError(f'"{text}" cannot be opened: {first_line(error)}') from error
 
 
 def read_photos(source: str | Path, *, split: str | None = None, follow_links: bool = True) -> Photos:
-    """Open a source and find out who is on which photo.
+    """Open a source and find out who is in each photo.
 
     Args:
-        source: See `open_source`.
-        split: See `open_source`.
-        follow_links: See `open_source`.
-
-    Returns:
-        All photos.
+        source: A source of `open_source`.
+        split: Which split, where it has several.
+        follow_links: False leaves out links that lead out of a folder of people.
 
     Raises:
-        InputError: See `open_source`; or no column gives the photos or the people.
+        InputError: The source cannot be opened, or no column contains the photos or the people.
     """
     table = open_source(source, split=split, follow_links=follow_links)
     if table.num_rows == 0:
-        raise InputError(f'"{source}" holds no photos')
+        raise InputError(f'"{source}" contains no photos')
     image = find_column(table.column_names, IMAGE_COLUMNS, "the photos", source)
     files = _file_names(table, image)
     if table.column_names == ["image", "file"]:  # person folders
@@ -147,7 +144,7 @@ def read_photos(source: str | Path, *, split: str | None = None, follow_links: b
         if files is not None:
             files = [f"{person}/{PurePosixPath(file).name}" for person, file in zip(people, files, strict=True)]
             if len(set(files)) < len(files):
-                files = None  # names that tell nothing apart, such as "image.jpg" throughout
+                files = None  # names that do not distinguish photos, such as "image.jpg" throughout
     check_person_names(people, source)
     photos = table.select_columns(image)
     if image != "image":
@@ -212,7 +209,7 @@ def find_column(columns: Sequence[str], names: Sequence[str], what: str, source:
         if name in columns:
             return name
     raise InputError(
-        f'"{source}": no column gives {what}; it has {", ".join(columns)}, one of {", ".join(names)} is expected'
+        f'"{source}": no column for {what}; it has {", ".join(columns)}; expected one of {", ".join(names)}'
     )
 
 
@@ -278,6 +275,6 @@ def person_of_file(file: str) -> str:
 
 
 def sorted_names(people: Iterable[str]) -> list[str]:
-    """Distinct names in a stable order: by number where all are numbers, else by letter."""
+    """Distinct names in a stable order: by number where all are numbers, otherwise by letter."""
     names = set(people)
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)

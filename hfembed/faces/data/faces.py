@@ -44,7 +44,7 @@ class FaceSource:
             five points for landmarks, so that any processor finds its own crop in them.
         need_landmarks: Leave out photos without landmarks.
         min_photos: Leave out people with fewer photos.
-        max_photos: Take at most so many photos of a person, spread evenly over their file names.
+        max_photos: Take at most this many photos of a person, spread evenly over their file names.
         exclude_files: JSON file, a list of "Person/photo.jpg" or of {"file": ...}: photos to leave out.
         exclude_identities: JSON file, a list of people or of {"identity": ..., "cosine": ...}: people to leave out.
         max_overlap: With cosines in `exclude_identities`: leave out those above.
@@ -79,17 +79,17 @@ def load_faces(
     streaming: bool = False,
     **options: Any,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load photos of people into the house's schema.
+    """Load photos of people in one schema.
 
     Columns are found by the names public data sets use (`face_sources`). Several sources share one label space. The
     same person name in two sources is refused, for it may be two people, or one the evaluation must not see; with
-    `merge_people` it is one person. Spellings that differ in case, Unicode form or blanks only are always refused.
+    `merge_people` it is one person. Spellings that differ only in case, Unicode form or spaces are always refused.
 
     Args:
         sources: One source or several.
         merge_people: Equal names in two sources are the same person.
-        streaming: Read on the fly, for what does not fit: Parquet, webdataset and Hub sources with numbered people,
-            one source at a time. What needs to see the whole set first (`min_photos`, `max_photos`) is refused.
+        streaming: Read on the fly: Parquet, webdataset and Hub sources with numbered people,
+            one source at a time. What needs the whole set first (`min_photos`, `max_photos`) is refused.
         **options: Fields of `FaceSource`, for the sources that are given by their path alone.
 
     Returns:
@@ -171,7 +171,9 @@ def _kept(
             spread = np.linspace(0, len(rows) - 1, source.max_photos).round().astype(int)
             kept[np.delete(rows, spread)] = False
     if not kept.any():
-        raise InputError(f"{source.source}: nobody is left after min_photos {source.min_photos} and the exclusions")
+        raise InputError(
+            f"{source.source}: no photos are left after min_photos {source.min_photos} and the exclusions"
+        )
     return kept
 
 
@@ -218,7 +220,7 @@ def _numbered(people: list[str]) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    """As in "3 people (A, B, C)", with at most eight names."""
+    """Such as "3 people (A, B, C)", with at most eight names."""
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return f"{len(names)} {'person' if len(names) == 1 else 'people'} ({listed})"
 
@@ -229,13 +231,15 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
     stream = open_source(source.source, split=source.split, streaming=True)
     first = next(iter(stream), None)
     if first is None:
-        raise InputError(f'"{source.source}" holds no photos')
+        raise InputError(f'"{source.source}" contains no photos')
     columns = list(first)
     image = find_column(columns, IMAGE_COLUMNS, "the photos", source.source)
     label = find_column(columns, IDENTITY_COLUMNS, "the people", source.source)
     file = next((name for name in FILE_COLUMNS if name in columns and isinstance(first[name], str)), None)
     if not isinstance(first[label], int):
-        raise InputError(f'"{source.source}": streaming needs numbered people, column {label} holds {first[label]!r}')
+        raise InputError(
+            f'"{source.source}": streaming needs numbered people; column {label} contains {first[label]!r}'
+        )
     feature = (stream.features or {}).get(label)
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     points = _landmarks(source)

@@ -102,8 +102,8 @@ def read_pairs(source: str | Path) -> LfwPairs:
     """Read pairs.txt (View 2), pairsDevTrain.txt or pairsDevTest.txt (View 1).
 
     View 2 starts with "10 300": ten folds, each 300 pairs of one person ("Person 1 4"), then 300 of two ("Person 3
-    Other 1"). View 1 starts with "1100": so many pairs of one person, then as many of two. The photos need not exist
-    in any source: an evaluation has to count those as errors.
+    Other 1"). View 1 starts with "1100": this many pairs of one person, then as many of two. The photos need not exist
+    in any source; an evaluation counts those as errors.
 
     Args:
         source: The file, or one of the names in `LFW_FILES`, which is then downloaded.
@@ -150,7 +150,7 @@ def photo_name(person: str, number: int) -> str:
 
 
 def lfw_people_in_folds(pairs: LfwPairs, folds: Collection[int]) -> set[str]:
-    """Everybody in the pairs of some folds: those to leave out of the training of a model tested there."""
+    """The people in the pairs of some folds: to be left out of the training of a model tested there."""
     inside = np.isin(pairs.fold, list(folds))
     return {
         file.split("/")[0]
@@ -169,7 +169,7 @@ def load_lfw(
     split: str | None = None,
     follow_links: bool = True,
 ) -> datasets.Dataset:
-    """Load LFW in the house's schema.
+    """Load LFW in the schema of `load_faces`.
 
     To measure a model take `config="identities"` and `read_pairs`: each photo is then decoded once. "pairs" repeats
     the photos of every pair, as data sets on the Hub do.
@@ -183,13 +183,13 @@ def load_lfw(
             itself; its folds are then consecutive tenths, as is the custom.
         landmarks: A file for `read_landmarks`; photos it does not name have none.
         split: Which split of a Hub repository.
-        follow_links: See `read_person_folders`.
+        follow_links: False leaves out links that lead out of the folder.
 
     Returns:
         The data set; photos stay encoded until they are looked at.
 
     Raises:
-        InputError: Something from outside is not what it should be; one line says what.
+        InputError: A file is malformed; one line says which and why.
     """
     if config not in ("identities", "pairs"):
         raise ValueError(f'config must be "identities" or "pairs", not "{config}"')
@@ -198,11 +198,11 @@ def load_lfw(
         return _hub_pairs(source, split)
     photos = read_photos(source, split=split, follow_links=follow_links)
     if photos.files is None:
-        raise InputError(f'"{source}" does not tell which photo of a person is which: no file names')
+        raise InputError(f'"{source}" has no file names, which say which photo of a person is which')
     names = [re.fullmatch(r"(.+)_(\d+)", PurePosixPath(file).stem) for file in photos.files]
     if None in names:
-        raise InputError(f'"{source}": "{photos.files[names.index(None)]}" is not named as LFW does, Person_0001.jpg')
-    # from the name alone: Hub repositories spell people with blanks, or keep all photos in one folder
+        raise InputError(f'"{source}": "{photos.files[names.index(None)]}" is not named as in LFW, Person_0001.jpg')
+    # from the name alone: Hub repositories spell people with spaces, or keep all photos in one folder
     people = [match[1] for match in names]
     files = [photo_name(match[1], int(match[2])) for match in names]
     photos = Photos(photos.table, files, people, photos.landmarks)
@@ -248,7 +248,7 @@ def _hub_pairs(source: str | Path, split: str | None) -> datasets.Dataset:
     columns = table.column_names
     found = [(a, b) for a, b in PAIR_COLUMNS if a in columns and b in columns]
     if not found:
-        raise InputError(f'"{source}" is no set of pairs (it has {", ".join(columns)}): give the pairs file too')
+        raise InputError(f'"{source}" is not a set of pairs (it has {", ".join(columns)}): give the pairs file too')
     same_column = find_column(columns, SAME_COLUMNS, "whether a pair is of one person", source)
     same = [bool(value) for value in table[same_column][:]]
     fold = table["fold"][:] if "fold" in columns else [row * 10 // len(same) for row in range(len(same))]

@@ -20,11 +20,11 @@ from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.detection import Detection, detect_central_faces
 from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
 
-REGIME = "unrestricted, labelled outside data"
+REGIME = "unrestricted, labeled outside data"
 
 
 class PairScorer:
-    """Pairs among aligned crops: measuring another model on them costs only its forward passes.
+    """Pairs among aligned crops; measuring another model on them takes only its forward passes.
 
     Args:
         crops: Crops of all images the pairs name, and the failures among them.
@@ -43,12 +43,6 @@ class PairScorer:
         unusable = np.array([file in crops.failures for file in crops.files])
         self.failed = unusable[self.index_a] | unusable[self.index_b]
 
-    def scores(
-        self, model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int = 64, progress: bool = True
-    ) -> np.ndarray:
-        """Embed the crops and score the pairs: (P,) float64, meaningless where `failed`."""
-        return self.cosines(embed_aligned(model, processor, self.crops.pixels, batch_size, progress))
-
     def cosines(self, embeddings: np.ndarray) -> np.ndarray:
         """Cosine similarity of every pair, (P,) float64, of embeddings (N, D) of any length."""
         embeddings = embeddings.astype(np.float64)
@@ -57,12 +51,12 @@ class PairScorer:
 
 
 class LfwResult(NamedTuple):
-    """Everything one evaluation found.
+    """The results of one evaluation.
 
     Attributes:
         metrics: Figure -> value, in percent: `<name>_accuracy`, `_standard_error`, `_auc`, `_eer`, `_tar_at_far_1e-2`.
         thresholds: In the shape of `FaceEmbedderConfig.thresholds` (cosine similarity).
-        details: Protocol, counts, intervals, failures, figures of each fold; for results.json.
+        details: Protocol, counts, intervals, failures, figures per fold; for results.json.
         scores: (P,) float64, cosine similarity of every pair.
         scorer: The crops and pairs behind the scores.
     """
@@ -86,23 +80,23 @@ class LfwVerification:
     skipped. Images are decoded and aligned at the first call and kept (uint8), so later calls only embed.
 
     Args:
-        images: What `load_lfw` takes (archive, folder, URL, Hub id), or a dataset with columns `image` and `file`
+        images: An archive, folder, URL or Hub id for `load_lfw`, or a dataset with columns `image` and `file`
             ("Person/Person_0001.jpg") and optionally `landmarks`.
         pairs: LFW's pairs file, or pairs already read.
         landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
             detected. Without it all images get the processor's center crop.
         threshold_pairs: View 1 only: the pairs that choose the threshold.
-        detector: Instead of landmarks: a `FaceDetectorModel` that finds them; the face nearest to the middle counts.
+        detector: Instead of landmarks: a `FaceDetectorModel` that finds them; the face nearest to the center counts.
         undetected: With landmarks or a detector: what an image without a detected face means: "error", or
             "center-crop" to use the processor's center crop.
         regime: Which of LFW's six regimes the tested models are in, in words.
         name: Prefix of the metrics; "lfw_view1" or "lfw_view2" by default.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         num_workers: Processes that decode and align.
         progress: Show progress bars.
 
     Raises:
-        InputError: A file is missing or not what it should be, or it holds none of the pairs' images.
+        InputError: A file is missing or malformed, or it holds none of the pairs' images.
     """
 
     greater_is_better = True
@@ -155,15 +149,7 @@ class LfwVerification:
         return f"{self.name}_accuracy"
 
     def __call__(self, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, float]:
-        """Measure a model; the metrics alone.
-
-        Args:
-            model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
-            processor: Its `FaceImageProcessor`.
-
-        Returns:
-            Figure -> value, in percent.
-        """
+        """Measure a model in eval mode, on any device: figure -> value, in percent."""
         return self.evaluate(model, processor).metrics
 
     def evaluate(self, model: PreTrainedModel, processor: BaseImageProcessor) -> LfwResult:
@@ -173,23 +159,14 @@ class LfwVerification:
             model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
             processor: Its `FaceImageProcessor`.
 
-        Returns:
-            Metrics, thresholds to store, and what results.json and the pictures show.
-
         Raises:
-            InputError: None of the images can be used, or the embeddings are not finite numbers.
+            InputError: None of the images can be used, or the embeddings are not finite.
         """
         crops = self.aligned(processor)
         return self.result(embed_aligned(model, processor, crops.pixels, self.batch_size, self.progress), crops)
 
     def aligned(self, processor: BaseImageProcessor) -> AlignedCrops:
-        """The crops of `files`, read and aligned once for each processor setting.
-
-        Args:
-            processor: A `FaceImageProcessor`.
-
-        Returns:
-            The crops and why some failed.
+        """The crops of `files`, read and aligned once per processor setting.
 
         Raises:
             InputError: The images cannot be read, or none of them can be used.
@@ -207,14 +184,9 @@ class LfwVerification:
         return self._aligned[1]
 
     def result(self, embeddings: np.ndarray, crops: AlignedCrops) -> LfwResult:
-        """The figures of given embeddings.
+        """The figures of given embeddings, (N, D) of any length, of the crops from `aligned`.
 
-        Args:
-            embeddings: (N, D) of the crops, of any length; rows of failed crops are ignored.
-            crops: From `aligned`.
-
-        Returns:
-            Metrics, thresholds and details.
+        Rows of failed crops are ignored.
         """
         scorer = PairScorer(crops, self.pairs)
         scores, failed = scorer.cosines(embeddings), scorer.failed
@@ -272,13 +244,7 @@ class LfwVerification:
         )
 
     def aligned_outside(self, processor: BaseImageProcessor) -> AlignedCrops:
-        """The crops of all people whom no pair names: what a floor may be fitted on.
-
-        Args:
-            processor: A `FaceImageProcessor`.
-
-        Returns:
-            The crops and why some failed.
+        """The crops of all people whom no pair names: what a baseline may be fitted on.
 
         Raises:
             InputError: There are no such people.
@@ -286,7 +252,7 @@ class LfwVerification:
         tested = {_person(file) for file in self.files}
         photos = _photos(self.faces, lambda file: _person(file) not in tested)
         if not photos:
-            raise InputError(f"{self.source} has nobody outside the tested pairs to fit a floor on")
+            raise InputError(f"{self.source} has nobody outside the tested pairs to fit a baseline on")
         return self._align(processor, sorted(photos), photos)
 
     def _align(self, processor: BaseImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:

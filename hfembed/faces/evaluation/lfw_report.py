@@ -19,7 +19,7 @@ def report_lfw(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     output: str | Path,
-    floor: bool = False,
+    baselines: bool = False,
     mistakes: int = 5,
     files: dict[str, str | Path | None] | None = None,
 ) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def report_lfw(
         model: A `FaceEmbedderModel`.
         processor: Its processor.
         output: The folder to write to.
-        floor: Also score raw pixels and eigenfaces, fitted on the people whom no pair names.
+        baselines: Also score raw pixels and eigenfaces, fitted on the people whom no pair names.
         mistakes: Pairs of each kind in the picture.
         files: Role -> data file, to be named with its sha256.
 
@@ -58,14 +58,14 @@ def report_lfw(
         **result.details,
         "thresholds": result.thresholds,
     }
-    if floor:
+    if baselines:
         outside = lfw.aligned_outside(processor)
         fitted_on = outside.pixels[[file not in outside.failures for file in outside.files]]
-        details["floors"] = {"fitted_on": f"{len(fitted_on)} images of people whom no pair names", "rows": {}}
+        details["baselines"] = {"fitted_on": f"{len(fitted_on)} images of people whom no pair names", "rows": {}}
         for name, embeddings in pixel_baseline_embeddings(fitted_on, crops.pixels).items():
-            floor_result = lfw.result(embeddings, crops)
-            details["floors"]["rows"][name] = floor_result.metrics
-            curves[name.replace("_", " ")] = verification.roc(floor_result.scores, same, failed)
+            baseline_result = lfw.result(embeddings, crops)
+            details["baselines"]["rows"][name] = baseline_result.metrics
+            curves[name.replace("_", " ")] = verification.roc(baseline_result.scores, same, failed)
     details["seconds"] = {"reading_and_aligning": round(aligned - start, 1), "embedding": round(done - aligned, 1)}
     details |= provenance(files or {})
 
@@ -89,8 +89,8 @@ def summary(name: str, report: dict[str, Any]) -> str:
         lines.append(f"  TAR {point['tar']:.2f} % ({low:.2f} to {high:.2f}) at FAR {target}")
     for target, reason in details["far_not_measurable"].items():
         lines.append(f"  no TAR at FAR {target}: {reason}")
-    for floor, metrics in details.get("floors", {}).get("rows", {}).items():
-        lines.append(f"  floor, {floor.replace('_', ' ')}: accuracy {metrics[f'{name}_accuracy']:.2f} %")
+    for baseline, metrics in details.get("baselines", {}).get("rows", {}).items():
+        lines.append(f"  baseline, {baseline.replace('_', ' ')}: accuracy {metrics[f'{name}_accuracy']:.2f} %")
     failures = details["failures"]
     if failures:
         lines.append(f"  {len(failures)} images failed and make {details['pairs']['failed']} pairs errors:")

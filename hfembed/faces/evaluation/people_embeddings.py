@@ -1,4 +1,4 @@
-"""Photos of people, wherever they are -> their embeddings, to measure identification on."""
+"""Embed the photos of people from any source, to measure identification on."""
 
 import hashlib
 import json
@@ -48,12 +48,12 @@ def embed_people(
     Args:
         model: A `FaceEmbedderModel`; on any device.
         processor: Its processor.
-        source: What `load_faces` takes.
+        source: A source of `load_faces`.
         landmarks: JSON file: file -> five points, null where no face was detected.
-        index_folder: Where an `EmbeddingIndex` of these photos lies, which then are not embedded again; or is written
-            to, where there is none yet.
+        index_folder: Folder of an `EmbeddingIndex` of these photos, which then are not embedded again; written where
+            there is none yet.
         undetected: With landmarks: what a photo without a detected face means.
-        batch_size: Crops a forward pass.
+        batch_size: Crops per forward pass.
         num_workers: Processes that decode and align.
         progress: Show a bar.
 
@@ -67,8 +67,13 @@ def embed_people(
     faces = load_faces(source, landmarks=landmarks)
     files, points = faces["file"][:], faces["landmarks"][:]
     people = faces.features["label"].int2str(faces["label"][:])
-    placed = None if landmarks is None else hashlib.sha256(json.dumps(points).encode()).hexdigest()
-    settings = {"mirror": model.config.mirror, "landmarks": placed, "undetected": undetected}
+    settings = {
+        "mirror": model.config.mirror,
+        "undetected": undetected,
+        "processor": _digest(processor.to_dict()),
+        "photos": _digest(files),
+        "landmarks": None if landmarks is None else _digest(points),
+    }
     origin = Origin() if index_folder is None else Origin.of(model, **settings)
     if index_folder is not None and Path(index_folder).exists():
         return _from_index(EmbeddingIndex.from_pretrained(index_folder), index_folder, origin, files, people)
@@ -92,6 +97,10 @@ def embed_people(
     return PeopleEmbeddings(embeddings, files, people, failures | broken)
 
 
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def _from_index(
     index: EmbeddingIndex, folder: str | Path, origin: Origin, files: list[str], people: list[str]
 ) -> PeopleEmbeddings:
@@ -101,7 +110,7 @@ def _from_index(
     place = {(person, file): row for row, (person, file) in enumerate(zip(people, files, strict=True))}
     foreign = [file for person, file in zip(index.labels, index.files, strict=True) if (person, file) not in place]
     if foreign:
-        raise InputError(f"{folder} holds other photos, such as {foreign[0]}: give another folder")
+        raise InputError(f"{folder} contains other photos, such as {foreign[0]}; give another folder")
     embeddings = np.full((len(files), index.dimension), np.nan, dtype=np.float32)
     embeddings[[place[key] for key in zip(index.labels, index.files, strict=True)]] = index.vectors().numpy()
     failures = {file: f"not in {folder}" for file, row in zip(files, embeddings, strict=True) if np.isnan(row[0])}

@@ -14,7 +14,7 @@ from hfembed.models.face_embedder.image_processing_face_embedder import FaceImag
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.photos import open_photo
 
-_CONTRAST_RANGE = (0.7, 1.4)  # colour matching changes the contrast by no more than this
+_CONTRAST_RANGE = (0.7, 1.4)  # color matching changes the contrast by no more than this
 
 
 class FaceSwapper:

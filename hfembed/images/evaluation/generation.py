@@ -9,12 +9,12 @@ import datasets
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
-from transformers import BaseImageProcessor
 
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
 from hfembed.images.latent_statistics import LatentStatistics, decode_latents, sample_prior
 from hfembed.models.autoencoder_base import AutoencoderModelBase
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -103,7 +103,9 @@ def distances_of_samples(
     }
 
 
-def mean_face_points(faces: datasets.Dataset, processor: BaseImageProcessor, photos: int = 500) -> np.ndarray:
+def mean_face_points(
+    faces: datasets.Dataset, processor: ConvAutoencoderImageProcessor, photos: int = 500
+) -> np.ndarray:
     """The mean positions of a face's five landmarks in an autoencoder's crops.
 
     Args:

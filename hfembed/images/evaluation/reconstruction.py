@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from torchmetrics.functional.image import structural_similarity_index_measure
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.images.data.corruptions import Corruption
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 ACTIVE_VARIANCE = 0.01
 
@@ -144,7 +145,7 @@ class HeldOutReconstruction:
         self.name = f"{name}_" if name else ""
         self.primary_metric = f"{self.name}psnr"
 
-    def __call__(self, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, float]:
+    def __call__(self, model: PreTrainedModel, processor: ConvAutoencoderImageProcessor) -> dict[str, float]:
         """Measure "psnr" in dB and "ssim", with the protocol's name before them."""
         targets = processor.normalize(self.pixels)
         masks = self.masks if takes_masks(model) else None

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 import torch
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, reconstruct, takes_masks
 from hfembed.images.pictures import picture_grid, to_pictures, write_picture
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 
 def draw_reconstructions(
     protocol: HeldOutReconstruction,
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: ConvAutoencoderImageProcessor,
     path: str | Path,
     count: int = 8,
 ) -> None:

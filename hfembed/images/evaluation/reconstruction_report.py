@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError
@@ -23,6 +23,9 @@ from hfembed.images.latent_statistics import decode_latents
 from hfembed.images.morphing import midpoint_sharpness
 from hfembed.images.training.perceptual_loss import feature_distance
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 
 NAME = "reconstruction"
@@ -43,8 +46,8 @@ class IdentityModel(NamedTuple):
 
 
 def make_identity_model(
-    embedder: PreTrainedModel,
-    processor: BaseImageProcessor,
+    embedder: FaceEmbedderModel,
+    processor: FaceImageProcessor,
     landmarks: str | Path,
     pairs: LfwPairs | None = None,
 ) -> IdentityModel:
@@ -54,7 +57,7 @@ def make_identity_model(
 
 def report_reconstruction(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: ConvAutoencoderImageProcessor,
     images: str | Path,
     output: str | Path,
     held_out_share: float = 0.1,
@@ -178,7 +181,7 @@ def identity_kept(
 
 @torch.no_grad()
 def verified(
-    model: PreTrainedModel, processor: BaseImageProcessor, images: str | Path, identity_model: IdentityModel
+    model: PreTrainedModel, processor: ConvAutoencoderImageProcessor, images: str | Path, identity_model: IdentityModel
 ) -> dict[str, float]:
     """View 2 on reconstructions of both photos of every pair; people the autoencoder has seen included.
 
@@ -210,7 +213,10 @@ def verified(
 
 
 def crop_landmarks(
-    landmarks: Mapping[str, np.ndarray | None], photos: Any, crops: AlignedFaces, processor: BaseImageProcessor
+    landmarks: Mapping[str, np.ndarray | None],
+    photos: Any,
+    crops: AlignedFaces,
+    processor: ConvAutoencoderImageProcessor,
 ) -> np.ndarray:
     """Landmarks in the crops' pixels, (N, 5, 2), NaN where there are none; all photos are of one size."""
     width, height = photos[0]["image"].size

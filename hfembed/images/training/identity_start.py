@@ -2,15 +2,15 @@
 
 import numpy as np
 import torch
-from transformers import BaseImageProcessor
 
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
 from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 
 def start_from_identity(
     model: AppearanceAutoencoderModel,
-    processor: BaseImageProcessor,
+    processor: ConvAutoencoderImageProcessor,
     embeddings: FaceEmbeddings,
     pixels: torch.Tensor,
     weight: float,

@@ -7,10 +7,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BaseImageProcessor
 
 from hfembed.errors import InputError
-from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to gray
@@ -60,7 +59,7 @@ class FaceEmbeddings(nn.Module):
     """
 
     def __init__(
-        self, embedder: FaceEmbedderModel, processor: BaseImageProcessor, points: Sequence[Sequence[float]]
+        self, embedder: FaceEmbedderModel, processor: FaceImageProcessor, points: Sequence[Sequence[float]]
     ) -> None:
         super().__init__()
         self.embedder = embedder.to(memory_format=torch.channels_last)
@@ -82,8 +81,8 @@ class FaceEmbeddings(nn.Module):
         scale = np.exp(rng.uniform(-0.07, 0.07, count))
         across, along = scale * np.cos(turn), scale * np.sin(turn)
         matrices = np.stack([across, along, -along, across], axis=1).reshape(count, 2, 2)
-        centre = self.points.mean(0)
-        return (self.points - centre) @ matrices + centre + rng.uniform(-2, 2, (count, 1, 2))
+        center = self.points.mean(0)
+        return (self.points - center) @ matrices + center + rng.uniform(-2, 2, (count, 1, 2))
 
     def align(self, pixel_values: torch.Tensor, points: np.ndarray | None = None) -> torch.Tensor:
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> the embedder's input."""
@@ -106,7 +105,7 @@ def face_grid(
     """Where the pixels of an aligned face lie in a crop, for `grid_sample` with `align_corners=False`.
 
     Args:
-        landmarks: (B, 5, 2), [x, y] in the crop's pixels, pixel centres at whole numbers.
+        landmarks: (B, 5, 2), [x, y] in the crop's pixels, pixel centers at whole numbers.
         template: Five [x, y] in the aligned face's pixels.
         size: Height and width of the aligned face.
         crop_size: Height and width of the crop.

@@ -12,9 +12,6 @@ def normalize(pixels: torch.Tensor) -> torch.Tensor:
 class AreaResampling:
     """Each window is the mean of the areas behind its pixels, one window at a time: what the published weights were
     first used with.
-
-    Args:
-        photos: (3, H, W) each, RGB in [0, 255], all on one device.
     """
 
     def __init__(self, photos: list[torch.Tensor]) -> None:
@@ -27,30 +24,12 @@ class AreaResampling:
         return int(height * scale + 1), int(width * scale + 1)
 
     def levels(self, photo: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Whole photos, shrunk.
-
-        Args:
-            photo: (K,), which.
-            height: Of the result.
-            width: Of the result.
-
-        Returns:
-            (K, 3, height, width), normalised.
-        """
+        """Whole photos, shrunk."""
         levels = [_area_means(self.photos[number], height, width) for number in photo.tolist()]
         return normalize(torch.stack(levels)).permute(0, 3, 1, 2)
 
     def crops(self, photo: torch.Tensor, edges: torch.Tensor, side: int) -> torch.Tensor:
-        """Windows, each brought to the same size.
-
-        Args:
-            photo: (K,), which photo each is in.
-            edges: (K, 4), left, top, right, bottom, from `clip_windows`.
-            side: Height and width of the result.
-
-        Returns:
-            (K, 3, side, side), normalised.
-        """
+        """Windows, each brought to the same size."""
         crops = [
             _area_means(self.photos[number][top:bottom, left:right], side, side)
             for number, (left, top, right, bottom) in zip(photo.tolist(), edges.long().tolist(), strict=True)

@@ -24,9 +24,6 @@ class ProposalNetwork(nn.Module):
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Judge all windows of a batch of pictures.
 
-        Args:
-            pixels: (B, 3, H, W), RGB, (value - 127.5) / 128; H and W at least 12.
-
         Returns:
             Scores (B, h, w), the probability of a face, and box shifts (B, 4, h, w), in window sides: left, top,
             right, bottom. h = ceil((H - 2) / 2) - 4.
@@ -58,9 +55,6 @@ class RefinementNetwork(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Judge windows.
-
-        Args:
-            pixels: (K, 3, 24, 24), RGB, (value - 127.5) / 128.
 
         Returns:
             Scores (K,) and box shifts (K, 4), in window sides.
@@ -98,9 +92,6 @@ class LandmarkNetwork(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Judge windows.
-
-        Args:
-            pixels: (K, 3, 48, 48), RGB, (value - 127.5) / 128.
 
         Returns:
             Scores (K,), box shifts (K, 4) and landmarks (K, 5, 2), [x, y], all in window sides.

@@ -1,4 +1,4 @@
-"""What a face detector looks for, in one config.json."""
+"""Configuration of the face detector."""
 
 from dataclasses import field
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ class FaceDetectorConfig(PreTrainedConfig):
             `detect` shrinks photos whose longer side has more pixels to this before it searches them. `None` searches
             every photo at full size.
         pyramid_factor (`float`, *optional*, defaults to 0.709):
-            Each level of the pyramid is so much smaller than the one before, in (0, 0.95].
+            Scale of each level of the pyramid relative to the one before, in (0, 0.95].
         score_thresholds (`list[float]`, *optional*, defaults to `[0.6, 0.7, 0.7]`):
             Scores from which on the proposal, the refinement and the landmark network keep a window, in [0, 1].
         nms_thresholds (`list[float]`, *optional*, defaults to `[0.5, 0.7, 0.7, 0.7]`):

@@ -55,7 +55,7 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values"]
-    valid_kwargs = FaceDetectorImageProcessorKwargs
+    valid_kwargs = FaceDetectorImageProcessorKwargs  # type: ignore[assignment]
 
     def __init__(self, max_pixels: int = 50_000_000, **kwargs: Any) -> None:
         for key in _FOREIGN_KEYS:
@@ -120,7 +120,7 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
             `pixel_values`, (3, H, W) uint8 each, and `shrinkage`, how much larger each photo itself is.
 
         Raises:
-            ValueError: A photo cannot be read; named by file, or by its place among the photos.
+            ValueError: A photo cannot be read; named by file, or by its position among the photos.
         """
         if isinstance(images, PhotoSource) and not (
             isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4

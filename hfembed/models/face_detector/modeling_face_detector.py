@@ -31,13 +31,13 @@ class FaceDetectorOutput(ModelOutput):
             right mouth corner as seen in the photo, [x, y] in pixels.
     """
 
-    scores: torch.FloatTensor | None = None
-    boxes: torch.FloatTensor | None = None
-    landmarks: torch.FloatTensor | None = None
+    scores: torch.Tensor | None = None
+    boxes: torch.Tensor | None = None
+    landmarks: torch.Tensor | None = None
 
 
 class DetectedFaces(NamedTuple):
-    """The n faces of one photo, the surest first; n may be 0. On the CPU.
+    """The n faces of one photo, the highest-scoring first; n may be 0. On the CPU.
 
     Attributes:
         boxes: (n, 4), left, top, right, bottom in pixels of the upright photo; may reach beyond its edges.
@@ -60,12 +60,12 @@ class _Level(NamedTuple):
 
 
 class FaceDetectorPreTrainedModel(PreTrainedModel):
-    """What transformers wants to know of the detector."""
+    """Loading and initialization of the detector."""
 
     config: FaceDetectorConfig
     base_model_prefix = "detector"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     model_tags = ["hfembed", "face-detection"]
     _no_split_modules = []
 
@@ -73,7 +73,8 @@ class FaceDetectorPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.PReLU):
             init.constant_(module.weight, 0.25)
         else:
@@ -92,8 +93,8 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
 
     Attributes:
         pixels_at_a_time: Pixels of photos that `detect` searches together.
-        windows_at_a_time: Windows of 48 x 48 pixels, or as many pixels otherwise, that a network takes at a time on a
-            CPU: their maps then stay in the cache.
+        windows_at_a_time: Windows of 48 x 48 pixels, or the same number of pixels otherwise, that a network takes
+            at a time on a CPU: their maps then stay in the cache.
     """
 
     pixels_at_a_time = 4_000_000
@@ -115,12 +116,12 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
                 `config.max_image_size` are searched at that size.
 
         Returns:
-            An entry a photo, in pixels of the photo itself, upright by its EXIF orientation.
+            One entry per photo, in pixels of the photo itself, upright by its EXIF orientation.
 
         Raises:
             ValueError: A photo cannot be read; the message names it.
         """
-        photos = FaceDetectorImageProcessor()(images, longest_side=self.config.max_image_size)
+        photos = FaceDetectorImageProcessor().preprocess(images, self.config.max_image_size)
         return self.detect_in(photos.pixel_values, photos.shrinkage)
 
     @torch.no_grad()
@@ -134,23 +135,23 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
             shrinkage: How much larger each photo was before it was decoded to this size; 1 by default.
 
         Returns:
-            An entry a photo, in pixels of the photo before it was shrunk.
+            One entry per photo, in pixels of the photo before it was shrunk.
 
         Raises:
             ValueError: A photo has another shape.
         """
         shrinkage = [1.0] * len(pixel_values) if shrinkage is None else shrinkage
-        faces: list[DetectedFaces] = [None] * len(pixel_values)
-        for numbers in self._searched_together([tuple(pixels.shape[-2:]) for pixels in pixel_values]):
+        faces: dict[int, DetectedFaces] = {}
+        for numbers in self._searched_together([(pixels.shape[-2], pixels.shape[-1]) for pixels in pixel_values]):
             found = self([pixel_values[number] for number in numbers])
             counts = (found.scores > 0).sum(1).tolist()
             for place, (number, count) in enumerate(zip(numbers, counts, strict=True)):
                 factor = shrinkage[number]
-                # pixel centres lie at whole numbers: the photo's corner, about which it was shrunk, half a pixel off
+                # pixel centers lie at whole numbers: the photo's corner, about which it was shrunk, half a pixel off
                 boxes = (found.boxes[place, :count] + 0.5) * factor - 0.5
                 landmarks = (found.landmarks[place, :count] + 0.5) * factor - 0.5
                 faces[number] = DetectedFaces(boxes.cpu(), found.scores[place, :count].cpu(), landmarks.cpu())
-        return faces
+        return [faces[number] for number in range(len(pixel_values))]
 
     def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
         """Find the faces in photos.
@@ -176,9 +177,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
 
     def _checked(self, pixels: torch.Tensor) -> torch.Tensor:
         if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
-            raise ValueError(
-                f"a photo is (3, height, width) here, not {tuple(pixels.shape)}; its image processor helps"
-            )
+            raise ValueError(f"a photo must be (3, height, width), got {tuple(pixels.shape)}; use its image processor")
         return pixels
 
     def _propose(self, resampling: AreaResampling, sizes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -256,7 +255,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         return [slice(start, start + at_a_time) for start in range(0, count, at_a_time)]
 
     def _level_batches(self, levels: list[_Level]) -> Iterator[list[_Level]]:
-        """Levels that go through the proposal network together: of one size, up to so many pixels."""
+        """Levels that go through the proposal network together: of one size, up to a number of pixels."""
         limit = self.windows_at_a_time * 48**2 if self.device.type == "cpu" else self.pixels_at_a_time
 
         def size(level: _Level) -> tuple[int, int]:
@@ -268,7 +267,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
                 yield alike[start : start + at_a_time]
 
     def _searched_together(self, sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
-        """Numbers of photos, those of one size beside each other, up to so many pixels."""
+        """Numbers of photos, grouped by size, up to a number of pixels."""
         batch: list[int] = []
         pixels = 0
         for number in sorted(range(len(sizes)), key=sizes.__getitem__):
@@ -303,15 +302,11 @@ def _by_photo(
     # the place of each face among those of its photo
     place = (photo[:, None] == photo[None]).tril(-1).sum(1)
     most = int(place.max()) + 1 if len(place) else 0
-    output = FaceDetectorOutput(
-        scores=scores.new_zeros(photos, most),
-        boxes=boxes.new_zeros(photos, most, 4),
-        landmarks=landmarks.new_zeros(photos, most, 5, 2),
-    )
-    output.scores[photo, place] = scores
-    output.boxes[photo, place] = boxes
-    output.landmarks[photo, place] = landmarks
-    return output
+    padded = []
+    for values in (scores, boxes, landmarks):
+        padded.append(values.new_zeros(photos, most, *values.shape[1:]))
+        padded[-1][photo, place] = values
+    return FaceDetectorOutput(*padded)
 
 
 __all__ = ["DetectedFaces", "FaceDetectorModel", "FaceDetectorOutput", "FaceDetectorPreTrainedModel"]

@@ -8,17 +8,7 @@ import torch
 
 
 def pyramid_scales(height: int, width: int, min_face_size: float, factor: float) -> list[float]:
-    """The scales at which a window of 12 pixels looks for ever larger faces.
-
-    Args:
-        height: Of the photo, in pixels.
-        width: Of the photo.
-        min_face_size: Side of the smallest face, in pixels.
-        factor: Ratio of a scale to the one before.
-
-    Returns:
-        Falling, as long as 12 pixels are left of the shorter side; none for photos smaller than the smallest face.
-    """
+    """The scales at which a window of 12 pixels looks for ever larger faces."""
     scales, scale = [], 12 / min_face_size
     while min(height, width) * scale >= 12:
         scales.append(scale)
@@ -43,7 +33,7 @@ def shift_windows(windows: torch.Tensor, shifts: torch.Tensor, last_pixel: int) 
 
 
 def square_windows(windows: torch.Tensor) -> torch.Tensor:
-    """The squares (K, 4) of the longer side about the same centres."""
+    """The squares (K, 4) of the longer side about the same centers."""
     sides = windows[:, 2:] - windows[:, :2]
     longer = sides.amax(1, keepdim=True)
     corner = windows[:, :2] + (sides - longer) * 0.5
@@ -54,31 +44,13 @@ def clip_windows(windows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     """The parts of windows (K, 4) that lie within photos of `sizes` (K, 2), [height, width].
 
     Fractions of pixels are cut off, as the published weights were first used.
-
-    Args:
-        windows: (K, 4).
-        sizes: (K, 2).
-
-    Returns:
-        (K, 4), edges: left and top from 0, right and bottom one past the last pixel. Empty where right <= left or
-        bottom <= top.
     """
     windows = windows.trunc()
     return torch.cat([windows[:, :2].clamp(min=1) - 1, torch.minimum(windows[:, 2:], sizes.flip(1).to(windows))], 1)
 
 
 def suppress_within(windows: torch.Tensor, scores: torch.Tensor, photo: torch.Tensor, overlap: float) -> torch.Tensor:
-    """Non-maximum suppression by the share of the smaller window, which also drops a face found within a face.
-
-    Args:
-        windows: (K, 4).
-        scores: (K,).
-        photo: (K,), windows of different photos do not touch each other.
-        overlap: Intersection over the smaller window above which the weaker one is dropped.
-
-    Returns:
-        Indices of the kept windows, the highest score first.
-    """
+    """Non-maximum suppression by the share of the smaller window, which also drops a face found within a face."""
     order = scores.argsort(descending=True, stable=True)
     windows, photo = windows[order], photo[order]
     areas = (windows[:, 2:] - windows[:, :2] + 1).prod(1)

@@ -8,9 +8,6 @@ def fold_batch_norm(module: nn.Module) -> None:
     """Fold each BatchNorm into the convolution or linear layer registered just before it, throughout `module`.
 
     Registered before is not always applied before: compare outputs afterwards. `module` must be in eval mode.
-
-    Args:
-        module: Changed in place; an `Identity` stands where a BatchNorm was.
     """
     children = list(module.named_children())
     for (name, layer), (norm_name, norm) in zip(children, children[1:], strict=False):

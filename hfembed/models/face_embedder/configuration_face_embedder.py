@@ -1,4 +1,4 @@
-"""Everything a face embedder is built from and used with, in one config.json."""
+"""Configuration of the face embedders: network, training losses and thresholds."""
 
 import math
 import re
@@ -106,19 +106,19 @@ class FaceEmbedderConfig(PreTrainedConfig):
             depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, or `"timm/<architecture>"`.
         trunk_arguments (`dict`, *optional*, defaults to `{}`):
             More about the trunk. iresnet: `use_se`, `stochastic_depth` (rate at the last block); only `"iresnet"`:
-            `depths` and `widths` (lists, an entry a stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
+            `depths` and `widths` (one entry per stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
             and `stem_activation` (`"prelu"`, `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: those
             arguments of `timm.create_model` that shape the network, such as `img_size` and `patch_size`; never
             weights, paths or URLs.
         image_size (`list[int]`, *optional*, defaults to `[112, 112]`):
             Height and width of the input in pixels.
         num_channels (`int`, *optional*, defaults to 3):
-            Colour channels of the input: 3, or 1 for grey.
+            Color channels of the input: 3, or 1 for gray.
         embedding_size (`int`, *optional*, defaults to 512):
             Length D of an embedding.
         pooling (`str`, *optional*):
             How the last feature map becomes a vector: `"flatten"`, `"average"`, or `"depthwise"` (a learned weight for
-            each place and channel). `None` stands for the trunk's customary one and is replaced by it; a timm network
+            each position, channel). `None` stands for the trunk's customary one and is replaced by it; a timm network
             has its own pooling, which goes by `"average"`.
         dropout (`float`, *optional*, defaults to 0.0):
             Dropout before the last linear layer.
@@ -134,7 +134,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         margin (`float`, *optional*):
             Margin m of a margin head (ArcFace: radians). `None` stands for the paper's: 0.35, 0.5, 0.4.
         label_smoothing (`float`, *optional*, defaults to 0.0):
-            Share of the target probability that is spread over all people.
+            Fraction of the target probability that is spread over all people.
         metric_loss (`str`, *optional*, defaults to `"triplet"`):
             Loss of `FaceEmbedderForTripletLearning`: `"triplet"` or `"contrastive"`.
         triplet_margin (`float`, *optional*, defaults to 0.2):
@@ -186,7 +186,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         check_fields(self, kwargs)
         self.image_size = list(self.image_size)
         if self.pooling is None and (self.trunk in _TRUNKS or self.trunk.startswith("timm/")):
-            self.pooling = self._allowed_poolings()[0]
+            self.pooling = self._allowed_poolings()[0]  # type: ignore[assignment]
         super().__post_init__(**kwargs)
 
     def _allowed_poolings(self) -> tuple[str, ...]:
@@ -238,7 +238,9 @@ class FaceEmbedderConfig(PreTrainedConfig):
         if not isinstance(impostors, int) or impostors < 1:
             raise ValueError("thresholds must give the number of impostor pairs they were set on: {'impostors': 3000}")
         by_far = self.thresholds.get("far", {})
-        cosines = {name: self.thresholds[name] for name in ("accuracy", "eer") if name in self.thresholds}
+        cosines: dict[str, Any] = {
+            str(name): self.thresholds[name] for name in ("accuracy", "eer") if name in self.thresholds
+        }
         cosines.update({f"far {far}": cosine for far, cosine in by_far.items()})
         for name, cosine in cosines.items():
             if not isinstance(cosine, (int, float)) or not -1 <= cosine <= 1:

@@ -104,7 +104,7 @@ class FaceImageProcessor(BaseImageProcessor):
         template (`list[list[float]]`, *optional*): Where the left eye, right eye, nose, left and right mouth corner
             (as seen in the image) lie, [x, y] in output pixels. Defaults to `template_for_size(height, width)`.
         crop_fraction (`float`, *optional*, defaults to 1.0): Without landmarks: the sides of the center crop as a
-            share of the largest rectangle of the output's shape that fits into the photo, in (0, 1].
+            fraction of the largest rectangle of the output's shape that fits into the photo, in (0, 1].
         color (`str`, *optional*, defaults to `"rgb"`): `"rgb"`, `"bgr"` or `"gray"` (one channel).
         image_mean (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
         image_std (`float` or `list[float]`, *optional*, defaults to 0.5): Per channel, on pixels scaled to [0, 1].
@@ -114,7 +114,7 @@ class FaceImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values"]
-    valid_kwargs = FaceImageProcessorKwargs
+    valid_kwargs = FaceImageProcessorKwargs  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class FaceImageProcessor(BaseImageProcessor):
             return np.repeat(pixels[:, :, None], self.num_channels, axis=2)
         return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Scale pixels to [0, 1], subtract `image_mean`, divide by `image_std`.
 
         Args:
@@ -252,7 +252,7 @@ class FaceImageProcessor(BaseImageProcessor):
 
         Args:
             images: A photo or a list of photos, see the class.
-            landmarks: For one photo its (5, 2) landmarks; for a list one entry a photo, (5, 2) or `None` (then the
+            landmarks: For one photo its (5, 2) landmarks; for a list one entry per photo, (5, 2) or `None` (then the
                 photo's center is cropped). `None`: center crops.
             return_tensors: `"pt"` or `"np"`.
 
@@ -260,7 +260,7 @@ class FaceImageProcessor(BaseImageProcessor):
             `pixel_values` float32 (batch, channels, height, width).
 
         Raises:
-            ValueError: A photo cannot be read (named by file, or by its place in the batch), or the number of
+            ValueError: A photo cannot be read (named by file, or by its position in the batch), or the number of
                 landmarks differs from the number of photos.
         """
         if isinstance(images, FaceImage) and not (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):
@@ -282,13 +282,16 @@ class FaceImageProcessor(BaseImageProcessor):
 def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[int, int]:
     if size is None:
         size = STANDARD_SIZE
+    sides: Sequence[Any]
     if isinstance(size, int):
-        size = (size, size)
+        sides = (size, size)
     elif isinstance(size, dict):
-        size = (size.get("height"), size.get("width")) if set(size) == {"height", "width"} else ()
-    if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in size):
+        sides = (size["height"], size["width"]) if set(size) == {"height", "width"} else ()
+    else:
+        sides = size
+    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in sides):
         raise ValueError('FaceImageProcessor: size is a number, [height, width] or {"height": ..., "width": ...}')
-    return tuple(size)
+    return sides[0], sides[1]
 
 
 def _check_scale(landmarks: np.ndarray, upright_size: tuple[int, int]) -> None:

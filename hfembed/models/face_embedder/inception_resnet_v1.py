@@ -1,19 +1,13 @@
 """Inception-ResNet-v1 (Szegedy et al. 2016), in the form FaceNet's followers trained it for faces."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 
 class ConvNormActivation(nn.Sequential):
-    """Convolution without bias, BatchNorm (eps 0.001 as in TensorFlow), ReLU: members `conv`, `norm`, `activation`.
-
-    Args:
-        in_channels: Channels of the input map.
-        out_channels: Channels of the output map.
-        kernel_size: Kernel height and width, or one number for both.
-        stride: Stride.
-        same: Pad so that the map keeps its size at stride 1; otherwise no padding.
-    """
+    """Convolution without bias, BatchNorm (eps 0.001 as in TensorFlow), ReLU: members `conv`, `norm`, `activation`."""
 
     def __init__(
         self,
@@ -32,18 +26,10 @@ class ConvNormActivation(nn.Sequential):
 
 
 class InceptionResidual(nn.Module):
-    """Parallel branches, concatenated, mixed by a 1x1 convolution, scaled and added to the input.
-
-    Args:
-        branches: Modules that each keep the map's size.
-        branch_channels: Channels of all branches together.
-        channels: Channels of the input and output.
-        scale: Factor on the branch before it is added; small ones keep deep stacks stable.
-        activate: ReLU after the sum.
-    """
+    """Parallel branches, concatenated, mixed by a 1x1 convolution, scaled and added to the input."""
 
     def __init__(
-        self, branches: list[nn.Module], branch_channels: int, channels: int, scale: float, activate: bool = True
+        self, branches: Sequence[nn.Module], branch_channels: int, channels: int, scale: float, activate: bool = True
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
@@ -59,13 +45,9 @@ class InceptionResidual(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Parallel stride-2 branches and a max-pooled input, concatenated.
+    """Parallel stride-2 branches and a max-pooled input, concatenated."""
 
-    Args:
-        branches: Modules that each halve the map in the same way as a 3x3 stride-2 pooling without padding.
-    """
-
-    def __init__(self, branches: list[nn.Module]) -> None:
+    def __init__(self, branches: Sequence[nn.Module]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
         self.pool = nn.MaxPool2d(3, stride=2)
@@ -144,9 +126,6 @@ class InceptionResNetV1(nn.Module):
 
     Same function as facenet-pytorch's InceptionResnetV1 up to its average pooling. Made for 160x160 images; the
     smallest possible are 75x75.
-
-    Args:
-        num_channels: Colour channels of the input.
     """
 
     out_channels = 1792
@@ -171,11 +150,7 @@ class InceptionResNetV1(nn.Module):
         )
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the last map for an image of this height and width.
-
-        Raises:
-            ValueError: The image is smaller than 75x75.
-        """
+        """Height and width of the last map for an image of this height and width."""
         if min(height, width) < 75:
             raise ValueError(f"inception_resnet_v1 needs images of at least 75x75 pixels, got {height}x{width}")
         # the seven unpadded 3x3 layers of the stem and the reductions, by their strides

@@ -13,11 +13,7 @@ IRESNET_WIDTHS = (64, 128, 256, 512)
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel gates from the map's mean (Hu et al. 2018), reduction 16.
-
-    Args:
-        channels: Channels C of the map.
-    """
+    """Channel gates from the map's mean (Hu et al. 2018), reduction 16."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -36,11 +32,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Leave out a residual branch, image by image, while training (Huang et al. 2016).
-
-    Args:
-        rate: Probability of leaving out, in [0, 1).
-    """
+    """Leave out a residual branch, image by image, while training (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -55,16 +47,7 @@ class StochasticDepth(nn.Module):
 
 
 class IResNetBlock(nn.Module):
-    """BN-conv-BN-PReLU-conv-BN plus the shortcut.
-
-    Args:
-        in_channels: Channels of the input map.
-        out_channels: Channels of the output map.
-        stride: Stride of the block.
-        use_se: Gate the branch by squeeze-and-excitation.
-        stochastic_depth: Rate at which the branch is left out in training.
-        stride_first: The first convolution takes the stride, not the second: less than half the work in that block.
-    """
+    """BN-conv-BN-PReLU-conv-BN plus the shortcut."""
 
     def __init__(
         self,
@@ -85,7 +68,7 @@ class IResNetBlock(nn.Module):
         self.norm3 = nn.BatchNorm2d(out_channels)
         self.se = SqueezeExcitation(out_channels) if use_se else nn.Identity()
         self.stochastic_depth = StochasticDepth(stochastic_depth)
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
@@ -106,19 +89,8 @@ class IResNetBlock(nn.Module):
 class IResNet(nn.Module):
     """Stride-1 stem, then stages that each begin with stride 2, then BatchNorm.
 
-    Same function as the IResNet of insightface's arcface_torch up to its last BatchNorm2d.
-
-    Args:
-        num_channels: Colour channels of the input.
-        depths: Blocks of each stage, from input to output.
-        widths: Channels of each stage.
-        use_se: Squeeze-and-excitation in every block.
-        stochastic_depth: Rate of the last block; it rises linearly from 0 over the blocks.
-        stem_width: Channels of the stem; those of the first stage when None.
-        stride_first: The first convolution of a stage takes its stride; arcface_torch gives it to the second.
-
-    Raises:
-        ValueError: `depths` and `widths` are empty, of different length or not positive, or the rate is not in [0, 1).
+    Same function as the IResNet of insightface's arcface_torch up to its last BatchNorm2d. `stride_first` gives a
+    stage's stride to its first convolution (arcface_torch: to the second): less than half the work in that block.
     """
 
     def __init__(

@@ -16,15 +16,7 @@ _MIN_SQUARED_SINE = 1e-7
 
 
 def cosine_similarities(embeddings: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
-    """Cosines between embeddings and class weights.
-
-    Args:
-        embeddings: (B, D), any length above zero.
-        class_weights: (N, D), any length above zero.
-
-    Returns:
-        (B, N) in [-1, 1], at least float32.
-    """
+    """Cosines between embeddings and class weights."""
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
     with torch.autocast(embeddings.device.type, enabled=False):
         cosines = F.linear(F.normalize(embeddings.to(dtype)), F.normalize(class_weights.to(dtype)))
@@ -110,17 +102,7 @@ def adaface_logits(
 def adaface_norm_scores(
     norms: torch.Tensor, norm_mean: torch.Tensor, norm_std: torch.Tensor, concentration: float = 0.333
 ) -> torch.Tensor:
-    """Image quality q from embedding lengths: standardised, times h, clipped to [-1, 1] (AdaFace).
-
-    Args:
-        norms: (B,) lengths of embeddings before normalisation; clipped to [0.001, 100].
-        norm_mean: Running mean of the lengths, one number.
-        norm_std: Running standard deviation of the lengths, one number.
-        concentration: h.
-
-    Returns:
-        (B,) in [-1, 1], without gradient.
-    """
+    """Image quality q from embedding lengths: standardised, times h, clipped to [-1, 1] (AdaFace)."""
     norms = norms.detach().float().clamp(0.001, 100)
     return ((norms - norm_mean) / (norm_std + 0.001) * concentration).clamp(-1, 1)
 
@@ -129,13 +111,6 @@ class MarginSoftmax(nn.Module):
     """Class weights and the margin on the own class's cosine.
 
     With several ranks, each takes AdaFace's length statistics from its own samples.
-
-    Args:
-        embedding_size: D.
-        num_labels: Number of classes N.
-        kind: One of `MARGIN_HEADS`.
-        scale: s.
-        margin: m; None for the paper's.
     """
 
     # AdaFace's smoothing of its length statistics over batches, and where they start
@@ -143,11 +118,14 @@ class MarginSoftmax(nn.Module):
     INITIAL_NORM_MEAN = 20.0
     INITIAL_NORM_STD = 100.0
 
+    norm_mean: torch.Tensor
+    norm_std: torch.Tensor
+
     def __init__(self, embedding_size: int, num_labels: int, kind: str, scale: float, margin: float | None) -> None:
         super().__init__()
         self.kind = kind
         self.scale = scale
-        self.margin = MARGIN_HEADS[kind].margin if margin is None else margin
+        self.margin: float = MARGIN_HEADS[kind].margin if margin is None else margin
         self.weight = nn.Parameter(torch.empty(num_labels, embedding_size))
         if kind == "adaface":
             self.register_buffer("norm_mean", torch.empty(()))
@@ -158,16 +136,7 @@ class MarginSoftmax(nn.Module):
         return cosine_similarities(embeddings, self.weight)
 
     def margin_logits(self, cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits with the margin on the own class; AdaFace's statistics move in training mode.
-
-        Args:
-            cosines: (B, N), from `forward`.
-            norms: (B,) lengths of the embeddings before normalisation.
-            labels: (B,) integer classes.
-
-        Returns:
-            Logits (B, N).
-        """
+        """Logits with the margin on the own class; AdaFace's statistics move in training mode."""
         return MARGIN_HEADS[self.kind].logits(self, cosines, norms, labels)
 
     def quality_scores(self, norms: torch.Tensor) -> torch.Tensor:

@@ -18,16 +18,7 @@ def _activation(name: str, channels: int) -> nn.Module:
 
 
 class ConvNormActivation(nn.Sequential):
-    """Convolution without bias, BatchNorm, activation: members `conv`, `norm`, `activation`.
-
-    Args:
-        in_channels: Channels of the input map.
-        out_channels: Channels of the output map.
-        kernel_size: Side of the kernel; the padding keeps the map's size at stride 1.
-        stride: Stride.
-        depthwise: One kernel a channel.
-        activation: `"prelu"`, `"relu"` or `"relu6"`.
-    """
+    """Convolution without bias, BatchNorm, activation: members `conv`, `norm`, `activation`."""
 
     def __init__(
         self,
@@ -48,15 +39,7 @@ class ConvNormActivation(nn.Sequential):
 
 
 class Bottleneck(nn.Module):
-    """Inverted residual: 1x1 expansion, 3x3 depthwise, linear 1x1 projection; shortcut where the shapes agree.
-
-    Args:
-        in_channels: Channels of the input map.
-        out_channels: Channels of the output map.
-        expansion: Factor of the channels in between.
-        stride: Stride of the depthwise convolution.
-        activation: `"prelu"`, `"relu"` or `"relu6"`.
-    """
+    """Inverted residual: 1x1 expansion, 3x3 depthwise, linear 1x1 projection; shortcut where the shapes agree."""
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, activation: str) -> None:
         super().__init__()
@@ -77,12 +60,7 @@ class Bottleneck(nn.Module):
 
 
 class InParts(nn.Module):
-    """Layers that see a batch a few images at a time.
-
-    Args:
-        layers: What is run.
-        size: Images at a time.
-    """
+    """Layers that see a batch a few images at a time."""
 
     def __init__(self, layers: nn.Module, size: int) -> None:
         super().__init__()
@@ -95,17 +73,7 @@ class InParts(nn.Module):
 
 
 class MobileFaceNet(nn.Module):
-    """Two stem layers, fifteen bottlenecks in five stages, 1x1 expansion to 512 channels; 1/16 of the image's size.
-
-    Args:
-        num_channels: Colour channels of the input.
-        activation: `"prelu"` (the paper), `"relu"` or `"relu6"`.
-        stem: Second layer of the stem: `"depthwise"` (the paper), or `"separable"`, depthwise and then pointwise.
-        stem_activation: Activation of that second layer; like `activation` where not given.
-
-    Raises:
-        ValueError: An unknown activation or stem.
-    """
+    """Two stem layers, fifteen bottlenecks in five stages, 1x1 expansion to 512 channels; 1/16 of the image's size."""
 
     out_channels = 512
 
@@ -120,7 +88,7 @@ class MobileFaceNet(nn.Module):
         if stem not in ("depthwise", "separable"):
             raise ValueError(f"mobilefacenet knows the stems depthwise and separable, not '{stem}'")
         stem_activation = stem_activation or activation
-        self.stem = nn.Sequential(
+        self.stem: nn.Sequential | InParts = nn.Sequential(
             ConvNormActivation(num_channels, 64, 3, stride=2, activation=activation),
             ConvNormActivation(64, 64, 3, depthwise=True, activation=stem_activation),
         )

@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,17 +27,17 @@ class FaceEmbedderOutput(ModelOutput):
 
     Args:
         embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
-        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalisation; rises with image quality.
+        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalization, a proxy for image quality.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, channels, h, w)`): The trunk's last map; from
             timm's transformers `(batch_size, tokens, channels)`, and as they lay it out.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): The embeddings, by the name that
             the image-feature-extraction pipeline looks for.
     """
 
-    embeddings: torch.FloatTensor | None = None
-    norms: torch.FloatTensor | None = None
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
+    embeddings: torch.Tensor | None = None
+    norms: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
 
 
 @dataclass
@@ -48,13 +48,13 @@ class FaceClassificationOutput(ModelOutput):
         loss (`torch.FloatTensor`, *optional*): Mean cross entropy, with the margin; present when labels are given.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`): Without margin.
         embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
-        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalisation.
+        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalization.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    embeddings: torch.FloatTensor | None = None
-    norms: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    embeddings: torch.Tensor | None = None
+    norms: torch.Tensor | None = None
 
 
 @dataclass
@@ -64,24 +64,18 @@ class FaceTripletOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor`, *optional*): Triplet or contrastive loss; present when labels are given.
         embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
-        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalisation.
+        norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalization.
         active_share (`torch.FloatTensor`, *optional*): Share of the triplets (pairs) that the loss still acts on.
     """
 
-    loss: torch.FloatTensor | None = None
-    embeddings: torch.FloatTensor | None = None
-    norms: torch.FloatTensor | None = None
-    active_share: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    embeddings: torch.Tensor | None = None
+    norms: torch.Tensor | None = None
+    active_share: torch.Tensor | None = None
 
 
 class DepthwisePooling(nn.Module):
-    """A learned weight for each place and channel, BatchNorm (MobileFaceNet's global depthwise convolution).
-
-    Args:
-        channels: Channels C of the map.
-        height: Height h of the map.
-        width: Width w of the map.
-    """
+    """A learned weight for each position and channel, BatchNorm (MobileFaceNet's global depthwise convolution)."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
@@ -96,7 +90,7 @@ class DepthwisePooling(nn.Module):
 
 
 class AveragePooling(nn.Module):
-    """Mean over the map's places."""
+    """Global average pooling."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map (B, C, h, w) -> (B, C)."""
@@ -104,12 +98,12 @@ class AveragePooling(nn.Module):
 
 
 class FaceEmbedderPreTrainedModel(PreTrainedModel):
-    """What all face embedders share: loading, initialisation, freezing, comparison of faces."""
+    """What all face embedders share: loading, initialization, freezing, comparison of faces."""
 
     config: FaceEmbedderConfig
     base_model_prefix = "embedder"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     model_tags = ["hfembed", "face-recognition"]
     accepts_loss_kwargs = False
     _no_split_modules = []
@@ -137,10 +131,15 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
     def initialize_weights(self) -> None:
-        """Initialise what no checkpoint filled, timm's computed buffers included."""
+        """Initialize what no checkpoint filled, timm's computed buffers included."""
         super().initialize_weights()
         if self.config.trunk.startswith("timm/"):
-            self.base_model.trunk.refill_buffers()
+            self.face_embedder.trunk.refill_buffers()
+
+    @property
+    def face_embedder(self) -> "FaceEmbedderModel":
+        """The embedder inside, or this model itself."""
+        return cast("FaceEmbedderModel", self.base_model)
 
     @classmethod
     def from_timm(cls, architecture: str, weights: str | None = None, **fields: Any) -> "FaceEmbedderPreTrainedModel":
@@ -173,14 +172,15 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The trunk has fewer stages, or nothing would be left to train.
         """
-        embedder = self.base_model
+        embedder = self.face_embedder
         stages = embedder.trunk.parameter_stages()
         if not 0 <= unfreeze_last <= len(stages):
             raise ValueError(f"trunk '{self.config.trunk}' has {len(stages)} stages, cannot unfreeze {unfreeze_last}")
         embedder.requires_grad_(False)
         if unfreeze_last > 0:
-            for module in filter(None, (embedder.pooling, embedder.projection, embedder.norm)):
-                module.requires_grad_(True)
+            for module in (embedder.pooling, embedder.projection, embedder.norm):
+                if module is not None:
+                    module.requires_grad_(True)
             for stage in stages[-unfreeze_last:]:
                 for parameter in stage:
                     parameter.requires_grad_(True)
@@ -226,9 +226,9 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The images do not have the config's size, or an embedding is not finite.
         """
-        self.base_model.check_pixel_values(pixel_values)
+        self.face_embedder.check_pixel_values(pixel_values)
         # on a CPU the feature maps of a few images stay in the cache: MobileFaceNet is twice as fast
-        at_a_time = self.base_model.images_at_a_time
+        at_a_time = self.face_embedder.images_at_a_time
         parts = pixel_values.split(at_a_time) if pixel_values.device.type == "cpu" else [pixel_values]
         modes = {module: module.training for module in self.modules()}
         try:
@@ -251,22 +251,15 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         return f"the embeddings are not finite: numbers overflow in {self.dtype}; load the model with dtype=float32"
 
     def embed_with_mirror(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """What `embed` computes for each part of a batch, in whatever mode the model is in; can be traced.
-
-        Args:
-            pixel_values: (B, C, H, W), from the image processor.
-
-        Returns:
-            (B, D), or (B, 2 D) where `config.mirror` is `"concatenate"`; unit length, float32.
-        """
+        """What `embed` computes for each part of a batch, in whatever mode the model is in; can be traced."""
         return self._embed(pixel_values)[0]
 
     def _embed(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = self.base_model(pixel_values)
+        outputs = self.face_embedder(pixel_values)
         if self.config.mirror == "none":
             return outputs.embeddings, outputs.norms
         mirrored = self.base_model(pixel_values.flip(3))
-        # before normalisation, so that the better of the two views counts more
+        # before normalization, so that the better of the two views counts more
         views = [view.embeddings * view.norms.unsqueeze(1) for view in (outputs, mirrored)]
         embeddings = F.normalize(sum(views) if self.config.mirror == "sum" else torch.cat(views, 1))
         return embeddings, outputs.norms
@@ -291,8 +284,8 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         if difference.max() > (1e-4 if self.dtype == torch.float32 else 0.1):
             raise ValueError(f"trunk '{self.config.trunk}' cannot be folded: its outputs would change")
         if self.config.trunk == "mobilefacenet" and self.device.type == "cpu":
-            copied.base_model.trunk.run_in_parts()
-            copied.base_model.images_at_a_time = 32
+            copied.face_embedder.trunk.run_in_parts()
+            copied.face_embedder.images_at_a_time = 32
         return copied.to(memory_format=torch.channels_last)
 
     def similarity(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
@@ -328,7 +321,7 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
         _check_embeddings(embeddings_a, embeddings_b)
         if len(embeddings_a) != len(embeddings_b):
             raise ValueError(
-                f"expected as many embeddings on both sides, got {len(embeddings_a)}, {len(embeddings_b)}"
+                f"expected the same number of embeddings, got {len(embeddings_a)} and {len(embeddings_b)}"
             )
         return F.cosine_similarity(embeddings_a.float(), embeddings_b.float())
 
@@ -412,6 +405,7 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
     """
 
     images_at_a_time = 4
+    trunk: Any  # one of many classes, with the methods of `IResNet` or of `TimmTrunk`
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
         super().__init__(config)
@@ -449,11 +443,7 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         )
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
-        """Refuse images of another shape than (batch, num_channels, height, width) of the config.
-
-        Raises:
-            ValueError: The images do not have the config's size.
-        """
+        """Refuse images of another shape than (batch, num_channels, height, width) of the config."""
         expected = (self.config.num_channels, *self.config.image_size)
         if not pixel_values.is_floating_point():
             raise ValueError(f"pixel_values must be normalized by the image processor, not {pixel_values.dtype}")
@@ -467,7 +457,7 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
 class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
     """Who of the known people is it? DeepFace's way to an embedding: the layer below the classifier.
 
-    `"softmax"` is a linear layer with bias on the embedding before normalisation; `"cosface"`, `"arcface"` and
+    `"softmax"` is a linear layer with bias on the embedding before normalization; `"cosface"`, `"arcface"` and
     `"adaface"` compare directions and ask for a margin.
 
     Args:
@@ -477,7 +467,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
     def __init__(self, config: FaceEmbedderConfig) -> None:
         super().__init__(config)
         self.embedder = FaceEmbedderModel(config)
-        self.classifier = _classifier(config)
+        self.classifier: Any = _classifier(config)
         self.post_init()
 
     def forward(
@@ -549,7 +539,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         self.classifier.weight.copy_(weights)
 
     def replace_head(self, num_labels: int | None = None, id2label: dict[int, str] | None = None) -> None:
-        """Put a new classifier for other people on the embedder, freshly initialised.
+        """Put a new classifier for other people on the embedder, freshly initialized.
 
         Args:
             num_labels: Number of people.
@@ -560,7 +550,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         """
         if (num_labels is None) == (id2label is None):
             raise ValueError("replace_head takes either num_labels or id2label")
-        self.config.id2label = id2label or {index: f"LABEL_{index}" for index in range(num_labels)}
+        self.config.id2label = id2label or {index: f"LABEL_{index}" for index in range(num_labels or 0)}
         self.config.label2id = {name: index for index, name in self.config.id2label.items()}
         weight = self.classifier.weight
         self.classifier = _classifier(self.config)
@@ -618,10 +608,11 @@ def _trunk_and_pooling(config: FaceEmbedderConfig) -> tuple[nn.Module, nn.Module
         # only here: timm takes a second to import
         from .timm_trunk import TimmTrunk
 
-        trunk = TimmTrunk(
+        timm_trunk = TimmTrunk(
             config.trunk.removeprefix("timm/"), config.num_channels, config.image_size, config.trunk_arguments
         )
-        return trunk, None, trunk.feature_size
+        return timm_trunk, None, timm_trunk.feature_size
+    trunk: Any
     if config.trunk == "mobilefacenet":
         trunk = MobileFaceNet(config.num_channels, **config.trunk_arguments)
     elif config.trunk == "inception_resnet_v1":
@@ -647,11 +638,12 @@ def _check_embeddings(embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) ->
 
 
 def _classifier(config: FaceEmbedderConfig) -> nn.Module:
-    if config.num_labels < 2:
+    people = config.num_labels or 0
+    if people < 2:
         raise ValueError("a classifier needs at least two people: with one, every face is classified right")
     if config.head == "softmax":
-        return nn.Linear(config.embedding_size, config.num_labels)
-    return MarginSoftmax(config.embedding_size, config.num_labels, config.head, config.scale, config.margin)
+        return nn.Linear(config.embedding_size, people)
+    return MarginSoftmax(config.embedding_size, people, config.head, config.scale, config.margin)
 
 
 __all__ = [

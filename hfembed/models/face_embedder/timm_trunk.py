@@ -1,6 +1,7 @@
 """Any network of timm as a trunk."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,20 +19,10 @@ except ImportError as error:
 
 
 class TimmTrunk(nn.Module):
-    """A timm network without its classifier.
-
-    Args:
-        architecture: Name in timm, without pretrained weights.
-        num_channels: Color channels of the input.
-        image_size: Height and width; handed to the networks that are built for one size (transformers).
-        arguments: Those of `timm.create_model` that a config may choose.
-
-    Raises:
-        ValueError: timm has no such architecture, it does not take such arguments, or it would be too large.
-    """
+    """A timm network without its classifier."""
 
     def __init__(
-        self, architecture: str, num_channels: int, image_size: list[int], arguments: dict[str, Any] | None = None
+        self, architecture: str, num_channels: int, image_size: Sequence[int], arguments: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
         arguments = arguments or {}
@@ -42,13 +33,13 @@ class TimmTrunk(nn.Module):
                 weights = sum(weight.numel() for weight in timm.create_model(architecture, **created).parameters())
             if weights > MAX_PARAMETERS:
                 raise ValueError(f"trunk_arguments {arguments} make '{architecture}' a network of {weights:,} weights")
-        self.backbone = timm.create_model(architecture, **created)
-        self.feature_size = self.backbone.head_hidden_size
+        self.backbone: Any = timm.create_model(architecture, **created)
+        self.feature_size: int = self.backbone.head_hidden_size
         # transformers initializes what lacks this mark: timm's own initialization is to stay. On the meta device
         # (from_pretrained) there is nothing to keep, and weights missing from the checkpoint must get values
         for tensor in (*self.backbone.parameters(), *self.backbone.buffers()):
             if not tensor.is_meta:
-                tensor._is_hf_initialized = True
+                tensor._is_hf_initialized = True  # type: ignore[attr-defined]
 
     def refill_buffers(self) -> None:
         """Compute the buffers that no checkpoint holds; from_pretrained leaves them without values."""
@@ -89,30 +80,27 @@ def load_pretrained_trunk(model: PreTrainedModel, weights: str | None = None) ->
     pretrained = pretrained_state_dict(
         architecture, config.num_channels, config.image_size, config.trunk_arguments, weights
     )
-    model.base_model.trunk.backbone.load_state_dict(pretrained)
+    embedder: Any = model.base_model
+    embedder.trunk.backbone.load_state_dict(pretrained)
 
 
 def pretrained_state_dict(
     architecture: str,
     num_channels: int,
-    image_size: list[int],
+    image_size: Sequence[int],
     arguments: dict[str, Any] | None = None,
     weights: str | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Timm's pretrained weights for the network of a trunk, from the Hub or from the file `weights`.
-
-    Raises:
-        ValueError: Timm has no such architecture, or no pretrained weights for it.
-    """
+    """Timm's pretrained weights for the network of a trunk, from the Hub or from the file `weights`."""
     created = _timm_arguments(architecture, num_channels, image_size, arguments or {})
     if weights is None and not timm.is_model_pretrained(architecture):
         raise ValueError(f"timm has no pretrained weights for '{architecture}'")
-    source = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
+    source: dict[str, Any] = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
     return timm.create_model(architecture, pretrained=True, **source, **created).state_dict()
 
 
 def _timm_arguments(
-    architecture: str, num_channels: int, image_size: list[int], arguments: dict[str, Any]
+    architecture: str, num_channels: int, image_size: Sequence[int], arguments: dict[str, Any]
 ) -> dict[str, Any]:
     if not timm.is_model(architecture):
         nearest = difflib.get_close_matches(architecture.split(".")[0], timm.list_models(), n=1, cutoff=0.0)
@@ -120,6 +108,7 @@ def _timm_arguments(
     # a config that was changed after it was made
     check_trunk_arguments(f"timm/{architecture}", arguments)
     created: dict[str, Any] = {"num_classes": 0, "in_chans": num_channels}
-    if timm.get_pretrained_cfg(architecture).fixed_input_size:
+    pretrained_cfg = timm.get_pretrained_cfg(architecture)
+    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         created["img_size"] = tuple(image_size)
     return created | arguments

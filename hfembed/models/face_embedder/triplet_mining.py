@@ -7,9 +7,6 @@ import torch.nn.functional as F
 def squared_distances(embeddings: torch.Tensor) -> torch.Tensor:
     """Squared Euclidean distances between vectors of unit length, 2 - 2 cos.
 
-    Args:
-        embeddings: (B, D), unit length.
-
     Returns:
         (B, B) in [0, 4], at least float32, also under autocast; no square root, so no infinite gradient.
     """
@@ -20,9 +17,6 @@ def squared_distances(embeddings: torch.Tensor) -> torch.Tensor:
 
 def positive_and_negative_pairs(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Pairs of the same label (an image with itself left out) and of different labels.
-
-    Args:
-        labels: (B,) integers.
 
     Returns:
         Two bool matrices (B, B).
@@ -38,13 +32,8 @@ def semi_hard_triplets(
     """For every anchor-positive pair the nearest negative that is farther than the positive (FaceNet, section 3.2).
 
     Of the negatives with d2(a, p) < d2(a, n) < d2(a, p) + margin the nearest is taken. A pair whose negatives are all
-    at least the margin farther is learnt: no triplet. A pair that has negatives, none of them farther than its
+    at least the margin farther is learned: no triplet. A pair that has negatives, none of them farther than its
     positive (so early in training, and after a collapse), falls back to its farthest negative, the least hard.
-
-    Args:
-        distances: (B, B) squared distances, from `squared_distances`.
-        labels: (B,) integers.
-        margin: alpha.
 
     Returns:
         Anchor, positive and negative indices, (T,) each, int64, ordered by anchor.
@@ -57,19 +46,15 @@ def semi_hard_triplets(
     first_farther = torch.searchsorted(by_distance, padded, right=True)[rows, columns]
     counts = negative.sum(1)[anchors]
     chosen = torch.minimum(first_farther, counts - 1).clamp(min=0)
-    learnt = by_distance[anchors, chosen] >= distances[anchors, positives] + margin
-    # 'not learnt' rather than 'violating': a NaN must reach the loss and be seen there
-    kept = ~learnt & (counts > 0)
+    learned = by_distance[anchors, chosen] >= distances[anchors, positives] + margin
+    # 'not learned' rather than 'violating': a NaN must reach the loss and be seen there
+    kept = ~learned & (counts > 0)
     return anchors[kept], positives[kept], negatives[anchors, chosen][kept]
 
 
 @torch.no_grad()
 def hard_triplets(distances: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For every anchor its farthest positive and its nearest negative ('batch hard', Hermans et al. 2017, equation 5).
-
-    Args:
-        distances: (B, B) squared distances, from `squared_distances`.
-        labels: (B,) integers.
 
     Returns:
         Anchor, positive and negative indices, (T,) each, int64; anchors without a positive or a negative are left out.
@@ -89,11 +74,6 @@ def violation_counts(
 
     The hinge is linear piece by piece, so these counts are the sum of all violations and its whole gradient:
     sum = (counts * distances).sum() + margin * violating.
-
-    Args:
-        distances: (B, B) squared distances, from `squared_distances`.
-        labels: (B,) integers.
-        margin: alpha.
 
     Returns:
         Counts (B, B) float64, plus for positive pairs, minus for negative ones; number of violating triplets; number

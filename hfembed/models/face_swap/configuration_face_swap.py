@@ -1,4 +1,4 @@
-"""What a face swap model is built from, and whose faces it can draw."""
+"""Configuration of the face swap model."""
 
 from dataclasses import field
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ _MAX_DENSE_WEIGHTS = 2**31
 
 @strict
 class FaceSwapConfig(PreTrainedConfig):
-    r"""Configuration of `FaceSwapModel`: one encoder, a decoder for each person.
+    r"""Configuration of `FaceSwapModel`: one encoder, one decoder per person.
 
     Args:
         people (`list[str]`, *optional*, defaults to `["a", "b"]`):
@@ -30,17 +30,17 @@ class FaceSwapConfig(PreTrainedConfig):
             Channels after each stage of the encoder; each halves height and width.
         bottleneck (`str`, *optional*, defaults to `"dense"`):
             `"dense"`: two linear layers with `latent_size` numbers in between. `"convolution"`: `latent_size` channels
-            at each place of the encoder's last map.
+            at each position of the encoder's last map.
         latent_size (`int`, *optional*, defaults to 256):
             Numbers (dense) or channels (convolution) of the latent code.
         decoder_widths (`list[int]`, *optional*, defaults to `[128, 64, 32, 32]`):
-            Channels after each stage of a decoder; each doubles height and width. As many as `encoder_widths`.
+            Channels after each stage of a decoder; each doubles height and width. The same number as `encoder_widths`.
         residual_blocks (`int`, *optional*, defaults to 1):
             Residual blocks after each stage of a decoder but the last.
         predict_mask (`bool`, *optional*, defaults to `False`):
-            Decoders also draw where the face is.
+            Decoders also output a face mask.
         dssim_weight (`float`, *optional*, defaults to 0.5):
-            Share of structural dissimilarity in the training loss, in [0, 1]; the rest is the mean absolute error.
+            Weight of structural dissimilarity in the training loss, in [0, 1]; the rest is the mean absolute error.
         mask_weight (`float`, *optional*, defaults to 0.2):
             Weight of the mask's mean absolute error in the training loss.
 
@@ -99,8 +99,8 @@ class FaceSwapConfig(PreTrainedConfig):
         check_sizes(self, widths | {"image_size": 4096, "latent_size": 65_536})
         if len(self.encoder_widths) != len(self.decoder_widths):
             raise ValueError(
-                f"decoder_widths must be as many as encoder_widths: {len(self.decoder_widths)} stages cannot undo "
-                f"{len(self.encoder_widths)}"
+                "decoder_widths and encoder_widths must have the same length: "
+                f"{len(self.decoder_widths)} stages cannot undo {len(self.encoder_widths)}"
             )
         stride = 2 ** len(self.encoder_widths)
         if self.image_size < stride or self.image_size % stride:

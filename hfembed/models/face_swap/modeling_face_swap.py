@@ -1,4 +1,4 @@
-"""Face swap: one encoder sees pose, expression and light of anybody; a decoder a person draws them on that person."""
+"""Face swap: one shared encoder for pose, expression and light, one decoder per person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ class FaceSwapOutput(ModelOutput):
             image-feature-extraction pipeline looks for.
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction: torch.FloatTensor | None = None
-    mask: torch.FloatTensor | None = None
-    latents: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
 
 
 def reconstruction_loss(
@@ -72,12 +72,7 @@ def reconstruction_loss(
 
 
 class Downscale(nn.Module):
-    """Convolution of stride 2, leaky rectifier.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-    """
+    """Convolution of stride 2, leaky rectifier."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -90,12 +85,7 @@ class Downscale(nn.Module):
 
 
 class Upscale(nn.Module):
-    """Convolution to four times the channels, which PixelShuffle lays out as 2 x 2 pixels; leaky rectifier.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-    """
+    """Convolution to four times the channels, which PixelShuffle lays out as 2 x 2 pixels; leaky rectifier."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -109,11 +99,7 @@ class Upscale(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside the identity; the second starts at zero.
-
-    Args:
-        channels: Channels of input and output.
-    """
+    """Two convolutions beside the identity; the second starts at zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -129,11 +115,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Faces to latents, the same for everybody.
-
-    Args:
-        config: What to build.
-    """
+    """Faces to latents, the same for everybody."""
 
     def __init__(self, config: FaceSwapConfig) -> None:
         super().__init__()
@@ -141,7 +123,7 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(Downscale(a, b) for a, b in zip(widths, widths[1:], strict=False))
         self.width, self.map_size = widths[-1], config.map_size
         if config.bottleneck == "dense":
-            self.latent = nn.Linear(self.width * self.map_size**2, config.latent_size)
+            self.latent: nn.Module = nn.Linear(self.width * self.map_size**2, config.latent_size)
         else:
             self.latent = nn.Conv2d(self.width, config.latent_size, 1)
 
@@ -156,18 +138,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to one person's face.
-
-    Args:
-        config: What to build.
-    """
+    """Latents to one person's face."""
 
     def __init__(self, config: FaceSwapConfig) -> None:
         super().__init__()
         width = config.encoder_widths[-1]
         self.map_shape = (width, config.map_size, config.map_size)
         if config.bottleneck == "dense":
-            self.latent = nn.Linear(config.latent_size, width * config.map_size**2)
+            self.latent: nn.Module = nn.Linear(config.latent_size, width * config.map_size**2)
         else:
             self.latent = nn.Conv2d(config.latent_size, width, 1)
         self.stages = nn.ModuleList()
@@ -191,7 +169,7 @@ class Decoder(nn.Module):
 
 
 class FaceSwapModel(PreTrainedModel):
-    """One encoder and a decoder a person, trained to redraw each person's own faces from distorted ones.
+    """One encoder and one decoder per person, trained to reconstruct each person's own faces from distorted ones.
 
     A face that goes through another person's decoder comes out as that person, in the same pose and light: all that
     the decoders have in common is the latent code, and distortion during training keeps it from holding who it is.
@@ -203,7 +181,7 @@ class FaceSwapModel(PreTrainedModel):
     config: FaceSwapConfig
     base_model_prefix = "face_swap"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     model_tags = ["hfembed", "face-swap"]
     accepts_loss_kwargs = False
     _no_split_modules = []
@@ -218,7 +196,8 @@ class FaceSwapModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             init.kaiming_normal_(module.weight, a=_SLOPE, mode="fan_in", nonlinearity="leaky_relu")
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         if isinstance(module, ResidualBlock):
             init.zeros_(module.conv2.weight)
 
@@ -229,14 +208,14 @@ class FaceSwapModel(PreTrainedModel):
         target_pixel_values: torch.Tensor | None = None,
         target_masks: torch.Tensor | None = None,
     ) -> FaceSwapOutput:
-        """Encode faces, and draw each with the decoder of its label.
+        """Encode faces, and reconstruct each with the decoder of its label.
 
         With targets, everybody must be among the labels: one call then gives every decoder its gradient, as
         distributed training wants it on each rank and in each step.
 
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
-            labels: (batch_size,) integer: whose decoder draws it.
+            labels: (batch_size,) integer: which decoder reconstructs it.
             target_pixel_values: (batch_size, num_channels, height, width): what should come out.
             target_masks: (batch_size, 1, height, width) in [0, 1]: where the face is in it.
 
@@ -251,12 +230,12 @@ class FaceSwapModel(PreTrainedModel):
             present = set() if labels is None else set(labels.tolist())
             absent = [name for label, name in enumerate(self.config.people) if label not in present]
             if absent:
-                raise ValueError(f"a training step needs faces of everybody, and labels name none of '{absent[0]}'")
+                raise ValueError(f"a training step needs faces of all people; labels contain none of '{absent[0]}'")
         latents = self.encode(pixel_values)
         reconstruction = mask = loss = None
         if labels is not None:
             reconstruction, mask = self.decode(latents, labels)
-        if target_pixel_values is not None:
+        if target_pixel_values is not None and reconstruction is not None:
             loss = reconstruction_loss(
                 reconstruction,
                 target_pixel_values,
@@ -291,11 +270,11 @@ class FaceSwapModel(PreTrainedModel):
         return self.encoder(pixel_values.to(self.dtype))
 
     def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Draw faces.
+        """Decode latents to faces.
 
         Args:
             latents: (batch_size, ...), from `encode`.
-            labels: (batch_size,) integer: whose decoder draws it.
+            labels: (batch_size,) integer: which decoder reconstructs it.
 
         Returns:
             (batch_size, num_channels, height, width) in [0, 1], and the masks (batch_size, 1, height, width) in [0, 1]
@@ -315,14 +294,14 @@ class FaceSwapModel(PreTrainedModel):
             ValueError: There is none of this name; names those there are.
         """
         if person not in self.config.people:
-            raise ValueError(f"no decoder draws '{person}'; this model knows {', '.join(self.config.people)}")
+            raise ValueError(f"unknown person '{person}'; this model has {', '.join(self.config.people)}")
         return self.config.people.index(person)
 
     @torch.no_grad()
     def swap(
         self, pixel_values: torch.Tensor, person: str | Sequence[str]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Draw faces as another person: eval mode, no gradient.
+        """Swap faces to another person: eval mode, no gradient.
 
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
@@ -334,7 +313,7 @@ class FaceSwapModel(PreTrainedModel):
 
         Raises:
             ValueError: There is no decoder of this name, the images do not have the config's size, or the names are
-                not as many as the images.
+                not one per image.
         """
         people = [person] * len(pixel_values) if isinstance(person, str) else list(person)
         if len(people) != len(pixel_values):

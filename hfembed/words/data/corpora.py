@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hfembed.atomic import atomic_folder
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.words.data.vocabulary import TextRules, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def open_source(source: object, column: str, split: str, config_name: str | None
             check_dataset_card(source)
             source = datasets.load_dataset(source, config_name, split=split)
         except (FileNotFoundError, ConnectionError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"{source} is neither a file nor a data set that can be loaded: {reason}") from None
     if isinstance(source, datasets.Dataset | datasets.IterableDataset):
         if source.column_names is not None and column not in source.column_names:
@@ -302,7 +302,7 @@ def _parquet_texts(file: Path, column: str) -> Iterator[str]:
         for batch in parquet.iter_batches(batch_size=1000, columns=[column]):
             yield from batch.column(0).to_pylist()
     except pa.ArrowInvalid as error:
-        raise InputError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{file} cannot be read as parquet: {first_line(error)}") from None
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ def test_pairs_in_parquet(tmp_path, photos):
     assert pairs["same"][:] == [True, False] * 10
     assert pairs["fold"][:] == sorted(list(range(10)) * 2), "without folds: consecutive tenths"
     assert pairs[0]["image_a"].size == (40, 40)
-    with pytest.raises(InputError, match="no column gives the photos; it has image1, image2"):
+    with pytest.raises(InputError, match="no column for the photos; it has image1, image2"):
         load_lfw(tmp_path / "mirror")
 
 
@@ -161,7 +161,7 @@ def test_bad_sources_are_one_line(tmp_path, photos):
     for source, complaint in [
         (torn, "torn.tgz.*damaged"),
         (tmp_path / "empty", "holds no photos"),
-        (tmp_path / "missing.tgz", "is no file, no folder"),
+        (tmp_path / "missing.tgz", "is not a file, folder"),
         (tmp_path / "strange", "Person_0001.jpg"),
     ]:
         with pytest.raises(InputError, match=complaint) as error:

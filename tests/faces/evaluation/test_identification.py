@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoConfig
 
 from hfembed import EmbeddingIndex
+from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.cli import main
 from hfembed.errors import InputError
 from hfembed.faces.evaluation.identification import (
@@ -23,6 +25,7 @@ from hfembed.faces.evaluation.identification import (
     megaface,
     people_interval,
 )
+from hfembed.faces.evaluation.people_embeddings import embed_people
 from hfembed.faces.evaluation.verification import roc, tar_at_far
 
 
@@ -223,3 +226,33 @@ def test_the_command_leaves_figures_pictures_and_an_index(tiny_lfw, checkpoint, 
     (tmp_path / "landmarks.json").unlink()
     code, _, err = run()
     assert code == 1 and err.count("\n") == 1 and "landmarks.json" in err
+
+
+@pytest.mark.parametrize("change", ["weights", "mirror", "landmarks", "undetected", "processor", "photos"])
+def test_an_index_of_other_embeddings_is_refused(tiny_lfw, checkpoint, tmp_path, change):
+    model, processor = load_face_embedder(str(checkpoint), "cpu")
+    options = {"landmarks": tiny_lfw.landmarks, "index_folder": tmp_path / "index", "undetected": "error"}
+    options |= {"num_workers": 0, "progress": False}
+    source = tmp_path / "photos"
+    shutil.copytree(tiny_lfw.folder, source)
+    first = embed_people(model, processor, source, **options)
+    again = embed_people(model, processor, source, **options)
+    np.testing.assert_allclose(again.embeddings, first.embeddings, atol=1e-6)
+    if change == "weights":
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.01)
+    elif change == "mirror":
+        model.config.mirror = "sum" if model.config.mirror != "sum" else "none"
+    elif change == "landmarks":
+        moved = json.loads(tiny_lfw.landmarks.read_text())
+        moved["Person_B/Person_B_0001.jpg"][0][0] += 1
+        options["landmarks"] = tmp_path / "moved.json"
+        options["landmarks"].write_text(json.dumps(moved))
+    elif change == "undetected":
+        options["undetected"] = "center-crop"
+    elif change == "processor":
+        processor.image_mean = [value / 2 for value in processor.image_mean]
+    else:
+        next(source.rglob("*_0002.jpg")).unlink()
+    with pytest.raises(InputError, match="index"):
+        embed_people(model, processor, source, **options)

@@ -1,4 +1,4 @@
-"""LFW's protocol on a tiny set with the same files: sources, failures, thresholds, floors."""
+"""LFW's protocol on a tiny set with the same files: sources, failures, thresholds, baselines."""
 
 import json
 import shutil
@@ -92,9 +92,9 @@ def test_floor_is_fitted_outside_the_pairs_and_separates_textures(tiny_lfw, proc
     outside = lfw.aligned_outside(processor)
     assert {file.split("/")[0] for file in outside.files} == {f"Stranger_{letter}" for letter in "ABCD"}
     crops = lfw.aligned(processor)
-    floors = pixel_baseline_embeddings(outside.pixels, crops.pixels)
-    assert list(floors) == ["pixels", "eigenfaces", "whitened_eigenfaces"]
-    assert lfw.result(floors["pixels"], crops).metrics["lfw_view2_auc"] > 95
+    baselines = pixel_baseline_embeddings(outside.pixels, crops.pixels)
+    assert list(baselines) == ["pixels", "eigenfaces", "whitened_eigenfaces"]
+    assert lfw.result(baselines["pixels"], crops).metrics["lfw_view2_auc"] > 95
     # all components together are a rotation of the fitted crops' centred pixels: cosines stay
     itself = pixel_baseline_embeddings(outside.pixels, outside.pixels)
     cosines = [rows @ rows.T for rows in (itself["pixels"], itself["eigenfaces"])]

@@ -47,7 +47,7 @@ def test_figures_and_pictures_are_written(run, tiny_lfw, checkpoint, tmp_path):
     assert details["pairs"] == {"genuine": 8, "impostor": 8, "failed": 0}
     assert len(details["files"]["images"]["sha256"]) == 64
     assert details["command"].startswith("hfembed evaluate lfw")
-    assert set(details["floors"]["rows"]) == {"pixels", "eigenfaces", "whitened_eigenfaces"}
+    assert set(details["baselines"]["rows"]) == {"pixels", "eigenfaces", "whitened_eigenfaces"}
     for picture in ("roc.png", "mistakes.png"):
         with Image.open(tmp_path / picture) as opened:
             assert opened.width > 500

@@ -128,9 +128,9 @@ class Pointer:
     def detect(self, pictures):
         found = []
         for picture in pictures:
-            grey = picture.astype(float).mean(axis=2)
-            y, x = np.unravel_index(grey.argmax(), grey.shape)
-            count = int(grey.max() > 100)
+            gray = picture.astype(float).mean(axis=2)
+            y, x = np.unravel_index(gray.argmax(), gray.shape)
+            count = int(gray.max() > 100)
             found.append(SimpleNamespace(landmarks=torch.tensor([[[float(x), float(y)]] * 5] * count)))
         return found
 

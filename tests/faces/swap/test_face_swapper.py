@@ -1,4 +1,4 @@
-"""Swapping in photos: pasted where the face was, in its colours, the rest untouched, and marked as generated."""
+"""Swapping in photos: pasted where the face was, in its colors, the rest untouched, and marked as generated."""
 
 import json
 from types import SimpleNamespace
@@ -26,10 +26,10 @@ def model():
     torch.manual_seed(0)
     settings = {"image_size": SIZE, "encoder_widths": [6, 8], "decoder_widths": [8, 6], "latent_size": 10}
     model = FaceSwapModel(FaceSwapConfig(people=["red", "blue"], **settings)).eval()
-    with torch.no_grad():  # decoders of one colour each
-        for decoder, colour in zip(model.decoders, ([9.0, -9.0, -9.0], [-9.0, -9.0, 9.0]), strict=True):
+    with torch.no_grad():  # decoders of one color each
+        for decoder, color in zip(model.decoders, ([9.0, -9.0, -9.0], [-9.0, -9.0, 9.0]), strict=True):
             decoder.output.weight.zero_()
-            decoder.output.bias.copy_(torch.tensor(colour))
+            decoder.output.bias.copy_(torch.tensor(color))
     return model
 
 
@@ -93,7 +93,7 @@ def test_all_faces_or_the_chosen_ones_from_the_left(model, processor):
         swapper(photo(), "blue", points, [2])
 
 
-def test_the_new_face_has_the_old_ones_colours():
+def test_the_new_face_has_the_old_ones_colors():
     generator = np.random.default_rng(0)
     reference = generator.normal([90, 120, 60], [20, 25, 30], (32, 32, 3))
     face = generator.normal([200, 40, 100], [24, 24, 24], (32, 32, 3))

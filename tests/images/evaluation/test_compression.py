@@ -39,7 +39,7 @@ def test_photo_formats_get_better_with_bytes(method, channels):
 
 
 def test_a_jpegs_tables_are_what_two_of_them_share():
-    """Two flat grey pictures of different levels: next to nothing is left but the tables."""
+    """Two flat gray pictures of different levels: next to nothing is left but the tables."""
     flat = torch.stack([torch.full((1, 32, 32), level) for level in (0.3, 0.7)])
     (point,) = photo_points(flat, "jpeg", (50,))
     file = io.BytesIO()

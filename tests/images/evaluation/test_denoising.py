@@ -74,14 +74,14 @@ def test_the_best_strength_is_chosen():
     assert classic_denoisers.choose_strength(method, (0.2, 0.55, 0.9), clean, noisy, 0.1) == 0.55
 
 
-def test_colour_images_go_through_the_classics():
-    colour = smooth_images(2, channels=3).numpy()
+def test_color_images_go_through_the_classics():
+    color = smooth_images(2, channels=3).numpy()
     for method in classic_denoisers.STRENGTHS:
-        assert method(colour, 0.1, 0.8).shape == colour.shape
+        assert method(color, 0.1, 0.8).shape == color.shape
     mask = np.zeros((2, SIZE, SIZE), bool)
     mask[:, 4:8, 5:9] = True
-    filled = classic_denoisers.biharmonic_fill(np.where(mask[:, None], 0.5, colour), mask)
-    assert np.allclose(filled[:, :, ~mask[0]], colour[:, :, ~mask[0]]) and np.abs(filled - colour).mean() < 0.02
+    filled = classic_denoisers.biharmonic_fill(np.where(mask[:, None], 0.5, color), mask)
+    assert np.allclose(filled[:, :, ~mask[0]], color[:, :, ~mask[0]]) and np.abs(filled - color).mean() < 0.02
 
 
 def test_only_the_hole_counts(images):
@@ -90,7 +90,7 @@ def test_only_the_hole_counts(images):
     assert (test.masks.sum((1, 2, 3)) == 36).all()
     metrics = test(Cheat(clean, 0.1 * (~test.masks)))  # wrong everywhere but in the holes
     assert metrics["denoising_hole6_psnr"] == 100
-    nothing = test(tiny_restoration(inpainting=True))  # a new one fills with grey
+    nothing = test(tiny_restoration(inpainting=True))  # a new one fills with gray
     error = (0.5 - test.clean).square()[test.masks].mean()
     assert nothing["denoising_hole6_psnr"] == pytest.approx(float(-10 * error.log10()), abs=1e-3)
     # smooth images have few directions, which the rest of an image tells all but wholly

@@ -59,11 +59,11 @@ def test_real_images_are_nearest_and_draws_differ():
         lambda images: images.flatten(1).numpy(),
         real[:300],
         real[300:],
-        {"grey": lambda count, seed: 0.5 + 0.01 * torch.randn(count, 1, 2, 3)},
+        {"gray": lambda count, seed: 0.5 + 0.01 * torch.randn(count, 1, 2, 3)},
         draws=3,
     )
-    assert list(distances) == ["real_faces", "grey"]
-    assert max(distances["real_faces"]) < 0.1 * min(distances["grey"])
+    assert list(distances) == ["real_faces", "gray"]
+    assert max(distances["real_faces"]) < 0.1 * min(distances["gray"])
     assert len(set(distances["real_faces"])) == 3
 
 
@@ -71,7 +71,7 @@ def test_face_points_follow_the_crop():
     faces = make_synthetic_faces(num_identities=3, photos_per_identity=4, image_size=48)
     points = np.array(faces["landmarks"][:])
     whole = ConvAutoencoderImageProcessor(size=96)
-    # twice as large: pixel centres at whole numbers, so x -> 2 x + 0.5
+    # twice as large: pixel centers at whole numbers, so x -> 2 x + 0.5
     assert np.allclose(mean_face_points(faces, whole), 2 * points.mean(0) + 0.5)
     middle = ConvAutoencoderImageProcessor(size=24, crop_fraction=0.5)
     assert np.allclose(mean_face_points(faces, middle), points.mean(0) - 12)

@@ -52,7 +52,7 @@ def test_without_warp_it_is_pca():
     assert error.shape == expected_error.shape
 
 
-def test_colours_are_fitted_however_they_lie_in_memory():
+def test_colors_are_fitted_however_they_lie_in_memory():
     images = torch.cat([shifted_blobs(60), shifted_blobs(60).flip(3), shifted_blobs(60, seed=1)], 1)
     torch.manual_seed(0)
     module = code(channels=3)
@@ -136,8 +136,8 @@ def test_training_beats_pca_on_what_moves():
     error = F.mse_loss(model.eval()(held_out).reconstruction, held_out).item()
     flat = train.flatten(1)
     components = torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[:6]
-    centred = held_out.flatten(1) - flat.mean(0)
-    pca = (centred - centred @ components.T @ components).square().mean().item()
+    centered = held_out.flatten(1) - flat.mean(0)
+    pca = (centered - centered @ components.T @ components).square().mean().item()
     assert 10 * math.log10(pca / error) > 2, "decibels above PCA with as many numbers"
 
 

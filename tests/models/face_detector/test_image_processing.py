@@ -85,7 +85,7 @@ def test_what_is_no_photo_is_named(tmp_path, photo):
         ("cut.jpg", "[Tt]runcated"),
         ("empty.jpg", "the file is empty"),
         ("bomb.png", "100 x 60 pixels, more than max_pixels = 5,000"),
-        ("missing.jpg", "no such file"),
+        ("missing.jpg", "[Nn]o such file"),
     ):
         with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
             processor.open(tmp_path / name)

@@ -30,7 +30,7 @@ def shift_little(model):
 
 def random_photos(*sizes, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    # large blobs: white noise averages to grey at every level
+    # large blobs: white noise averages to gray at every level
     coarse = [
         torch.randint(0, 256, (3, height // 8 + 2, width // 8 + 2), generator=generator) for height, width in sizes
     ]

@@ -1,4 +1,4 @@
-"""FaceImageProcessor: geometry against a plain reference, colours, bad input, the round trip through its file."""
+"""FaceImageProcessor: geometry against a plain reference, colors, bad input, the round trip through its file."""
 
 import io
 import warnings
@@ -21,7 +21,7 @@ LANDMARKS = [[101.0, 112.0], [149.0, 118.0], [122.0, 141.0], [103.0, 165.0], [14
 
 
 def photo(width=250, height=230, seed=0):
-    """A smooth colour picture: what is compared is geometry, not the resampling of noise."""
+    """A smooth color picture: what is compared is geometry, not the resampling of noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -72,7 +72,7 @@ def test_alignment_samples_where_the_landmarks_say(size):
     crop = processor.align(photo(), LANDMARKS)
     matrix = similarity_transform(np.array(LANDMARKS), np.array(processor.template))
     expected = warp(photo(), matrix, *size)
-    # Pillow rounds down; a slip of half a pixel would cost 4 grey levels here
+    # Pillow rounds down; a slip of half a pixel would cost 4 gray levels here
     difference = np.abs(crop[2:-2, 2:-2] - expected[2:-2, 2:-2])
     assert crop.shape == (*size, 3) and crop.dtype == np.uint8
     if size != (64, 64):
@@ -153,7 +153,7 @@ def test_an_aligned_crop_passes_through_untouched():
         np.testing.assert_array_equal(FaceImageProcessor(size=list(size)).align(pixels), pixels)
 
 
-def test_the_centre_crop_keeps_the_middle_and_the_shape():
+def test_the_center_crop_keeps_the_middle_and_the_shape():
     canvas = Image.new("RGB", (300, 200), "black")
     ImageDraw.Draw(canvas).rectangle((100, 50, 199, 149), fill="white")  # 100 x 100 in the middle
     assert FaceImageProcessor(size=50, crop_fraction=0.5).align(canvas)[1:-1, 1:-1].min() > 220
@@ -162,7 +162,7 @@ def test_the_centre_crop_keeps_the_middle_and_the_shape():
     np.testing.assert_array_equal(wider, wider[::-1, ::-1])
 
 
-def test_colours_and_normalisation():
+def test_colors_and_normalization():
     pixels = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     rgb = FaceImageProcessor().align(pixels)
     np.testing.assert_array_equal(FaceImageProcessor(color="bgr").align(pixels), rgb[:, :, ::-1])

@@ -149,7 +149,7 @@ def test_image_of_another_size_is_refused():
         model(torch.zeros(1, 20, 16))
 
 
-def test_initialisation_keeps_the_signal():
+def test_initialization_keeps_the_signal():
     torch.manual_seed(0)
     config = tiny_config(trunk="iresnet18", trunk_arguments={}, image_size=[32, 32])
     model = FaceEmbedderModel(config)
@@ -162,7 +162,7 @@ def test_initialisation_keeps_the_signal():
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_convnext", "resnetblur18"])
-def test_timm_keeps_its_initialisation_and_buffers(architecture, tmp_path):
+def test_timm_keeps_its_initialization_and_buffers(architecture, tmp_path):
     size = [64, 64]
     torch.manual_seed(3)
     expected = timm.create_model(architecture, num_classes=0, **({"img_size": 64} if "vit" in architecture else {}))
@@ -222,7 +222,7 @@ def test_logits_carry_no_margin():
     torch.testing.assert_close(model(pixel_values).logits, outputs.logits)
 
 
-def test_softmax_is_linear_on_the_embedding_before_normalisation():
+def test_softmax_is_linear_on_the_embedding_before_normalization():
     config = tiny_config(head="softmax")
     model = FaceEmbedderForClassification(config).eval()
     outputs = model(images(config), torch.zeros(6, dtype=torch.long))
