@@ -20,7 +20,7 @@ with lazy_imports():
         word2vec,
     )
 if TYPE_CHECKING:
-    from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+    from transformers import PreTrainedModel
 
 commands = Commands(help="Make a checkpoint folder from a foreign file.")
 
@@ -118,6 +118,6 @@ def convert_word2vec(
     print(f"{model.config.vocab_size} words of {model.config.embedding_size} dimensions written to {destination}")
 
 
-def _say(source: str, model: "FaceEmbedderModel", destination: Path) -> None:
+def _say(source: str, model: "PreTrainedModel", destination: Path) -> None:
     config = model.config
     print(f"{source}: {config.trunk}, embeddings of {config.embedding_size} dimensions; written to {destination}")

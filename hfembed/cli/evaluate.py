@@ -261,13 +261,13 @@ def evaluate_generation(
     check_output_folder(output)
     face_embedder, aligner = loading.load_face_embedder(hub.other_model(embedder), device)
     face_embedder.config.mirror = "none"  # one view is enough to compare distributions
-    face_embedder = face_embedder.optimize_for_inference()
+    fast_embedder = face_embedder.optimize_for_inference()
     photos = faces.load_faces(faces.FaceSource(images, landmarks=landmarks))
 
     def embed(points: "np.ndarray", crops: "torch.Tensor") -> "np.ndarray":
         photos = list(pictures.to_pictures(crops))
-        pixels = aligner(photos, landmarks=[points] * len(photos)).pixel_values
-        return face_embedder.embed(pixels.to(face_embedder.device)).cpu().numpy()
+        pixels = aligner.preprocess(photos, landmarks=[points] * len(photos)).pixel_values
+        return fast_embedder.embed(pixels.to(fast_embedder.device)).cpu().numpy()
 
     cases = []
     for model in models:

@@ -39,7 +39,7 @@ def verify(
     """Decide whether two photos show the same person."""
     analyzer = _load_analyzer(model, detector, device, hub)
     result = analyzer.verify(a, b, far, faces)
-    data = analyzer.embedder.config.thresholds["data"]
+    data = (analyzer.embedder.config.thresholds or {})["data"]
     meaning = "the highest accuracy" if far is None else f"a false accept rate of {far:g}"
     lines = [
         "the same person" if result.same else "different people",

@@ -75,7 +75,7 @@ def morph(
     check_writable(output)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
     with input_errors():
-        start, end = processor([a, b]).pixel_values
+        start, end = processor.preprocess([a, b]).pixel_values
         frames = morphing.morph(autoencoder, start, end, steps, spherical=path == "spherical")
     _write_animation(frames, output, frames_per_second, scale)
 
@@ -102,7 +102,7 @@ def walk(
     checkpoint = hub.model(model)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     with input_errors():
-        image = processor(photo).pixel_values[0]
+        image = processor.preprocess(photo).pixel_values[0]
         if with_ is not None and without is not None:
             groups = [
                 torch.cat([processor(image).pixel_values for _, image in image_embedders.read_photos(folder)])
@@ -162,7 +162,7 @@ def compress(
     checkpoint = hub.model(model)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     with input_errors():
-        image = processor(photo).pixel_values[0]
+        image = processor.preprocess(photo).pixel_values[0]
         codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
         content = codec.compress(image, quality)
     with atomic_write(output) as temporary:

@@ -42,7 +42,7 @@ def export_word2vec_format(
             temporary.write_text("".join(f"{word} {count}\n" for word, count in counted), encoding="utf-8")
 
 
-def export_gensim_model(checkpoint: str, path: str | Path) -> str:
+def export_gensim_model(checkpoint: str | Path | Checkpoint, path: str | Path) -> str:
     """Write a gensim `Word2Vec` that continues training, or `KeyedVectors` for a model without output rows or counts.
 
     Args:

@@ -61,7 +61,7 @@ class _Part(nn.Module):
         return self.function(self.model, values)
 
 
-def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
+def export_onnx(checkpoint: str | Checkpoint, output: str | Path) -> list[OnnxFile]:
     """Write a checkpoint's networks as ONNX.
 
     A face embedder is one file, pixels to unit embeddings, the mirror image included as its config says. An
@@ -97,15 +97,15 @@ def export_onnx(checkpoint: str, output: str | Path) -> list[OnnxFile]:
         else:
             path = output if len(parts) == 1 else output.with_name(f"{output.stem}_{name}.onnx")
         with atomic_write(path) as temporary:
-            _write(part, temporary, _metadata(checkpoint, processor, name, part))
+            _write(part, temporary, _metadata(Checkpoint.resolve(checkpoint), processor, name, part))
             files.append(OnnxFile(path, _check(part, temporary)))
     return files
 
 
-def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
+def _load(checkpoint: str | Checkpoint) -> tuple[BaseImageProcessor, dict[str, _Part]]:
     model: Any
     processor: BaseImageProcessor
-    model_type = read_config(Checkpoint.resolve(checkpoint).folder, checkpoint).model_type
+    model_type = read_config(Checkpoint.resolve(checkpoint).folder, str(checkpoint)).model_type
     if model_type == FACE_EMBEDDER:
         model, processor = load_face_embedder(checkpoint, "cpu")
         pixels = (model.config.num_channels, *model.config.image_size)
@@ -134,13 +134,13 @@ def _load(checkpoint: str) -> tuple[BaseImageProcessor, dict[str, _Part]]:
     raise InputError(f"{checkpoint} holds a model of type {model_type}, of which no network is exported to ONNX")
 
 
-def _metadata(checkpoint: str, processor: BaseImageProcessor, name: str, part: _Part) -> dict[str, str]:
+def _metadata(checkpoint: Checkpoint, processor: BaseImageProcessor, name: str, part: _Part) -> dict[str, str]:
     config = part.model.config
     told = {
         "hfembed_version": __version__,
         "model_type": config.model_type,
         "part": name,
-        "name": Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint,
+        "name": checkpoint.folder.resolve().name if checkpoint.is_local else checkpoint.name,
         "input_shape": ["batch", part.shape[0], *(("height", "width") if part.any_size else part.shape[1:])],
         # pixels / 255, minus the mean, through the deviation; template and colors where it has them
         "preprocessor": processor.to_dict(),

@@ -39,7 +39,9 @@ model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
 """
 
 
-def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool = False) -> list[str]:
+def export_with_code(
+    checkpoint: str | Path | Checkpoint, destination: str | Path, overwrite: bool = False
+) -> list[str]:
     """Copy a checkpoint and put beside it the code that its Auto classes need.
 
     Weights are copied as they are, so that what is computed from them is the same to the bit. config.json and
@@ -65,7 +67,7 @@ def export_with_code(checkpoint: str, destination: str | Path, overwrite: bool =
     read_config(source.folder, source.name)
     with atomic_folder(destination) as folder:
         copy_model(source, folder)
-        classes = _add_code(folder, folder, checkpoint)
+        classes = _add_code(folder, folder, str(checkpoint))
         # a face embedder's own detector; transformers looks for its code where the repository begins
         if (folder / DETECTOR_FOLDER).is_dir():
             _add_code(folder / DETECTOR_FOLDER, folder, f"{checkpoint}, {DETECTOR_FOLDER}")

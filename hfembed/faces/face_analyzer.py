@@ -518,7 +518,9 @@ def sharpness(crops: torch.Tensor) -> torch.Tensor:
     return F.conv2d(gray, kernel[None, None]).var(dim=(1, 2, 3))
 
 
-def compose_analyzer(detector: str | Path, embedder: str | Path, output: str | Path, **hub: Any) -> None:
+def compose_analyzer(
+    detector: str | Path | Checkpoint, embedder: str | Path | Checkpoint, output: str | Path, **hub: Any
+) -> None:
     """Write a folder for `FaceAnalyzer.from_pretrained` from two checkpoints, with the embedder's results and card."""
     FaceAnalyzer.from_models(detector, embedder, "cpu", **hub).save_pretrained(output)
 
