@@ -1,15 +1,14 @@
 """What all commands share: imports that load on first use, --json, --revision and --token, and renamed options."""
 
+import builtins
 import functools
-import importlib.util
+import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -20,14 +19,22 @@ from typer.core import TyperCommand, TyperGroup
 from hfembed.errors import InputError
 
 
-class _LazyFinder(MetaPathFinder):
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
-        return spec
+class _LazyModule(ModuleType):
+    """Stands for a module until a name in it is used; the module itself is imported then.
+
+    It lies in no `sys.modules`, where torch and `inspect` would find it half made while something else is imported.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class _LazyPackage:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, module: str) -> _LazyModule:
+        return _LazyModule(f"{self.name}.{module}")
 
 
 @contextmanager
@@ -35,14 +42,19 @@ def lazy_imports() -> Iterator[None]:
     """Modules imported in this block load on the first use of a name in them.
 
     So the help, a mistyped option and the shell's completion do not wait for torch. Import modules here
-    (`from hfembed.checkpoint import loading`), as a name out of a module would load it.
+    (`from hfembed.checkpoint import loading`, `import torch`), never names out of them.
     """
-    finder = _LazyFinder()
-    sys.meta_path.insert(0, finder)
+    import_now = builtins.__import__
+
+    def import_later(name: str, *context: Any) -> Any:
+        from_list = context[2] if len(context) > 2 else ()
+        return _LazyPackage(name) if from_list else _LazyModule(name)
+
+    builtins.__import__ = import_later
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        builtins.__import__ = import_now
 
 
 with lazy_imports():

@@ -66,10 +66,6 @@ def launch(family: str, arguments: list[str]) -> None:
     Options of `accelerate launch` go to the launcher, fields of the recipe to the program; what both know, such as
     `--mixed_precision`, is the recipe's.
     """
-    # while torch is imported it inspects every module, which would load the lazy ones of other commands half-way
-    for name, module in list(sys.modules.items()):
-        if type(module).__name__ == "_LazyModule" and type(module).__module__ == "importlib.util":
-            del sys.modules[name]
     program = importlib.import_module(MODULES[family])
     if {"-h", "--help"} & set(arguments):
         program.main([argument for argument in arguments if argument in ("-h", "--help")])
