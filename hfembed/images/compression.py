@@ -42,10 +42,6 @@ class LatentCodec:
     2 ** (-quality / 2) / sensitivity, in units of a pixel's range. Rounding then costs about the same error in each
     pixel, and numbers that the decoder hardly depends on cost few bits.
 
-    Args:
-        model: The autoencoder, in eval mode.
-        statistics: Of its latents.
-
     Raises:
         InputError: `constriction` is not installed.
     """
@@ -68,9 +64,6 @@ class LatentCodec:
             image: (C, H, W) float in [0, 1], of the size the statistics were measured at.
             quality: From 0; every 2 halve the steps. From about 12 on rounding is no longer visible.
 
-        Returns:
-            The file's content.
-
         Raises:
             InputError: The model takes images of another size, or the quality is impossible.
         """
@@ -92,9 +85,6 @@ class LatentCodec:
 
     def decompress(self, content: bytes) -> torch.Tensor:
         """Decode one image.
-
-        Args:
-            content: From `compress`.
 
         Returns:
             (C, H, W) float32 in [0, 1].

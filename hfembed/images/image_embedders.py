@@ -39,7 +39,6 @@ class ImageEmbedder(Protocol):
         """Embed photos.
 
         Args:
-            photos: N photos: paths, encoded files or Pillow images.
             landmarks: For each the five points of a face or None, where known; a face embedder aligns by them.
 
         Returns:
@@ -57,8 +56,6 @@ class LatentEmbedder:
     the rest be heard.
 
     Args:
-        checkpoint: Folder or Hub id of an autoencoder.
-        device: See `choose_device`.
         whitening: Power of the deviations that is divided by: 0 leaves the directions as they are, 1 makes them equal.
         directions: Leading principal directions used; all by default.
 
@@ -92,12 +89,7 @@ class LatentEmbedder:
 
 
 class FaceEmbedderFeatures:
-    """A face embedder's embeddings.
-
-    Args:
-        checkpoint: Folder or Hub id of a face embedder.
-        device: See `choose_device`.
-    """
+    """A face embedder's embeddings."""
 
     def __init__(self, checkpoint: str | Checkpoint, device: str = "auto"):
         self.model, self.processor = load_face_embedder(checkpoint, device)
@@ -122,7 +114,6 @@ class TimmFeatures:
     Args:
         architecture: Name in timm, such as "resnet50.a1_in1k".
         weights: File of weights, a path; timm's pretrained ones from the Hub when empty, random ones when "random".
-        device: See `choose_device`.
 
     Raises:
         InputError: There is no such network or file, or the Hub cannot be reached.
@@ -153,14 +144,6 @@ class TimmFeatures:
 
 def load_image_embedder(name: str | Path | Checkpoint, device: str = "auto") -> ImageEmbedder:
     """Load what turns photos into vectors.
-
-    Args:
-        name: Checkpoint of an autoencoder or a face embedder: a folder, a Hub id or a resolved one. Or
-            "timm/<architecture>", with "=<file of weights>" or "=random" behind it to replace timm's own weights.
-        device: A torch device, or "auto".
-
-    Returns:
-        The embedder.
 
     Raises:
         InputError: There is no such checkpoint, or it holds another kind of model.
@@ -202,11 +185,6 @@ def embed_folder(
     embed: ImageEmbedder, folder: str | Path, without: str | Path | None = None
 ) -> tuple[list[Path], torch.Tensor]:
     """Embed the photos below a folder, as many as can be read.
-
-    Args:
-        embed: From `load_image_embedder`.
-        folder: Of photos.
-        without: A photo to leave out, whatever its path there.
 
     Returns:
         N paths and embeddings (N, D).

@@ -7,8 +7,6 @@ def linear_path(start: torch.Tensor, end: torch.Tensor, steps: int) -> torch.Ten
     """Points of the straight line between two latents, both ends included.
 
     Args:
-        start: Latent of any shape.
-        end: Of the same shape.
         steps: Number of points, at least 2.
 
     Returns:
@@ -31,8 +29,6 @@ def spherical_path(
     to the center than any latent lies. Latents in one direction are joined by the straight line.
 
     Args:
-        start: Latent of any shape.
-        end: Of the same shape.
         steps: Number of points, at least 2.
         center: What the circle is drawn around, such as the mean latent; zero by default.
 

@@ -52,13 +52,7 @@ class LatentStatistics:
         """Measure.
 
         Args:
-            model: The autoencoder, to measure its decoder's sensitivity.
             latents: (N, C, h, w), of the images it was trained on.
-            mixture_components: Gaussians in the mixture.
-            seed: Of the mixture's start.
-
-        Returns:
-            The statistics.
 
         Raises:
             InputError: There are fewer latents than Gaussians, or fewer than two.
@@ -91,10 +85,6 @@ class LatentStatistics:
     def sample_mixture(self, count: int, seed: int = 0) -> torch.Tensor:
         """Draw latents from the mixture.
 
-        Args:
-            count: How many.
-            seed: Another seed, other latents.
-
         Returns:
             (count, C, h, w) float32.
         """
@@ -106,10 +96,6 @@ class LatentStatistics:
 
     def sample_gaussian(self, count: int, seed: int = 0) -> torch.Tensor:
         """Draw latents from one Gaussian of the latents' mean and covariance.
-
-        Args:
-            count: How many.
-            seed: Another seed, other latents.
 
         Returns:
             (count, C, h, w) float32.
@@ -153,9 +139,6 @@ class LatentStatistics:
     def save(self, checkpoint: str | Path | Checkpoint) -> Path:
         """Write the statistics beside a checkpoint, with the fingerprint of its weights.
 
-        Returns:
-            The file.
-
         Raises:
             InputError: The checkpoint is on the Hub.
             OSError: The file cannot be written; an earlier one is left as it was.
@@ -173,12 +156,6 @@ class LatentStatistics:
     @classmethod
     def load(cls, checkpoint: str | Path | Checkpoint) -> "LatentStatistics":
         """Read the statistics beside a checkpoint.
-
-        Args:
-            checkpoint: Folder or Hub id.
-
-        Returns:
-            The statistics.
 
         Raises:
             InputError: There are none, those of other weights, or the file is damaged.
@@ -222,11 +199,6 @@ class LatentStatistics:
 def sample_prior(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Tensor:
     """Draw latents from the prior of a variational autoencoder, the standard normal.
 
-    Args:
-        model: The autoencoder.
-        count: How many.
-        seed: Another seed, other latents.
-
     Returns:
         (count, C, h, w) float32.
 
@@ -263,9 +235,7 @@ def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int 
     """Latents of images.
 
     Args:
-        model: The autoencoder, in eval mode.
         images: (N, C, H, W) float in [0, 1].
-        batch_size: Images at once.
 
     Returns:
         (N, channels, h, w) float32 on the CPU.
@@ -287,9 +257,7 @@ def decode_latents(model: PreTrainedModel, latents: torch.Tensor, batch_size: in
     """Images of latents.
 
     Args:
-        model: The autoencoder, in eval mode.
         latents: (N, channels, h, w).
-        batch_size: Latents at once.
 
     Returns:
         (N, C, H, W) float32 on the CPU, clipped to [0, 1].

@@ -18,11 +18,7 @@ def morph(
     """Turn one image into another through the latents between theirs.
 
     Args:
-        model: The autoencoder, in eval mode.
         start: (C, H, W) float in [0, 1].
-        end: The same shape.
-        steps: Number of images, the two reconstructions included.
-        spherical: Along the great circle around `center` instead of the straight line.
         center: (channels, h, w), such as the mean latent; zero by default.
 
     Returns:
@@ -43,11 +39,8 @@ def walk(
     """Move an image's latent along a direction, to both sides.
 
     Args:
-        model: The autoencoder, in eval mode.
         image: (C, H, W) float in [0, 1].
         direction: (channels, h, w), from `attribute_direction` or `LatentStatistics.direction`.
-        reach: How many times the direction, to either side.
-        steps: Number of images; an odd number has the image's reconstruction in the middle.
 
     Returns:
         (steps, C, H, W) float32 in [0, 1].

@@ -37,8 +37,6 @@ def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None
 
     Args:
         picture: (H, W, 3) uint8.
-        path: Its suffix chooses the format: .png, .jpg, .webp.
-        scale: Enlarge by this integer factor.
 
     Raises:
         InputError: The suffix is another.
@@ -57,10 +55,6 @@ def write_animation(
 
     Args:
         pictures: (frames, H, W, 3) uint8.
-        path: .gif, which plays without end, or .mp4 (H.264; needs `pip install "hfembed[film]"`).
-        frames_per_second: Speed.
-        scale: Enlarge by this integer factor.
-        there_and_back: Play it backwards after the end.
 
     Raises:
         InputError: The suffix is another, or PyAV is not installed.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from hfembed.checkpoint.loading import RESTORATION_AUTOENCODER
 from hfembed.errors import InputError
 from hfembed.images.tiling import apply_in_tiles
 
@@ -19,16 +20,18 @@ def denoise(model: PreTrainedModel, photo: torch.Tensor, overlap: int | None = N
     Super-Resolution", 2017, section 3.4).
 
     Args:
-        model: A denoising autoencoder, in eval mode.
         photo: (1 or 3, H, W) float in [0, 1].
-        overlap: Pixels that neighbouring tiles share; a quarter of a tile by default.
+        overlap: Pixels that adjacent tiles share; a quarter of a tile by default.
 
     Returns:
         The same shape, float32 in [0, 1].
 
     Raises:
-        InputError: The overlap is more than half a tile.
+        InputError: The model is no denoiser, gives numbers that are not finite, or the overlap is more than half a
+            tile.
     """
+    if model.config.model_type != RESTORATION_AUTOENCODER or model.config.inpainting:
+        raise InputError("this autoencoder does not remove noise: train one for it (recipes/denoise.yaml)")
     return _in_tiles(model, lambda tiles: _with_mirror(model, tiles), photo.float(), overlap).clamp(0, 1)
 
 
@@ -39,17 +42,15 @@ def inpaint(
     """Fill holes; all pixels outside of them are unchanged. Tiles, colors and the mirror image as in `denoise`.
 
     Args:
-        model: An inpainting autoencoder, in eval mode.
         photo: (1 or 3, H, W) float in [0, 1].
         mask: (H, W) bool, true where the photo is to be filled.
-        overlap: See `denoise`.
 
     Returns:
         The same shape, float32 in [0, 1].
 
     Raises:
         InputError: The model does not fill holes; mask and photo differ in size, or nothing or everything is masked;
-            the overlap is more than half a tile.
+            numbers are not finite, or the overlap is more than half a tile.
     """
     if not getattr(model.config, "inpainting", False):
         raise InputError("this autoencoder does not fill holes: train one with inpainting (recipes/inpaint.yaml)")
@@ -74,9 +75,12 @@ def _in_tiles(
     height, width = model.config.image_size
     overlap = min(height, width) // 4 if overlap is None else overlap
     try:
-        return apply_in_tiles(network, image, (height, width), overlap)
+        restored = apply_in_tiles(network, image, (height, width), overlap)
     except ValueError as error:
         raise InputError(str(error)) from error
+    if not restored.isfinite().all():
+        raise InputError("the model gives images that are not finite: its weights are damaged, or the photo")
+    return restored
 
 
 def _with_mirror(model: PreTrainedModel, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:

@@ -22,9 +22,7 @@ def apply_in_tiles(
     Args:
         network: (B, C, tile height, tile width) -> the same shape.
         image: (C, H, W).
-        tile: Height and width of a tile, what the network takes.
         overlap: Pixels shared by neighbouring tiles, at least 0 and at most half a tile.
-        batch_size: Tiles that go through the network at once.
 
     Returns:
         (C, H, W).

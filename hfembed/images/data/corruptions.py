@@ -128,7 +128,6 @@ class Corruption:
         """The masks of the holes that `__call__` makes for the same keys.
 
         Args:
-            keys: One per sample.
             height: Of the images, in pixels.
             width: Of the images, in pixels.
 

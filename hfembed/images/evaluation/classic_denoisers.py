@@ -45,8 +45,6 @@ class PcaWiener:
 
     Args:
         clean: (M, C, H, W) float in [0, 1], to fit on.
-        components: Kept, at most M.
-        seed: Of the randomised singular value decomposition.
     """
 
     def __init__(self, clean: np.ndarray, components: int = 512, seed: int = 0):

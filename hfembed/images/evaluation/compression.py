@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,6 @@ class RatePoint(NamedTuple):
 
     Attributes:
         method: "latents", "jpeg" or "webp".
-        quality: As the method counts it.
-        file_bytes: Mean size of a file.
-        data_bytes: Mean size without what all files of one kind have in common: our header, a JPEG's tables, WebP's
-            container. What counts where the parties have agreed on the rest, as they have on the model.
-        psnr: Of the squared error over all images, dB.
-        ssim: Mean over images.
     """
 
     method: str
@@ -101,9 +95,13 @@ def plot_rates(points: Sequence[RatePoint], path: str | Path) -> None:
 
 
 def report_rates(
-    codec: LatentCodec, images: torch.Tensor, output: str | Path, files: dict[str, str | Path | None]
+    codec: LatentCodec,
+    images: torch.Tensor,
+    output: str | Path,
+    files: dict[str, str | Path | None],
+    split: dict[str, Any],
 ) -> list[RatePoint]:
-    """Measure latents, JPEG and WebP; write results.json and rates.png."""
+    """Measure latents, JPEG and WebP on images of the held-out people of a split; write results.json and rates.png."""
     points = [*latent_points(codec, images), *photo_points(images, "jpeg"), *photo_points(images, "webp")]
     plot_rates(points, Path(output) / "rates.png")
     metrics = {
@@ -111,7 +109,8 @@ def report_rates(
         for point in points
         for name in ("file_bytes", "data_bytes", "psnr", "ssim")
     }
-    write_results(output, "compression", metrics, {"images": len(images)} | provenance(files), codec.model)
+    details = {"images": len(images), "split": split} | provenance(files)
+    write_results(output, "compression", metrics, details, codec.model)
     return points
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,7 @@ class Denoising:
     """Figures and pictures of one test.
 
     Attributes:
-        metrics: What the test returns.
         images: Name -> (N, C, H, W) in [0, 1]: "clean", "corrupted", one of each classic method, "model".
-        strengths: Method -> the strength it was given.
     """
 
     metrics: dict[str, float]
@@ -44,9 +43,6 @@ class DenoisingTest:
         clean: (N, C, H, W) uint8, images that the network was not trained on.
         known: (M, C, H, W) uint8, images of the training side.
         sigma: Standard deviation of the noise, as a share of the range; what leaves [0, 1] is clipped.
-        seed: Of the noise.
-        components: Of the PCA behind the Wiener filter.
-        batch_size: Images the network takes at once.
     """
 
     greater_is_better = True
@@ -75,9 +71,6 @@ class DenoisingTest:
 
     def run(self, model: PreTrainedModel) -> Denoising:
         """Denoise every image.
-
-        Args:
-            model: Images (B, C, H, W) in [0, 1] -> an output with `reconstruction`; in eval mode.
 
         Returns:
             `denoising_sigma<s>_psnr` (dB, of the squared error over all images) and `..._ssim`, `..._input_psnr`,
@@ -125,8 +118,6 @@ class InpaintingTest:
         clean: (N, C, H, W) uint8, images that the network was not trained on.
         known: (M, C, H, W) uint8, images of the training side.
         size: Side of the hole in pixels.
-        seed: Of the places.
-        batch_size: Images the network takes at once.
     """
 
     greater_is_better = True
@@ -146,9 +137,6 @@ class InpaintingTest:
 
     def run(self, model: PreTrainedModel) -> Denoising:
         """Fill every hole.
-
-        Args:
-            model: Images (B, C, H, W) in [0, 1] -> an output with `reconstruction`; in eval mode.
 
         Returns:
             `denoising_hole<s>_psnr` (dB, of the squared error inside all holes), `..._biharmonic_psnr`,
@@ -201,11 +189,12 @@ def report_denoising(
     model: PreTrainedModel,
     output: str | Path,
     files: dict[str, str | Path | None],
+    split: dict[str, Any],
     columns: int = 10,
 ) -> dict[str, float]:
     """Run tests; write results.json and a picture per test, with a row of images for every method."""
     metrics: dict[str, float] = {}
-    details: dict[str, object] = {"images": len(tests[0].clean)}
+    details: dict[str, Any] = {"images": len(tests[0].clean), "split": split}
     for test in tests:
         result = test.run(model)
         metrics |= result.metrics
@@ -225,9 +214,9 @@ def _restored(
     try:
         plain = reconstruct(model, images, batch_size, masks)[0]
         mirrored = reconstruct(model, images.flip(3), batch_size, mirrored_masks)[0]
-        return ((plain + mirrored.flip(3)) / 2).clamp(0, 1)
     except ValueError as error:
         raise InputError(str(error)) from error
+    return ((plain + mirrored.flip(3)) / 2).clamp(0, 1)
 
 
 def _corrupt(clean: torch.Tensor, corruption: Corruption) -> tuple[torch.Tensor, torch.Tensor]:

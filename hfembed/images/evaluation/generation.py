@@ -3,14 +3,14 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from hfembed.checkpoint.results import provenance, write_results
+from hfembed.checkpoint.results import provenance, weights_stamp, write_results
 from hfembed.errors import InputError
 from hfembed.images.latent_statistics import LatentStatistics, decode_latents, sample_prior
 from hfembed.models.autoencoder_base import AutoencoderModelBase
@@ -46,7 +46,6 @@ class PcaGaussian:
 
     Args:
         images: (M, C, H, W) float in [0, 1], to fit on.
-        components: Dimensions of the Gaussian, at most M.
     """
 
     def __init__(self, images: torch.Tensor, components: int):
@@ -57,10 +56,6 @@ class PcaGaussian:
 
     def sample(self, count: int, seed: int = 0) -> torch.Tensor:
         """Draw images.
-
-        Args:
-            count: How many.
-            seed: Another seed, other images.
 
         Returns:
             (count, C, H, W) float32, clipped to [0, 1].
@@ -85,7 +80,6 @@ def distances_of_samples(
         known: (M, C, H, W) in [0, 1], real images of other people: their distance is the baseline, what N draws
             of real faces score.
         samplers: Name -> (count, seed) -> images.
-        draws: Sets of N images drawn from each.
 
     Returns:
         Name -> a distance for each draw; first "real_faces".
@@ -107,11 +101,6 @@ def mean_face_points(
     faces: datasets.Dataset, processor: ConvAutoencoderImageProcessor, photos: int = 500
 ) -> np.ndarray:
     """The mean positions of a face's five landmarks in an autoencoder's crops.
-
-    Args:
-        faces: With `image` and `landmarks`.
-        processor: The autoencoder's.
-        photos: How many to use, spread evenly.
 
     Returns:
         (5, 2), [x, y] in pixels of the crop.
@@ -136,12 +125,10 @@ class GenerationCase(NamedTuple):
     """An autoencoder to measure, with what is measured in crops of its own processor.
 
     Attributes:
-        name: What the figures are called by.
-        model: The autoencoder.
-        statistics: Of its latents.
         embed: Images (N, C, H, W) in [0, 1] -> features (N, D).
         held_out: (N, C, H, W) in [0, 1], of people it was not trained on.
         known: (M, C, H, W) in [0, 1], of the other people.
+        split: Who is held out.
     """
 
     name: str
@@ -150,6 +137,7 @@ class GenerationCase(NamedTuple):
     embed: Callable[[torch.Tensor], np.ndarray]
     held_out: torch.Tensor
     known: torch.Tensor
+    split: dict[str, Any]
 
 
 def report_generation(
@@ -158,15 +146,6 @@ def report_generation(
     """Compare every way of each autoencoder to generate faces with a Gaussian over pixels; write results.json.
 
     What is measured of a model depends on that model alone, not on those beside it or their order.
-
-    Args:
-        cases: The autoencoders; of several, the baselines carry their names too.
-        output: Folder for results.json.
-        files: Role -> file or folder, for the provenance.
-        draws: Sets of images drawn from each.
-
-    Returns:
-        Name -> a distance for each draw.
 
     Raises:
         InputError: Two autoencoders have the same name, or one has latents that cannot be decoded.
@@ -190,6 +169,13 @@ def report_generation(
             is_own = name.startswith(f"{case.name}_") or len(cases) == 1
             distances[name if is_own else f"{case.name}_{name}"] = values
     metrics = {f"generation_{name}": float(np.mean(values)) for name, values in distances.items()}
-    images = len(cases[0].held_out)
-    write_results(output, "generation", metrics, {"images": images, "draws": distances} | provenance(files))
+    details = {
+        "images": len(cases[0].held_out),
+        "draws": distances,
+        "splits": {case.name: case.split for case in cases},
+    }
+    if len(cases) > 1:
+        details["models"] = {case.name: weights_stamp(case.model) for case in cases}
+    measured = cases[0].model if len(cases) == 1 else None
+    write_results(output, "generation", metrics, details | provenance(files), measured)
     return distances

@@ -42,8 +42,6 @@ def active_latents(latents: torch.Tensor, threshold: float = ACTIVE_VARIANCE) ->
 
     Args:
         latents: (N, D).
-        threshold: Variance above which a number counts, as a share of the largest one's: the scale of latents is free
-            unless they are variational.
 
     Returns:
         The count, 0 where nothing varies.
@@ -64,9 +62,7 @@ def reconstruct(
     """Take images through a `ConvAutoencoderModel`.
 
     Args:
-        model: In eval mode, on any device.
         pixel_values: (N, C, H, W) in [0, 1], on the CPU.
-        batch_size: Images a forward pass.
         masks: (N, 1, H, W) bool, the holes that an inpainting model is to fill.
 
     Returns:
@@ -127,8 +123,6 @@ class HeldOutReconstruction:
         pixels: (N, C, H, W) uint8.
         corruption: What the model has to undo; None lets it see the images as they are. Image i is damaged by the key
             (0, i), the same at every call.
-        batch_size: Images a forward pass.
-        name: What the figures' names start with.
     """
 
     greater_is_better = True

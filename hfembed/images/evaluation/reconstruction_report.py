@@ -35,7 +35,6 @@ class IdentityModel(NamedTuple):
     """A face embedder that measures whether a reconstruction shows the same person.
 
     Attributes:
-        embeddings: The network, fed with crops.
         landmarks: File -> five [x, y] in the photo's pixels; photos without are left out.
         pairs: LFW's View 2, to verify people on reconstructions of both photos; None leaves that out.
     """
@@ -60,8 +59,7 @@ def report_reconstruction(
     processor: ConvAutoencoderImageProcessor,
     images: str | Path,
     output: str | Path,
-    held_out_share: float = 0.1,
-    split_seed: int = 0,
+    split: dict[str, Any],
     identity_model: IdentityModel | None = None,
     pictures: int = 12,
 ) -> dict[str, Any]:
@@ -70,13 +68,6 @@ def report_reconstruction(
     PCA with as many components as the model has latents is fitted on the people who were not held out.
 
     Args:
-        model: A `ConvAutoencoderModel` in eval mode.
-        processor: Its processor.
-        images: Folder with a directory per person, archive of it, Hub id.
-        output: The folder to write to.
-        held_out_share: Fraction of the people to measure on, as in training.
-        split_seed: Of that split, as in training.
-        identity_model: Measures how well identity is preserved.
         pictures: Held-out photos to draw; 0 for none.
 
     Returns:
@@ -89,7 +80,9 @@ def report_reconstruction(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     read_results(output)  # what cannot be written at the end should fail before the work
-    rest, held_out = split_people(load_faces(images).remove_columns("landmarks"), held_out_share, split_seed)
+    rest, held_out = split_people(
+        load_faces(images).remove_columns("landmarks"), split["held_out_share"], split["seed"]
+    )
     known, unseen = AlignedFaces(rest, processor), AlignedFaces(held_out, processor)
     train, test = (processor.normalize(faces.pixels()) for faces in (known, unseen))
     reconstructed, latents = reconstruction.reconstruct(model, test)
@@ -135,7 +128,7 @@ def report_reconstruction(
         "model": str(model.config.name_or_path),
         "images": f"{len(test)} of {len(unseen.identities)} held-out people, as {tuple(test.shape[1:])}",
         "pca_fitted_on": f"{len(train)} images of the other {len(known.identities)} people",
-        "split": {"held_out_share": held_out_share, "seed": split_seed},
+        "split": split,
         "psnr": "dB, of the squared error averaged over all images; image_psnr averages over images in dB",
         "ssim": "torchmetrics, its defaults, data_range 1",
         "jpeg": "at the highest quality whose mean file is not above one byte per latent number, or at the lowest",

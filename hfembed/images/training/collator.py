@@ -14,10 +14,8 @@ class AutoencoderCollator:
     """Samples of `AlignedFaces` to a batch for a `ConvAutoencoderModel`: corrupted in, clean out.
 
     Args:
-        processor: Scales the pixels, and nothing else: they are cropped already.
         augmentation: Changes the uint8 pixels by each sample's key; None leaves them as they are.
         corruption: Damages what the network sees, by each sample's key; None lets it see its targets.
-        show_holes: Give the corruption's holes to the network as a mask.
 
     Raises:
         ValueError: There are no holes to show.

@@ -19,9 +19,7 @@ class TimmFeatures(nn.Module):
     """Feature maps of a timm network.
 
     Args:
-        architecture: Name in timm.
         layers: Which feature maps, from 0, finest first.
-        weights: File of weights instead of timm's pretrained ones.
 
     Raises:
         InputError: There is no such network, layer or file, or the Hub cannot be reached.
@@ -53,8 +51,6 @@ class FaceEmbeddings(nn.Module):
     """Embeddings of faces in crops that were made for another network.
 
     Args:
-        embedder: A `FaceEmbedderModel`.
-        processor: Its processor, for template and normalisation.
         points: Five [x, y] in the crops' pixels: where a face's landmarks lie, for all crops alike.
     """
 
@@ -107,8 +103,6 @@ def face_grid(
     Args:
         landmarks: (B, 5, 2), [x, y] in the crop's pixels, pixel centers at whole numbers.
         template: Five [x, y] in the aligned face's pixels.
-        size: Height and width of the aligned face.
-        crop_size: Height and width of the crop.
 
     Returns:
         (B, height, width, 2) float32.

@@ -122,9 +122,7 @@ class Split(NamedTuple):
     """Photos of three groups of people, nobody in two of them.
 
     Attributes:
-        train: To train on.
         validation: To choose the best step by; None where the recipe has none.
-        held_out: To evaluate on, and for nothing else.
     """
 
     train: datasets.Dataset
@@ -171,10 +169,6 @@ def split_images(images: datasets.Dataset, held_out_share: float, validation_sha
 def make_processor(config: AutoencoderTrainingConfig, margin: int = 0) -> ConvAutoencoderImageProcessor:
     """The image processor of this recipe.
 
-    Args:
-        config: The recipe.
-        margin: Pixels of the photo to show around the crop, at the same scale, as far as the photo goes.
-
     Raises:
         InputError: The crop is impossible.
     """
@@ -206,10 +200,6 @@ def make_augmentation(config: AutoencoderTrainingConfig) -> FaceAugmentation | N
 
 def make_corruption(config: AutoencoderTrainingConfig, seed: int | None = None) -> Corruption | None:
     """The damage of this recipe, None where it has none.
-
-    Args:
-        config: The recipe.
-        seed: Another than the recipe's: validation draws other damage than training.
 
     Raises:
         InputError: A field is unknown or has an impossible value.

@@ -105,7 +105,7 @@ def test_results_and_pictures_are_written(images, tmp_path):
     clean, known = images
     tests = [DenoisingTest(clean, known, 0.1, components=20), InpaintingTest(clean, known, 5)]
     model = tiny_restoration(inpainting=True)
-    metrics = report_denoising(tests, model, tmp_path, {"images": None}, columns=4)
+    metrics = report_denoising(tests, model, tmp_path, {"images": None}, {}, columns=4)
     results = json.loads((tmp_path / "results.json").read_text())
     assert all(results[name] == value for name, value in metrics.items())
     assert results["denoising"]["images"] == 20 and results["denoising"]["denoising_sigma0.1"]["strengths"]
