@@ -30,6 +30,8 @@ class _LazyModule(ModuleType):
         # a bar per file read or written is noise beside an answer; the Hub's bars of downloads stay
         if transformers_logging := sys.modules.get("transformers.utils.logging"):
             transformers_logging.disable_progress_bar()
+        if datasets_bars := sys.modules.get("datasets.utils"):
+            datasets_bars.disable_progress_bars()
         return found
 
 
@@ -54,7 +56,7 @@ def lazy_imports() -> Iterator[None]:
         from_list = context[2] if len(context) > 2 else ()
         return _LazyPackage(name) if from_list else _LazyModule(name)
 
-    builtins.__import__ = import_later
+    builtins.__import__ = import_later  # type: ignore[assignment]
     try:
         yield
     finally:

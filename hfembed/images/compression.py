@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.errors import InputError
 from hfembed.images.latent_statistics import LatentStatistics, decode_latents, encode_images
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 _MAGIC = b"HFAE"
 _VERSION = 1
@@ -46,7 +46,7 @@ class LatentCodec:
         InputError: `constriction` is not installed.
     """
 
-    def __init__(self, model: PreTrainedModel, statistics: LatentStatistics):
+    def __init__(self, model: AutoencoderModelBase, statistics: LatentStatistics):
         try:
             import constriction
         except ImportError:
@@ -174,7 +174,7 @@ class LatentCodec:
         return steps, np.zeros(int(heard.sum())), deviations, bound
 
 
-def _fingerprint(model: PreTrainedModel, statistics: LatentStatistics) -> bytes:
+def _fingerprint(model: AutoencoderModelBase, statistics: LatentStatistics) -> bytes:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -78,7 +78,7 @@ class LatentEmbedder:
         parts = []
         for start in range(0, len(photos), _BATCH):
             with input_errors():
-                images = self.processor(list(photos[start : start + _BATCH])).pixel_values
+                images = self.processor.preprocess(list(photos[start : start + _BATCH])).pixel_values
             parts.append(self.embed_images(images))
         return torch.cat(parts)
 
@@ -103,7 +103,9 @@ class FaceEmbedderFeatures:
         for start in range(0, len(photos), _BATCH):
             chosen = slice(start, start + _BATCH)
             with input_errors():
-                pixels = self.processor(list(photos[chosen]), landmarks=list(landmarks[chosen])).pixel_values
+                pixels = self.processor.preprocess(
+                    list(photos[chosen]), landmarks=list(landmarks[chosen])
+                ).pixel_values
             parts.append(self.model.embed(pixels.to(self.model.device)).cpu())
         return torch.cat(parts)
 
@@ -120,9 +122,11 @@ class TimmFeatures:
     """
 
     def __init__(self, architecture: str, weights: str = "", device: str = "auto"):
-        options = {} if weights in ("", "random") else {"pretrained_cfg_overlay": {"file": weights}}
+        overlay = None if weights in ("", "random") else {"file": weights}
         try:
-            self.model = timm.create_model(architecture, pretrained=weights != "random", num_classes=0, **options)
+            self.model = timm.create_model(
+                architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay, num_classes=0
+            )
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"timm/{architecture}: no such network, or no weights for it: {reason}") from error

@@ -8,12 +8,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.mixture import GaussianMixture
-from transformers import PreTrainedModel
 
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.files import STATISTICS_FILE
 from hfembed.errors import InputError
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 _MOST_DIRECTIONS = 256  # principal directions the mixture lives in; the covariances grow with the square
 _PROBED_IMAGES = 16  # latents around which the decoder's sensitivity is measured
@@ -47,7 +47,7 @@ class LatentStatistics:
 
     @classmethod
     def fit(
-        cls, model: PreTrainedModel, latents: torch.Tensor, mixture_components: int = 8, seed: int = 0
+        cls, model: AutoencoderModelBase, latents: torch.Tensor, mixture_components: int = 8, seed: int = 0
     ) -> "LatentStatistics":
         """Measure.
 
@@ -196,7 +196,7 @@ class LatentStatistics:
         return torch.from_numpy(flat.astype(np.float32)).view(-1, *self.shape.tolist())
 
 
-def sample_prior(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Tensor:
+def sample_prior(model: AutoencoderModelBase, count: int, seed: int = 0) -> torch.Tensor:
     """Draw latents from the prior of a variational autoencoder, the standard normal.
 
     Returns:
@@ -231,7 +231,7 @@ def attribute_direction(latents: torch.Tensor, has_attribute: torch.Tensor) -> t
 
 
 @torch.no_grad()
-def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+def encode_images(model: AutoencoderModelBase, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Latents of images.
 
     Args:
@@ -253,7 +253,7 @@ def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int 
 
 
 @torch.no_grad()
-def decode_latents(model: PreTrainedModel, latents: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+def decode_latents(model: AutoencoderModelBase, latents: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Images of latents.
 
     Args:
@@ -275,7 +275,7 @@ def decode_latents(model: PreTrainedModel, latents: torch.Tensor, batch_size: in
     return images.clamp_(0, 1)
 
 
-def _sensitivity(model: PreTrainedModel, latents: torch.Tensor, std: np.ndarray) -> np.ndarray:
+def _sensitivity(model: AutoencoderModelBase, latents: torch.Tensor, std: np.ndarray) -> np.ndarray:
     """Central differences of half a standard deviation to either side, around latents spread over the set."""
     spread = torch.linspace(0, len(latents) - 1, min(_PROBED_IMAGES, len(latents))).long()
     probed = latents[spread].cpu()

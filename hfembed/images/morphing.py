@@ -1,14 +1,14 @@
 """Pictures between two faces, and pictures along a direction of the latents."""
 
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.images.interpolation import gradient_energy, linear_path, spherical_path
 from hfembed.images.latent_statistics import decode_latents, encode_images
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 
 def morph(
-    model: PreTrainedModel,
+    model: AutoencoderModelBase,
     start: torch.Tensor,
     end: torch.Tensor,
     steps: int = 24,
@@ -34,7 +34,7 @@ def morph(
 
 
 def walk(
-    model: PreTrainedModel, image: torch.Tensor, direction: torch.Tensor, reach: float = 2.0, steps: int = 9
+    model: AutoencoderModelBase, image: torch.Tensor, direction: torch.Tensor, reach: float = 2.0, steps: int = 9
 ) -> torch.Tensor:
     """Move an image's latent along a direction, to both sides.
 

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.checkpoint.loading import RESTORATION_AUTOENCODER
 from hfembed.errors import InputError
 from hfembed.images.tiling import apply_in_tiles
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 
 @torch.no_grad()
-def denoise(model: PreTrainedModel, photo: torch.Tensor, overlap: int | None = None) -> torch.Tensor:
+def denoise(model: AutoencoderModelBase, photo: torch.Tensor, overlap: int | None = None) -> torch.Tensor:
     """Remove what the model has learned to remove.
 
     The photo is processed in overlapping tiles of the model's training size. A gray model restores each color channel
@@ -37,7 +37,7 @@ def denoise(model: PreTrainedModel, photo: torch.Tensor, overlap: int | None = N
 
 @torch.no_grad()
 def inpaint(
-    model: PreTrainedModel, photo: torch.Tensor, mask: torch.Tensor, overlap: int | None = None
+    model: AutoencoderModelBase, photo: torch.Tensor, mask: torch.Tensor, overlap: int | None = None
 ) -> torch.Tensor:
     """Fill holes; all pixels outside of them are unchanged. Tiles, colors and the mirror image as in `denoise`.
 
@@ -70,7 +70,10 @@ def inpaint(
 
 
 def _in_tiles(
-    model: PreTrainedModel, network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, overlap: int | None
+    model: AutoencoderModelBase,
+    network: Callable[[torch.Tensor], torch.Tensor],
+    image: torch.Tensor,
+    overlap: int | None,
 ) -> torch.Tensor:
     height, width = model.config.image_size
     overlap = min(height, width) // 4 if overlap is None else overlap
@@ -83,7 +86,7 @@ def _in_tiles(
     return restored
 
 
-def _with_mirror(model: PreTrainedModel, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+def _with_mirror(model: AutoencoderModelBase, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
     """Restore tiles (B, 1 or 3, h, w) and their mirror images, gray or color; the mean of both."""
     count, channels, height, width = tiles.shape
     if model.config.num_channels == 1:

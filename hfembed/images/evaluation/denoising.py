@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
@@ -15,6 +14,7 @@ from hfembed.images.data.corruptions import Corruption
 from hfembed.images.evaluation import classic_denoisers
 from hfembed.images.evaluation.reconstruction import psnr, reconstruct, ssim, takes_masks
 from hfembed.images.pictures import picture_grid, to_pictures, write_picture
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.restoration_autoencoder.gaussian_fill import GaussianFill
 
 _TUNING_IMAGES = 48  # of the training images, to choose the strengths of the classic methods on
@@ -65,11 +65,11 @@ class DenoisingTest:
         self.components = components
         self.batch_size = batch_size
 
-    def __call__(self, model: PreTrainedModel, processor: object = None) -> dict[str, float]:
+    def __call__(self, model: AutoencoderModelBase, processor: object = None) -> dict[str, float]:
         """The figures of `run`."""
         return self.run(model).metrics
 
-    def run(self, model: PreTrainedModel) -> Denoising:
+    def run(self, model: AutoencoderModelBase) -> Denoising:
         """Denoise every image.
 
         Returns:
@@ -131,11 +131,11 @@ class InpaintingTest:
         self.seed = seed
         self.batch_size = batch_size
 
-    def __call__(self, model: PreTrainedModel, processor: object = None) -> dict[str, float]:
+    def __call__(self, model: AutoencoderModelBase, processor: object = None) -> dict[str, float]:
         """The figures of `run`."""
         return self.run(model).metrics
 
-    def run(self, model: PreTrainedModel) -> Denoising:
+    def run(self, model: AutoencoderModelBase) -> Denoising:
         """Fill every hole.
 
         Returns:
@@ -171,7 +171,7 @@ class InpaintingTest:
             fills[strength] = GaussianFill(clean.shape[1], list(clean.shape[2:]))
             fills[strength].start_from_images(measured, strength)
             errors[strength] = float((fills[strength](masked, masks).clamp(0, 1) - clean).square().sum())
-        chosen = min(errors, key=errors.get)
+        chosen = min(errors, key=lambda strength: errors[strength])
         return fills[chosen], chosen
 
     def _cut(self, clean: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -186,7 +186,7 @@ class InpaintingTest:
 
 def report_denoising(
     tests: Sequence[DenoisingTest | InpaintingTest],
-    model: PreTrainedModel,
+    model: AutoencoderModelBase,
     output: str | Path,
     files: dict[str, str | Path | None],
     split: dict[str, Any],
@@ -207,7 +207,7 @@ def report_denoising(
 
 
 def _restored(
-    model: PreTrainedModel, images: torch.Tensor, batch_size: int, masks: torch.Tensor | None = None
+    model: AutoencoderModelBase, images: torch.Tensor, batch_size: int, masks: torch.Tensor | None = None
 ) -> torch.Tensor:
     """What `hfembed denoise` makes of images: the mean of what becomes of each and of its mirror image."""
     mirrored_masks = masks if masks is None else masks.flip(3)

@@ -16,6 +16,8 @@ from hfembed.images.latent_statistics import LatentStatistics, decode_latents, s
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
+Sampler = Callable[[int, int], torch.Tensor]  # (count, seed) -> images, or latents
+
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Distance of two sets of features, each taken for a Gaussian.
@@ -69,7 +71,7 @@ def distances_of_samples(
     embed: Callable[[torch.Tensor], np.ndarray],
     held_out: torch.Tensor,
     known: torch.Tensor,
-    samplers: dict[str, Callable[[int, int], torch.Tensor]],
+    samplers: dict[str, Sampler],
     draws: int = 5,
 ) -> dict[str, list[float]]:
     """Frechet distances of generated images to held-out ones.
@@ -157,14 +159,15 @@ def report_generation(
     distances = {}
     for case in cases:
         numbers = case.model.config.num_latents
-        ways = {"mixture": case.statistics.sample_mixture, "gaussian": case.statistics.sample_gaussian}
+        ways: dict[str, Sampler] = {
+            "mixture": case.statistics.sample_mixture,
+            "gaussian": case.statistics.sample_gaussian,
+        }
         if getattr(case.model.config, "variational", False):
             ways["prior"] = functools.partial(sample_prior, case.model)
-        samplers = {f"pca_gaussian_{numbers}": PcaGaussian(case.known, numbers).sample}
+        samplers: dict[str, Sampler] = {f"pca_gaussian_{numbers}": PcaGaussian(case.known, numbers).sample}
         for way, draw in ways.items():
-            samplers[f"{case.name}_{way}"] = lambda count, seed, case=case, draw=draw: decode_latents(
-                case.model, draw(count, seed)
-            )
+            samplers[f"{case.name}_{way}"] = functools.partial(_generate, case.model, draw)
         for name, values in distances_of_samples(case.embed, case.held_out, case.known, samplers, draws).items():
             is_own = name.startswith(f"{case.name}_") or len(cases) == 1
             distances[name if is_own else f"{case.name}_{name}"] = values
@@ -179,3 +182,7 @@ def report_generation(
     measured = cases[0].model if len(cases) == 1 else None
     write_results(output, "generation", metrics, details | provenance(files), measured)
     return distances
+
+
+def _generate(model: AutoencoderModelBase, draw: Sampler, count: int, seed: int) -> torch.Tensor:
+    return decode_latents(model, draw(count, seed))

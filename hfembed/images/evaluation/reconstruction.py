@@ -4,15 +4,16 @@ Images are (N, C, H, W) in [0, 1]; reconstructions are clipped to that range whe
 """
 
 import io
+from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from torchmetrics.functional.image import structural_similarity_index_measure
-from transformers import PreTrainedModel
 
 from hfembed.images.data.corruptions import Corruption
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 ACTIVE_VARIANCE = 0.01
@@ -33,7 +34,10 @@ def image_psnr(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
 def ssim(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
     """Structural similarity as torchmetrics computes it (Gaussian window of sigma 1.5, mirrored borders), averaged."""
     parts = zip(reconstruction.clamp(0, 1).split(256), target.split(256), strict=True)
-    values = [structural_similarity_index_measure(x, y, data_range=1.0, reduction="none") for x, y in parts]
+    values = [
+        cast(torch.Tensor, structural_similarity_index_measure(x, y, data_range=1.0, reduction="none"))
+        for x, y in parts
+    ]
     return torch.cat([value.reshape(-1) for value in values]).mean().item()
 
 
@@ -50,14 +54,14 @@ def active_latents(latents: torch.Tensor, threshold: float = ACTIVE_VARIANCE) ->
     return int((variance > threshold * variance.max()).sum())
 
 
-def takes_masks(model: PreTrainedModel) -> bool:
+def takes_masks(model: AutoencoderModelBase) -> bool:
     """Whether a model fills holes, and so needs to be told where they are."""
     return getattr(model.config, "inpainting", False)
 
 
 @torch.no_grad()
 def reconstruct(
-    model: PreTrainedModel, pixel_values: torch.Tensor, batch_size: int = 64, masks: torch.Tensor | None = None
+    model: AutoencoderModelBase, pixel_values: torch.Tensor, batch_size: int = 64, masks: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Take images through a `ConvAutoencoderModel`.
 
@@ -139,7 +143,7 @@ class HeldOutReconstruction:
         self.name = f"{name}_" if name else ""
         self.primary_metric = f"{self.name}psnr"
 
-    def __call__(self, model: PreTrainedModel, processor: ConvAutoencoderImageProcessor) -> dict[str, float]:
+    def __call__(self, model: AutoencoderModelBase, processor: ConvAutoencoderImageProcessor) -> dict[str, float]:
         """Measure "psnr" in dB and "ssim", with the protocol's name before them."""
         targets = processor.normalize(self.pixels)
         masks = self.masks if takes_masks(model) else None

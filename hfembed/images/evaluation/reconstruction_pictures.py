@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, reconstruct, takes_masks
 from hfembed.images.pictures import picture_grid, to_pictures, write_picture
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 
 def draw_reconstructions(
     protocol: HeldOutReconstruction,
-    model: PreTrainedModel,
+    model: AutoencoderModelBase,
     processor: ConvAutoencoderImageProcessor,
     path: str | Path,
     count: int = 8,
@@ -21,7 +21,7 @@ def draw_reconstructions(
     chosen = torch.linspace(0, len(protocol.pixels) - 1, min(count, len(protocol.pixels))).round().long()
     targets = processor.normalize(protocol.pixels[chosen])
     damaged = processor.normalize(protocol.damaged[chosen])
-    masks = protocol.masks[chosen] if takes_masks(model) else None
+    masks = None if protocol.masks is None or not takes_masks(model) else protocol.masks[chosen]
     again, _ = reconstruct(model, damaged, masks=masks)
     rows = [targets, again] if protocol.damaged is protocol.pixels else [targets, damaged, again]
     draw_rows(rows, path)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError
@@ -23,6 +22,7 @@ from hfembed.images.latent_statistics import decode_latents
 from hfembed.images.morphing import midpoint_sharpness
 from hfembed.images.training.perceptual_loss import feature_distance
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -55,7 +55,7 @@ def make_identity_model(
 
 
 def report_reconstruction(
-    model: PreTrainedModel,
+    model: AutoencoderModelBase,
     processor: ConvAutoencoderImageProcessor,
     images: str | Path,
     output: str | Path,
@@ -123,7 +123,7 @@ def report_reconstruction(
             kept, distance = identity_kept(identity_model, test, row, points)
             figures |= {f"{name}identity_kept": kept, f"{name}perceptual_distance": distance}
         if identity_model.pairs is not None:
-            figures |= verified(model, processor, images, identity_model)
+            figures |= verified(model, processor, images, identity_model, identity_model.pairs)
     details = {
         "model": str(model.config.name_or_path),
         "images": f"{len(test)} of {len(unseen.identities)} held-out people, as {tuple(test.shape[1:])}",
@@ -174,15 +174,15 @@ def identity_kept(
 
 @torch.no_grad()
 def verified(
-    model: PreTrainedModel, processor: ConvAutoencoderImageProcessor, images: str | Path, identity_model: IdentityModel
+    model: AutoencoderModelBase,
+    processor: ConvAutoencoderImageProcessor,
+    images: str | Path,
+    identity_model: IdentityModel,
+    pairs: LfwPairs,
 ) -> dict[str, float]:
-    """View 2 on reconstructions of both photos of every pair; people the autoencoder has seen included.
-
-    Returns:
-        "view2_accuracy" and "view2_standard_error", in percent.
-    """
+    """View 2 in percent on reconstructions of both photos of every pair; people the autoencoder has seen included."""
     faces = load_faces(images).remove_columns("landmarks")
-    protocol = LfwVerification(faces, identity_model.pairs, progress=False)
+    protocol = LfwVerification(faces, pairs, progress=False)
     place = {file: row for row, file in enumerate(faces["file"][:])}
     missing = [file for file in protocol.files if file not in place]
     if missing:
