@@ -58,11 +58,9 @@ class LatentCodec:
         self.model_id = _fingerprint(model, statistics)
 
     def compress(self, image: torch.Tensor, quality: int = 10) -> bytes:
-        """Code one image.
+        """Code one image (C, H, W) in [0, 1], of the size the statistics were measured at.
 
-        Args:
-            image: (C, H, W) float in [0, 1], of the size the statistics were measured at.
-            quality: From 0; every 2 halve the steps. From about 12 on rounding is no longer visible.
+        Every 2 of quality halve the steps; from about 12 on rounding is no longer visible.
 
         Raises:
             InputError: The model takes images of another size, or the quality is impossible.
@@ -84,10 +82,7 @@ class LatentCodec:
         return header + _CHECKSUM.pack(zlib.crc32(header + payload)) + payload
 
     def decompress(self, content: bytes) -> torch.Tensor:
-        """Decode one image.
-
-        Returns:
-            (C, H, W) float32 in [0, 1].
+        """Decode one image: (C, H, W) float32 in [0, 1].
 
         Raises:
             InputError: The content is of another format or version, of another model, or damaged.
@@ -128,14 +123,7 @@ class LatentCodec:
         return torch.from_numpy(flat.astype(np.float32)).view(*self.statistics.shape.tolist())
 
     def read_file(self, path: str | Path) -> torch.Tensor:
-        """Decode a file of `compress`; larger ones than this model writes are not read.
-
-        Returns:
-            (C, H, W) float32 in [0, 1].
-
-        Raises:
-            InputError: As `decompress`, with the file's name, or the file cannot be read.
-        """
+        """Decode a file; those larger than this model writes are not read. An error names the file."""
         try:
             with Path(path).open("rb") as file:
                 content = file.read(self.max_bytes + 1)

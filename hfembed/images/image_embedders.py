@@ -36,13 +36,11 @@ class ImageEmbedder(Protocol):
     def __call__(
         self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
     ) -> torch.Tensor:
-        """Embed photos.
+        """Embed N photos: (N, D) float32 on the CPU, to be compared by cosine.
 
         Args:
-            landmarks: For each the five points of a face or None, where known; a face embedder aligns by them.
-
-        Returns:
-            (N, D) float32 on the CPU, to be compared by cosine.
+            photos: Paths, encoded files or Pillow images.
+            landmarks: Five points of a face, or None, per photo; a face embedder aligns by them.
 
         Raises:
             InputError: A photo cannot be read.
@@ -52,12 +50,8 @@ class ImageEmbedder(Protocol):
 class LatentEmbedder:
     """An autoencoder's latents of a photo and of its mirror image, averaged and whitened.
 
-    Light and pose make up most of the variance of latents; dividing every principal direction by its deviation lets
-    the rest be heard.
-
-    Args:
-        whitening: Power of the deviations that is divided by: 0 leaves the directions as they are, 1 makes them equal.
-        directions: Leading principal directions used; all by default.
+    Light and pose make up most of the variance of latents; dividing every principal direction by its deviation makes
+    the rest count. `whitening` is the power of the deviations; only the leading `directions` are used, all by default.
 
     Raises:
         InputError: The checkpoint has no latent statistics (`hfembed fit-latents`).
@@ -115,7 +109,7 @@ class TimmFeatures:
 
     Args:
         architecture: Name in timm, such as "resnet50.a1_in1k".
-        weights: File of weights, a path; timm's pretrained ones from the Hub when empty, random ones when "random".
+        weights: A file; timm's pretrained ones from the Hub when empty, random ones when "random".
 
     Raises:
         InputError: There is no such network or file, or the Hub cannot be reached.
@@ -148,6 +142,9 @@ class TimmFeatures:
 
 def load_image_embedder(name: str | Path | Checkpoint, device: str = "auto") -> ImageEmbedder:
     """Load what turns photos into vectors.
+
+    That is a checkpoint of an autoencoder or a face embedder, or "timm/<architecture>", with "=<file of weights>" or
+    "=random" behind it to replace timm's own weights.
 
     Raises:
         InputError: There is no such checkpoint, or it holds another kind of model.
@@ -188,10 +185,9 @@ def read_photos(folder: str | Path) -> Iterator[tuple[Path, Image.Image]]:
 def embed_folder(
     embed: ImageEmbedder, folder: str | Path, without: str | Path | None = None
 ) -> tuple[list[Path], torch.Tensor]:
-    """Embed the photos below a folder, as many as can be read.
+    """Embed the photos below a folder, as many as can be read: N paths and embeddings (N, D).
 
-    Returns:
-        N paths and embeddings (N, D).
+    The photo `without` is left out, whatever its path there.
 
     Raises:
         InputError: There is no photo that can be read.

@@ -15,14 +15,10 @@ def morph(
     spherical: bool = False,
     center: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Turn one image into another through the latents between theirs.
+    """Turn one image into another through the latents between theirs: (steps, C, H, W) float32 in [0, 1].
 
-    Args:
-        start: (C, H, W) float in [0, 1].
-        center: (channels, h, w), such as the mean latent; zero by default.
-
-    Returns:
-        (steps, C, H, W) float32 in [0, 1].
+    The first and the last are the reconstructions of `start` and `end`, (C, H, W) in [0, 1]. A spherical path follows
+    the great circle around `center`, such as the mean latent; zero by default.
 
     Raises:
         InputError: The model takes images of other channels or sizes, or cannot decode latents.
@@ -36,14 +32,10 @@ def morph(
 def walk(
     model: AutoencoderModelBase, image: torch.Tensor, direction: torch.Tensor, reach: float = 2.0, steps: int = 9
 ) -> torch.Tensor:
-    """Move an image's latent along a direction, to both sides.
+    """Move an image's latent by up to `reach` times a direction, to both sides: (steps, C, H, W) in [0, 1].
 
-    Args:
-        image: (C, H, W) float in [0, 1].
-        direction: (channels, h, w), from `attribute_direction` or `LatentStatistics.direction`.
-
-    Returns:
-        (steps, C, H, W) float32 in [0, 1].
+    The direction is one of `attribute_direction` or `LatentStatistics.direction`; an odd number of steps has the
+    image's reconstruction in the middle.
 
     Raises:
         InputError: The model takes images of other channels or sizes, or cannot decode latents.

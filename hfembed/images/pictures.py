@@ -33,14 +33,10 @@ def picture_grid(rows: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
 
 
 def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None:
-    """Write one picture.
-
-    Args:
-        picture: (H, W, 3) uint8.
+    """Write a picture (H, W, 3) uint8, enlarged by an integer factor; the suffix chooses the format.
 
     Raises:
-        InputError: The suffix is another.
-        OSError: The file cannot be written.
+        InputError: The suffix is none of `PICTURE_SUFFIXES`.
     """
     if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
         raise InputError(f"{path}: a picture's name ends in {', '.join(PICTURE_SUFFIXES)}")
@@ -51,14 +47,10 @@ def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None
 def write_animation(
     pictures: np.ndarray, path: str | Path, frames_per_second: int = 15, scale: int = 1, there_and_back: bool = True
 ) -> None:
-    """Write an animation.
-
-    Args:
-        pictures: (frames, H, W, 3) uint8.
+    """Write pictures (frames, H, W, 3) uint8 as .gif, which plays without end, or .mp4 (H.264, the extra "film").
 
     Raises:
         InputError: The suffix is another, or PyAV is not installed.
-        OSError: The file cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -12,19 +12,15 @@ from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 @torch.no_grad()
 def denoise(model: AutoencoderModelBase, photo: torch.Tensor, overlap: int | None = None) -> torch.Tensor:
-    """Remove what the model has learned to remove.
+    """Remove noise from a photo (1 or 3, H, W) in [0, 1] of any size; float32 of the same shape, in [0, 1].
 
-    The photo is processed in overlapping tiles of the model's training size. A gray model restores each color channel
-    by itself; a color model takes a gray photo as three equal channels. The mean over the photo and its
-    mirror image is a little better than either (Lim et al., "Enhanced Deep Residual Networks for Single Image
-    Super-Resolution", 2017, section 3.4).
+    It goes through the model in overlapping tiles of its training size. A gray model restores each color channel by
+    itself; a color model takes a gray photo as three equal channels. The mean over the photo and its mirror image is a
+    little better than either (Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution", 2017,
+    section 3.4).
 
     Args:
-        photo: (1 or 3, H, W) float in [0, 1].
         overlap: Pixels that adjacent tiles share; a quarter of a tile by default.
-
-    Returns:
-        The same shape, float32 in [0, 1].
 
     Raises:
         InputError: The model is no denoiser, gives numbers that are not finite, or the overlap is more than half a
@@ -39,14 +35,7 @@ def denoise(model: AutoencoderModelBase, photo: torch.Tensor, overlap: int | Non
 def inpaint(
     model: AutoencoderModelBase, photo: torch.Tensor, mask: torch.Tensor, overlap: int | None = None
 ) -> torch.Tensor:
-    """Fill holes; all pixels outside of them are unchanged. Tiles, colors and the mirror image as in `denoise`.
-
-    Args:
-        photo: (1 or 3, H, W) float in [0, 1].
-        mask: (H, W) bool, true where the photo is to be filled.
-
-    Returns:
-        The same shape, float32 in [0, 1].
+    """Fill holes, where `mask` (H, W) bool is true; all other pixels are unchanged. Otherwise like `denoise`.
 
     Raises:
         InputError: The model does not fill holes; mask and photo differ in size, or nothing or everything is masked;

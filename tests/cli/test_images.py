@@ -113,6 +113,7 @@ def test_json_names_what_was_written(run, fitted, people, photos, tmp_path):
     commands = {
         tmp_path / "model" / "latent_statistics.safetensors": (
             *("fit-latents", tmp_path / "model", "--images", people, "--mixture-components", 2),
+            *("--held-out-share", 0.2),
         ),
         tmp_path / "a.gif": ("morph", fitted, *photos[:2], tmp_path / "a.gif", "--steps", 2),
         tmp_path / "b.gif": ("walk", fitted, photos[0], tmp_path / "b.gif", "--steps", 2),
@@ -146,14 +147,15 @@ def test_evaluate_generation(run, fitted, people, photos, embedder, tmp_path):
     shutil.copytree(fitted, other)
     (other / "training.json").write_text(json.dumps({"split": {"held_out_share": 0.4, "seed": 1}}))
     given = ("--embedder", embedder, "--images", people, "--landmarks", tmp_path / "landmarks.json", "--draws", 1)
-    code, out, err = run("evaluate", "generation", fitted, *given, "--output", tmp_path / "one", "--json")
+    one = ("--held-out-share", 0.2, "--output", tmp_path / "one", "--json")
+    code, out, err = run("evaluate", "generation", fitted, *given, *one)
     assert code == 0 and "warning" not in err, err
     answer, results = json.loads(out), json.loads((tmp_path / "one" / "results.json").read_text())
     assert {"real_faces", f"{fitted.name}_mixture", f"{fitted.name}_gaussian"} <= set(answer["distances"])
     assert answer["output"] == str(tmp_path / "one")
     weights = Checkpoint.resolve(str(fitted)).fingerprint
     assert results["generation"]["weights"] == weights
-    assert results["generation"]["splits"] == {fitted.name: {"held_out_share": 0.1, "seed": 0}}
+    assert results["generation"]["splits"] == {fitted.name: {"held_out_share": 0.2, "seed": 0}}
     # two models, each with its own split and weights; the second one's split is not that of its training
     given = (*given, "--held-out-share", 0.4, "--split-seed", 2)
     code, _, err = run("evaluate", "generation", fitted, other, *given, "--output", tmp_path / "two")

@@ -42,7 +42,7 @@ class DenoisingTest:
     Args:
         clean: (N, C, H, W) uint8, images that the network was not trained on.
         known: (M, C, H, W) uint8, images of the training side.
-        sigma: Standard deviation of the noise, as a share of the range; what leaves [0, 1] is clipped.
+        sigma: Standard deviation of the noise, as a fraction of the range; what leaves [0, 1] is clipped.
     """
 
     greater_is_better = True
@@ -72,10 +72,8 @@ class DenoisingTest:
     def run(self, model: AutoencoderModelBase) -> Denoising:
         """Denoise every image.
 
-        Returns:
-            `denoising_sigma<s>_psnr` (dB, of the squared error over all images) and `..._ssim`, `..._input_psnr`,
-            those of each classic, `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB; and the
-            images.
+        The figures are `denoising_sigma<s>_psnr` (dB, of the squared error over all images) and `..._ssim`,
+        `..._input_psnr`, those of each classic, `..._best_classic_psnr` and `..._gain`, the model's lead in dB.
 
         Raises:
             InputError: The model takes images of other channels or sizes.
@@ -109,15 +107,10 @@ class DenoisingTest:
 
 
 class InpaintingTest:
-    """PSNR inside a square hole, one in each image at a place fixed by a seed; beside it the classic fills.
+    """PSNR inside a square hole of `size` pixels, one per image at a position fixed by a seed, beside classic fills.
 
     These are the biharmonic, which looks at the hole's border, and the conditional mean under a Gaussian of the
     training images, which looks at the whole image, its strength chosen as in `DenoisingTest`.
-
-    Args:
-        clean: (N, C, H, W) uint8, images that the network was not trained on.
-        known: (M, C, H, W) uint8, images of the training side.
-        size: Side of the hole in pixels.
     """
 
     greater_is_better = True
@@ -138,10 +131,8 @@ class InpaintingTest:
     def run(self, model: AutoencoderModelBase) -> Denoising:
         """Fill every hole.
 
-        Returns:
-            `denoising_hole<s>_psnr` (dB, of the squared error inside all holes), `..._biharmonic_psnr`,
-            `..._gaussian_psnr`, `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB; and the
-            images, untouched outside of the holes.
+        The figures are `denoising_hole<s>_psnr` (dB, of the squared error inside all holes), `..._biharmonic_psnr`,
+        `..._gaussian_psnr`, `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB.
 
         Raises:
             InputError: The model does not fill holes, or takes images of other channels or sizes.

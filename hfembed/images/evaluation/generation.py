@@ -44,11 +44,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 class PcaGaussian:
-    """The linear baseline: principal components of pixels, drawn from one Gaussian.
-
-    Args:
-        images: (M, C, H, W) float in [0, 1], to fit on.
-    """
+    """The linear baseline: principal components of pixels (M, C, H, W), at most M, drawn from one Gaussian."""
 
     def __init__(self, images: torch.Tensor, components: int):
         self.pca = PCA(components, svd_solver="randomized", iterated_power=5, random_state=0).fit(
@@ -57,11 +53,7 @@ class PcaGaussian:
         self.shape = images.shape[1:]
 
     def sample(self, count: int, seed: int = 0) -> torch.Tensor:
-        """Draw images.
-
-        Returns:
-            (count, C, H, W) float32, clipped to [0, 1].
-        """
+        """Draw images (count, C, H, W) float32, clipped to [0, 1]."""
         noise = np.random.default_rng(seed).standard_normal((count, len(self.pca.components_)))
         flat = self.pca.inverse_transform(noise * np.sqrt(self.pca.explained_variance_))
         return torch.from_numpy(flat.astype(np.float32)).view(count, *self.shape).clamp_(0, 1)
@@ -74,17 +66,13 @@ def distances_of_samples(
     samplers: dict[str, Sampler],
     draws: int = 5,
 ) -> dict[str, list[float]]:
-    """Frechet distances of generated images to held-out ones.
+    """Frechet distances of generated images to held-out ones, one per draw of as many images.
 
     Args:
         embed: Images (N, C, H, W) in [0, 1] -> features (N, D).
-        held_out: (N, C, H, W) in [0, 1], of people that no sampler was fitted on.
-        known: (M, C, H, W) in [0, 1], real images of other people: their distance is the baseline, what N draws
-            of real faces score.
-        samplers: Name -> (count, seed) -> images.
-
-    Returns:
-        Name -> a distance for each draw; first "real_faces".
+        held_out: Images of people that no sampler was fitted on.
+        known: Real images of other people: their distance is the baseline, "real_faces" in the answer.
+        samplers: Name -> sampler of images.
     """
     features = embed(held_out)
     count = len(held_out)
@@ -102,10 +90,7 @@ def distances_of_samples(
 def mean_face_points(
     faces: datasets.Dataset, processor: ConvAutoencoderImageProcessor, photos: int = 500
 ) -> np.ndarray:
-    """The mean positions of a face's five landmarks in an autoencoder's crops.
-
-    Returns:
-        (5, 2), [x, y] in pixels of the crop.
+    """The mean positions (5, 2) of a face's landmarks in pixels of an autoencoder's crops.
 
     Raises:
         InputError: No photo has landmarks.
@@ -124,13 +109,10 @@ def mean_face_points(
 
 
 class GenerationCase(NamedTuple):
-    """An autoencoder to measure, with what is measured in crops of its own processor.
+    """An autoencoder to measure, with images (N, C, H, W) in [0, 1] in crops of its own processor.
 
-    Attributes:
-        embed: Images (N, C, H, W) in [0, 1] -> features (N, D).
-        held_out: (N, C, H, W) in [0, 1], of people it was not trained on.
-        known: (M, C, H, W) in [0, 1], of the other people.
-        split: Who is held out.
+    `embed` turns images into features (N, D); `held_out` shows people of the split that it was not trained on, `known`
+    the others.
     """
 
     name: str
@@ -147,18 +129,18 @@ def report_generation(
 ) -> dict[str, list[float]]:
     """Compare every way of each autoencoder to generate faces with a Gaussian over pixels; write results.json.
 
-    What is measured of a model depends on that model alone, not on those beside it or their order.
+    What is measured of a model depends on that model alone, not on those beside it or their order. Of several models,
+    the baselines carry their names too.
 
     Raises:
         InputError: Two autoencoders have the same name, or one has latents that cannot be decoded.
-        OSError: results.json cannot be written.
     """
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
         raise InputError(f"two models have the same name, {', '.join(sorted(names))}; measure them one at a time")
     distances = {}
     for case in cases:
-        numbers = case.model.config.num_latents
+        numbers = min(case.model.config.num_latents, len(case.known))
         ways: dict[str, Sampler] = {
             "mixture": case.statistics.sample_mixture,
             "gaussian": case.statistics.sample_gaussian,

@@ -42,13 +42,9 @@ def ssim(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
 
 
 def active_latents(latents: torch.Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
-    """How many latent numbers vary over the images (Burda et al., "Importance Weighted Autoencoders", 2016, sec. 5).
+    """How many latent numbers (N, D) vary (Burda et al., "Importance Weighted Autoencoders", 2016, sec. 5).
 
-    Args:
-        latents: (N, D).
-
-    Returns:
-        The count, 0 where nothing varies.
+    The threshold is a fraction of the largest variance: the scale of latents is free unless they are variational.
     """
     variance = latents.double().var(0)
     return int((variance > threshold * variance.max()).sum())
@@ -63,14 +59,9 @@ def takes_masks(model: AutoencoderModelBase) -> bool:
 def reconstruct(
     model: AutoencoderModelBase, pixel_values: torch.Tensor, batch_size: int = 64, masks: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take images through a `ConvAutoencoderModel`.
+    """Reconstructions of images (N, C, H, W) in [0, 1], not clipped, and flat latents (N, D); both on the CPU.
 
-    Args:
-        pixel_values: (N, C, H, W) in [0, 1], on the CPU.
-        masks: (N, 1, H, W) bool, the holes that an inpainting model is to fill.
-
-    Returns:
-        Reconstructions (N, C, H, W), not clipped, and flat latents (N, D), both float32 on the CPU.
+    `masks` (N, 1, H, W) bool are the holes that an inpainting model is to fill.
     """
     outputs = []
     for start in range(0, len(pixel_values), batch_size):
@@ -121,12 +112,10 @@ def _jpeg(images: torch.Tensor, quality: int) -> tuple[torch.Tensor, float]:
 
 
 class HeldOutReconstruction:
-    """PSNR and SSIM on images that were not trained on; what a training run is judged by.
+    """PSNR and SSIM on images (N, C, H, W) uint8 that were not trained on; what a training run is judged by.
 
-    Args:
-        pixels: (N, C, H, W) uint8.
-        corruption: What the model has to undo; None lets it see the images as they are. Image i is damaged by the key
-            (0, i), the same at every call.
+    Image i is damaged by the corruption's key (0, i), the same at every call; None lets the model see images as they
+    are. Names of figures start with `name`.
     """
 
     greater_is_better = True

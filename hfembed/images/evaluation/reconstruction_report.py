@@ -65,17 +65,11 @@ def report_reconstruction(
 ) -> dict[str, Any]:
     """Measure, write results.json and reconstructions.png.
 
-    PCA with as many components as the model has latents is fitted on the people who were not held out.
-
-    Args:
-        pictures: Held-out photos to draw; 0 for none.
-
-    Returns:
-        What was written: `psnr`, `ssim` and the other figures, and under "reconstruction" how they came about.
+    PCA with as many components as the model has latents is fitted on the people who were not held out. The answer has
+    the figures, and under "reconstruction" how they came about.
 
     Raises:
         InputError: The images cannot be read, are too few, or the model cannot reconstruct from latents.
-        OSError: The folder cannot be written.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)

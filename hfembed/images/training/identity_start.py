@@ -22,10 +22,11 @@ def start_from_identity(
 
     How far embeddings are apart is the squared distance of images in a metric: the mean, over faces, of the squared
     Jacobian of the embedding (`WarpedLinearCode.start_in_metric`). It is measured by the slopes of the embedding in
-    random directions, each at a random place between a photo and its reconstruction. Averaged over many faces, these
-    are what faces have in common for networks of this kind, so that other networks see the gain too.
+    random directions, each at a random position between a photo and its reconstruction. Averaged over many faces,
+    these are what faces have in common for networks of this kind, so that other networks see the gain too.
 
     Args:
+        model: Trained, with a warped code that has filters; changed in place.
         pixels: (N, C, H, W) uint8, faces to measure on; half of them are mirrored.
         weight: Of the embedder's metric: with 1, what the model cannot draw yet counts as much in it as in pixels.
     """

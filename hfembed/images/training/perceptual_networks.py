@@ -17,13 +17,10 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to gray
 
 
 class TimmFeatures(nn.Module):
-    """Feature maps of a timm network.
-
-    Args:
-        layers: Which feature maps, from 0, finest first.
+    """Feature maps of a timm network: those of `layers`, from 0, finest first.
 
     Raises:
-        InputError: There is no such network, layer or file, or the Hub cannot be reached.
+        InputError: There is no such network, layer or file of weights, or the Hub cannot be reached.
     """
 
     mean: torch.Tensor
@@ -57,8 +54,7 @@ class TimmFeatures(nn.Module):
 class FaceEmbeddings(nn.Module):
     """Embeddings of faces in crops that were made for another network.
 
-    Args:
-        points: Five [x, y] in the crops' pixels: where a face's landmarks lie, for all crops alike.
+    `points` are five [x, y] in the crops' pixels: where a face's landmarks lie, for all crops alike.
     """
 
     def __init__(
@@ -105,14 +101,9 @@ class FaceEmbeddings(nn.Module):
 def face_grid(
     landmarks: np.ndarray, template: Sequence[Sequence[float]], size: tuple[int, int], crop_size: tuple[int, int]
 ) -> torch.Tensor:
-    """Where the pixels of an aligned face lie in a crop, for `grid_sample` with `align_corners=False`.
+    """Where the pixels of an aligned face lie in a crop: (B, height, width, 2), for `align_corners=False`.
 
-    Args:
-        landmarks: (B, 5, 2), [x, y] in the crop's pixels, pixel centers at whole numbers.
-        template: Five [x, y] in the aligned face's pixels.
-
-    Returns:
-        (B, height, width, 2) float32.
+    The landmarks (B, 5, 2) are in the crop's pixels, their centers at whole numbers, the template in the face's.
     """
     matrices = np.stack([_inverse(similarity_transform(points, np.asarray(template))) for points in landmarks])
     y, x = np.mgrid[: size[0], : size[1]]
