@@ -20,7 +20,7 @@ with lazy_imports():
         word2vec,
     )
 if TYPE_CHECKING:
-    from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+    from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
 
 commands = Commands(help="Make a checkpoint folder from a foreign file.")
 
@@ -121,7 +121,7 @@ def convert_word2vec(
     return Answer.written(destination, text, words=words, dimensions=dimensions)
 
 
-def _answer(source: str, model: "FaceEmbedderModel", destination: Path) -> Answer:
+def _answer(source: str, model: "FaceEmbedderModel | FaceEmbedderForClassification", destination: Path) -> Answer:
     trunk, dimensions = model.config.trunk, model.config.embedding_size
     text = f"{source}: {trunk}, embeddings of {dimensions} dimensions; written to {destination}"
     return Answer.written(destination, text, trunk=trunk, dimensions=dimensions)

@@ -74,7 +74,7 @@ def word_map(
     if projector is not None:
         check_output_folder(projector)
     report.draw_words(loading.load_word2vec(hub.model(model), "cpu"), words, output, method, projector)
-    return Answer.written(output, **({} if projector is None else {"projector": projector}))
+    return Answer.written(output, projector=projector)
 
 
 def _lines(answers: "list[tuple[str, float]]") -> str:

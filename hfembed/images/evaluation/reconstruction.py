@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from torchmetrics.functional.image import structural_similarity_index_measure
+from transformers import PreTrainedModel
 
 from hfembed.images.data.corruptions import Corruption
-from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 ACTIVE_VARIANCE = 0.01
@@ -50,14 +50,14 @@ def active_latents(latents: torch.Tensor, threshold: float = ACTIVE_VARIANCE) ->
     return int((variance > threshold * variance.max()).sum())
 
 
-def takes_masks(model: AutoencoderModelBase) -> bool:
+def takes_masks(model: PreTrainedModel) -> bool:
     """Whether a model fills holes, and so needs to be told where they are."""
     return getattr(model.config, "inpainting", False)
 
 
 @torch.no_grad()
 def reconstruct(
-    model: AutoencoderModelBase, pixel_values: torch.Tensor, batch_size: int = 64, masks: torch.Tensor | None = None
+    model: PreTrainedModel, pixel_values: torch.Tensor, batch_size: int = 64, masks: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reconstructions of images (N, C, H, W) in [0, 1], not clipped, and flat latents (N, D); both on the CPU.
 
@@ -132,7 +132,7 @@ class HeldOutReconstruction:
         self.name = f"{name}_" if name else ""
         self.primary_metric = f"{self.name}psnr"
 
-    def __call__(self, model: AutoencoderModelBase, processor: ConvAutoencoderImageProcessor) -> dict[str, float]:
+    def __call__(self, model: PreTrainedModel, processor: ConvAutoencoderImageProcessor) -> dict[str, float]:
         """Measure "psnr" in dB and "ssim", with the protocol's name before them."""
         targets = processor.normalize(self.pixels)
         masks = self.masks if takes_masks(model) else None

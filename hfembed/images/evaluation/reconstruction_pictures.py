@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, reconstruct, takes_masks
 from hfembed.images.pictures import picture_grid, to_pictures, write_picture
-from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 
 def draw_reconstructions(
     protocol: HeldOutReconstruction,
-    model: AutoencoderModelBase,
+    model: PreTrainedModel,
     processor: ConvAutoencoderImageProcessor,
     path: str | Path,
     count: int = 8,
