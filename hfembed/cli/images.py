@@ -147,7 +147,7 @@ def sample(
     images = pictures.to_pictures(latent_statistics.decode_latents(autoencoder, latents))
     columns = max(1, round(count**0.5))
     rows = [images[start : start + columns] for start in range(0, count, columns)]
-    pictures.write_picture(pictures.picture_grid(rows), output, scale)
+    pictures.write_grid(rows, output, scale)
     return Answer.written(output)
 
 
@@ -217,7 +217,8 @@ def similar(
     if output is not None:
         shown = [photo, *(file for file, _ in found)]
         thumbnails = [np.array(ImageOps.fit(photo_files.open_photo(file), (128, 128))) for file in shown]
-        pictures.write_picture(pictures.picture_grid([np.stack(thumbnails)]), output)
+        captions = ["the photo", *(f"{score:.3f}" for _, score in found)]
+        pictures.write_grid([np.stack(thumbnails)], output, captions=captions)
     lines = [f"{score:.3f}  {file}" for file, score in found]
     return Answer({"similar": found}, "\n".join(lines if output is None else [*lines, f"written to {output}"]))
 
@@ -268,7 +269,7 @@ def _write_picture(image: "torch.Tensor", output: Path) -> Answer:
 def _write_animation(frames: "torch.Tensor", output: Path, frames_per_second: int, scale: int) -> Answer:
     images = pictures.to_pictures(frames)
     if output.suffix.lower() in pictures.PICTURE_SUFFIXES:
-        pictures.write_picture(pictures.picture_grid([images]), output, scale)
+        pictures.write_grid([images], output, scale)
     else:
         pictures.write_animation(images, output, frames_per_second, scale)
     return Answer.written(output)

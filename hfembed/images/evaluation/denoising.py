@@ -13,7 +13,7 @@ from hfembed.errors import InputError
 from hfembed.images.data.corruptions import Corruption
 from hfembed.images.evaluation import classic_denoisers
 from hfembed.images.evaluation.reconstruction import psnr, reconstruct, ssim, takes_masks
-from hfembed.images.pictures import picture_grid, to_pictures, write_picture
+from hfembed.images.pictures import to_pictures, write_grid
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.restoration_autoencoder.gaussian_fill import GaussianFill
 
@@ -184,6 +184,11 @@ def report_denoising(
     columns: int = 10,
 ) -> dict[str, float]:
     """Run tests; write results.json and a picture per test, with a row of images for every method."""
+    if len(tests[0].known) <= _TUNING_IMAGES:
+        raise InputError(
+            f"{len(tests[0].known)} images of people who are not held out are too few: the classic methods are set on "
+            f"{_TUNING_IMAGES} of them and fitted on the others"
+        )
     metrics: dict[str, float] = {}
     details: dict[str, Any] = {"images": len(tests[0].clean), "split": split}
     for test in tests:
@@ -191,7 +196,8 @@ def report_denoising(
         metrics |= result.metrics
         chosen = torch.linspace(0, len(test.clean) - 1, min(columns, len(test.clean))).long()
         rows = [to_pictures(images[chosen]) for images in result.images.values()]
-        write_picture(picture_grid(rows), Path(output) / f"{test.name}.png", scale=2)
+        labels = [name.replace("_", " ") for name in result.images]
+        write_grid(rows, Path(output) / f"{test.name}.png", 2, labels)
         details[test.name] = {"seed": test.seed, "strengths": result.strengths, "rows": list(result.images)}
     write_results(output, "denoising", metrics, details | provenance(files), model)
     return metrics

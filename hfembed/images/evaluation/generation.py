@@ -74,6 +74,7 @@ def distances_of_samples(
         known: Real images of other people: their distance is the baseline, "real_faces" in the answer.
         samplers: Name -> sampler of images.
     """
+    held_out = held_out[: len(known)]  # sets of equal sizes are compared
     features = embed(held_out)
     count = len(held_out)
 

@@ -92,10 +92,10 @@ def report_reconstruction(
     if len(test) > 1 and not isinstance(model, RestorationAutoencoderModel):
         middles = latents[ends].mean(0).view(-1, *model.config.latent_shape)
         figures["midpoint_sharpness"] = pairs_sharpness(reconstructed[ends], decode_latents(model, middles))
-    rows = [test, reconstructed]
+    rows = {"photos": test, "this model": reconstructed}
     if count <= min(len(train), train[0].numel()):
         pca_reconstructed = reconstruction.pca_reconstruction(train, test, count)
-        rows.append(pca_reconstructed)
+        rows["PCA"] = pca_reconstructed
         figures |= {
             "pca_psnr": reconstruction.psnr(pca_reconstructed, test),
             "pca_ssim": reconstruction.ssim(pca_reconstructed, test),
@@ -113,7 +113,7 @@ def report_reconstruction(
     }
     if identity_model is not None:
         points = crop_landmarks(identity_model.landmarks, held_out, unseen, processor)
-        for name, row in zip(("", "pca_"), rows[1:], strict=False):
+        for name, row in zip(("", "pca_"), list(rows.values())[1:], strict=False):
             kept, distance = identity_kept(identity_model, test, row, points)
             figures |= {f"{name}identity_kept": kept, f"{name}perceptual_distance": distance}
         if identity_model.pairs is not None:
@@ -131,7 +131,7 @@ def report_reconstruction(
     }
     if pictures:
         chosen = torch.linspace(0, len(test) - 1, min(pictures, len(test))).round().long()
-        draw_rows([row[chosen] for row in rows], output / "reconstructions.png")
+        draw_rows({label: row[chosen] for label, row in rows.items()}, output / "reconstructions.png")
     write_results(output, NAME, figures, details, model)
     return {**figures, NAME: details}
 
