@@ -59,10 +59,10 @@ class Task:
 
 
 def choose_precision() -> str:
-    """bf16 where the hardware computes in it; otherwise "no", float32: a CPU that emulates bf16 is several times slower.
+    """Choose bf16 where the hardware computes in it, else float32: emulated bf16 is several times slower.
 
     Returns:
-        "bf16" on a GPU that has it and on CPUs with AVX512_BF16 or AMX, "no" elsewhere.
+        "bf16" on a GPU that has it and on CPUs with AVX512_BF16 or AMX; "no" otherwise.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None or parse_flag_from_env("ACCELERATE_USE_CPU"):
