@@ -2,9 +2,10 @@
 
 import itertools
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import timm
 import torch
@@ -28,14 +29,13 @@ from hfembed.photos import find_photos, open_photo
 logger = logging.getLogger(__name__)
 
 _BATCH = 64
+Photo: TypeAlias = str | Path | bytes | Image.Image
 
 
-class ImageEmbedder(Protocol):
+class ImageEmbedder(ABC):
     """What `load_image_embedder` gives."""
 
-    def __call__(
-        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
-    ) -> torch.Tensor:
+    def __call__(self, photos: Sequence[Photo], landmarks: Sequence | None = None) -> torch.Tensor:
         """Embed N photos: (N, D) float32 on the CPU, to be compared by cosine.
 
         Args:
@@ -45,9 +45,17 @@ class ImageEmbedder(Protocol):
         Raises:
             InputError: A photo cannot be read.
         """
+        points = [None] * len(photos) if landmarks is None else list(landmarks)
+        batches = (slice(start, start + _BATCH) for start in range(0, len(photos), _BATCH))
+        with input_errors():
+            return torch.cat([self._embed(list(photos[batch]), points[batch]) for batch in batches])
+
+    @abstractmethod
+    def _embed(self, photos: list[Photo], landmarks: list) -> torch.Tensor:
+        """Embed one batch."""
 
 
-class LatentEmbedder:
+class LatentEmbedder(ImageEmbedder):
     """An autoencoder's latents of a photo and of its mirror image, averaged and whitened.
 
     Light and pose make up most of the variance of latents; dividing every principal direction by its deviation makes
@@ -65,16 +73,8 @@ class LatentEmbedder:
         self.whitening = whitening
         self.directions = directions
 
-    def __call__(
-        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
-    ) -> torch.Tensor:
-        """See `ImageEmbedder`; the processor crops the center, whatever the landmarks."""
-        parts = []
-        for start in range(0, len(photos), _BATCH):
-            with input_errors():
-                images = self.processor.preprocess(list(photos[start : start + _BATCH])).pixel_values
-            parts.append(self.embed_images(images))
-        return torch.cat(parts)
+    def _embed(self, photos: list[Photo], landmarks: list) -> torch.Tensor:
+        return self.embed_images(self.processor.preprocess(photos).pixel_values)  # the center, whatever the landmarks
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) in [0, 1] -> (N, K) float32."""
@@ -82,29 +82,18 @@ class LatentEmbedder:
         return self.statistics.whiten(latents, self.whitening)[:, : self.directions]
 
 
-class FaceEmbedderFeatures:
+class FaceEmbedderFeatures(ImageEmbedder):
     """A face embedder's embeddings."""
 
     def __init__(self, checkpoint: str | Checkpoint, device: str = "auto"):
         self.model, self.processor = load_face_embedder(checkpoint, device)
 
-    def __call__(
-        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
-    ) -> torch.Tensor:
-        """See `ImageEmbedder`."""
-        landmarks = [None] * len(photos) if landmarks is None else landmarks
-        parts = []
-        for start in range(0, len(photos), _BATCH):
-            chosen = slice(start, start + _BATCH)
-            with input_errors():
-                pixels = self.processor.preprocess(
-                    list(photos[chosen]), landmarks=list(landmarks[chosen])
-                ).pixel_values
-            parts.append(self.model.embed(pixels.to(self.model.device)).cpu())
-        return torch.cat(parts)
+    def _embed(self, photos: list[Photo], landmarks: list) -> torch.Tensor:
+        pixels = self.processor.preprocess(photos, landmarks=landmarks).pixel_values
+        return self.model.embed(pixels.to(self.model.device)).cpu()
 
 
-class TimmFeatures:
+class TimmFeatures(ImageEmbedder):
     """The layer below the classifier of a timm network: a supervised image embedding.
 
     Args:
@@ -129,15 +118,9 @@ class TimmFeatures:
         self.transform = create_transform(**resolve_model_data_config(self.model), is_training=False)
 
     @torch.no_grad()
-    def __call__(
-        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
-    ) -> torch.Tensor:
-        """See `ImageEmbedder`; timm's own transform crops the center, whatever the landmarks."""
-        parts = []
-        for start in range(0, len(photos), _BATCH):
-            pixels = [self.transform(open_photo(photo)) for photo in photos[start : start + _BATCH]]
-            parts.append(self.model(torch.stack(pixels).to(self.device)).float().cpu())
-        return torch.cat(parts)
+    def _embed(self, photos: list[Photo], landmarks: list) -> torch.Tensor:
+        pixels = [self.transform(open_photo(photo)) for photo in photos]  # the center, whatever the landmarks
+        return self.model(torch.stack(pixels).to(self.device)).float().cpu()
 
 
 def load_image_embedder(name: str | Path | Checkpoint, device: str = "auto") -> ImageEmbedder:

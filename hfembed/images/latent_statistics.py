@@ -110,10 +110,6 @@ class LatentStatistics:
         centered = latents.flatten(1).double().cpu().numpy() - self.mean
         return torch.from_numpy((centered @ self.directions.T / self.deviations**power).astype(np.float32))
 
-    def mean_latent(self) -> torch.Tensor:
-        """The mean latent, (C, h, w) float32."""
-        return self._shaped(self.mean[None])[0]
-
     def save(self, checkpoint: str | Path | Checkpoint) -> Path:
         """Write the statistics beside a local checkpoint, with the fingerprint of its weights; give the file."""
         checkpoint = Checkpoint.resolve(checkpoint)

@@ -5,7 +5,7 @@ The functions take and return one image, (channels, height, width) float32 in [0
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -173,11 +173,6 @@ class Corruption:
             for rows, columns in self._places(holes, *image.shape[1:]):
                 image[:, rows, columns] = 255 * self.hole_level
         return image
-
-    @classmethod
-    def help_texts(cls) -> dict[str, str]:
-        """What each field does, for command lines and documentation."""
-        return {item.name: item.metadata["help"] for item in fields(cls)}
 
 
 def _between(limits: tuple[float, float], uniform: float) -> float:

@@ -1,7 +1,7 @@
 """Bytes against quality: compressed latents beside JPEG and WebP."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from PIL import Image
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.images.compression import HEADER_BYTES, LatentCodec
-from hfembed.images.evaluation.reconstruction import psnr, ssim
+from hfembed.images.evaluation.reconstruction import psnr, read_images, ssim, to_images, write_jpeg
 
 LATENT_QUALITIES = (2, 4, 6, 8, 10, 12, 14)
 PHOTO_QUALITIES = (1, 5, 10, 20, 35, 50, 70)
@@ -51,26 +51,16 @@ def latent_points(
 
 def photo_points(images: torch.Tensor, method: str, qualities: Sequence[int] = PHOTO_QUALITIES) -> list[RatePoint]:
     """Measure "jpeg" or "webp" of Pillow with the settings for small files (optimized tables; method 6)."""
-    write: Callable[[Image.Image, int], bytes] = _jpeg if method == "jpeg" else _webp
-    pixels = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    write = write_jpeg if method == "jpeg" else _webp
+    pictures = to_images(images)
     points = []
     for quality in qualities:
-        files = [
-            write(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), quality) for image in pixels
-        ]
-        decoded = torch.stack([_decode(file, images.shape[1]) for file in files])
+        files = [write(picture, quality) for picture in pictures]
+        decoded = read_images(files, images.shape[1])
         common = [_jpeg_overhead(file) if method == "jpeg" else _WEBP_CONTAINER for file in files]
         size = float(np.mean([len(file) for file in files]))
-        points.append(
-            RatePoint(
-                method,
-                quality,
-                size,
-                size - float(np.mean(common)),
-                psnr(decoded, images),
-                ssim(decoded, images),
-            )
-        )
+        data_size = size - float(np.mean(common))
+        points.append(RatePoint(method, quality, size, data_size, psnr(decoded, images), ssim(decoded, images)))
     return points
 
 
@@ -117,12 +107,6 @@ def report_rates(
 _WEBP_CONTAINER = 20  # RIFF header and chunk header of a simple lossy file
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, optimize=True)
-    return file.getvalue()
-
-
 def _webp(image: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
     image.convert("RGB").save(file, "WEBP", quality=quality, method=6)
@@ -133,9 +117,3 @@ def _jpeg_overhead(file: bytes) -> int:
     """Bytes up to the first coded coefficient: signature, quantisation and Huffman tables, headers."""
     start = file.index(b"\xff\xda")
     return start + 2 + int.from_bytes(file[start + 2 : start + 4], "big")
-
-
-def _decode(file: bytes, channels: int) -> torch.Tensor:
-    image = Image.open(io.BytesIO(file)).convert("L" if channels == 1 else "RGB")
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)

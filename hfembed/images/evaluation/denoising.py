@@ -45,8 +45,6 @@ class DenoisingTest:
         sigma: Standard deviation of the noise, as a fraction of the range; what leaves [0, 1] is clipped.
     """
 
-    greater_is_better = True
-
     def __init__(
         self,
         clean: torch.Tensor,
@@ -57,17 +55,12 @@ class DenoisingTest:
         batch_size: int = 64,
     ):
         self.name = f"denoising_sigma{sigma:g}"
-        self.primary_metric = f"{self.name}_psnr"
         self.sigma = sigma
         self.clean, self.noisy = _corrupt(clean, Corruption(seed, noise=(sigma, sigma)))
         self.known = known
         self.seed = seed
         self.components = components
         self.batch_size = batch_size
-
-    def __call__(self, model: AutoencoderModelBase, processor: object = None) -> dict[str, float]:
-        """The figures of `run`."""
-        return self.run(model).metrics
 
     def run(self, model: AutoencoderModelBase) -> Denoising:
         """Denoise every image.
@@ -113,20 +106,13 @@ class InpaintingTest:
     training images, which looks at the whole image, its strength chosen as in `DenoisingTest`.
     """
 
-    greater_is_better = True
-
     def __init__(self, clean: torch.Tensor, known: torch.Tensor, size: int = 16, seed: int = 0, batch_size: int = 64):
         self.name = f"denoising_hole{size}"
-        self.primary_metric = f"{self.name}_psnr"
         self.size = size
         self.clean, self.masked, self.masks = self._cut(clean, seed)
         self.known = known
         self.seed = seed
         self.batch_size = batch_size
-
-    def __call__(self, model: AutoencoderModelBase, processor: object = None) -> dict[str, float]:
-        """The figures of `run`."""
-        return self.run(model).metrics
 
     def run(self, model: AutoencoderModelBase) -> Denoising:
         """Fill every hole.

@@ -99,16 +99,28 @@ def jpeg_reconstruction(images: torch.Tensor, max_bytes: float) -> tuple[torch.T
 
 
 def _jpeg(images: torch.Tensor, quality: int) -> tuple[torch.Tensor, float]:
-    decoded, sizes = [], []
-    for image in images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
-        file = io.BytesIO()
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(
-            file, "JPEG", quality=quality, optimize=True
-        )
-        sizes.append(file.tell())
-        decoded.append(np.asarray(Image.open(file)).reshape(image.shape))
-    pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
-    return pixels.to(torch.float32) / 255, float(np.mean(sizes))
+    files = [write_jpeg(image, quality) for image in to_images(images)]
+    return read_images(files, images.shape[1]), float(np.mean([len(file) for file in files]))
+
+
+def to_images(images: torch.Tensor) -> list[Image.Image]:
+    """Pillow images of (N, 1 or 3, H, W) in [0, 1]."""
+    pixels = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image) for image in pixels]
+
+
+def write_jpeg(image: Image.Image, quality: int) -> bytes:
+    """A JPEG file with optimized tables."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def read_images(files: list[bytes], channels: int) -> torch.Tensor:
+    """Decode files of one size: (N, channels, H, W) float32 in [0, 1]."""
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.stack([np.array(Image.open(io.BytesIO(file)).convert(mode), dtype=np.float32) for file in files])
+    return torch.from_numpy(pixels).reshape(*pixels.shape[:3], channels).permute(0, 3, 1, 2) / 255
 
 
 class HeldOutReconstruction:
@@ -117,8 +129,6 @@ class HeldOutReconstruction:
     Image i is damaged by the corruption's key (0, i), the same at every call; None lets the model see images as they
     are. Names of figures start with `name`.
     """
-
-    greater_is_better = True
 
     def __init__(
         self, pixels: torch.Tensor, corruption: Corruption | None = None, batch_size: int = 64, name: str = ""
@@ -130,7 +140,6 @@ class HeldOutReconstruction:
             self.damaged, self.masks = corruption(pixels, keys), corruption.hole_masks(keys, *pixels.shape[2:])
         self.batch_size = batch_size
         self.name = f"{name}_" if name else ""
-        self.primary_metric = f"{self.name}psnr"
 
     def __call__(self, model: PreTrainedModel, processor: ConvAutoencoderImageProcessor) -> dict[str, float]:
         """Measure "psnr" in dB and "ssim", with the protocol's name before them."""
