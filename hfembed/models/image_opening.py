@@ -74,11 +74,7 @@ def to_eight_bit(image: Image.Image, gray: bool | None = None) -> Image.Image:
     """Decode to mode L or RGB; transparent parts become black, 16-bit and float values are scaled to 0 ... 255.
 
     Args:
-        image: The image, of any mode.
         gray: True for L, False for RGB, None for whichever the image itself is.
-
-    Returns:
-        An image of mode L or RGB.
 
     Raises:
         ValueError: Floating-point pixels of an unknown range.

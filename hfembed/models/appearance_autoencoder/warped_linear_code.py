@@ -49,12 +49,8 @@ class WarpedLinearCode(nn.Module):
     need it (`start_in_metric`).
 
     Args:
-        num_channels: Channels C of the images.
-        image_size: Height and width of the images.
         latent_channels: Numbers in all.
         warp_latents: How many of them are the warp's.
-        warp_grid: Control points of the fields, across and down.
-        code_filters: Learn filters beside the basis.
     """
 
     def __init__(
@@ -288,11 +284,6 @@ class WarpedLinearCode(nn.Module):
 
 def cosine_waves(count: int, height: int, width: int) -> torch.Tensor:
     """The slowest two-dimensional cosine waves: orthonormal images.
-
-    Args:
-        count: How many, at most height * width.
-        height: Of an image.
-        width: Of an image.
 
     Returns:
         (count, height, width), the slowest first.

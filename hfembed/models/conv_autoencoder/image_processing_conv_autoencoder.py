@@ -94,12 +94,7 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         return 1 if self.color == "gray" else 3
 
     def crop_box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """The part of an upright photo that becomes the output, as left, top, right, bottom in its pixels.
-
-        Args:
-            height: Of the photo.
-            width: Of the photo.
-        """
+        """The part of an upright photo that becomes the output, as left, top, right, bottom in its pixels."""
         if self.do_resize:
             scale = self.crop_fraction * min(height / self.size["height"], width / self.size["width"])
             half_height, half_width = scale * self.size["height"] / 2, scale * self.size["width"] / 2
@@ -110,9 +105,6 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
 
     def align(self, image: Photo) -> np.ndarray:
         """Decode one photo, crop and resize it. The face processor's method of this name aligns a face.
-
-        Args:
-            image: The photo, see the class.
 
         Returns:
             uint8 (height, width, channels).
@@ -184,9 +176,6 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
 
         Args:
             pixel_values: (batch, channels, height, width); below 0 is black, above 1 white.
-
-        Returns:
-            Pillow images of mode L or RGB.
         """
         pixels = self.to_uint8(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image) for image in pixels]

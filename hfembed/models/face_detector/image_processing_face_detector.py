@@ -81,7 +81,6 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
         """Decode one photo.
 
         Args:
-            image: The photo, see the class.
             longest_side: Shrink the photo so that no side has more pixels.
 
         Returns:
@@ -112,7 +111,6 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
         """Decode one photo or several.
 
         Args:
-            images: A photo or a list of photos, see the class.
             longest_side: Shrink photos so that no side has more pixels.
             return_tensors: `"pt"` stacks photos of one size; by default they may be of different sizes.
 

@@ -183,7 +183,6 @@ class FaceImageProcessor(BaseImageProcessor):
         """Decode one photo and warp it to the template, or crop its center.
 
         Args:
-            image: The photo, see the class.
             landmarks: Five [x, y] in pixels of the upright photo, in the template's order; `None` for a center crop.
 
         Returns:
@@ -251,7 +250,6 @@ class FaceImageProcessor(BaseImageProcessor):
         """Align and normalize one photo or a batch.
 
         Args:
-            images: A photo or a list of photos, see the class.
             landmarks: For one photo its (5, 2) landmarks; for a list one entry per photo, (5, 2) or `None` (then the
                 photo's center is cropped). `None`: center crops.
             return_tensors: `"pt"` or `"np"`.

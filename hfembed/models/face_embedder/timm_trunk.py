@@ -67,7 +67,6 @@ def load_pretrained_trunk(model: PreTrainedModel, weights: str | None = None) ->
     """Give a face embedder's trunk timm's pretrained weights: for training, where a recipe or a person asks for it.
 
     Args:
-        model: A face embedder with a trunk "timm/...", with or without a head. Changed in place.
         weights: File to take the weights from instead of the Hub (safetensors, or a state dict of torch).
 
     Raises:

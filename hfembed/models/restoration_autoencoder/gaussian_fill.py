@@ -15,10 +15,6 @@ class GaussianFill(nn.Module):
     images of 64 x 64 pixels.
 
     Measured, not learned; a new one knows nothing and fills with gray.
-
-    Args:
-        num_channels: Channels C of the images.
-        image_size: Height and width of the images.
     """
 
     mean: torch.Tensor

@@ -19,7 +19,6 @@ def atomic_save(folder: str | Path, written: tuple[str, ...]) -> Iterator[Path]:
     files one by one; loading checks that vectors and words belong together.
 
     Args:
-        folder: The folder to save to.
         written: Patterns of the names that a save may write; earlier files of such names are not kept.
     """
     folder = Path(folder).resolve()
