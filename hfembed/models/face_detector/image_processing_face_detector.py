@@ -9,15 +9,13 @@ import torch
 from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from hfembed.models.image_opening import check_pixels, image_errors, open_image, to_eight_bit
+from hfembed.models.image_opening import MAX_PIXELS, check_pixels, image_errors, open_image, to_eight_bit
 
 PhotoSource = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
 
 # keys that transformers itself writes beside ours
 _FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
-
-
-_MAX_PIXELS = 500_000_000
+_PIXEL_LIMIT = 500_000_000
 
 
 class Photo(NamedTuple):
@@ -47,7 +45,7 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
     black, of an animation the first picture is taken.
 
     Args:
-        max_pixels (`int`, *optional*, defaults to 50,000,000): Photos that would take more pixels in memory are
+        max_pixels (`int`, *optional*, defaults to 64,000,000): Photos that would take more pixels in memory are
             refused. JPEGs larger than asked for are decoded at 1/2, 1/4 or 1/8 of their size and may have more.
 
     Raises:
@@ -57,7 +55,7 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
     model_input_names = ["pixel_values"]
     valid_kwargs = FaceDetectorImageProcessorKwargs  # type: ignore[assignment]
 
-    def __init__(self, max_pixels: int = 50_000_000, **kwargs: Any) -> None:
+    def __init__(self, max_pixels: int = MAX_PIXELS, **kwargs: Any) -> None:
         for key in _FOREIGN_KEYS:
             kwargs.pop(key, None)
         if kwargs:
@@ -65,9 +63,9 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
             raise ValueError(
                 f"FaceDetectorImageProcessor: unknown key {', '.join(map(repr, kwargs))}; known is {known}"
             )
-        if not isinstance(max_pixels, int) or not 1 <= max_pixels <= _MAX_PIXELS:
+        if not isinstance(max_pixels, int) or not 1 <= max_pixels <= _PIXEL_LIMIT:
             raise ValueError(
-                f"FaceDetectorImageProcessor: max_pixels lies between 1 and {_MAX_PIXELS:,}, not {max_pixels!r}"
+                f"FaceDetectorImageProcessor: max_pixels lies between 1 and {_PIXEL_LIMIT:,}, not {max_pixels!r}"
             )
         super().__init__()
         self.max_pixels = max_pixels

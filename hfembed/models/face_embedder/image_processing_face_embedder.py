@@ -56,24 +56,25 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     a = <source, target> / <source, source>, rotation and scale are the angle and the modulus of a.
 
     Args:
-        source: Points (n, 2), [x, y].
-        target: Points (n, 2), [x, y].
+        source: Points (..., n, 2), [x, y].
+        target: Points (..., n, 2), [x, y]; leading dimensions are broadcast.
 
     Returns:
-        Matrix (2, 3): target = matrix[:, :2] @ source + matrix[:, 2].
+        Matrices (..., 2, 3): target = matrix[:, :2] @ source + matrix[:, 2].
 
     Raises:
         ValueError: The source points, or their images, fall onto one point: no scale or rotation can be told.
     """
-    z, w = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
-    z_mean, w_mean = z.mean(), w.mean()
+    z, w = source[..., 0] + 1j * source[..., 1], target[..., 0] + 1j * target[..., 1]
+    z_mean, w_mean = z.mean(-1, keepdims=True), w.mean(-1, keepdims=True)
     z = z - z_mean
-    spread = np.vdot(z, z).real
-    a = np.vdot(z, w - w_mean) / spread if spread > 1e-9 else 0
-    if abs(a) < 1e-9:
+    spread = (z.conj() * z).real.sum(-1, keepdims=True)
+    a = (z.conj() * (w - w_mean)).sum(-1, keepdims=True) / np.where(spread > 1e-9, spread, np.inf)
+    if (abs(a) < 1e-9).any():
         raise ValueError("landmarks give no scale or rotation: the points coincide")
     shift = w_mean - a * z_mean
-    return np.array([[a.real, -a.imag, shift.real], [a.imag, a.real, shift.imag]])
+    entries = [a.real, -a.imag, shift.real, a.imag, a.real, shift.imag]
+    return np.concatenate(entries, -1).reshape(*a.shape[:-1], 2, 3)
 
 
 class FaceImageProcessorKwargs(TypedDict, total=False):
