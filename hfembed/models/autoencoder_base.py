@@ -165,7 +165,7 @@ class AutoencoderModelBase(PreTrainedModel):
     config_class = AutoencoderConfig
     base_model_prefix = "autoencoder"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     accepts_loss_kwargs = False
     _no_split_modules = []
 
@@ -184,7 +184,8 @@ class AutoencoderModelBase(PreTrainedModel):
             # by fan-in; a transposed convolution without overlap has that of a linear layer, its input channels
             fan_in = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
             init.normal_(module.weight, std=fan_in**-0.5)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 

@@ -1,6 +1,7 @@
 """A linear code of an image and a smooth warp: motion is described as motion, not as changes of intensity."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ class WarpedLinearCode(nn.Module):
     def __init__(
         self,
         num_channels: int,
-        image_size: list[int],
+        image_size: Sequence[int],
         latent_channels: int,
         warp_latents: int,
         warp_grid: int,

@@ -33,8 +33,9 @@ class TimmTrunk(nn.Module):
                 weights = sum(weight.numel() for weight in timm.create_model(architecture, **created).parameters())
             if weights > MAX_PARAMETERS:
                 raise ValueError(f"trunk_arguments {arguments} make '{architecture}' a network of {weights:,} weights")
-        self.backbone: Any = timm.create_model(architecture, **created)
-        self.feature_size: int = self.backbone.head_hidden_size
+        backbone: Any = timm.create_model(architecture, **created)
+        self.backbone = backbone
+        self.feature_size: int = backbone.head_hidden_size
         # transformers initializes what lacks this mark: timm's own initialization is to stay. On the meta device
         # (from_pretrained) there is nothing to keep, and weights missing from the checkpoint must get values
         for tensor in (*self.backbone.parameters(), *self.backbone.buffers()):

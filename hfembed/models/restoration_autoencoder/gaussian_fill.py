@@ -1,5 +1,7 @@
 """Holes in images filled by what is most likely there under a Gaussian over whole images."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -21,7 +23,7 @@ class GaussianFill(nn.Module):
     precision: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, num_channels: int, image_size: list[int]) -> None:
+    def __init__(self, num_channels: int, image_size: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.full((num_channels, *image_size), 0.5))
         self.register_buffer("precision", torch.eye(self.mean.numel()))

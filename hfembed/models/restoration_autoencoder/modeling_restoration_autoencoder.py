@@ -38,8 +38,8 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ZeroConv2d):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
+            for parameter in module.parameters():
+                init.zeros_(parameter)
         elif isinstance(module, GaussianFill):
             init.constant_(module.mean, 0.5)
             init.copy_(module.precision, torch.eye(len(module.precision)))
