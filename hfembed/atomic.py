@@ -1,6 +1,5 @@
 """Outputs are written whole or not at all: under a temporary name beside the target, then renamed."""
 
-import ctypes
 import functools
 import os
 import platform
@@ -11,9 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hfembed.errors import InputError
-
-_EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2
-_CURRENT_FOLDER = -100  # AT_FDCWD
+from hfembed.models.folder_replacing import current_umask, replace_folder
 
 
 def check_destination(path: str | Path, overwrite: bool = False) -> None:
@@ -61,7 +58,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~current_umask())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -83,36 +80,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        if not path.exists():
-            temporary.rename(path)
-        elif not _exchange(temporary, path):
-            # two renames: where the system cannot exchange names, a kill in between leaves the old folder aside
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(old / path.name)
-            temporary.rename(path)
-            shutil.rmtree(old)
+        replace_folder(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)  # a file stood in the folder's place
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two names in one step; False where the system cannot."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):
-        return False
-    return rename(_CURRENT_FOLDER, os.fsencode(first), _CURRENT_FOLDER, os.fsencode(second), _EXCHANGE) == 0
-
-
-def _umask() -> int:
-    """Temporary files are private; the result gets the permissions that an ordinary open() would give."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def _prefix() -> str:

@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hfembed.errors import InputError
-from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
+from hfembed.faces.swap.recrop import face_grid, sample_faces
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to gray
 
 
 class TimmFeatures(nn.Module):
@@ -87,31 +85,5 @@ class FaceEmbeddings(nn.Module):
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> the embedder's input."""
         count, _, height, width = pixel_values.shape
         landmarks = np.broadcast_to(self.points, (count, 5, 2)) if points is None else points
-        size = self.processor.size
-        grid = face_grid(landmarks, self.processor.template, (size["height"], size["width"]), (height, width))
-        faces = F.grid_sample(pixel_values.float(), grid.to(pixel_values.device), align_corners=False)
-        if self.processor.num_channels == 1 and faces.shape[1] == 3:
-            faces = (faces * faces.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-        faces = faces.expand(-1, self.processor.num_channels, -1, -1)
-        if self.processor.color == "bgr":
-            faces = faces.flip(1)
-        return self.processor.normalize(faces * 255)
-
-
-def face_grid(
-    landmarks: np.ndarray, template: Sequence[Sequence[float]], size: tuple[int, int], crop_size: tuple[int, int]
-) -> torch.Tensor:
-    """Where the pixels of an aligned face lie in a crop: (B, height, width, 2), for `align_corners=False`.
-
-    The landmarks (B, 5, 2) are in the crop's pixels, their centers at whole numbers, the template in the face's.
-    """
-    matrices = np.stack([_inverse(similarity_transform(points, np.asarray(template))) for points in landmarks])
-    y, x = np.mgrid[: size[0], : size[1]]
-    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ matrices.transpose(0, 2, 1)[:, None]
-    return torch.from_numpy((2 * places + 1) / np.array([crop_size[1], crop_size[0]]) - 1).float()
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Of an affine map (2, 3)."""
-    linear = np.linalg.inv(matrix[:, :2])
-    return np.column_stack([linear, -linear @ matrix[:, 2]])
+        grid = face_grid(landmarks, self.processor, (height, width))
+        return sample_faces(pixel_values, grid.to(pixel_values.device), self.processor)

@@ -111,4 +111,4 @@ def test_results_and_pictures_are_written(images, tmp_path):
     width, height = Image.open(tmp_path / "denoising_sigma0.1.png").size
     assert height == 2 * (6 * SIZE + 10) and width > 2 * (4 * SIZE + 6), "the rows have labels"
     with pytest.raises(InputError, match="color"):
-        tests[1](tiny_restoration(num_channels=3, inpainting=True))
+        tests[1].run(tiny_restoration(num_channels=3, inpainting=True))
