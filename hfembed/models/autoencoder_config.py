@@ -48,7 +48,7 @@ def _without(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 @strict
 class AutoencoderConfig(PreTrainedConfig):
-    r"""Base of the autoencoders' configs: the images, the encoder's levels, the size of the latents, the loss.
+    """Base of the autoencoders' configs: the images, the encoder's levels, the size of the latents, the loss.
 
     Args:
         num_channels (`int`, *optional*, defaults to 3):
@@ -66,6 +66,11 @@ class AutoencoderConfig(PreTrainedConfig):
         loss_weights (`dict[str, float]`, *optional*, defaults to `{"mean_squared": 1.0}`):
             Weights of the losses that `forward` sums: `"mean_squared"`, `"mean_absolute"`, `"ssim"` (one minus SSIM),
             `"ms_ssim"` (one minus MS-SSIM).
+
+    Raises:
+        ValueError: A field that does not exist, named together with the nearest one that does. Fields of a
+            config.json written by another version of transformers are let through, unless they look like a typo.
+        StrictDataclassError: A value of the wrong type, or an impossible one.
     """
 
     num_channels: int = 3

@@ -11,7 +11,7 @@ from hfembed.models.autoencoder_config import AutoencoderConfig
 class AppearanceAutoencoderConfig(AutoencoderConfig):
     r"""Configuration of `AppearanceAutoencoderModel`.
 
-    Further fields: see `AutoencoderConfig`.
+    Further fields, and errors: see `AutoencoderConfig`.
 
     Args:
         image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
@@ -27,10 +27,6 @@ class AppearanceAutoencoderConfig(AutoencoderConfig):
         code_filters (`bool`, *optional*, defaults to `False`):
             Besides what its basis can represent, the linear code takes in what filters of its own see in the residual.
             For codes that are to be good by another measure than the squared error.
-
-    Raises:
-        ValueError: A field that does not exist, named together with the nearest one that does.
-        StrictDataclassError: A value of the wrong type, or an impossible one.
     """
 
     model_type: ClassVar[str] = "hfembed_appearance_autoencoder"

@@ -26,7 +26,7 @@ class ConvAutoencoderConfig(AutoencoderConfig):
     height and width, and the bottleneck reads the last feature map. All layers are convolutions, unless `bottleneck`
     is `"dense"`, so that images of any size that `stride` divides are accepted.
 
-    Further fields: see `AutoencoderConfig`.
+    Further fields, and errors: see `AutoencoderConfig`.
 
     Args:
         image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
@@ -49,11 +49,6 @@ class ConvAutoencoderConfig(AutoencoderConfig):
             `"none"`, `"l1"` (mean absolute latent) or `"l2"` (mean squared latent).
         latent_penalty_weight (`float`, *optional*, defaults to 1e-4):
             Weight of the penalty.
-
-    Raises:
-        ValueError: A field that does not exist, named together with the nearest one that does. Fields of a
-            config.json written by another version of transformers are let through, unless they look like a typo.
-        StrictDataclassError: A value of the wrong type, or an impossible one.
 
     Example:
         ```python

@@ -11,7 +11,7 @@ from hfembed.models.autoencoder_config import AutoencoderConfig
 class RestorationAutoencoderConfig(AutoencoderConfig):
     r"""Configuration of `RestorationAutoencoderModel`.
 
-    Further fields: see `AutoencoderConfig`.
+    Further fields, and errors: see `AutoencoderConfig`.
 
     Args:
         image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
@@ -25,10 +25,6 @@ class RestorationAutoencoderConfig(AutoencoderConfig):
         inpainting (`bool`, *optional*, defaults to `False`):
             Images come with a mask of holes. These are filled by their conditional mean under a Gaussian over images
             of `image_size`, and the network, which sees the mask, predicts the correction inside of them.
-
-    Raises:
-        ValueError: A field that does not exist, named together with the nearest one that does.
-        StrictDataclassError: A value of the wrong type, or an impossible one.
     """
 
     model_type: ClassVar[str] = "hfembed_restoration_autoencoder"
