@@ -25,7 +25,7 @@ from hfembed.checkpoint.loading import (
 )
 from hfembed.checkpoint.validation import parse_config
 from hfembed.demo.faces import FaceReader
-from hfembed.demo.server import KEPT_SECONDS, HostCheck, ended_by_signals, upload_folder
+from hfembed.demo.server import KEPT_SECONDS, HostCheck, UploadsOnly, ended_by_signals, upload_folder
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.provenance_mark import save_marked
@@ -135,7 +135,7 @@ def serve(
             quiet=True,
             strict_cors=True,
             ssr_mode=False,
-            app_kwargs={"middleware": [Middleware(HostCheck, host=host)]},
+            app_kwargs={"middleware": [Middleware(HostCheck, host=host), Middleware(UploadsOnly, folder=uploads)]},
         )
         if block:
             print(f"the page is at {page.local_url}; Ctrl+C ends it", flush=True)  # noqa: T201

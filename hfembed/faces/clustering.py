@@ -86,7 +86,7 @@ def check_output(folder: str | Path) -> None:
     ours = rf"{GROUPS_FILE}|index\.html|map\.png|group_\d{{3,}}"
     others = sorted(name for name in others if not re.fullmatch(ours, name))
     if others:
-        raise InputError(f"{folder} holds something else than groups of faces ({others[0]}); name a new folder")
+        raise InputError(f"{folder} contains other files than groups of faces ({others[0]}); name a new folder")
 
 
 def write_groups(

@@ -107,13 +107,13 @@ def read_gallery(
 
     Raises:
         InputError: There is no such folder, no photo in it, a photo outside the people's directories, one person
-            under two names, or not one photo can be used.
+            under two names, or none of the photos can be used.
     """
     listing = find_photos(folder)
     people = [name.split("/")[0] for name in listing.names]
     stray = [name for name in listing.names if "/" not in name]
     if stray:
-        raise InputError(f"{utf8_name(folder)}/{stray[0]} is in nobody's directory; a gallery has one per person")
+        raise InputError(f"{utf8_name(folder)}/{stray[0]} is not inside a person folder; a gallery has one per person")
     check_person_names(people, folder)
     index, errors = EmbeddingIndex(origin=analyzer.origin), []
     photos = _stream(analyzer, listing.photos, "largest", batch_size, num_threads, show_progress_bar)
@@ -122,7 +122,7 @@ def read_gallery(
         for face in photo.faces:
             index.add(face.embedding[None], [person], [name])
     if not len(index):
-        raise InputError(f"not one photo of {utf8_name(folder)} can be used; the first: {errors[0]}")
+        raise InputError(f"none of the photos of {utf8_name(folder)} can be used; the first: {errors[0]}")
     errors += [f"no photo of {person} can be used" for person in sorted({*people} - {*index.names})]
     return index, FolderSummary(len(listing.photos), len(index), errors)
 

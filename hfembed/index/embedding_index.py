@@ -491,7 +491,7 @@ class EmbeddingIndex:
     def _read(cls, folder: Path, name: str) -> "EmbeddingIndex":
         for file in INDEX_FILES:
             if not (folder / file).is_file():
-                raise InputError(f"{name} holds no index: {file} is missing")
+                raise InputError(f"{name} contains no index; {file} is missing")
         description = read_json(folder / INDEX_FILE, name)
         model, weights = (
             value if isinstance(value := description.get(key), str) else None for key in ("model", "weights")
@@ -512,7 +512,7 @@ class EmbeddingIndex:
             *(ValueError, KeyError, TypeError, AttributeError),
             *(pa.ArrowException, SafetensorError, OSError),
         ) as error:
-            raise InputError(f"{name} is not a whole index: {first_line(error)}") from error
+            raise InputError(f"{name} is not a complete index: {first_line(error)}") from error
         index._label_of = np.array([index._number.setdefault(label, len(index._number)) for label in labels])
         index._names = list(index._number)
         return index
@@ -626,7 +626,7 @@ class EmbeddingIndex:
             raise InputError(f"embeddings have the shape (N, D), got {tuple(vectors.shape)}")
         if self._vectors is not None and vectors.shape[1] != self._vectors.dimension:
             raise InputError(
-                f"the index holds vectors of {self._vectors.dimension} dimensions, these have {vectors.shape[1]}"
+                f"the index has vectors of {self._vectors.dimension} dimensions, these have {vectors.shape[1]}"
             )
         norms = vectors.norm(dim=1, keepdim=True)
         broken = torch.nonzero(~(torch.isfinite(norms) & (norms > 0)).flatten())
@@ -642,7 +642,7 @@ class EmbeddingIndex:
 
 
 def check_index_folder(folder: str | Path) -> Path:
-    """Refuse a folder that holds something else than an index; to be called before any work is done.
+    """Refuse a folder that contains other files than an index; call it before any work is done.
 
     Raises:
         InputError: It does.
@@ -653,7 +653,7 @@ def check_index_folder(folder: str | Path) -> Path:
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     others = sorted({*others} - {*INDEX_FILES, "README.md", ".cache", ".gitattributes"})
     if others:
-        raise InputError(f"{folder} holds something else than an index ({utf8_name(others[0])}); name a new folder")
+        raise InputError(f"{folder} contains other files than an index ({utf8_name(others[0])}); name a new folder")
     return folder
 
 

@@ -68,7 +68,7 @@ def test_embed(hfembed, photos, folder):  # noqa: F811
     assert pq.read_table(photos / "out.parquet").num_rows == 5
     (photos / "empty").mkdir()
     error = hfembed("embed", photos / "empty", photos / "none.parquet", fails=True)
-    assert "empty holds no photos" in error
+    assert "empty contains no photos" in error
 
 
 def test_identify(hfembed, photos, folder):  # noqa: F811

@@ -124,7 +124,7 @@ def test_group_writes_contact_sheets_and_a_table(run, photos, checkpoint, tmp_pa
 
     (out / "notes.txt").write_text("dear to somebody")
     code, _, err = run(*arguments, "--threshold", "0.99")
-    assert code == 1 and "something else than groups of faces (notes.txt)" in err
+    assert code == 1 and "other files than groups of faces (notes.txt)" in err
     (out / "notes.txt").unlink()
     code, _, _ = run(*arguments, "--threshold", "-1", "--map", "none")
     assert code == 0 and not (out / "map.png").exists() and not (out / "group_002").exists(), "replaced whole"

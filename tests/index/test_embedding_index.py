@@ -236,7 +236,7 @@ def test_numbers_that_are_not_finite_are_in_no_index(tmp_path):
     tensors = load_file(folder / "embeddings.safetensors")
     tensors["embeddings"][3, 1] = float("nan")
     save_file(tensors, folder / "embeddings.safetensors")
-    with pytest.raises(InputError, match="index is not a whole index: an embedding is not finite"):
+    with pytest.raises(InputError, match="index is not a complete index: an embedding is not finite"):
         EmbeddingIndex.from_pretrained(folder)
     index.save_pretrained(folder)
     description = json.loads((folder / "index.json").read_text())
@@ -277,11 +277,11 @@ def test_the_old_names_of_aggregations_are_accepted():
 def test_saving_never_replaces_what_is_no_index(tmp_path):
     (tmp_path / "photo.jpg").write_text("dear to somebody")
     index, *_ = filled()
-    with pytest.raises(InputError, match="holds something else than an index"):
+    with pytest.raises(InputError, match="contains other files than an index"):
         index.save(tmp_path)
     assert (tmp_path / "photo.jpg").read_text() == "dear to somebody"
     (index.save(tmp_path / "index") / "photo.jpg").write_text("dear to somebody")
-    with pytest.raises(InputError, match="something else than an index .photo.jpg"):
+    with pytest.raises(InputError, match="other files than an index .photo.jpg"):
         index.save(tmp_path / "index")
     with pytest.raises(InputError, match="empty"):
         EmbeddingIndex().save(tmp_path / "new")

@@ -25,7 +25,7 @@ from hfembed.faces.data.face_sources import (
 )
 from hfembed.faces.data.landmarks import read_json, read_landmarks
 from hfembed.faces.data.person_folders import check_person_names
-from hfembed.hub.dataset import OwnFiles
+from hfembed.hub.dataset import OwnFiles, PhotoFeature
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 
 logger = logging.getLogger(__name__)
@@ -126,8 +126,8 @@ def load_faces(
     shared = sorted(person for person, count in Counter(chain(*people_of_parts)).items() if count > 1)
     if shared and not merge_people:
         raise InputError(
-            f"{_some(shared)} in more than one source: rename or exclude them, or say that they are the same "
-            "(merge_people)"
+            f"{_some(shared)} in more than one source; rename or exclude them, or pass merge_people=True if "
+            "they are the same"
         )
     names = sorted_names(chain(*people_of_parts))
     return datasets.concatenate_datasets(
@@ -172,7 +172,7 @@ def _kept(
             kept[np.delete(rows, spread)] = False
     if not kept.any():
         raise InputError(
-            f"{source.source}: no photos are left after min_photos {source.min_photos} and the exclusions"
+            f"{source.source}: no photos left after min_photos {source.min_photos} and the exclusions"
         )
     return kept
 
@@ -205,7 +205,9 @@ def _names_to_exclude(path: str | Path | None, key: str, names: list[str], sourc
     """The names to leave out; a list that has nothing to do with the source is refused."""
     found = read_names(path, key, source.max_overlap)
     if found and not found & set(names):
-        raise InputError(f'{path}: none of its {len(found)} names is in "{source.source}": is it the right list?')
+        raise InputError(
+            f'{path}: none of its {len(found)} names is in "{source.source}"; check that it is the right list'
+        )
     return found
 
 
@@ -227,7 +229,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _stream(source: FaceSource) -> datasets.IterableDataset:
     if source.min_photos > 1 or source.max_photos is not None:
-        raise InputError("min_photos and max_photos need to see the whole set first: they cannot be used streaming")
+        raise InputError("min_photos and max_photos need the whole data set; they cannot be used with streaming")
     stream = open_source(source.source, split=source.split, streaming=True)
     first = next(iter(stream), None)
     if first is None:
@@ -266,7 +268,7 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
 
     schema = datasets.Features(
         {
-            "image": datasets.Image(),
+            "image": PhotoFeature(),
             "label": datasets.Value("int64") if names is None else feature,
             "file": datasets.Value("string"),
             "landmarks": LANDMARKS_FEATURE,

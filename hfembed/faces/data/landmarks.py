@@ -50,7 +50,7 @@ def read_json(path: str | Path, what: str) -> Any:
     """
     try:
         if Path(path).stat().st_size > MAX_BYTES:
-            raise InputError(f'"{path}" is larger than {MAX_BYTES:,} bytes: not read as {what}')
+            raise InputError(f'"{path}" is larger than {MAX_BYTES:,} bytes; too large for {what}')
         return json.loads(Path(path).read_bytes())
     except RecursionError as error:
         raise InputError(f'"{path}" cannot be read as {what}: nested too deeply') from error

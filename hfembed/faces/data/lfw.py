@@ -24,6 +24,7 @@ from hfembed.faces.data.face_sources import (
 )
 from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.person_folders import download
+from hfembed.hub.dataset import PhotoFeature
 
 # name -> (URL, SHA-256): the public mirror, as scikit-learn lists it
 LFW_FILES = {
@@ -126,7 +127,7 @@ def read_pairs(source: str | Path) -> LfwPairs:
         raise InputError(f'{path}, line 1: expected "10 300" (View 2) or one number of pairs (View 1)')
     folds, each = (int(header[0]), int(header[1])) if len(header) == 2 else (1, int(header[0]))
     if len(lines) - 1 != folds * 2 * each:
-        raise InputError(f"{path}: line 1 announces {folds * 2 * each} pairs, there are {len(lines) - 1}")
+        raise InputError(f"{path}: line 1 announces {folds * 2 * each} pairs, found {len(lines) - 1}")
     file_a, file_b, same, fold = [], [], [], []
     for number, words in enumerate(lines[1:]):
         expect_same = number // each % 2 == 0
@@ -198,7 +199,7 @@ def load_lfw(
         return _hub_pairs(source, split)
     photos = read_photos(source, split=split, follow_links=follow_links)
     if photos.files is None:
-        raise InputError(f'"{source}" has no file names, which say which photo of a person is which')
+        raise InputError(f'"{source}" has no file names; LFW identifies photos by them')
     names = [re.fullmatch(r"(.+)_(\d+)", PurePosixPath(file).stem) for file in photos.files]
     if None in names:
         raise InputError(f'"{source}": "{photos.files[names.index(None)]}" is not named as in LFW, Person_0001.jpg')
@@ -218,8 +219,8 @@ def load_lfw(
 
 _PAIR_FEATURES = datasets.Features(
     {
-        "image_a": datasets.Image(),
-        "image_b": datasets.Image(),
+        "image_a": PhotoFeature(),
+        "image_b": PhotoFeature(),
         "same": datasets.Value("bool"),
         "fold": datasets.Value("int64"),
         "file_a": datasets.Value("string"),
@@ -248,7 +249,7 @@ def _hub_pairs(source: str | Path, split: str | None) -> datasets.Dataset:
     columns = table.column_names
     found = [(a, b) for a, b in PAIR_COLUMNS if a in columns and b in columns]
     if not found:
-        raise InputError(f'"{source}" is not a set of pairs (it has {", ".join(columns)}): give the pairs file too')
+        raise InputError(f'"{source}" has no image pairs (columns: {", ".join(columns)}); pass the pairs file too')
     same_column = find_column(columns, SAME_COLUMNS, "whether a pair is of one person", source)
     same = [bool(value) for value in table[same_column][:]]
     fold = table["fold"][:] if "fold" in columns else [row * 10 // len(same) for row in range(len(same))]

@@ -10,7 +10,7 @@ from hfembed.checkpoint.dataset_card import dataset_card
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
 from hfembed.hub.commit import Pushed
-from hfembed.hub.dataset import Part, push_dataset
+from hfembed.hub.dataset import Part, PhotoFeature, push_dataset
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 
 
@@ -72,7 +72,7 @@ def crop_faces(faces: datasets.Dataset, size: int, num_workers: int = 0) -> data
     crops = AlignedFaces(faces, FaceImageProcessor(size=[size, size]), num_workers=num_workers)
     features = datasets.Features(
         {
-            "image": datasets.Image(),
+            "image": PhotoFeature(),
             "label": faces.features["label"],
             "file": datasets.Value("string"),
             "landmarks": LANDMARKS_FEATURE,

@@ -75,7 +75,7 @@ class IdentityBatchSampler(ShardedBatchSampler):
         circles = [generator.permutation(group).tolist() for group in self.photos]
         position = [0] * len(circles)
         for identities in itertools.islice(self._identities_of_each_step(generator), len(self)):
-            batch = []
+            batch: list[Key] = []
             for identity in identities:
                 circle = circles[identity]
                 for turn in range(position[identity], position[identity] + self.photos_per_identity):
@@ -147,7 +147,7 @@ class PersonBatchSampler(ShardedBatchSampler):
         circles = [generator.permutation(group).tolist() for group in self.photos]
         turns = self.batch_size * self.world_size // len(self.photos)
         for step in range(self.num_batches):
-            batch = []
+            batch: list[Key] = []
             for turn in range(step * turns, (step + 1) * turns):
                 for circle in circles:
                     repetition, place = divmod(turn, len(circle))

@@ -70,7 +70,7 @@ def hold_out_photos(
         count = train_photos or min(max(round((1 - share) * len(rows)), 1), len(rows) - 1)
         if len(rows) <= count:
             name = dataset.features["label"].names[label]
-            raise InputError(f"{name} has {len(rows)} photo(s), too few to hold one out: raise min_photos")
+            raise InputError(f"{name} has {len(rows)} photo(s), too few to hold one out; raise min_photos")
         kept += rows[:count]
         held_out += rows[count:]
     return dataset.select(sorted(kept)), dataset.select(sorted(held_out))

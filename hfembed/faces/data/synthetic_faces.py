@@ -16,6 +16,7 @@ import PIL.Image
 
 from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
 from hfembed.faces.data.lfw import LfwPairs, photo_name
+from hfembed.hub.dataset import PhotoFeature
 
 _VERSION = 3  # raise it when the drawing changes: it is part of the fingerprint
 _CHUNK = 16  # photos drawn at a time: small enough for the processor's cache
@@ -48,7 +49,7 @@ def make_synthetic_faces(
         "landmarks": landmarks.astype(np.float64).tolist(),
     }
     features = {
-        "image": datasets.Image(),
+        "image": PhotoFeature(),
         "label": datasets.ClassLabel(names=people),
         "file": datasets.Value("string"),
         "landmarks": LANDMARKS_FEATURE,

@@ -177,7 +177,7 @@ class LfwVerification:
             photos = _photos(self.faces, wanted.__contains__)
             if not photos:
                 raise InputError(
-                    f"{self.source} holds none of the {len(wanted)} images that the pairs name (such as "
+                    f"{self.source} contains none of the {len(wanted)} images that the pairs name (such as "
                     f"{self.files[0]})"
                 )
             self._aligned = (settings, self._align(processor, self.files, photos))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from datasets import Image
+from datasets import Dataset, Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.errors import InputError
@@ -61,7 +61,7 @@ def embed_people(
         Embeddings and failures, in the order of the files.
 
     Raises:
-        InputError: The source cannot be read, not one photo can be used, or the index is of other photos or of
+        InputError: The source cannot be read, none of the photos can be used, or the index is of other photos or of
             another model.
     """
     faces = load_faces(source, landmarks=landmarks)

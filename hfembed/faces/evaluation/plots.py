@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hfembed.atomic import atomic_write
 from hfembed.faces.evaluation.verification import MINIMUM_EXPECTED_FALSE_ACCEPTS, Roc
@@ -110,7 +111,7 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | Path, title: str = "") -
             color=(_BLUE, _RED, _GRAY)[number % 3],
         )
     axes.set(xlabel="rank k", ylabel="probes whose person is among the first k, %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes, "lower right")
     figure.suptitle(title, fontsize=12)
     save_figure(figure, path)

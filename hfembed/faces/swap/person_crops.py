@@ -11,6 +11,7 @@ import numpy as np
 from hfembed.errors import InputError
 from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
 from hfembed.faces.data.person_folders import check_person_names
+from hfembed.hub.dataset import PhotoFeature
 from hfembed.photos import find_photos
 
 
@@ -34,12 +35,12 @@ def load_people(
         file.
 
     Raises:
-        InputError: A folder is missing or holds no photos, or two have the same name.
+        InputError: A folder is missing or contains no photos, or two have the same name.
     """
     names = [Path(folder).resolve().name for folder in folders]
     for number, name in enumerate(names):
         if name in names[:number]:
-            raise InputError(f'two of the folders are called "{name}": give each person a name of their own')
+            raise InputError(f'duplicate folder name "{name}"; every person needs a distinct name')
     check_person_names(names, "the folders of people")
     left_out, strangers = set(exclude_files), set(exclude_people)
     places: list[Path] = []
@@ -51,7 +52,7 @@ def load_people(
             if "/".join(path.parts[-2:]) not in left_out and path.parent.name not in strangers
         ]
         if not found:
-            raise InputError(f'"{folder}" holds no photos to learn a person from after the exclusions')
+            raise InputError(f'"{folder}" contains no photos after the exclusions')
         places += found
         labels += [label] * len(found)
     points = None if landmarks is None else np.asarray(landmarks).tolist()
@@ -66,7 +67,7 @@ def load_people(
     }
     schema = datasets.Features(
         {
-            "image": datasets.Image(),
+            "image": PhotoFeature(),
             "label": datasets.ClassLabel(names=names),
             "file": datasets.Value("string"),
             "landmarks": LANDMARKS_FEATURE,
