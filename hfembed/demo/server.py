@@ -31,10 +31,6 @@ class HostCheck:
 
     A foreign website can point its own name at this machine (DNS rebinding); its scripts would then read the page with
     the browser's blessing, but their requests still name the website.
-
-    Args:
-        app: What answers the others.
-        host: The address that the server listens on.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -66,12 +62,7 @@ class HostCheck:
 
 
 class UploadsOnly:
-    """Refuses requests that name a file which was not uploaded: gradio would fetch a URL given instead of an upload.
-
-    Args:
-        app: What answers the others.
-        folder: Where uploads lie.
-    """
+    """Refuses requests that name a file that was not uploaded: gradio fetches a URL given instead of an upload."""
 
     def __init__(self, app: ASGIApp, folder: Path) -> None:
         self.app = app

@@ -31,13 +31,7 @@ FACE_TABLE = pa.schema(
 
 
 class FolderSummary(NamedTuple):
-    """What became of a folder's photos.
-
-    Attributes:
-        photos: How many there are.
-        faces: Faces embedded.
-        errors: A line for each photo that failed, naming it; photos without a face are among them.
-    """
+    """What became of a folder's photos."""
 
     photos: int
     faces: int
@@ -54,15 +48,6 @@ def embed_folder(
     show_progress_bar: bool = True,
 ) -> FolderSummary:
     """Write the faces of a folder's photos as a Parquet table, with the columns of `FACE_TABLE`.
-
-    Args:
-        analyzer: What finds and embeds them.
-        folder: Photos, at any depth.
-        output: The .parquet file, written whole or not at all.
-        faces: See `FaceAnalyzer`.
-        batch_size: See `FaceAnalyzer`.
-        num_threads: See `FaceAnalyzer`.
-        show_progress_bar: Show a bar.
 
     Raises:
         InputError: There is no such folder, no photo in it, or the output is a folder.
@@ -94,16 +79,6 @@ def read_gallery(
     show_progress_bar: bool = True,
 ) -> tuple[EmbeddingIndex, FolderSummary]:
     """Index the known people of a folder with a directory per person; of each photo the largest face.
-
-    Args:
-        analyzer: What finds and embeds them.
-        folder: `<Person>/<photo>`.
-        batch_size: See `FaceAnalyzer`.
-        num_threads: See `FaceAnalyzer`.
-        show_progress_bar: Show a bar.
-
-    Returns:
-        The index, and what became of the photos; somebody of whom no photo can be used is among the errors.
 
     Raises:
         InputError: There is no such folder, no photo in it, a photo outside the people's directories, one person

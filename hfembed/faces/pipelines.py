@@ -139,11 +139,7 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         """Compare one pair of photos, (a, b), or each pair of a list or a generator of pairs.
 
         Args:
-            inputs: The pair or pairs.
             kwargs: `far`, `faces` ("largest" or "only"), `batch_size`, `num_workers`.
-
-        Returns:
-            One dictionary per pair.
         """
         if (
             isinstance(inputs, tuple | list)

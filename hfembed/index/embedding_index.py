@@ -48,7 +48,6 @@ class Matches(NamedTuple):
     """The nearest labels of Q queries, the nearest first.
 
     Attributes:
-        labels: Q lists of k labels, each label once; k is `top_k`, or the number of labels where that is smaller.
         scores: (Q, k) float32, cosine similarity to the label's nearest vector, or to the mean of its vectors.
         files: Q lists of k file names, of the label's nearest vector; None where it has none or means are compared.
         known: (Q,) bool, whether the first label is near enough; None without `fpir`.

@@ -40,20 +40,10 @@ class AlignedFaces(torch.utils.data.Dataset):
 
     Args:
         dataset: Columns `image`, `label` and `file`, and `landmarks` (5 points, or None for a center crop) if known.
-        processor: Its `align(image, landmarks)` makes the crops. A data set without landmarks may have one that only
-            crops, as an autoencoder's does.
-        margin: Pixels of the photo to keep around the processor's crop, for augmentation to move in from outside.
-            Cut it off again with `FaceAugmentation(output_size=...)`. Center crops repeat their border instead.
-        cache_dir: Where the arrays lie; by default beside the caches of `datasets`.
-        num_workers: Processes that decode and warp; 0 does it in this one.
         broken: "skip" leaves out photos that cannot be decoded or aligned (see `failures`), "refuse" raises.
-        show_progress: Show a bar while the crops are made.
 
     Attributes:
         labels: (num_photos,) int64.
-        files: Name of each photo.
-        identities: Name of each label.
-        failures: What was left out: file -> reason.
 
     Raises:
         InputError: No photo can be used, or one is broken and `broken` is "refuse".

@@ -47,9 +47,7 @@ class Photos:
     """A source's photos, in its own order.
 
     Attributes:
-        table: One column, `image`.
         files: "Person/photo.jpg", or None where the source has no names.
-        people: The person in each photo.
         landmarks: Five points, or None, per photo; None where the source has no such column.
     """
 
@@ -72,13 +70,6 @@ def open_source(
     Args:
         source: A folder with a folder per person, or an archive of it; a folder of, or a pattern or path for, Parquet
             files or webdataset tars; a URL with its checksum, "https://...tgz#sha256=..."; a Hub repository's id.
-        split: Which split, where a Parquet, webdataset or Hub source has several.
-        streaming: Read on the fly; not for folders and archives of people.
-        config: Which configuration of a Hub repository, where it has one of this name.
-        follow_links: False leaves out links that lead out of a folder of people.
-
-    Returns:
-        The columns as they are in the source.
 
     Raises:
         InputError: There is no such source, or the split has to be chosen.
@@ -124,11 +115,6 @@ def open_source(
 def read_photos(source: str | Path, *, split: str | None = None, follow_links: bool = True) -> Photos:
     """Open a source and find out who is in each photo.
 
-    Args:
-        source: A source of `open_source`.
-        split: Which split, where it has several.
-        follow_links: False leaves out links that lead out of a folder of people.
-
     Raises:
         InputError: The source cannot be opened, or no column contains the photos or the people.
     """
@@ -165,13 +151,8 @@ def assemble(
     """Photos in the schema, ordered by file. No image is copied.
 
     Args:
-        photos: The photos; their `files` are known.
-        names: The people, in the order of the labels; those of all kept photos are among them.
         kept: (num_photos,) bool: which photos to keep. All by default.
         landmarks: By file, or one (5, 2) array for all photos; by default the source's own.
-
-    Returns:
-        `image`, `label`, `file` and `landmarks`.
     """
     number = {name: index for index, name in enumerate(names)}
     points: list[list[list[float]] | None]

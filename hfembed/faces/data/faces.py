@@ -171,9 +171,7 @@ def _kept(
             spread = np.linspace(0, len(rows) - 1, source.max_photos).round().astype(int)
             kept[np.delete(rows, spread)] = False
     if not kept.any():
-        raise InputError(
-            f"{source.source}: no photos left after min_photos {source.min_photos} and the exclusions"
-        )
+        raise InputError(f"{source.source}: no photos left after min_photos {source.min_photos} and the exclusions")
     return kept
 
 
@@ -181,12 +179,7 @@ def read_names(path: str | Path | None, key: str, max_overlap: float = 0.55) -> 
     """The names in a JSON list of names, or of objects that hold them.
 
     Args:
-        path: The file; None: no names.
-        key: Where an object holds its name.
         max_overlap: Of objects with a "cosine", only those above it count.
-
-    Returns:
-        The names.
 
     Raises:
         InputError: The file is missing or something else.

@@ -18,15 +18,10 @@ class FrozenFeatures(torch.utils.data.Dataset):
     The mirror images, if wanted, are samples of their own, after the photos: 2 N samples.
 
     Args:
-        faces: N photos.
-        embedder: The frozen embedder, used in eval mode.
         collate: Samples of `faces` -> `pixel_values`, without augmentation.
-        mirror: Add the mirror images.
         noise: Add Gaussian noise with this multiple of the covariance of one person's photos (pooled over people),
             drawn again each epoch. Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", 2019,
             sampled rather than in closed form.
-        seed: Of the noise; a sample's noise is a function of (seed, epoch, index).
-        batch_size: Photos per forward pass.
 
     Attributes:
         features: (N or 2 N, D) float32, embeddings times norms.

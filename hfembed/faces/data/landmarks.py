@@ -41,10 +41,6 @@ def read_landmarks(path: str | Path) -> dict[str, np.ndarray | None]:
 def read_json(path: str | Path, what: str) -> Any:
     """Read a JSON file from outside.
 
-    Args:
-        path: The file.
-        what: What is expected in it, for the message.
-
     Raises:
         InputError: The file is missing, too large, not JSON, or nested too deeply.
     """

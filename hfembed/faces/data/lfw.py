@@ -60,7 +60,6 @@ class LfwPairs:
 
     Attributes:
         file_a: "Person/Person_0001.jpg" of the first photos, (num_pairs,).
-        file_b: The second photos.
         same: (num_pairs,) bool: the same person.
         fold: (num_pairs,) int64: 0 to 9 in View 2; 0 throughout in View 1.
         view: 1 (for choosing models) or 2 (for reporting, ten folds).
@@ -105,12 +104,6 @@ def read_pairs(source: str | Path) -> LfwPairs:
     View 2 starts with "10 300": ten folds, each 300 pairs of one person ("Person 1 4"), then 300 of two ("Person 3
     Other 1"). View 1 starts with "1100": this many pairs of one person, then as many of two. The photos need not exist
     in any source; an evaluation counts those as errors.
-
-    Args:
-        source: The file, or one of the names in `LFW_FILES`, which is then downloaded.
-
-    Returns:
-        The pairs in the order of the file.
 
     Raises:
         InputError: Names the line that cannot be understood.
@@ -178,16 +171,8 @@ def load_lfw(
     Args:
         source: An archive (lfw.tgz, lfw-funneled.tgz, LFW-a, a zip), the unpacked folder, a URL with
             "#sha256=...", one of the names "lfw" and "lfw-funneled" (downloaded and checked), or a Hub repository.
-        config: "identities": `image`, `label`, `file`, `landmarks`, ordered by file; "pairs": `image_a`, `image_b`,
-            `same`, `fold`, `file_a`, `file_b`, in the order of the pairs, with None for photos the source lacks.
         pairs: For "pairs": a file for `read_pairs`, or its result. Not needed where the source is a set of pairs
             itself; its folds are then consecutive tenths, as is the custom.
-        landmarks: A file for `read_landmarks`; photos it does not name have none.
-        split: Which split of a Hub repository.
-        follow_links: False leaves out links that lead out of the folder.
-
-    Returns:
-        The data set; photos stay encoded until they are looked at.
 
     Raises:
         InputError: A file is malformed; one line says which and why.

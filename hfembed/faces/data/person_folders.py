@@ -45,10 +45,6 @@ def read_person_folders(source: str | Path, *, follow_links: bool = True) -> dat
     An archive is read once, from start to end, into the Arrow cache of `datasets`: the encoded bytes, nothing is
     decoded. A folder's photos stay where they are. A changed archive or folder has another fingerprint.
 
-    Args:
-        source: A folder, or a .tgz, .tar.gz, .tar or .zip. What lies above the person folders is free.
-        follow_links: False leaves out links that lead out of the folder; see `hfembed.photos.find_photos`.
-
     Returns:
         Columns `image` and `file` ("Person/photo.jpg").
 
@@ -120,11 +116,7 @@ def download(url: str, sha256: str) -> Path:
     """Fetch a file once; what does not have the right checksum is never kept.
 
     Args:
-        url: Where it is.
         sha256: Its SHA-256, 64 hexadecimal digits.
-
-    Returns:
-        Its place in the cache of `datasets`.
 
     Raises:
         InputError: The download fails, or the checksum differs.

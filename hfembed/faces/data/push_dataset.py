@@ -30,19 +30,8 @@ def push_faces(
     """Push photos of people; see `hfembed.hub.dataset.push_dataset`.
 
     Args:
-        parts: Configuration -> rows.
-        repo_id: "owner/name", or "name" for one of the token's owner.
-        title: Of the card.
-        about: What the photos are and where they come from, for the card.
         tags: To find it by, beside "face-recognition".
         license: The Hub's name of its license; "other" where it is not given.
-        private: Make a new repository private.
-        revision: The branch; None means main.
-        tag: Also give the commit this tag.
-        token: Instead of this machine's.
-
-    Returns:
-        Where the data is now.
     """
     card = dataset_card(
         parts,
@@ -57,14 +46,6 @@ def push_faces(
 
 def crop_faces(faces: datasets.Dataset, size: int, num_workers: int = 0) -> datasets.Dataset:
     """Photos -> crops on the standard template, lossless, with the template's points for landmarks.
-
-    Args:
-        faces: `image`, `label`, `file`, `landmarks`, as of `load_faces`; without landmarks a center crop.
-        size: Height and width of the crops.
-        num_workers: Processes that decode and align.
-
-    Returns:
-        The same columns; photos that cannot be read are left out.
 
     Raises:
         InputError: No photo can be used.

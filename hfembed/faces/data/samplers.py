@@ -20,13 +20,8 @@ class IdentityBatchSampler(ShardedBatchSampler):
 
     Args:
         labels: Identity of each photo, (num_photos,) integers.
-        identities_per_batch: P, on this rank.
-        photos_per_identity: K.
-        seed: Seed of the order.
         weighting: "uniform" draws identities equally often; "sqrt" in proportion to the root of their number of
             photos (without repetition inside a batch).
-        rank: This process.
-        world_size: Number of processes.
 
     Yields:
         Lists of (epoch, index, repetition) keys, the photos of an identity side by side. `repetition` counts the
@@ -105,11 +100,6 @@ class PersonBatchSampler(ShardedBatchSampler):
 
     Args:
         labels: Person of each photo, (num_photos,) integers.
-        batch_size: Samples per step of this rank; a multiple of the number of people.
-        num_batches: Steps of an epoch.
-        seed: Seed of the order.
-        rank: This process.
-        world_size: Number of processes.
 
     Yields:
         Lists of (epoch, index, repetition) keys, one of everybody, then the next of everybody. `repetition` counts the

@@ -35,9 +35,6 @@ def make_synthetic_faces(
     A photo depends on (seed, person, photo) alone, not on how many are drawn.
 
     Args:
-        num_identities: People.
-        photos_per_identity: Photos of each.
-        seed: Another seed, other people.
         image_size: Height and width of the photos in pixels.
     """
     people = [f"Person_{number:04d}" for number in range(num_identities)]
@@ -71,12 +68,7 @@ def make_synthetic_pairs(
     """Draw people and pairs of their photos, like View 2: folds that share nobody, half of each the same person.
 
     Args:
-        num_identities: People, a multiple of `num_folds`.
-        photos_per_identity: Photos of each.
-        seed: Must differ from that of the training faces.
         image_size: Height and width of the photos in pixels.
-        num_folds: Folds.
-        pairs_per_fold: Pairs per fold, even.
     """
     if num_identities % num_folds or num_identities // num_folds < 2 or pairs_per_fold % 2:
         raise ValueError("every fold needs as many people as the others, two at least, and an even number of pairs")

@@ -23,13 +23,6 @@ def detect_central_faces(
 ) -> dict[str, Detection]:
     """The face nearest to the center of each photo, for photos that were cropped around one person.
 
-    Args:
-        detector: A `FaceDetectorModel` in eval mode.
-        photos: File -> the encoded photo.
-        batch_size: Photos that are searched together.
-        num_threads: Batches that run in parallel.
-        progress: Show a bar.
-
     Returns:
         File -> landmarks (5, 2) in pixels of the photo, or the reason why there are none.
     """

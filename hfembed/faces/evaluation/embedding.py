@@ -20,8 +20,6 @@ class FaceFile(NamedTuple):
     """A photo to embed.
 
     Attributes:
-        file: The name failures are reported under.
-        image: Whatever the processor can open: the encoded file's bytes, its path, a Pillow image.
         landmarks: Five points (x, y) in the photo's pixels; None leaves the crop to the processor (center crop).
     """
 
@@ -34,9 +32,7 @@ class AlignedCrops(NamedTuple):
     """Crops as the model wants them, before normalization.
 
     Attributes:
-        files: N file names.
         pixels: (N, C, H, W) uint8, in the order of the files; zeros where a file failed.
-        failures: File name -> reason.
     """
 
     files: list[str]
@@ -52,13 +48,6 @@ def align_faces(
     progress: bool = True,
 ) -> AlignedCrops:
     """Decode and align all faces into one array.
-
-    Args:
-        processor: A `FaceImageProcessor`.
-        faces: N photos.
-        batch_size: Crops per message of a worker.
-        num_workers: Worker processes; 0 works in this process.
-        progress: Show a bar with images/s.
 
     Raises:
         InputError: There are no faces, or every one failed.
@@ -87,11 +76,7 @@ def embed_aligned(
     """Embed aligned crops, with the model's own test-time mirror.
 
     Args:
-        model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
-        processor: Its processor, for the normalization.
         pixels: (N, C, H, W) uint8, from `align_faces`.
-        batch_size: Crops per forward pass.
-        progress: Show a bar with images/s.
 
     Returns:
         (N, D) float32, unit length.
@@ -116,14 +101,6 @@ def embed_faces(
     progress: bool = True,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Decode, align and embed batch by batch: any number of photos in little memory.
-
-    Args:
-        model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
-        processor: Its processor.
-        faces: N photos.
-        batch_size: Crops per forward pass.
-        num_workers: Worker processes that decode and align; 0 works in this process.
-        progress: Show a bar with images/s.
 
     Returns:
         Embeddings (N, D) float32 of unit length in the order of the faces, NaN where a file failed; and file name ->

@@ -44,10 +44,6 @@ def report_identification(
     """Run every protocol that the data carries; write results.json, cmc.png, det.png and identification_roc.png.
 
     Args:
-        photos: What to identify; the first photo of a person by name is the one enrolled.
-        output: The folder to write to.
-        data: What the photos are, in words.
-        checkpoint: The model that the embeddings are of.
         distractors: (M, D) float, photos of other people, for MegaFace's challenge 1.
         data_files: Role -> data file, to be named with its sha256.
 

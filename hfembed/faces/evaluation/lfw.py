@@ -26,10 +26,6 @@ REGIME = "unrestricted, labeled outside data"
 class PairScorer:
     """Pairs among aligned crops; measuring another model on them takes only its forward passes.
 
-    Args:
-        crops: Crops of all images the pairs name, and the failures among them.
-        pairs: The P pairs, by file name.
-
     Attributes:
         failed: (P,) bool, pairs with a failed image.
     """
@@ -55,10 +51,7 @@ class LfwResult(NamedTuple):
 
     Attributes:
         metrics: Figure -> value, in percent: `<name>_accuracy`, `_standard_error`, `_auc`, `_eer`, `_tar_at_far_1e-2`.
-        thresholds: In the shape of `FaceEmbedderConfig.thresholds` (cosine similarity).
-        details: Protocol, counts, intervals, failures, figures per fold; for results.json.
         scores: (P,) float64, cosine similarity of every pair.
-        scorer: The crops and pairs behind the scores.
     """
 
     metrics: dict[str, float]
@@ -82,18 +75,11 @@ class LfwVerification:
     Args:
         images: An archive, folder, URL or Hub id for `load_lfw`, or a dataset with columns `image` and `file`
             ("Person/Person_0001.jpg") and optionally `landmarks`.
-        pairs: LFW's pairs file, or pairs already read.
         landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
             detected. Without it all images get the processor's center crop.
         threshold_pairs: View 1 only: the pairs that choose the threshold.
-        detector: Instead of landmarks: a `FaceDetectorModel` that finds them; the face nearest to the center counts.
         undetected: With landmarks or a detector: what an image without a detected face means: "error", or
             "center-crop" to use the processor's center crop.
-        regime: Which of LFW's six regimes the tested models are in, in words.
-        name: Prefix of the metrics; "lfw_view1" or "lfw_view2" by default.
-        batch_size: Images per forward pass.
-        num_workers: Processes that decode and align.
-        progress: Show progress bars.
 
     Raises:
         InputError: A file is missing or malformed, or it holds none of the pairs' images.
@@ -154,10 +140,6 @@ class LfwVerification:
 
     def evaluate(self, model: PreTrainedModel, processor: BaseImageProcessor) -> LfwResult:
         """Measure a model.
-
-        Args:
-            model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
-            processor: Its `FaceImageProcessor`.
 
         Raises:
             InputError: None of the images can be used, or the embeddings are not finite.

@@ -26,16 +26,8 @@ def report_lfw(
     """Measure, write results.json, roc.png and mistakes.png.
 
     Args:
-        lfw: The protocol with its data.
-        model: A `FaceEmbedderModel`.
-        processor: Its processor.
-        output: The folder to write to.
         baselines: Also score raw pixels and eigenfaces, fitted on the people whom no pair names.
-        mistakes: Pairs of each kind in the picture.
         files: Role -> data file, to be named with its sha256.
-
-    Returns:
-        What was written into results.json: metrics, and the details under the protocol's name.
 
     Raises:
         InputError: The images, pairs or landmarks are not what they should be.

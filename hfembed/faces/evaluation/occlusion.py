@@ -28,8 +28,6 @@ def occlusion_map(
     squares that cover it; negative where covering it makes the faces more alike.
 
     Args:
-        model: A `FaceEmbedderModel`.
-        processor: Its processor, for the normalization.
         crop: (C, H, W) uint8, aligned.
         other: (C, H, W) uint8, the face it is compared with.
         patch: Side of the square, in pixels.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.errors import InputError
@@ -22,8 +22,6 @@ class PeopleEmbeddings(NamedTuple):
     Attributes:
         embeddings: (N, D) float32, NaN where a photo failed.
         files: N names, "Person/photo.jpg".
-        people: N names.
-        failures: File name -> reason.
     """
 
     embeddings: np.ndarray
@@ -44,21 +42,6 @@ def embed_people(
     progress: bool = True,
 ) -> PeopleEmbeddings:
     """Embed all photos of a source.
-
-    Args:
-        model: A `FaceEmbedderModel`; on any device.
-        processor: Its processor.
-        source: A source of `load_faces`.
-        landmarks: JSON file: file -> five points, null where no face was detected.
-        index_folder: Folder of an `EmbeddingIndex` of these photos, which then are not embedded again; written where
-            there is none yet.
-        undetected: With landmarks: what a photo without a detected face means.
-        batch_size: Crops per forward pass.
-        num_workers: Processes that decode and align.
-        progress: Show a bar.
-
-    Returns:
-        Embeddings and failures, in the order of the files.
 
     Raises:
         InputError: The source cannot be read, none of the photos can be used, or the index is of other photos or of

@@ -20,11 +20,8 @@ class Mistake(NamedTuple):
     """A pair decided wrongly.
 
     Attributes:
-        score: Its cosine similarity.
         crop_a: (C, H, W) uint8.
         crop_b: (C, H, W) uint8.
-        name_a: Caption of the first crop.
-        name_b: Caption of the second.
     """
 
     score: float
@@ -120,14 +117,7 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | Path, title: str = "") -
 def plot_mistakes(
     false_accepts: Sequence[Mistake], false_rejects: Sequence[Mistake], path: str | Path, title: str = ""
 ) -> None:
-    """Draw the most confident mistakes, as the crops the network saw.
-
-    Args:
-        false_accepts: Two people taken for one, highest score first.
-        false_rejects: One person taken for two, lowest score first.
-        path: The picture file to write.
-        title: Stands above both.
-    """
+    """Draw the most confident mistakes, as the crops the network saw."""
     rows = max(len(false_accepts), len(false_rejects), 1)
     figure = Figure(figsize=(8.2, 0.9 + 1.75 * rows), layout="constrained")
     figure.suptitle(title, fontsize=12)

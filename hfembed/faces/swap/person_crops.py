@@ -25,14 +25,8 @@ def load_people(
     """Read one folder per person, named after the person; folders within it belong to them too.
 
     Args:
-        folders: One folder per person.
         landmarks: Five [x, y] that hold for every photo, where they are aligned crops; None: center crops.
         exclude_files: Photos to leave out, as "folder/photo.jpg" (the last two parts of their path).
-        exclude_people: Folders below to leave out, by name.
-
-    Returns:
-        `image`, `label` (a `ClassLabel` of people, in the order given), `file` and `landmarks`, ordered by person and
-        file.
 
     Raises:
         InputError: A folder is missing or contains no photos, or two have the same name.

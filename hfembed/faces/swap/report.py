@@ -24,15 +24,6 @@ def read_sides(
 ) -> tuple[Faces, Faces]:
     """The people's photos that a model was trained on, and those it was not.
 
-    Args:
-        notes_file: training.json of the model.
-        folders: A folder for each of the model's people, by their names, in any order.
-        model: The model.
-        processor: Its processor.
-
-    Returns:
-        The photos trained on and the others.
-
     Raises:
         InputError: There are no notes, a folder is missing, or one of the sides is empty.
     """
@@ -75,16 +66,6 @@ def report_swap(
     files: dict[str, str | Path | None],
 ) -> dict[str, float]:
     """Measure, and write results.json, swaps.png and (with a detector) pose_distance.png.
-
-    Args:
-        evaluation: The photos and who measures.
-        model: In eval mode.
-        processor: Its processor.
-        output: The folder to write into.
-        files: Role -> file, for the record.
-
-    Returns:
-        The figures.
 
     Raises:
         InputError: Somebody has no photo on one of the sides.
