@@ -114,14 +114,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if not path.exists():
+        try:
             temporary.rename(path)
-        elif not _exchange(temporary, path):
-            # two renames: where the system cannot exchange names, a kill in between leaves the old folder aside
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(old / path.name)
-            temporary.rename(path)
-            shutil.rmtree(old)
+        except OSError:
+            if not path.exists():
+                raise
+            if not _exchange(temporary, path):
+                # two renames: where the system cannot exchange names, a kill in between leaves the old folder aside
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                path.rename(old / path.name)
+                temporary.rename(path)
+                shutil.rmtree(old)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,6 +1,9 @@
 """The index against brute force, its thresholds, its files, and what it refuses."""
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -286,6 +289,23 @@ def test_saving_never_replaces_what_is_no_index(tmp_path):
     with pytest.raises(InputError, match="empty"):
         EmbeddingIndex().save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_runs_that_save_into_one_folder_at_once_leave_one_index_whole(tmp_path):
+    indexes = [filled(people=people)[0] for people in (3, 5, 7, 9)]
+    for _ in range(10):
+        folder = tmp_path / "index"
+        shutil.rmtree(folder, ignore_errors=True)
+        start = threading.Barrier(len(indexes))
+
+        def save(index, start=start, folder=folder):
+            start.wait()
+            index.save(folder)
+
+        with ThreadPoolExecutor(len(indexes)) as pool:
+            list(pool.map(save, indexes))
+        assert len(EmbeddingIndex.load(folder)) in {len(index) for index in indexes}
+        assert [path.name for path in tmp_path.iterdir()] == ["index"], "nothing is left behind"
 
 
 def test_damaged_files_are_one_line(tmp_path):
