@@ -39,7 +39,7 @@ class FrozenFeatures(torch.utils.data.Dataset):
         batch_size: int = 64,
     ):
         embedder.eval()
-        views = [[], []] if mirror else [[]]
+        views: list[list[torch.Tensor]] = [[], []] if mirror else [[]]
         with torch.inference_mode():
             for start in tqdm(range(0, len(faces), batch_size), desc="features of the frozen trunk", unit="batch"):
                 samples = [faces[0, index] for index in range(start, min(start + batch_size, len(faces)))]

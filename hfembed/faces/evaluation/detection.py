@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from hfembed.faces.threads import map_in_threads
 from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor, Photo
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
 
 Detection = np.ndarray | str
 
 
 def detect_central_faces(
-    detector: PreTrainedModel,
+    detector: FaceDetectorModel,
     photos: Mapping[str, bytes | Path],
     batch_size: int = 32,
     num_threads: int = 1,
@@ -40,7 +40,7 @@ def detect_central_faces(
     return found
 
 
-def _detect(detector: PreTrainedModel, photos: Mapping[str, bytes | Path]) -> dict[str, Detection]:
+def _detect(detector: FaceDetectorModel, photos: Mapping[str, bytes | Path]) -> dict[str, Detection]:
     processor = FaceDetectorImageProcessor()
     opened: dict[str, Photo] = {}
     found: dict[str, Detection] = {}
@@ -49,7 +49,7 @@ def _detect(detector: PreTrainedModel, photos: Mapping[str, bytes | Path]) -> di
             opened[file] = processor.open(photo, detector.config.max_image_size)
         except ValueError as error:
             found[file] = str(error)
-    pixels, shrinkage = zip(*opened.values(), strict=True) if opened else ((), ())
+    pixels, shrinkage = [photo.pixels for photo in opened.values()], [photo.shrinkage for photo in opened.values()]
     for (file, photo), faces in zip(opened.items(), detector.detect_in(pixels, shrinkage), strict=True):
         if not len(faces.scores):
             found[file] = "no face detected"

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.errors import InputError
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
-Points = Sequence[Sequence[float]]
+Points = Sequence[Sequence[float]] | np.ndarray
 
 
 class FaceFile(NamedTuple):
@@ -41,7 +43,7 @@ class AlignedCrops(NamedTuple):
 
 
 def align_faces(
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     faces: Sequence[FaceFile],
     batch_size: int = 64,
     num_workers: int = 2,
@@ -68,7 +70,7 @@ def align_faces(
 @torch.inference_mode()
 def embed_aligned(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     pixels: torch.Tensor,
     batch_size: int = 64,
     progress: bool = True,
@@ -94,7 +96,7 @@ def embed_aligned(
 
 def embed_faces(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     faces: Sequence[FaceFile],
     batch_size: int = 64,
     num_workers: int = 2,
@@ -146,12 +148,13 @@ class _Crops(Dataset):
 
 def _collate(items: list[torch.Tensor | str]) -> tuple[list[int], torch.Tensor, dict[int, str]]:
     done = [place for place, item in enumerate(items) if isinstance(item, torch.Tensor)]
-    crops = torch.stack([items[place] for place in done]) if done else torch.empty(0, dtype=torch.uint8)
-    return done, crops, {place: item for place, item in enumerate(items) if isinstance(item, str)}
+    crops = [item for item in items if isinstance(item, torch.Tensor)]
+    stacked = torch.stack(crops) if crops else torch.empty(0, dtype=torch.uint8)
+    return done, stacked, {place: item for place, item in enumerate(items) if isinstance(item, str)}
 
 
 def _crop_batches(
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     faces: Sequence[FaceFile],
     batch_size: int,
     num_workers: int,
@@ -173,8 +176,8 @@ def _crop_batches(
             bar.update(len(done) + len(failed))
 
 
-def _embed_batch(model: PreTrainedModel, processor: BaseImageProcessor, crops: torch.Tensor) -> torch.Tensor:
-    embedder = model.base_model
+def _embed_batch(model: PreTrainedModel, processor: FaceImageProcessor, crops: torch.Tensor) -> torch.Tensor:
+    embedder = cast(FaceEmbedderModel, model.base_model)
     pixel_values = processor.normalize(crops.to(embedder.device)).to(embedder.dtype)
     # convolutions on a CPU are 1.6 times faster on channels-last input; the weights are left as they are
     embeddings = embedder.embed(pixel_values.to(memory_format=torch.channels_last)).float().cpu()

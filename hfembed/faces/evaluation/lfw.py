@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset, Image
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.errors import InputError
 from hfembed.faces.data.landmarks import read_landmarks
@@ -19,6 +19,8 @@ from hfembed.faces.data.lfw import LfwPairs, load_lfw, read_pairs
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.detection import Detection, detect_central_faces
 from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 REGIME = "unrestricted, labeled outside data"
 
@@ -99,7 +101,7 @@ class LfwVerification:
         batch_size: int = 64,
         num_workers: int = 2,
         progress: bool = True,
-        detector: PreTrainedModel | None = None,
+        detector: FaceDetectorModel | None = None,
     ) -> None:
         if detector is not None and landmarks is not None:
             raise InputError("give either landmarks or a detector that finds them")
@@ -134,11 +136,11 @@ class LfwVerification:
         """The figure to choose models by."""
         return f"{self.name}_accuracy"
 
-    def __call__(self, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, float]:
+    def __call__(self, model: PreTrainedModel, processor: FaceImageProcessor) -> dict[str, float]:
         """Measure a model in eval mode, on any device: figure -> value, in percent."""
         return self.evaluate(model, processor).metrics
 
-    def evaluate(self, model: PreTrainedModel, processor: BaseImageProcessor) -> LfwResult:
+    def evaluate(self, model: PreTrainedModel, processor: FaceImageProcessor) -> LfwResult:
         """Measure a model.
 
         Raises:
@@ -147,7 +149,7 @@ class LfwVerification:
         crops = self.aligned(processor)
         return self.result(embed_aligned(model, processor, crops.pixels, self.batch_size, self.progress), crops)
 
-    def aligned(self, processor: BaseImageProcessor) -> AlignedCrops:
+    def aligned(self, processor: FaceImageProcessor) -> AlignedCrops:
         """The crops of `files`, read and aligned once per processor setting.
 
         Raises:
@@ -225,7 +227,7 @@ class LfwVerification:
             scorer,
         )
 
-    def aligned_outside(self, processor: BaseImageProcessor) -> AlignedCrops:
+    def aligned_outside(self, processor: FaceImageProcessor) -> AlignedCrops:
         """The crops of all people whom no pair names: what a baseline may be fitted on.
 
         Raises:
@@ -237,7 +239,7 @@ class LfwVerification:
             raise InputError(f"{self.source} has nobody outside the tested pairs to fit a baseline on")
         return self._align(processor, sorted(photos), photos)
 
-    def _align(self, processor: BaseImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
+    def _align(self, processor: FaceImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
         unusable: dict[str, str] = {}
         faces = []
         if self.detector is not None:

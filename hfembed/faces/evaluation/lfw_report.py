@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.lfw import LfwResult, LfwVerification
 from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.faces.evaluation.plots import Mistake, plot_mistakes, plot_roc
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 
 def report_lfw(
     lfw: LfwVerification,
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     output: str | Path,
     baselines: bool = False,
     mistakes: int = 5,

@@ -7,13 +7,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from datasets import Image
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.errors import InputError
 from hfembed.faces.data.faces import load_faces
 from hfembed.faces.evaluation.embedding import FaceFile, embed_faces
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.index.origin import Origin
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 
 class PeopleEmbeddings(NamedTuple):
@@ -32,7 +33,7 @@ class PeopleEmbeddings(NamedTuple):
 
 def embed_people(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     source: str | Path,
     landmarks: str | Path | None = None,
     index_folder: str | Path | None = None,

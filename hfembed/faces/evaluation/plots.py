@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ def plot_mistakes(
     rows = max(len(false_accepts), len(false_rejects), 1)
     figure = Figure(figsize=(8.2, 0.9 + 1.75 * rows), layout="constrained")
     figure.suptitle(title, fontsize=12)
-    halves = figure.subfigures(1, 2, wspace=0.06)
+    halves: Any = figure.subfigures(1, 2, wspace=0.06)
     for half, heading, mistakes, color in (
         (halves[0], "false accepts: two people taken for one", false_accepts, _RED),
         (halves[1], "false rejects: one person taken for two", false_rejects, _BLUE),
@@ -138,7 +138,7 @@ def plot_mistakes(
     save_figure(figure, path)
 
 
-def _finish(axes: Axes, legend: str) -> None:
+def _finish(axes: Axes, legend: Literal["lower left", "lower right"]) -> None:
     axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc=legend, frameon=False)
