@@ -176,13 +176,7 @@ class EmbeddingIndex:
         self._changed()
 
     def remove(self, label: str) -> int:
-        """Remove a label and all its vectors.
-
-        Args:
-            label: A label of the index.
-
-        Returns:
-            How many vectors it had.
+        """Remove a label and all its vectors; returns how many it had.
 
         Raises:
             InputError: The index has no such label.
@@ -240,10 +234,7 @@ class EmbeddingIndex:
         """The vectors as they are kept, of unit length up to the precision.
 
         Args:
-            label: Only this label's; None takes all.
-
-        Returns:
-            (N, D) float32.
+            label: Only this label's; None takes all (N, D).
 
         Raises:
             InputError: The index has no such label.
@@ -403,8 +394,7 @@ class EmbeddingIndex:
         """The cosine from which on somebody is known, at a false positive identification rate.
 
         Args:
-            fpir: A rate that `calibrate` stored.
-            aggregation: The aggregation that the threshold is for.
+            fpir: A rate that `calibrate` stored for this aggregation.
 
         Raises:
             InputError: There is none; the message says which there are.
@@ -424,9 +414,6 @@ class EmbeddingIndex:
 
         Args:
             folder: A folder that is new, empty, or holds an index, which is then replaced.
-
-        Returns:
-            The folder.
 
         Raises:
             InputError: The index is empty, or the folder holds something else.
@@ -455,11 +442,7 @@ class EmbeddingIndex:
 
         Args:
             name: A folder, "owner/name" or "owner/name@revision".
-            revision: Branch, tag or commit; None means main.
-            token: Instead of this machine's.
-            cache_dir: Instead of the Hub's cache under HF_HOME.
-            subfolder: Where in the repository or folder the index is.
-            local_files_only: Do not contact the Hub.
+            revision, token, cache_dir, subfolder, local_files_only: See `Checkpoint.resolve`.
 
         Raises:
             InputError: There is no index, its files do not fit together, or a number in them is not finite.
@@ -534,11 +517,6 @@ class EmbeddingIndex:
             private: Make a new repository private, as embeddings of faces have to be; an existing public one is then
                 refused. None leaves an existing repository as it is.
             revision: The branch, made where it does not exist; None means main.
-            token: Instead of this machine's.
-            commit_message: The commit's title.
-
-        Returns:
-            Where the index is now.
 
         Raises:
             InputError: The index is empty, or the Hub refuses: token, rights, name.
