@@ -79,7 +79,8 @@ def test_rows_decode_with_the_formats_of_photos_alone(tmp_path, streaming):
     folder = write_folder(tmp_path / "people", {"Ann/1.jpg": encode(1), "Ann/2.jpg": postscript})
     with tarfile.open(tmp_path / "people.tar", "w") as archive:
         archive.add(folder, "people")
-    for source in (folder, tmp_path / "people.tar"):
+    other = write_folder(tmp_path / "other", {"Bob/1.jpg": encode(1)})
+    for source in (folder, tmp_path / "people.tar", tmp_path / "people.tar", [folder, other]):
         with pytest.raises(InputError, match="not an image"):
             load_faces(source)[1]["image"]
 

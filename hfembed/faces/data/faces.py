@@ -130,9 +130,11 @@ def load_faces(
             "they are the same"
         )
     names = sorted_names(chain(*people_of_parts))
-    return datasets.concatenate_datasets(
+    faces = datasets.concatenate_datasets(
         [assemble(photos, names, kept=kept, landmarks=points) for photos, kept, points in parts]
     )
+    # features of sources that differ are read from the table again, as those of `datasets`
+    return faces if len(parts) == 1 else faces.cast_column("image", PhotoFeature())
 
 
 def _landmarks(source: FaceSource) -> dict[str, np.ndarray | None] | np.ndarray | None:

@@ -197,9 +197,11 @@ def load_lfw(
     if config == "identities":
         return identities
     read = pairs if isinstance(pairs, LfwPairs) else read_pairs(pairs)
-    return datasets.Dataset.from_generator(
+    rows = datasets.Dataset.from_generator(
         _pair_rows, gen_kwargs={"identities": identities, "pairs": read}, features=_PAIR_FEATURES
     )
+    # features that come from the cache of `datasets` are its own
+    return rows.cast_column("image_a", PhotoFeature()).cast_column("image_b", PhotoFeature())
 
 
 _PAIR_FEATURES = datasets.Features(
