@@ -29,7 +29,7 @@ from hfembed.faces.data.person_folders import (
     download,
     read_person_folders,
 )
-from hfembed.hub.dataset import OwnFiles, check_dataset_card
+from hfembed.hub.dataset import OwnFiles, PhotoFeature, check_dataset_card
 
 # the names that public data sets of pairs use
 PAIR_COLUMNS = (("image_a", "image_b"), ("image1", "image2"), ("img_0", "img_1"), ("img1", "img2"))
@@ -40,6 +40,18 @@ FILE_COLUMNS = ("file", "filename", "file_name", "path", "image_path", "__key__"
 _IMAGE_NAMES = (*IMAGE_COLUMNS, *itertools.chain(*PAIR_COLUMNS))
 
 LANDMARKS_FEATURE = datasets.List(datasets.List(datasets.Value("float64")))
+
+
+def face_features(label: datasets.ClassLabel | datasets.Value) -> datasets.Features:
+    """The schema, with people of this type."""
+    file = datasets.Value("string")
+    return datasets.Features({"image": PhotoFeature(), "label": label, "file": file, "landmarks": LANDMARKS_FEATURE})
+
+
+def with_fingerprint(dataset: datasets.Dataset, state: str) -> datasets.Dataset:
+    """A data set that caches know by `state`: `datasets` itself would work through all rows for it."""
+    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return datasets.Dataset(dataset.data, info=dataset.info, fingerprint=fingerprint)
 
 
 @dataclass

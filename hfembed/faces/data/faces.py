@@ -18,6 +18,7 @@ from hfembed.faces.data.face_sources import (
     IMAGE_COLUMNS,
     LANDMARKS_FEATURE,
     assemble,
+    face_features,
     find_column,
     open_source,
     read_photos,
@@ -261,14 +262,7 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
         found = row["landmarks"] is not None or not source.need_landmarks
         return found and row["file"] not in no_files and person not in no_people
 
-    schema = datasets.Features(
-        {
-            "image": PhotoFeature(),
-            "label": datasets.Value("int64") if names is None else feature,
-            "file": datasets.Value("string"),
-            "landmarks": LANDMARKS_FEATURE,
-        }
-    )
+    schema = face_features(datasets.Value("int64") if names is None else feature)
     # undecoded on the way; told to `map`, the schema would count as applied and nothing would be decoded in the end
     stream = stream.cast_column(image, datasets.Image(decode=False))
     return stream.map(to_schema, with_indices=True, remove_columns=columns).filter(wanted).cast(schema)

@@ -8,9 +8,9 @@ from PIL import Image
 
 from hfembed.checkpoint.dataset_card import dataset_card
 from hfembed.faces.data.aligned_faces import AlignedFaces
-from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
+from hfembed.faces.data.face_sources import face_features
 from hfembed.hub.commit import Pushed
-from hfembed.hub.dataset import Part, PhotoFeature, push_dataset
+from hfembed.hub.dataset import Part, push_dataset
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 
 
@@ -51,14 +51,7 @@ def crop_faces(faces: datasets.Dataset, size: int, num_workers: int = 0) -> data
         InputError: No photo can be used.
     """
     crops = AlignedFaces(faces, FaceImageProcessor(size=[size, size]), num_workers=num_workers)
-    features = datasets.Features(
-        {
-            "image": PhotoFeature(),
-            "label": faces.features["label"],
-            "file": datasets.Value("string"),
-            "landmarks": LANDMARKS_FEATURE,
-        }
-    )
+    features = face_features(faces.features["label"])
     return datasets.Dataset.from_generator(_crop_rows, gen_kwargs={"crops": crops, "size": size}, features=features)
 
 

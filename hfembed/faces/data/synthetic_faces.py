@@ -6,7 +6,6 @@ apart badly, and a trained network well.
 """
 
 import copy
-import hashlib
 import io
 from collections.abc import Callable
 
@@ -14,9 +13,8 @@ import datasets
 import numpy as np
 import PIL.Image
 
-from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
+from hfembed.faces.data.face_sources import face_features, with_fingerprint
 from hfembed.faces.data.lfw import LfwPairs, photo_name
-from hfembed.hub.dataset import PhotoFeature
 
 _VERSION = 3  # raise it when the drawing changes: it is part of the fingerprint
 _CHUNK = 16  # photos drawn at a time: small enough for the processor's cache
@@ -45,16 +43,9 @@ def make_synthetic_faces(
         "file": [photo_name(person, number + 1) for person in people for number in range(photos_per_identity)],
         "landmarks": landmarks.astype(np.float64).tolist(),
     }
-    features = {
-        "image": PhotoFeature(),
-        "label": datasets.ClassLabel(names=people),
-        "file": datasets.Value("string"),
-        "landmarks": LANDMARKS_FEATURE,
-    }
-    faces = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    faces = datasets.Dataset.from_dict(columns, features=face_features(datasets.ClassLabel(names=people)))
     state = f"synthetic faces {_VERSION} {num_identities} {photos_per_identity} {seed} {image_size}"
-    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return datasets.Dataset(faces.data, info=faces.info, fingerprint=fingerprint)
+    return with_fingerprint(faces, state)
 
 
 def make_synthetic_pairs(

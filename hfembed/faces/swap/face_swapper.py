@@ -18,7 +18,7 @@ _CONTRAST_RANGE = (0.7, 1.4)  # color matching changes the contrast by no more t
 
 
 class FaceSwapper:
-    """Repositions the faces in photos by another person's.
+    """Replaces the faces in photos by another person's.
 
     Args:
         softness: Width of the soft edge as a fraction of the face, in (0, 1].

@@ -1,6 +1,5 @@
 """The photos of a few people, one folder each, for face swapping."""
 
-import hashlib
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,9 +8,8 @@ import datasets
 import numpy as np
 
 from hfembed.errors import InputError
-from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
+from hfembed.faces.data.face_sources import face_features, with_fingerprint
 from hfembed.faces.data.person_folders import check_person_names
-from hfembed.hub.dataset import PhotoFeature
 from hfembed.photos import find_photos
 
 
@@ -59,16 +57,7 @@ def load_people(
         ],
         "landmarks": [points] * len(places),
     }
-    schema = datasets.Features(
-        {
-            "image": PhotoFeature(),
-            "label": datasets.ClassLabel(names=names),
-            "file": datasets.Value("string"),
-            "landmarks": LANDMARKS_FEATURE,
-        }
-    )
-    photos = datasets.Dataset.from_dict(columns, features=schema)
+    photos = datasets.Dataset.from_dict(columns, features=face_features(datasets.ClassLabel(names=names)))
     stats = [os.stat(place) for place in places]
     state = repr([(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(places, stats, strict=True)] + [points])
-    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return datasets.Dataset(photos.data, info=photos.info, fingerprint=fingerprint)
+    return with_fingerprint(photos, state)

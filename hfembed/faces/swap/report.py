@@ -1,12 +1,12 @@
 """What `hfembed evaluate swap` leaves in its folder: results.json, the grid of swaps, likeness against pose."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hfembed.checkpoint.json_notes import read_json
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
@@ -30,7 +30,7 @@ def read_sides(
     notes_file = Path(notes_file)
     if not notes_file.is_file():
         raise InputError(f"{notes_file} is missing: it says which photos were trained on and may not be tested")
-    notes = json.loads(notes_file.read_text(encoding="utf-8"))
+    notes = read_json(notes_file)
     by_name = {Path(folder).resolve().name: folder for folder in folders}
     for name in (*by_name, *model.config.people):
         if name not in model.config.people:
