@@ -314,8 +314,8 @@ def test_damaged_files_are_one_line(tmp_path):
     with pytest.raises(InputError, match="nobody/nothing"):
         EmbeddingIndex.load("nobody/nothing")
     for name, content, message in (
-        ("embeddings.safetensors", b"half a fi", "not a whole index"),
-        ("labels.parquet", b"PAR1", "not a whole index"),
+        ("embeddings.safetensors", b"half a fi", "not a complete index"),
+        ("labels.parquet", b"PAR1", "not a complete index"),
         ("index.json", b"{", "index.json is not JSON"),
     ):
         whole = (folder / name).read_bytes()

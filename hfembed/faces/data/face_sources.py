@@ -136,7 +136,7 @@ def read_photos(source: str | Path, *, split: str | None = None, follow_links: b
     image = find_column(table.column_names, IMAGE_COLUMNS, "the photos", source)
     files = _file_names(table, image)
     if table.column_names == ["image", "file"]:  # person folders
-        people = [file.split("/")[0] for file in files]
+        people = [file.split("/")[0] for file in files or ()]
     else:
         people = _people(table, source)
         if files is not None:
@@ -166,23 +166,26 @@ def assemble(
         kept: (num_photos,) bool: which photos to keep. All by default.
         landmarks: By file, or one (5, 2) array for all photos; by default the source's own.
     """
+    files = photos.files
+    if files is None:
+        raise ValueError("photos without names have no order")
     number = {name: index for index, name in enumerate(names)}
     points: list[list[list[float]] | None]
     if isinstance(landmarks, np.ndarray):
-        points = [landmarks.tolist()] * len(photos.files)
+        points = [landmarks.tolist()] * len(files)
     elif landmarks is None and photos.landmarks is not None:
         points = photos.landmarks
     else:
-        found = [None if landmarks is None else landmarks.get(file) for file in photos.files]
+        found = [None if landmarks is None else landmarks.get(file) for file in files]
         points = [None if point is None else np.asarray(point).tolist() for point in found]
     columns = {
         # -1 = unknown to ClassLabel: a person left out
         "label": ([number.get(person, -1) for person in photos.people], datasets.ClassLabel(names=list(names))),
-        "file": (photos.files, datasets.Value("string")),
+        "file": (files, datasets.Value("string")),
         "landmarks": (points, LANDMARKS_FEATURE),
     }
-    rows = np.arange(len(photos.files)) if kept is None else np.flatnonzero(kept)
-    order = sorted(rows.tolist(), key=photos.files.__getitem__)
+    rows = np.arange(len(files)) if kept is None else np.flatnonzero(kept)
+    order = sorted(rows.tolist(), key=files.__getitem__)
     table = photos.table
     for name, (values, feature) in columns.items():
         # the fingerprint that `datasets` would work out itself takes seconds for lists this long

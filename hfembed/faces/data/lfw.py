@@ -186,15 +186,16 @@ def load_lfw(
     if photos.files is None:
         raise InputError(f'"{source}" has no file names; LFW identifies photos by them')
     names = [re.fullmatch(r"(.+)_(\d+)", PurePosixPath(file).stem) for file in photos.files]
-    if None in names:
-        raise InputError(f'"{source}": "{photos.files[names.index(None)]}" is not named as in LFW, Person_0001.jpg')
+    for file, name in zip(photos.files, names, strict=True):
+        if name is None:
+            raise InputError(f'"{source}": "{file}" is not named as in LFW, Person_0001.jpg')
     # from the name alone: Hub repositories spell people with spaces, or keep all photos in one folder
-    people = [match[1] for match in names]
-    files = [photo_name(match[1], int(match[2])) for match in names]
+    people = [name[1] for name in names if name]
+    files = [photo_name(name[1], int(name[2])) for name in names if name]
     photos = Photos(photos.table, files, people, photos.landmarks)
     points = None if landmarks is None else read_landmarks(landmarks)
     identities = assemble(photos, sorted_names(people), landmarks=points)
-    if config == "identities":
+    if config == "identities" or pairs is None:
         return identities
     read = pairs if isinstance(pairs, LfwPairs) else read_pairs(pairs)
     rows = datasets.Dataset.from_generator(

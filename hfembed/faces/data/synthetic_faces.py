@@ -73,8 +73,8 @@ def make_synthetic_pairs(
             a, b = generator.choice(len(people), size=2, replace=False)
             first, second = generator.choice(photos_per_identity, size=2, replace=False)
             pairs.append((people[a][first], people[a if same else b][second], same, fold))
-    file_a, file_b, same, fold = zip(*pairs, strict=True)
-    return faces, LfwPairs(list(map(str, file_a)), list(map(str, file_b)), np.array(same), np.array(fold), view=2)
+    files_a, files_b, kinds, folds = zip(*pairs, strict=True)
+    return faces, LfwPairs(list(map(str, files_a)), list(map(str, files_b)), np.array(kinds), np.array(folds), view=2)
 
 
 def _draw(people: int, photos: int, seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:

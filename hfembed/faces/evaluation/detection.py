@@ -49,12 +49,12 @@ def _detect(detector: FaceDetectorModel, photos: Mapping[str, bytes | Path]) -> 
             opened[file] = processor.open(photo, detector.config.max_image_size)
         except ValueError as error:
             found[file] = str(error)
-    pixels, shrinkage = [photo.pixels for photo in opened.values()], [photo.shrinkage for photo in opened.values()]
-    for (file, photo), faces in zip(opened.items(), detector.detect_in(pixels, shrinkage), strict=True):
+    pixels, shrinkage = zip(*opened.values(), strict=True) if opened else ((), ())
+    for (file, decoded), faces in zip(opened.items(), detector.detect_in(pixels, shrinkage), strict=True):
         if not len(faces.scores):
             found[file] = "no face detected"
             continue
-        height, width = (photo.shrinkage * side for side in photo.pixels.shape[1:])
+        height, width = (decoded.shrinkage * side for side in decoded.pixels.shape[1:])
         centers = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
         nearest = (centers - torch.tensor([width / 2, height / 2])).norm(dim=1).argmin()
         found[file] = faces.landmarks[nearest].double().numpy()

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, input_errors
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
@@ -180,10 +180,8 @@ def _embed_batch(model: PreTrainedModel, processor: FaceImageProcessor, crops: t
     embedder = cast(FaceEmbedderModel, model.base_model)
     pixel_values = processor.normalize(crops.to(embedder.device)).to(embedder.dtype)
     # convolutions on a CPU are 1.6 times faster on channels-last input; the weights are left as they are
-    embeddings = embedder.embed(pixel_values.to(memory_format=torch.channels_last)).float().cpu()
-    if not embeddings.isfinite().all():
-        raise InputError(f"{embedder.name_or_path or 'the model'}: an embedding is not finite; its weights are broken")
-    return embeddings
+    with input_errors():  # an embedding is not finite
+        return embedder.embed(pixel_values.to(memory_format=torch.channels_last)).float().cpu()
 
 
 def _nothing_left(failures: dict[str, str]) -> InputError:

@@ -248,7 +248,7 @@ class LfwVerification:
                 self.detector, new, num_threads=max(self.num_workers, 1), progress=self.progress
             )
         for file in files:
-            points = None
+            points: Points | None = None
             if file not in photos:
                 unusable[file] = f"not in {self.source}"
             elif self.detector is not None:

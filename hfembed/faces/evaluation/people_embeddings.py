@@ -91,11 +91,14 @@ def _from_index(
     index.check_origin(origin, name=str(folder))
     if index.origin.weights is None or index.origin.settings.keys() != origin.settings.keys():
         raise InputError(f"{folder} does not say how its embeddings were made; give another folder")
-    place = {(person, file): row for row, (person, file) in enumerate(zip(people, files, strict=True))}
+    place: dict[tuple[str, str | None], int] = {
+        (person, file): row for row, (person, file) in enumerate(zip(people, files, strict=True))
+    }
     foreign = [file for person, file in zip(index.labels, index.files, strict=True) if (person, file) not in place]
     if foreign:
         raise InputError(f"{folder} contains other photos, such as {foreign[0]}; give another folder")
-    embeddings = np.full((len(files), index.dimension), np.nan, dtype=np.float32)
-    embeddings[[place[key] for key in zip(index.labels, index.files, strict=True)]] = index.vectors().numpy()
+    vectors = index.vectors().numpy()
+    embeddings = np.full((len(files), vectors.shape[1]), np.nan, dtype=np.float32)
+    embeddings[[place[key] for key in zip(index.labels, index.files, strict=True)]] = vectors
     failures = {file: f"not in {folder}" for file, row in zip(files, embeddings, strict=True) if np.isnan(row[0])}
     return PeopleEmbeddings(embeddings, files, people, failures)

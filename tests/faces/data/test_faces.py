@@ -104,7 +104,7 @@ def test_a_layout_that_is_not_a_folder_per_person_is_refused(tmp_path, files, co
 
 
 def test_nobody_left_is_an_error(folder):
-    with pytest.raises(InputError, match="no photos are left after min_photos 9"):
+    with pytest.raises(InputError, match="no photos left after min_photos 9"):
         load_faces(folder, min_photos=9)
     with pytest.raises(InputError, match="no source"):
         load_faces([])
