@@ -1,6 +1,5 @@
 """Outputs are written whole or not at all: under a temporary name beside the target, then renamed."""
 
-import ctypes
 import functools
 import os
 import platform
@@ -11,21 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hfembed.errors import InputError
-
-_EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2
-_CURRENT_FOLDER = -100  # AT_FDCWD
+from hfembed.models.folder_replacing import current_umask, replace_folder
 
 
 def check_destination(path: str | Path, overwrite: bool = False) -> None:
-    """Refuse a folder that cannot be written or must not be replaced; to be called before any work is done.
-
-    Args:
-        path: The folder to write.
-        overwrite: It may be replaced.
-
-    Raises:
-        InputError: It exists and may not be replaced, or its parent cannot be written.
-    """
+    """Refuse a folder that cannot be written or must not be replaced; to be called before any work is done."""
     path = Path(path)
     exists = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if exists and not overwrite:
@@ -34,28 +23,14 @@ def check_destination(path: str | Path, overwrite: bool = False) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse a file that cannot be written; to be called before any work is done.
-
-    Args:
-        path: The file to write; an earlier one will be replaced.
-
-    Raises:
-        InputError: It is a folder, or its folder cannot be written.
-    """
+    """Refuse a file that cannot be written; to be called before any work is done. An earlier one is replaced."""
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; name a file to write")
     _check_parent(Path(path))
 
 
 def check_output_folder(path: str | Path) -> None:
-    """Refuse a folder that files cannot be written into; to be called before any work is done.
-
-    Args:
-        path: The folder, which need not exist.
-
-    Raises:
-        InputError: It is a file, or it cannot be written.
-    """
+    """Refuse a folder that files cannot be written into; to be called before any work is done."""
     _check_parent(Path(path) / "file")
 
 
@@ -71,11 +46,7 @@ def _check_parent(path: Path) -> None:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; rename it to `path` when the block ends without an error.
 
-    Args:
-        path: The file to write. Its folder is made when missing.
-
-    Yields:
-        The temporary path, with the same suffix as `path` (libraries choose a format by it).
+    The folder is made when missing. The temporary path has the same suffix as `path`: libraries choose a format by it.
 
     Raises:
         OSError: The disk is full or the folder cannot be written; an earlier file under `path` is left as it was.
@@ -87,7 +58,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~current_umask())
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -99,11 +70,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder; put it in the place of `path` when the block ends without an error.
 
-    Args:
-        path: The folder to write. An earlier one is replaced only once the new one is complete.
-
-    Yields:
-        The temporary folder, on the same file system as `path`.
+    An earlier folder is replaced only once the new one is complete.
 
     Raises:
         OSError: The disk is full or the parent cannot be written; an earlier folder is left as it was.
@@ -113,39 +80,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        try:
-            temporary.rename(path)
-        except OSError:
-            if not path.exists():
-                raise
-            if not _exchange(temporary, path):
-                # two renames: where the system cannot exchange names, a kill in between leaves the old folder aside
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                path.rename(old / path.name)
-                temporary.rename(path)
-                shutil.rmtree(old)
+        replace_folder(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)  # a file stood in the folder's place
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two names in one step; False where the system cannot."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):
-        return False
-    return rename(_CURRENT_FOLDER, os.fsencode(first), _CURRENT_FOLDER, os.fsencode(second), _EXCHANGE) == 0
-
-
-def _umask() -> int:
-    """Temporary files are private; the result gets the permissions that an ordinary open() would give."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def _prefix() -> str:

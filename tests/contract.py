@@ -134,7 +134,10 @@ class ModelContract:
             for index in range(4):
                 alone = self.outputs(model, **{name: value[index : index + 1] for name, value in inputs.items()})
                 for name in alone.keys() - set(self.varying_outputs):
-                    torch.testing.assert_close(alone[name][0], together[name][index], rtol=1e-5, atol=3e-5)
+                    # a convolution of one image sums in another order than one of four: each rounds by 2e-5 in a map
+                    # that reaches 38 (against float64), wherever its sum cancels; embeddings agree within 1e-6
+                    atol = max(1e-5, 1e-6 * together[name].abs().max().item())
+                    torch.testing.assert_close(alone[name][0], together[name][index], rtol=1e-5, atol=atol)
 
     def test_every_weight_learns(self):
         for head_class in self.head_classes:

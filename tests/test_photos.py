@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hfembed.errors import InputError
+from hfembed.models import image_opening
 from hfembed.photos import find_photos, open_photo, utf8_name
 
 
@@ -119,3 +120,10 @@ def test_names_that_are_not_utf8(tmp_path):
     listing = find_photos(tmp_path)
     assert listing.names == [r"caf\xe9.png"] and open_photo(listing.photos[0]).size == (4, 4)
     assert utf8_name("café.png") == "café.png"
+
+
+def test_heic_without_its_package_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_opening, "readable_formats", lambda: ("JPEG",))
+    (tmp_path / "IMG_1.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # phones also rename them
+    with pytest.raises(InputError, match=r"IMG_1\.jpg: .*pip install 'hfembed\[heic\]'"):
+        open_photo(tmp_path / "IMG_1.jpg")

@@ -24,6 +24,7 @@ _WRITTEN_BY_TRANSFORMERS = {
     "quantization_config", "tie_word_embeddings", "torch_dtype", "transformers_version",
 }  # fmt: skip
 
+_ADAPTER_FILE = "adapter_config.json"
 _IMAGE_FILES = {PROCESSOR_FILE: "the image processor"}
 _WORD_FILES = {"tokenizer.json": "the words", "vocab_counts.safetensors": "the words' counts"}
 # a float's exponent bits are all set where it is infinite or not a number
@@ -43,9 +44,12 @@ def read_config(folder: Path, name: str | None = None) -> PreTrainedConfig:
         name: What to call the checkpoint; the folder by default.
 
     Raises:
-        InputError: It is missing or damaged, of a model of another library, or has unknown or impossible fields.
+        InputError: It is missing or damaged, of a model of another library, or has unknown or impossible fields; or
+            there is an `adapter_config.json`, with which transformers loads other weights than these.
     """
     name = name or str(folder)
+    if (folder / _ADAPTER_FILE).exists():
+        raise InputError(f"{name} holds {_ADAPTER_FILE}, with which transformers loads other weights; move it away")
     return parse_config(read_json(folder / CONFIG_FILE, name), name)
 
 

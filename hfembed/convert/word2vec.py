@@ -23,15 +23,7 @@ def convert_word2vec_file(
 
     Args:
         source: The file; .gz, .xz and .bz2 are decompressed while reading.
-        folder: The folder to make; an earlier one is replaced once the new one is whole.
-        binary: Which format it is. Default: detected.
-        limit: Read only the first `limit` words.
-        dtype: Data type of the vectors.
-        counts_file: One word and its count per line.
         unicode_errors: What to do with words that are not UTF-8.
-
-    Returns:
-        The model that was written.
 
     Raises:
         InputError: The file is damaged or of another format.

@@ -20,13 +20,6 @@ def export_word2vec_format(
 ) -> None:
     """Write word vectors in word2vec's format, as gensim's `save_word2vec_format` does.
 
-    Args:
-        model: The word vectors.
-        path: The file; compressed if its name ends in .gz, .xz or .bz2.
-        binary: Binary or text; both keep every bit.
-        header: Text without one is GloVe's format.
-        counts_file: Also write one word and its count per line.
-
     Raises:
         InputError: Words that the format cannot hold, or no counts.
         OSError: A file cannot be written; an earlier one is left as it was.
@@ -44,10 +37,6 @@ def export_word2vec_format(
 
 def export_gensim_model(checkpoint: str | Path | Checkpoint, path: str | Path) -> str:
     """Write a gensim `Word2Vec` that continues training, or `KeyedVectors` for a model without output rows or counts.
-
-    Args:
-        checkpoint: Folder or Hub id.
-        path: The file; gensim writes large matrices beside it, under names that start with this one.
 
     Returns:
         What was written: "Word2Vec" or "KeyedVectors".

@@ -71,13 +71,6 @@ def export_onnx(checkpoint: str | Checkpoint, output: str | Path) -> list[OnnxFi
     Each file's metadata names the model's type, the input size, and how the image processor makes pixels: what is
     needed to use the file without this package.
 
-    Args:
-        checkpoint: Folder or Hub id.
-        output: A file ending in .onnx; several parts put their name after its stem. Or a folder, for a file a part.
-
-    Returns:
-        The files.
-
     Raises:
         InputError: No such checkpoint, or of a family without networks to export; a package of the extra is missing.
         RuntimeError: A file's outputs are not torch's within 1e-4; it is not kept.

@@ -48,14 +48,6 @@ def export_with_code(
     preprocessor_config.json get an `auto_map` with every Auto class that the model has. Only what belongs to the
     model is copied, as in a push.
 
-    Args:
-        checkpoint: Folder or Hub id.
-        destination: The folder to write.
-        overwrite: Replace what is there.
-
-    Returns:
-        The Auto classes that load it.
-
     Raises:
         InputError: There is no such checkpoint, its model is none of ours, or its weights are damaged; the destination
             is taken.

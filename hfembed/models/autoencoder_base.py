@@ -58,12 +58,7 @@ def _level(config: AutoencoderConfig, width: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Fold patches into channels, then levels of residual blocks, each half as large as the one before.
-
-    Args:
-        config: What to build.
-        extra_channels: Input channels besides those of the images, such as a mask.
-    """
+    """Fold patches into channels, then levels of residual blocks, each half as large as the one before."""
 
     def __init__(self, config: AutoencoderConfig, extra_channels: int = 0) -> None:
         super().__init__()
@@ -88,12 +83,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's mirror: levels of residual blocks, each twice as large as the last, then channels to patches.
-
-    Args:
-        config: What to build.
-        output: Class of the last convolution.
-    """
+    """The encoder's mirror: levels of residual blocks, each twice as large as the last, then channels to patches."""
 
     def __init__(self, config: AutoencoderConfig, output: type[nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
@@ -175,7 +165,7 @@ class AutoencoderModelBase(PreTrainedModel):
     config_class = AutoencoderConfig
     base_model_prefix = "autoencoder"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     accepts_loss_kwargs = False
     _no_split_modules = []
 
@@ -194,7 +184,8 @@ class AutoencoderModelBase(PreTrainedModel):
             # by fan-in; a transposed convolution without overlap has that of a linear layer, its input channels
             fan_in = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
             init.normal_(module.weight, std=fan_in**-0.5)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 

@@ -21,9 +21,6 @@ _RESTORATION_FIELDS = {"skip_connections", "inpainting"}
 def upgrade_config(content: dict[str, Any]) -> dict[str, Any]:
     """Translate a config.json that was written when one family held plain, appearance and restoration models.
 
-    Args:
-        content: Of a config.json; one of today, or of another family, is returned as it is.
-
     Raises:
         ValueError: A variational model with skip connections, which no family supports any more.
     """

@@ -30,10 +30,6 @@ def check_fields(config: PreTrainedConfig, others: Mapping[str, Any]) -> None:
 
     To be called first in a config's `__post_init__`: `PreTrainedConfig` allocates by what it is given.
 
-    Args:
-        config: The config; its declared fields are set.
-        others: What it was given besides.
-
     Raises:
         ValueError: Names the field, and the nearest that exists. An unknown key of a config.json, which another
             version of transformers may have written, is let through unless it looks like a typo.
@@ -84,7 +80,6 @@ def check_sizes(config: PreTrainedConfig, limits: Mapping[str, int]) -> None:
     """Refuse sizes, or lists of sizes, that no network can have or no machine can hold.
 
     Args:
-        config: The config.
         limits: Field -> largest value; the smallest is 1. A field that is None is left alone.
 
     Raises:

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 # Pillow knows more formats; some of those run other programs (PostScript) or are not photos
 IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 512 << 20
 
@@ -74,11 +75,7 @@ def to_eight_bit(image: Image.Image, gray: bool | None = None) -> Image.Image:
     """Decode to mode L or RGB; transparent parts become black, 16-bit and float values are scaled to 0 ... 255.
 
     Args:
-        image: The image, of any mode.
         gray: True for L, False for RGB, None for whichever the image itself is.
-
-    Returns:
-        An image of mode L or RGB.
 
     Raises:
         ValueError: Floating-point pixels of an unknown range.
@@ -115,11 +112,7 @@ def image_errors(source: Any, failure: str = "cannot be read as an image") -> It
     try:
         yield
     except UnidentifiedImageError as error:
-        name = image_name(source)
-        hint = ""
-        if "HEIF" not in readable_formats() and name.lower().endswith((".heic", ".heif", ".hif")):
-            hint = "; HEIC needs the package pillow-heif (pip install 'hfembed[heic]')"
-        raise ValueError(f"{name}: not an image of a supported format{hint}") from error
+        raise ValueError(f"{image_name(source)}: not an image of a supported format") from error
     # what Pillow and its plugins raise for broken files of one format or another
     except (
         *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
@@ -143,6 +136,8 @@ def readable_formats() -> tuple[str, ...]:
 
 
 def _open_encoded(encoded: bytes) -> Image.Image:
+    if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC_BRANDS and "HEIF" not in readable_formats():
+        raise ValueError("HEIC needs the package pillow-heif: pip install 'hfembed[heic]'")
     return Image.open(io.BytesIO(encoded), formats=readable_formats())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -58,6 +58,20 @@ class Task:
     draw: Callable[[PreTrainedModel, Path], None] | None = None
 
 
+def choose_precision() -> str:
+    """Choose bf16 where the hardware computes in it, else float32: emulated bf16 is several times slower.
+
+    Returns:
+        "bf16" on a GPU that has it and on CPUs with AVX512_BF16 or AMX; "no" otherwise.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        instructions = torch.cpu.get_capabilities()
+        return "bf16" if instructions.get("avx512_bf16") or instructions.get("amx_bf16") else "no"
+    is_supported = accelerator.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if is_supported else "no"
+
+
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """The accelerator of a run, and torch's threads as the config wants them.
 
@@ -68,6 +82,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
+    is_auto = config.mixed_precision == "auto"
+    if is_auto:
+        config.mixed_precision = choose_precision()  # the run's identity and record hold what was chosen
     try:
         accelerator = Accelerator(
             gradient_accumulation_steps=config.accumulation_steps,
@@ -79,6 +96,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     except ValueError as error:
         raise InputError(f"accelerate: {' '.join(str(error).split())}") from error
+    if is_auto:
+        accelerator.print(f"mixed_precision auto: {config.mixed_precision.replace('no', 'float32')} on this machine")
     parts = accelerator.num_processes * config.accumulation_steps
     if config.batch_size % parts:
         raise InputError(

@@ -91,6 +91,20 @@ def test_a_hub_checkpoint_is_not_written_to(folder):
             write()
 
 
+def test_an_adapter_beside_the_weights_loads_no_other_model(folder):
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "mallory/model"}')
+    for read in (lambda: load_face_embedder(folder, "cpu"), lambda: Checkpoint.resolve(folder).validate()):
+        with pytest.raises(InputError, match="adapter_config.json, with which transformers loads other weights"):
+            read()
+
+
+def test_a_deeply_nested_config_is_one_line(folder):
+    (folder / "config.json").write_text('{"model_type": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(InputError, match="config.json.*nested too deeply") as caught:
+        load_face_embedder(folder, "cpu")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [

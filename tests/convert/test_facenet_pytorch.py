@@ -7,8 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
+from hfembed.convert import facenet_pytorch
 from hfembed.convert.facenet_pytorch import convert_facenet_pytorch
+from hfembed.convert.foreign_checkpoint import weights_of
 from hfembed.errors import InputError
+from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification
 from tests.convert.foreign_networks import Reference, StateDict, check_equal, convert
 
 # the branches of each kind of block: channels in, then (channels out, kernel height, kernel width) a layer
@@ -111,6 +115,17 @@ class Facenet(Reference):
                 y = self.conv(torch.cat(branches, 1), f"{name}.conv2d")
                 x = x + y if name == "block8" else torch.relu(x + scale[kind] * y)
         return self.norm(self.linear(x.mean((2, 3)), "last_linear"), "last_bn", eps=1e-3)
+
+
+def test_every_weight_has_its_name_and_shape_in_the_file():
+    with torch.device("meta"):
+        state = facenet_state_dict(people=7)
+        config = FaceEmbedderConfig(
+            trunk="inception_resnet_v1", image_size=[160, 160], embedding_size=512, num_labels=7
+        )
+        ours = weights_of(FaceEmbedderForClassification(config))
+    named = {facenet_pytorch._foreign_key(key.removeprefix("embedder.")): value.shape for key, value in ours.items()}
+    assert named == {key: value.shape for key, value in state.items() if not key.endswith("num_batches_tracked")}
 
 
 @pytest.fixture(scope="module")

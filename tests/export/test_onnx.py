@@ -87,7 +87,8 @@ def check_face_embedder(tmp_path, **fields):
     check(tmp_path / "face.onnx", model.embed, (3, *model.config.image_size))
 
 
-@pytest.mark.parametrize("mirror", ["concatenate", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mirror", ["concatenate", "none"])
 def test_a_face_embedder_with_its_mirror(mirror, tmp_path):
     arguments = {"depths": [1, 1], "widths": [8, 16], "use_se": True}
     check_face_embedder(tmp_path, size=(24, 20), trunk="iresnet", trunk_arguments=arguments, mirror=mirror)
@@ -109,9 +110,8 @@ def test_every_trunk(trunk, size, tmp_path):
     check_face_embedder(tmp_path, trunk=trunk, size=size)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"bottleneck": "dense", "variational": True}, pytest.param({}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{"bottleneck": "dense", "variational": True}, {}])
 def test_an_autoencoder_is_two_files(fields, tmp_path):
     torch.manual_seed(0)
     config = ConvAutoencoderConfig(image_size=[16, 16], widths=[4, 8], latent_channels=3, **fields)
@@ -136,11 +136,13 @@ def test_a_restoration_autoencoder_is_one_file(tmp_path):
     check(tmp_path / "denoise.onnx", lambda values: model(values).reconstruction, (3, 16, 16))
 
 
-def test_the_file_says_how_to_make_its_input(tmp_path):
+def test_the_file_computes_the_embeddings_and_says_how_to_make_its_input(tmp_path):
     arguments = {"depths": [1], "widths": [4]}
-    save_face_embedder(tmp_path / "saved", size=(24, 20), color="bgr", trunk="iresnet", trunk_arguments=arguments)
+    fields = {"trunk": "iresnet", "trunk_arguments": arguments, "mirror": "sum"}
+    save_face_embedder(tmp_path / "saved", size=(24, 20), color="bgr", **fields)
     assert "face.onnx" in export(tmp_path / "saved", tmp_path / "face.onnx")
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".onnx"] == ["face.onnx"]
+    check(tmp_path / "face.onnx", AutoModel.from_pretrained(tmp_path / "saved").embed, (3, 24, 20))
     session = onnxruntime.InferenceSession(tmp_path / "face.onnx", providers=["CPUExecutionProvider"])
     told = session.get_modelmeta().custom_metadata_map
     assert told["model_type"] == "hfembed_face_embedder" and json.loads(told["input_shape"]) == ["batch", 3, 24, 20]
@@ -161,6 +163,7 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
         export_onnx(str(tmp_path), tmp_path / "face.onnx")
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     import hfembed.export.onnx as module
 

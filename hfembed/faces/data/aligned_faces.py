@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import datasets
 import numpy as np
@@ -22,6 +22,7 @@ from hfembed.errors import InputError
 from hfembed.training.samplers import Key
 
 if TYPE_CHECKING:
+    from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
     from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class AlignedFaces(torch.utils.data.Dataset):
     def __init__(
         self,
         dataset: datasets.Dataset,
-        processor: "FaceImageProcessor",
+        processor: "FaceImageProcessor | ConvAutoencoderImageProcessor",
         *,
         margin: int = 0,
         cache_dir: str | Path | None = None,
@@ -140,12 +141,15 @@ class AlignedFaces(torch.utils.data.Dataset):
 class _Crops(torch.utils.data.Dataset):
     """Row -> (row, crop or None, reason): what the worker processes compute."""
 
-    def __init__(self, dataset: datasets.Dataset, processor: "FaceImageProcessor", margin: int):
+    def __init__(
+        self, dataset: datasets.Dataset, processor: "FaceImageProcessor | ConvAutoencoderImageProcessor", margin: int
+    ):
         self.photos = dataset.cast_column("image", datasets.Image(decode=False))
         self.files = dataset["file"][:]
         self.processor = processor
         self.margin = margin
-        self.wide_processor = _add_margin(processor, margin) if margin else processor
+        aligner = cast("FaceImageProcessor", processor)  # one that only crops is given no landmarks and no margin
+        self.wide_processor = _add_margin(aligner, margin) if margin else aligner
         size = self.wide_processor.size
         self.shape = (size["height"], size["width"], processor.num_channels)
 

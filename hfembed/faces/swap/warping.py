@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
+from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
 from hfembed.training.keyed_randomness import keyed_generator
 
 _STREAM = 2  # of `keyed_generator`: augmentation and corruption have others
@@ -83,16 +84,10 @@ class WarpedPairs:
         size = self.output_size or frame
         regular = _regular_grid(self.nodes)
         moved = regular + 2 * self.warp * torch.from_numpy(moves)
-        a, b, shift_x, shift_y = fit_similarity(regular, moved)
-        centers = _regular_grid(size) * (size - 1) / size
-        x, y = centers
-        aligned = torch.stack(
-            [
-                a.view(-1, 1, 1) * x - b.view(-1, 1, 1) * y + shift_x.view(-1, 1, 1),
-                b.view(-1, 1, 1) * x + a.view(-1, 1, 1) * y + shift_y.view(-1, 1, 1),
-            ],
-            dim=1,
-        )
+        fitted = similarity_transform(_as_points(regular), _as_points(moved))
+        matrix = torch.from_numpy(fitted).to(moved.dtype)[:, :, :, None, None]
+        x, y = _regular_grid(size) * (size - 1) / size
+        aligned = matrix[:, :, 0] * x + matrix[:, :, 1] * y + matrix[:, :, 2]
         distorted = aligned
         if self.warp:
             # nodes lie on the edges, pixel centers half a pixel inside
@@ -142,34 +137,15 @@ class WarpedPairs:
         return recolor
 
 
-def fit_similarity(
-    points: torch.Tensor, moved: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fit rotation, scale and shift from points to each of a batch of moved points, by least squares.
-
-    In the plane the solution (Umeyama 1991, eqs. 40-42) is a complex regression.
-
-    Args:
-        points: (2, height, width), x and y.
-        moved: (batch, 2, height, width).
-
-    Returns:
-        a, b, shift_x, shift_y, each (batch,): x' = a x - b y + shift_x, y' = b x + a y + shift_y.
-    """
-    x, y = points.flatten(1)
-    u, v = moved.flatten(2).unbind(dim=1)
-    x_mean, y_mean, u_mean, v_mean = x.mean(), y.mean(), u.mean(dim=1), v.mean(dim=1)
-    x, y = x - x_mean, y - y_mean
-    spread = (x.square() + y.square()).sum()
-    a = (x * u + y * v).sum(dim=1) / spread
-    b = (x * v - y * u).sum(dim=1) / spread
-    return a, b, u_mean - (a * x_mean - b * y_mean), v_mean - (b * x_mean + a * y_mean)
-
-
 def _regular_grid(side: int) -> torch.Tensor:
     """(2, side, side): x and y of a regular grid from -1 to 1."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
     return torch.stack([x, y])
+
+
+def _as_points(grid: torch.Tensor) -> np.ndarray:
+    """(..., 2, side, side) -> points (..., side * side, 2), in double precision."""
+    return grid.flatten(-2).transpose(-1, -2).double().numpy()
 
 
 def _resample(crops: torch.Tensor, positions: torch.Tensor, placement: torch.Tensor) -> torch.Tensor:

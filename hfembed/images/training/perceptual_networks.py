@@ -1,43 +1,43 @@
 """Frozen networks that an autoencoder's reconstructions are judged by in training."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hfembed.errors import InputError
-from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
+from hfembed.faces.swap.recrop import face_grid, sample_faces
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to gray
 
 
 class TimmFeatures(nn.Module):
-    """Feature maps of a timm network.
-
-    Args:
-        architecture: Name in timm.
-        layers: Which feature maps, from 0, finest first.
-        weights: File of weights instead of timm's pretrained ones.
+    """Feature maps of a timm network: those of `layers`, from 0, finest first.
 
     Raises:
-        InputError: There is no such network, layer or file, or the Hub cannot be reached.
+        InputError: There is no such network, layer or file of weights, or the Hub cannot be reached.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, architecture: str, layers: Sequence[int], weights: str = "") -> None:
         super().__init__()
-        overlay = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
         try:
             self.network = timm.create_model(
-                architecture, pretrained=True, features_only=True, out_indices=tuple(layers), **overlay
+                architecture,
+                pretrained=True,
+                pretrained_cfg_overlay={"file": weights} if weights else None,
+                features_only=True,
+                out_indices=tuple(layers),
             )
         except (RuntimeError, ValueError, IndexError, AssertionError, OSError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(f"no features {list(layers)} of timm's '{architecture}': {reason}") from error
-        settings = self.network.pretrained_cfg
+        settings: Any = self.network.pretrained_cfg
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(settings["std"]).view(1, -1, 1, 1))
         self.requires_grad_(False)
@@ -52,17 +52,14 @@ class TimmFeatures(nn.Module):
 class FaceEmbeddings(nn.Module):
     """Embeddings of faces in crops that were made for another network.
 
-    Args:
-        embedder: A `FaceEmbedderModel`.
-        processor: Its processor, for template and normalisation.
-        points: Five [x, y] in the crops' pixels: where a face's landmarks lie, for all crops alike.
+    `points` are five [x, y] in the crops' pixels: where a face's landmarks lie, for all crops alike.
     """
 
     def __init__(
         self, embedder: FaceEmbedderModel, processor: FaceImageProcessor, points: Sequence[Sequence[float]]
     ) -> None:
         super().__init__()
-        self.embedder = embedder.to(memory_format=torch.channels_last)
+        self.embedder = embedder.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         self.processor = processor
         self.points = np.asarray(points, dtype=np.float64)
         self.requires_grad_(False)
@@ -88,38 +85,5 @@ class FaceEmbeddings(nn.Module):
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> the embedder's input."""
         count, _, height, width = pixel_values.shape
         landmarks = np.broadcast_to(self.points, (count, 5, 2)) if points is None else points
-        size = self.processor.size
-        grid = face_grid(landmarks, self.processor.template, (size["height"], size["width"]), (height, width))
-        faces = F.grid_sample(pixel_values.float(), grid.to(pixel_values.device), align_corners=False)
-        if self.processor.num_channels == 1 and faces.shape[1] == 3:
-            faces = (faces * faces.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-        faces = faces.expand(-1, self.processor.num_channels, -1, -1)
-        if self.processor.color == "bgr":
-            faces = faces.flip(1)
-        return self.processor.normalize(faces * 255)
-
-
-def face_grid(
-    landmarks: np.ndarray, template: Sequence[Sequence[float]], size: tuple[int, int], crop_size: tuple[int, int]
-) -> torch.Tensor:
-    """Where the pixels of an aligned face lie in a crop, for `grid_sample` with `align_corners=False`.
-
-    Args:
-        landmarks: (B, 5, 2), [x, y] in the crop's pixels, pixel centers at whole numbers.
-        template: Five [x, y] in the aligned face's pixels.
-        size: Height and width of the aligned face.
-        crop_size: Height and width of the crop.
-
-    Returns:
-        (B, height, width, 2) float32.
-    """
-    matrices = np.stack([_inverse(similarity_transform(points, np.asarray(template))) for points in landmarks])
-    y, x = np.mgrid[: size[0], : size[1]]
-    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ matrices.transpose(0, 2, 1)[:, None]
-    return torch.from_numpy((2 * places + 1) / np.array([crop_size[1], crop_size[0]]) - 1).float()
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Of an affine map (2, 3)."""
-    linear = np.linalg.inv(matrix[:, :2])
-    return np.column_stack([linear, -linear @ matrix[:, 2]])
+        grid = face_grid(landmarks, self.processor, (height, width))
+        return sample_faces(pixel_values, grid.to(pixel_values.device), self.processor)

@@ -32,9 +32,6 @@ class AppearanceAutoencoderModel(AutoencoderModelBase):
 
     A convolutional encoder predicts the warp; a few Gauss-Newton steps from there find warp and code of least squared
     error. There is no convolutional decoder. Images are in [0, 1].
-
-    Args:
-        config: What to build.
     """
 
     config: AppearanceAutoencoderConfig
@@ -70,9 +67,6 @@ class AppearanceAutoencoderModel(AutoencoderModelBase):
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
             targets: What to reconstruct, of the same shape. In training `pixel_values` themselves unless given.
-
-        Returns:
-            AutoencoderOutput.
 
         Raises:
             ValueError: The images have other channels or another size.

@@ -1,6 +1,7 @@
 """A linear code of an image and a smooth warp: motion is described as motion, not as changes of intensity."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,18 +50,14 @@ class WarpedLinearCode(nn.Module):
     need it (`start_in_metric`).
 
     Args:
-        num_channels: Channels C of the images.
-        image_size: Height and width of the images.
         latent_channels: Numbers in all.
         warp_latents: How many of them are the warp's.
-        warp_grid: Control points of the fields, across and down.
-        code_filters: Learn filters beside the basis.
     """
 
     def __init__(
         self,
         num_channels: int,
-        image_size: list[int],
+        image_size: Sequence[int],
         latent_channels: int,
         warp_latents: int,
         warp_grid: int,
@@ -288,11 +285,6 @@ class WarpedLinearCode(nn.Module):
 
 def cosine_waves(count: int, height: int, width: int) -> torch.Tensor:
     """The slowest two-dimensional cosine waves: orthonormal images.
-
-    Args:
-        count: How many, at most height * width.
-        height: Of an image.
-        width: Of an image.
 
     Returns:
         (count, height, width), the slowest first.

@@ -1,20 +1,15 @@
 """Photos to the autoencoder's input in [0, 1], and its output back to photos."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_processing_utils import BatchFeature
 
 from hfembed.models.image_opening import check_pixels, image_errors, open_image, to_eight_bit
-
-# keys that transformers itself writes beside ours
-_FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
-
-Photo = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
+from hfembed.models.image_processor_base import ImageProcessorBase, PhotoSource, as_batch, for_each, height_and_width
 
 
 class ConvAutoencoderImageProcessorKwargs(TypedDict, total=False):
@@ -27,7 +22,7 @@ class ConvAutoencoderImageProcessorKwargs(TypedDict, total=False):
     size_divisor: int
 
 
-class ConvAutoencoderImageProcessor(BaseImageProcessor):
+class ConvAutoencoderImageProcessor(ImageProcessorBase):
     """Makes photos into the input of an autoencoder, and its output into photos.
 
     The center of the photo is cropped to the output's shape and resized (bilinear, antialiased). With
@@ -51,8 +46,7 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         ValueError: A value is impossible, or a key is unknown.
     """
 
-    model_input_names = ["pixel_values"]
-    valid_kwargs = ConvAutoencoderImageProcessorKwargs
+    valid_kwargs = ConvAutoencoderImageProcessorKwargs  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -63,20 +57,14 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         size_divisor: int = 1,
         **kwargs: Any,
     ):
-        for key in _FOREIGN_KEYS:
-            kwargs.pop(key, None)
-        if kwargs:
-            known = ", ".join(ConvAutoencoderImageProcessorKwargs.__annotations__)
-            unknown = ", ".join(map(repr, kwargs))
-            raise ValueError(f"ConvAutoencoderImageProcessor: unknown key {unknown}; known are {known}")
-        super().__init__()
+        super().__init__(**kwargs)
         if color not in ("rgb", "gray"):
             raise ValueError(f"ConvAutoencoderImageProcessor: color is 'rgb' or 'gray', not {color!r}")
         if not 0 < crop_fraction <= 1:
             raise ValueError(f"ConvAutoencoderImageProcessor: crop_fraction lies in (0, 1], not {crop_fraction!r}")
         if not isinstance(size_divisor, int) or size_divisor < 1:
             raise ValueError(f"ConvAutoencoderImageProcessor: size_divisor is 1 or more, not {size_divisor!r}")
-        height, width = _height_width(size)
+        height, width = height_and_width(size, 64, self)
         self.size = {"height": height, "width": width}
         self.crop_fraction = crop_fraction
         self.color = color
@@ -84,22 +72,12 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         self.size_divisor = size_divisor
 
     @property
-    def backend(self) -> str:
-        """The one backend, whatever else is installed: published numbers depend on the resampling."""
-        return "pil"
-
-    @property
     def num_channels(self) -> int:
         """Channels of the output: 1 for `color="gray"`, otherwise 3."""
         return 1 if self.color == "gray" else 3
 
     def crop_box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """The part of an upright photo that becomes the output, as left, top, right, bottom in its pixels.
-
-        Args:
-            height: Of the photo.
-            width: Of the photo.
-        """
+        """The part of an upright photo that becomes the output, as left, top, right, bottom in its pixels."""
         if self.do_resize:
             scale = self.crop_fraction * min(height / self.size["height"], width / self.size["width"])
             half_height, half_width = scale * self.size["height"] / 2, scale * self.size["width"] / 2
@@ -108,11 +86,8 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         left, top = rest_x // 2, rest_y // 2
         return left, top, left + width - rest_x, top + height - rest_y
 
-    def align(self, image: Photo) -> np.ndarray:
+    def align(self, image: PhotoSource) -> np.ndarray:
         """Decode one photo, crop and resize it. The face processor's method of this name aligns a face.
-
-        Args:
-            image: The photo, see the class.
 
         Returns:
             uint8 (height, width, channels).
@@ -136,7 +111,7 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         pixels = np.array(photo)
         return np.repeat(pixels[:, :, None], self.num_channels, axis=2) if pixels.ndim == 2 else pixels
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Scale pixels to [0, 1].
 
         Args:
@@ -147,7 +122,7 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
         """
         return pixels.to(torch.float32).mul(1 / 255)
 
-    def preprocess(self, images: Photo | Sequence[Photo], return_tensors: str = "pt") -> BatchFeature:
+    def preprocess(self, images: PhotoSource | Sequence[PhotoSource], return_tensors: str = "pt") -> BatchFeature:
         """Crop and scale one photo or a batch.
 
         Args:
@@ -161,16 +136,10 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
             ValueError: An empty list, a photo that cannot be read (named by file, or by its position in the batch),
                 or photos of different sizes.
         """
-        if isinstance(images, Photo) and not (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):
-            images = [images]
+        images = as_batch(images)
         if len(images) == 0:
             raise ValueError("got no images")
-        crops = []
-        for index, image in enumerate(images):
-            try:
-                crops.append(self.align(image))
-            except ValueError as error:
-                raise ValueError(f"image {index} of {len(images)}: {error}") from error
+        crops = for_each(self.align, images)
         sizes = sorted({crop.shape[:2] for crop in crops})
         if len(sizes) > 1:
             raise ValueError(
@@ -184,9 +153,6 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
 
         Args:
             pixel_values: (batch, channels, height, width); below 0 is black, above 1 white.
-
-        Returns:
-            Pillow images of mode L or RGB.
         """
         pixels = self.to_uint8(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image) for image in pixels]
@@ -195,20 +161,6 @@ class ConvAutoencoderImageProcessor(BaseImageProcessor):
     def to_uint8(pixel_values: torch.Tensor) -> torch.Tensor:
         """(batch, channels, height, width) in [0, 1] -> the nearest uint8, clipped."""
         return pixel_values.detach().float().clamp(0, 1).mul(255).round_().to(torch.uint8)
-
-
-def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[int, int]:
-    if size is None:
-        size = 64
-    if isinstance(size, int):
-        size = (size, size)
-    elif isinstance(size, dict):
-        size = (size.get("height"), size.get("width")) if set(size) == {"height", "width"} else ()
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(
-            'ConvAutoencoderImageProcessor: size is a number, [height, width] or {"height": ..., "width": ...}'
-        )
-    return tuple(size)
 
 
 __all__ = ["ConvAutoencoderImageProcessor"]

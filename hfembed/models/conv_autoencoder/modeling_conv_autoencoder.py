@@ -11,11 +11,7 @@ _LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class ConvAutoencoderModel(AutoencoderModelBase):
-    """Encoder, bottleneck, decoder. Images are in [0, 1].
-
-    Args:
-        config: What to build.
-    """
+    """Encoder, bottleneck, decoder. Images are in [0, 1]."""
 
     config: ConvAutoencoderConfig
     config_class = ConvAutoencoderConfig
@@ -37,9 +33,6 @@ class ConvAutoencoderModel(AutoencoderModelBase):
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
             targets: What to reconstruct, of the same shape: the clean images of corrupted `pixel_values`. In training
                 `pixel_values` themselves unless given.
-
-        Returns:
-            AutoencoderOutput.
 
         Raises:
             ValueError: The images have other channels, or a size that the stride does not divide.
@@ -85,9 +78,6 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         Args:
             pixel_values: (B, num_channels, H, W) in [0, 1].
 
-        Returns:
-            Mean and logarithm of the variance, each of the latents' shape.
-
         Raises:
             ValueError: The model is not variational; or see `encode`.
         """
@@ -104,7 +94,6 @@ class ConvAutoencoderModel(AutoencoderModelBase):
 
         Args:
             mean: (B, C, h, w), from `encode_distribution`.
-            log_variance: Of the same shape.
             generator: Source of the randomness; torch's own by default.
 
         Returns:
@@ -140,10 +129,6 @@ class ConvAutoencoderModel(AutoencoderModelBase):
 
 def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """Divergence of Gaussians from the standard normal: Kingma and Welling, 2014, appendix B, for each latent number.
-
-    Args:
-        mean: Any shape.
-        log_variance: The same shape.
 
     Returns:
         The same shape, float32, in nats.

@@ -1,23 +1,18 @@
 """Photos of any kind to upright RGB pixels."""
 
+import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_processing_utils import BatchFeature
 
-from hfembed.models.image_opening import check_pixels, image_errors, open_image, to_eight_bit
+from hfembed.models.image_opening import MAX_PIXELS, check_pixels, image_errors, open_image, to_eight_bit
+from hfembed.models.image_processor_base import ImageProcessorBase, PhotoSource, as_batch, for_each
 
-PhotoSource = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
-
-# keys that transformers itself writes beside ours
-_FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
-
-
-_MAX_PIXELS = 500_000_000
+_PIXEL_LIMIT = 500_000_000
 
 
 class Photo(NamedTuple):
@@ -38,7 +33,7 @@ class FaceDetectorImageProcessorKwargs(TypedDict, total=False):
     max_pixels: int
 
 
-class FaceDetectorImageProcessor(BaseImageProcessor):
+class FaceDetectorImageProcessor(ImageProcessorBase):
     """Decodes photos, each at its own size: the detector makes its own copies of them.
 
     A photo is a PIL image, a uint8, uint16 or float array (height, width[, channels]), a tensor (channels, height,
@@ -47,41 +42,27 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
     black, of an animation the first picture is taken.
 
     Args:
-        max_pixels (`int`, *optional*, defaults to 50,000,000): Photos that would take more pixels in memory are
+        max_pixels (`int`, *optional*, defaults to 64,000,000): Photos that would take more pixels in memory are
             refused. JPEGs larger than asked for are decoded at 1/2, 1/4 or 1/8 of their size and may have more.
 
     Raises:
         ValueError: A value is impossible, or a key is unknown.
     """
 
-    model_input_names = ["pixel_values"]
     valid_kwargs = FaceDetectorImageProcessorKwargs  # type: ignore[assignment]
 
-    def __init__(self, max_pixels: int = 50_000_000, **kwargs: Any) -> None:
-        for key in _FOREIGN_KEYS:
-            kwargs.pop(key, None)
-        if kwargs:
-            known = ", ".join(FaceDetectorImageProcessorKwargs.__annotations__)
+    def __init__(self, max_pixels: int = MAX_PIXELS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(max_pixels, int) or not 1 <= max_pixels <= _PIXEL_LIMIT:
             raise ValueError(
-                f"FaceDetectorImageProcessor: unknown key {', '.join(map(repr, kwargs))}; known is {known}"
+                f"FaceDetectorImageProcessor: max_pixels lies between 1 and {_PIXEL_LIMIT:,}, not {max_pixels!r}"
             )
-        if not isinstance(max_pixels, int) or not 1 <= max_pixels <= _MAX_PIXELS:
-            raise ValueError(
-                f"FaceDetectorImageProcessor: max_pixels lies between 1 and {_MAX_PIXELS:,}, not {max_pixels!r}"
-            )
-        super().__init__()
         self.max_pixels = max_pixels
-
-    @property
-    def backend(self) -> str:
-        """The one backend, whatever else is installed."""
-        return "pil"
 
     def open(self, image: PhotoSource, longest_side: int | None = None) -> Photo:
         """Decode one photo.
 
         Args:
-            image: The photo, see the class.
             longest_side: Shrink the photo so that no side has more pixels.
 
         Returns:
@@ -112,7 +93,6 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
         """Decode one photo or several.
 
         Args:
-            images: A photo or a list of photos, see the class.
             longest_side: Shrink photos so that no side has more pixels.
             return_tensors: `"pt"` stacks photos of one size; by default they may be of different sizes.
 
@@ -122,16 +102,8 @@ class FaceDetectorImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: A photo cannot be read; named by file, or by its position among the photos.
         """
-        if isinstance(images, PhotoSource) and not (
-            isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
-        ):
-            images = [images]
-        photos = []
-        for index, image in enumerate(images):
-            try:
-                photos.append(self.open(image, longest_side))
-            except ValueError as error:
-                raise ValueError(f"image {index} of {len(images)}: {error}") from error
+        images = as_batch(images)
+        photos = for_each(functools.partial(self.open, longest_side=longest_side), images)
         values = {
             "pixel_values": [photo.pixels for photo in photos],
             "shrinkage": [photo.shrinkage for photo in photos],
@@ -145,4 +117,4 @@ def _fitting(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
-__all__ = ["FaceDetectorImageProcessor", "Photo"]
+__all__ = ["FaceDetectorImageProcessor", "Photo", "PhotoSource"]

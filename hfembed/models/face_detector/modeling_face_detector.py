@@ -88,9 +88,6 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
     A fully convolutional network proposes windows at every scale, a second one drops most of them and moves the rest,
     a third one decides, and finds the landmarks.
 
-    Args:
-        config: What to look for.
-
     Attributes:
         pixels_at_a_time: Pixels of photos that `detect` searches together.
         windows_at_a_time: Windows of 48 x 48 pixels, or the same number of pixels otherwise, that a network takes

@@ -51,10 +51,6 @@ MAX_PARAMETERS = 4_000_000_000
 def check_trunk_arguments(trunk: str, arguments: dict[str, Any]) -> None:
     """Refuse arguments that the trunk does not take, that are no architecture, or that no machine can hold.
 
-    Args:
-        trunk: As of `FaceEmbedderConfig`.
-        arguments: Its `trunk_arguments`.
-
     Raises:
         ValueError: Names the argument.
     """

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_processing_utils import BatchFeature
 
 from hfembed.models.image_opening import check_pixels, image_errors, open_image, to_eight_bit
+from hfembed.models.image_processor_base import ImageProcessorBase, PhotoSource, as_batch, for_each, height_and_width
 
 # Left eye, right eye, nose, left and right mouth corner (as seen in the image) in a 112 x 112 crop, [x, y] in pixels,
 # pixel centers at whole numbers: the template most published face embedders were trained with.
@@ -25,11 +25,6 @@ STANDARD_SIZE = 112
 
 _EXIF_ORIENTATION = 0x0112
 _ON_ITS_SIDE = (5, 6, 7, 8)
-_MAX_SIDE = 4096
-# keys that transformers itself writes beside ours
-_FOREIGN_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
-
-FaceImage = str | Path | bytes | dict | Image.Image | np.ndarray | torch.Tensor
 
 
 def template_for_size(height: int, width: int) -> list[list[float]]:
@@ -56,24 +51,25 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     a = <source, target> / <source, source>, rotation and scale are the angle and the modulus of a.
 
     Args:
-        source: Points (n, 2), [x, y].
-        target: Points (n, 2), [x, y].
+        source: Points (..., n, 2), [x, y].
+        target: Points (..., n, 2), [x, y]; leading dimensions are broadcast.
 
     Returns:
-        Matrix (2, 3): target = matrix[:, :2] @ source + matrix[:, 2].
+        Matrices (..., 2, 3): target = matrix[:, :2] @ source + matrix[:, 2].
 
     Raises:
         ValueError: The source points, or their images, fall onto one point: no scale or rotation can be told.
     """
-    z, w = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
-    z_mean, w_mean = z.mean(), w.mean()
+    z, w = source[..., 0] + 1j * source[..., 1], target[..., 0] + 1j * target[..., 1]
+    z_mean, w_mean = z.mean(-1, keepdims=True), w.mean(-1, keepdims=True)
     z = z - z_mean
-    spread = np.vdot(z, z).real
-    a = np.vdot(z, w - w_mean) / spread if spread > 1e-9 else 0
-    if abs(a) < 1e-9:
+    spread = (z.conj() * z).real.sum(-1, keepdims=True)
+    a = (z.conj() * (w - w_mean)).sum(-1, keepdims=True) / np.where(spread > 1e-9, spread, np.inf)
+    if (abs(a) < 1e-9).any():
         raise ValueError("landmarks give no scale or rotation: the points coincide")
     shift = w_mean - a * z_mean
-    return np.array([[a.real, -a.imag, shift.real], [a.imag, a.real, shift.imag]])
+    entries = [a.real, -a.imag, shift.real, a.imag, a.real, shift.imag]
+    return np.concatenate(entries, -1).reshape(*a.shape[:-1], 2, 3)
 
 
 class FaceImageProcessorKwargs(TypedDict, total=False):
@@ -87,7 +83,7 @@ class FaceImageProcessorKwargs(TypedDict, total=False):
     image_std: float | Sequence[float]
 
 
-class FaceImageProcessor(BaseImageProcessor):
+class FaceImageProcessor(ImageProcessorBase):
     """Makes face photos into network input the way the network was trained to see them.
 
     With five landmarks, a photo is warped by the similarity transform that brings them closest to `template`
@@ -113,7 +109,6 @@ class FaceImageProcessor(BaseImageProcessor):
         ValueError: A value is impossible, or a key is unknown.
     """
 
-    model_input_names = ["pixel_values"]
     valid_kwargs = FaceImageProcessorKwargs  # type: ignore[assignment]
 
     def __init__(
@@ -126,17 +121,12 @@ class FaceImageProcessor(BaseImageProcessor):
         image_std: float | Sequence[float] = 0.5,
         **kwargs: Any,
     ):
-        for key in _FOREIGN_KEYS:
-            kwargs.pop(key, None)
-        if kwargs:
-            known = ", ".join(FaceImageProcessorKwargs.__annotations__)
-            raise ValueError(f"FaceImageProcessor: unknown key {', '.join(map(repr, kwargs))}; known are {known}")
-        super().__init__()
+        super().__init__(**kwargs)
         if color not in ("rgb", "bgr", "gray"):
             raise ValueError(f"FaceImageProcessor: color is 'rgb', 'bgr' or 'gray', not {color!r}")
         if not 0 < crop_fraction <= 1:
             raise ValueError(f"FaceImageProcessor: crop_fraction lies in (0, 1], not {crop_fraction!r}")
-        height, width = _height_width(size)
+        height, width = height_and_width(size, STANDARD_SIZE, self)
         points = np.asarray(template_for_size(height, width) if template is None else template, dtype=np.float64)
         if points.shape != (5, 2):
             raise ValueError("FaceImageProcessor: template is five [x, y] in output pixels")
@@ -160,11 +150,6 @@ class FaceImageProcessor(BaseImageProcessor):
             raise ValueError(f"FaceImageProcessor: image_std must be finite numbers above 0, not {image_std!r}")
 
     @property
-    def backend(self) -> str:
-        """The one backend, whatever else is installed: published numbers depend on the resampling."""
-        return "pil"
-
-    @property
     def num_channels(self) -> int:
         """Channels of the output: 1 for `color="gray"`, else 3."""
         return 1 if self.color == "gray" else 3
@@ -179,11 +164,10 @@ class FaceImageProcessor(BaseImageProcessor):
             )
         return values
 
-    def align(self, image: FaceImage, landmarks: Sequence[Sequence[float]] | np.ndarray | None = None) -> np.ndarray:
+    def align(self, image: PhotoSource, landmarks: Sequence[Sequence[float]] | np.ndarray | None = None) -> np.ndarray:
         """Decode one photo and warp it to the template, or crop its center.
 
         Args:
-            image: The photo, see the class.
             landmarks: Five [x, y] in pixels of the upright photo, in the template's order; `None` for a center crop.
 
         Returns:
@@ -195,7 +179,7 @@ class FaceImageProcessor(BaseImageProcessor):
         with image_errors(image, "cannot be made into a face crop"):
             return self._align(image, landmarks)
 
-    def _align(self, image: FaceImage, landmarks: Sequence[Sequence[float]] | np.ndarray | None) -> np.ndarray:
+    def _align(self, image: PhotoSource, landmarks: Sequence[Sequence[float]] | np.ndarray | None) -> np.ndarray:
         height, width = self.size["height"], self.size["width"]
         photo, is_ours = open_image(image)
         orientation = photo.getexif().get(_EXIF_ORIENTATION, 1)
@@ -244,14 +228,13 @@ class FaceImageProcessor(BaseImageProcessor):
 
     def preprocess(
         self,
-        images: FaceImage | Sequence[FaceImage],
+        images: PhotoSource | Sequence[PhotoSource],
         landmarks: Any = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Align and normalize one photo or a batch.
 
         Args:
-            images: A photo or a list of photos, see the class.
             landmarks: For one photo its (5, 2) landmarks; for a list one entry per photo, (5, 2) or `None` (then the
                 photo's center is cropped). `None`: center crops.
             return_tensors: `"pt"` or `"np"`.
@@ -263,35 +246,15 @@ class FaceImageProcessor(BaseImageProcessor):
             ValueError: A photo cannot be read (named by file, or by its position in the batch), or the number of
                 landmarks differs from the number of photos.
         """
-        if isinstance(images, FaceImage) and not (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):
-            images, landmarks = [images], None if landmarks is None else [landmarks]
+        given, images = images, as_batch(images)
         if landmarks is None:
             landmarks = [None] * len(images)
+        elif images is not given:
+            landmarks = [landmarks]
         if len(images) == 0 or len(landmarks) != len(images):
             raise ValueError(f"got {len(images)} images and landmarks for {len(landmarks)}")
-        crops = []
-        for index, (image, points) in enumerate(zip(images, landmarks, strict=True)):
-            try:
-                crops.append(self.align(image, points))
-            except ValueError as error:
-                raise ValueError(f"image {index} of {len(images)}: {error}") from error
-        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.stack(for_each(self.align, images, landmarks))).permute(0, 3, 1, 2)
         return BatchFeature({"pixel_values": self.normalize(pixels).contiguous()}, tensor_type=return_tensors)
-
-
-def _height_width(size: int | Sequence[int] | dict[str, int] | None) -> tuple[int, int]:
-    if size is None:
-        size = STANDARD_SIZE
-    sides: Sequence[Any]
-    if isinstance(size, int):
-        sides = (size, size)
-    elif isinstance(size, dict):
-        sides = (size["height"], size["width"]) if set(size) == {"height", "width"} else ()
-    else:
-        sides = size
-    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in sides):
-        raise ValueError('FaceImageProcessor: size is a number, [height, width] or {"height": ..., "width": ...}')
-    return sides[0], sides[1]
 
 
 def _check_scale(landmarks: np.ndarray, upright_size: tuple[int, int]) -> None:

@@ -42,7 +42,6 @@ def cosface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, ma
     Args:
         cosines: (B, N) in [-1, 1].
         labels: (B,) integer class of each row.
-        scale: s.
         margin: m, a difference of cosines.
 
     Returns:
@@ -61,7 +60,6 @@ def arcface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, ma
     Args:
         cosines: (B, N) in [-1, 1].
         labels: (B,) integer class of each row.
-        scale: s.
         margin: m in radians.
 
     Returns:
@@ -83,8 +81,6 @@ def adaface_logits(
         cosines: (B, N) in [-1, 1].
         labels: (B,) integer class of each row.
         norm_scores: q (B,) in [-1, 1]; no gradient goes through it.
-        scale: s.
-        margin: m.
 
     Returns:
         Logits (B, N).
@@ -157,7 +153,6 @@ class MarginHead(NamedTuple):
     """A kind of head.
 
     Attributes:
-        margin: The paper's.
         logits: Of the head, cosines (B, N), embedding norms (B,) and labels (B,): logits (B, N) with the margin.
     """
 

@@ -150,9 +150,6 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
             weights: File to take the weights from instead of the Hub (safetensors, or a state dict of torch).
             fields: Fields of `FaceEmbedderConfig`; `image_size` is [112, 112] unless given.
 
-        Returns:
-            The model, in training mode.
-
         Raises:
             ValueError: timm has no such architecture, or the config is wrong.
         """
@@ -397,9 +394,6 @@ class FaceEmbedderPreTrainedModel(PreTrainedModel):
 class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
     """Trunk, pooling, dropout, linear layer, BatchNorm ('BN neck', unless turned off), unit length.
 
-    Args:
-        config: What to build.
-
     Attributes:
         images_at_a_time: Images that `embed` takes through the network at a time on a CPU.
     """
@@ -459,9 +453,6 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
 
     `"softmax"` is a linear layer with bias on the embedding before normalization; `"cosface"`, `"arcface"` and
     `"adaface"` compare directions and ask for a margin.
-
-    Args:
-        config: What to build; `num_labels` people.
     """
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
@@ -541,10 +532,6 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
     def replace_head(self, num_labels: int | None = None, id2label: dict[int, str] | None = None) -> None:
         """Put a new classifier for other people on the embedder, freshly initialized.
 
-        Args:
-            num_labels: Number of people.
-            id2label: Their names instead, by index.
-
         Raises:
             ValueError: Not exactly one of the two is given.
         """
@@ -559,11 +546,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
 
 
 class FaceEmbedderForTripletLearning(FaceEmbedderPreTrainedModel):
-    """Same people near, others far: FaceNet's way, by triplets, or the contrastive loss.
-
-    Args:
-        config: What to build.
-    """
+    """Same people near, others far: FaceNet's way, by triplets, or the contrastive loss."""
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
         super().__init__(config)
@@ -576,9 +559,6 @@ class FaceEmbedderForTripletLearning(FaceEmbedderPreTrainedModel):
         Args:
             pixel_values: (batch_size, num_channels, height, width), from the image processor.
             labels: (batch_size,) integer people; each should have several images in the batch.
-
-        Returns:
-            FaceTripletOutput.
         """
         outputs = self.embedder(pixel_values)
         loss = active_share = None
@@ -594,9 +574,6 @@ class FaceEmbedderForTripletLearning(FaceEmbedderPreTrainedModel):
         Args:
             embeddings: (B, D), unit length.
             labels: (B,) integer people.
-
-        Returns:
-            Loss and share of active triplets (pairs), scalars.
         """
         config = self.config
         return METRIC_LOSSES[config.metric_loss](embeddings, labels, config)

@@ -33,8 +33,9 @@ class TimmTrunk(nn.Module):
                 weights = sum(weight.numel() for weight in timm.create_model(architecture, **created).parameters())
             if weights > MAX_PARAMETERS:
                 raise ValueError(f"trunk_arguments {arguments} make '{architecture}' a network of {weights:,} weights")
-        self.backbone: Any = timm.create_model(architecture, **created)
-        self.feature_size: int = self.backbone.head_hidden_size
+        backbone: Any = timm.create_model(architecture, **created)
+        self.backbone = backbone
+        self.feature_size: int = backbone.head_hidden_size
         # transformers initializes what lacks this mark: timm's own initialization is to stay. On the meta device
         # (from_pretrained) there is nothing to keep, and weights missing from the checkpoint must get values
         for tensor in (*self.backbone.parameters(), *self.backbone.buffers()):
@@ -67,7 +68,6 @@ def load_pretrained_trunk(model: PreTrainedModel, weights: str | None = None) ->
     """Give a face embedder's trunk timm's pretrained weights: for training, where a recipe or a person asks for it.
 
     Args:
-        model: A face embedder with a trunk "timm/...", with or without a head. Changed in place.
         weights: File to take the weights from instead of the Hub (safetensors, or a state dict of torch).
 
     Raises:

@@ -35,8 +35,6 @@ def triplet_loss(
     Args:
         embeddings: (B, D), unit length; from all ranks where there are several.
         labels: (B,) integers.
-        margin: alpha, between squared distances.
-        mining: Which triplets.
 
     Returns:
         Loss and active share, scalars; both 0 (with a gradient of 0) where the batch has no such triplet.

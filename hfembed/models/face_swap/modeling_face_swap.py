@@ -54,11 +54,8 @@ def reconstruction_loss(
 
     Args:
         reconstruction: (batch, channels, height, width) in [0, 1].
-        target: The same shape.
         mask: (batch, 1, height, width) in [0, 1].
-        target_mask: The same shape.
         dssim_weight: Share of the dissimilarity, in [0, 1].
-        mask_weight: Weight of the masks' mean absolute error.
 
     Returns:
         A scalar, float32: means over images and pixels.
@@ -173,9 +170,6 @@ class FaceSwapModel(PreTrainedModel):
 
     A face that goes through another person's decoder comes out as that person, in the same pose and light: all that
     the decoders have in common is the latent code, and distortion during training keeps it from holding who it is.
-
-    Args:
-        config: What to build.
     """
 
     config: FaceSwapConfig
@@ -218,9 +212,6 @@ class FaceSwapModel(PreTrainedModel):
             labels: (batch_size,) integer: which decoder reconstructs it.
             target_pixel_values: (batch_size, num_channels, height, width): what should come out.
             target_masks: (batch_size, 1, height, width) in [0, 1]: where the face is in it.
-
-        Returns:
-            FaceSwapOutput.
 
         Raises:
             ValueError: The images do not have the config's size, targets come without labels, or with labels that

@@ -1,5 +1,7 @@
 """Holes in images filled by what is most likely there under a Gaussian over whole images."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -15,17 +17,13 @@ class GaussianFill(nn.Module):
     images of 64 x 64 pixels.
 
     Measured, not learned; a new one knows nothing and fills with gray.
-
-    Args:
-        num_channels: Channels C of the images.
-        image_size: Height and width of the images.
     """
 
     mean: torch.Tensor
     precision: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, num_channels: int, image_size: list[int]) -> None:
+    def __init__(self, num_channels: int, image_size: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.full((num_channels, *image_size), 0.5))
         self.register_buffer("precision", torch.eye(self.mean.numel()))

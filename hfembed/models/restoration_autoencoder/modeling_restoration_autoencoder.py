@@ -20,9 +20,6 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
     The encoder's feature maps are added to the decoder's (Ronneberger et al., "U-Net", 2015), whose output is added to
     the input (Zhang et al., "Beyond a Gaussian Denoiser", 2017). An inpainting model adds its correction to the
     conditional mean of the pixels in the holes.
-
-    Args:
-        config: What to build.
     """
 
     config: RestorationAutoencoderConfig
@@ -41,8 +38,8 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ZeroConv2d):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
+            for parameter in module.parameters():
+                init.zeros_(parameter)
         elif isinstance(module, GaussianFill):
             init.constant_(module.mean, 0.5)
             init.copy_(module.precision, torch.eye(len(module.precision)))
@@ -65,7 +62,6 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
 
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
-            targets: The clean images, of the same shape; training needs them.
             mask: (batch_size, 1, height, width) bool, for an inpainting model: true where images have holes. Without
                 it there are none. What lies outside of holes stays as it is, so that the loss is that of the holes.
 

@@ -1,6 +1,5 @@
 """Replace a folder in a single step, so that it never holds the vectors of one save and the words of another."""
 
-import ctypes
 import os
 import shutil
 import tempfile
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_EXCHANGE, _CURRENT_FOLDER = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux's renameat2
+from hfembed.models.folder_replacing import replace_folder
 
 
 @contextmanager
@@ -19,7 +18,6 @@ def atomic_save(folder: str | Path, written: tuple[str, ...]) -> Iterator[Path]:
     files one by one; loading checks that vectors and words belong together.
 
     Args:
-        folder: The folder to save to.
         written: Patterns of the names that a save may write; earlier files of such names are not kept.
     """
     folder = Path(folder).resolve()
@@ -34,23 +32,17 @@ def atomic_save(folder: str | Path, written: tuple[str, ...]) -> Iterator[Path]:
 
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
         if in_place:
             for name in not_kept(str(folder), os.listdir(folder)) - set(os.listdir(temporary)):
                 shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
             for file in temporary.iterdir():
                 file.replace(folder / file.name)
-        elif not folder.exists():
-            temporary.rename(folder)
         else:
-            shutil.copytree(folder, temporary, symlinks=True, ignore=not_kept, copy_function=_link, dirs_exist_ok=True)
-            if not _exchange(temporary, folder):
-                aside = Path(tempfile.mkdtemp(prefix=".saving.", dir=folder.parent)) / folder.name
-                folder.rename(aside)
-                temporary.rename(folder)
-                shutil.rmtree(aside.parent)
+            if folder.exists():
+                shutil.copytree(
+                    folder, temporary, symlinks=True, ignore=not_kept, copy_function=_link, dirs_exist_ok=True
+                )
+            replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -60,12 +52,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:
         shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two names in one step; False where the system cannot."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError, TypeError):
-        return False
-    return rename(_CURRENT_FOLDER, os.fsencode(first), _CURRENT_FOLDER, os.fsencode(second), _EXCHANGE) == 0

@@ -1,11 +1,11 @@
 """Configuration of the word2vec models."""
 
-import difflib
-from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from hfembed.models.config_fields import check_fields
 
 
 @strict
@@ -53,15 +53,7 @@ class Word2VecConfig(PreTrainedConfig):
     initializer_scale: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # a misspelled field would have no effect; a config.json may have fields of a later transformers
-        from_file = self.transformers_version is not None
-        own = {member.name for member in fields(self)} - {member.name for member in fields(PreTrainedConfig)}
-        for name in kwargs:
-            if name.startswith("_") or name in dir(PreTrainedConfig) or name in ("model_type", "auto_map"):
-                continue
-            near = difflib.get_close_matches(name, sorted(own), n=1, cutoff=0.8 if from_file else 0.0)
-            if near:
-                raise ValueError(f"Word2VecConfig has no field '{name}'; did you mean '{near[0]}'?")
+        check_fields(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:

@@ -20,7 +20,6 @@ def make_keyed_vectors(vocabulary: Vocabulary, vectors: np.ndarray) -> Any:
     """A gensim `KeyedVectors` with a copy of the vectors and, where known, the counts.
 
     Args:
-        vocabulary: The words.
         vectors: float32 of shape (words, dimensions).
     """
     keyed_vectors = _import_gensim().KeyedVectors(vectors.shape[1], count=len(vocabulary), dtype=vectors.dtype)
@@ -72,10 +71,6 @@ def read_keyed_vectors(keyed_vectors: Any, trained: bool = False) -> tuple[Vocab
     """Words, vectors and, where gensim has them, counts of a `KeyedVectors`.
 
     Reading a file without counts, gensim fills in n, n - 1, ..., 1; such counts are left out.
-
-    Args:
-        keyed_vectors: The `KeyedVectors`.
-        trained: They are those of a model that counted words itself.
     """
     words = [str(word) for word in keyed_vectors.index_to_key]
     vectors = np.ascontiguousarray(keyed_vectors.vectors[: len(words)])

@@ -160,7 +160,6 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
     skip them.
 
     Args:
-        config: The model's configuration.
         vocabulary: The words of the rows; `from_pretrained` finds them beside the weights.
     """
 
@@ -195,7 +194,6 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         """Make a model from words and vectors; the vectors are not copied.
 
         Args:
-            vocabulary: The words.
             vectors: float16, float32 or float64 of shape (words, dimensions).
             **config: Fields of `Word2VecConfig`, where more is known of the vectors.
 
@@ -234,7 +232,6 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         Args:
             path: The file; .gz, .xz and .bz2 are decompressed while reading.
             binary: Which format it is. Default: detected.
-            limit: Read only the first `limit` words.
             dtype: torch.float32, or torch.float16 for half the memory.
             counts_file: One word and its count per line (word2vec's `-save-vocab`, gensim's `fvocab`).
             unicode_errors: "strict", or "replace" or "ignore" for words that are not UTF-8.
@@ -287,7 +284,6 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         Args:
             input_ids: Ids of shape (batch, length), int64.
             attention_mask: 1 for words, 0 for padding, of the same shape.
-            **kwargs: Ignored; pipelines pass flags that have no meaning here.
 
         Returns:
             `last_hidden_state` (batch, length, embedding_size), the words' vectors, and `pooler_output`
@@ -306,10 +302,6 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
     """Input and output rows with the negative-sampling loss, as a reference implementation.
 
     The engines in `hfembed.words.training` compute the same much faster and are tested against it.
-
-    Args:
-        config: The model's configuration.
-        vocabulary: The words of the rows.
     """
 
     def __init__(self, config: Word2VecConfig, vocabulary: Vocabulary | None = None):

@@ -125,14 +125,7 @@ class Vocabulary:
         max_vocab_size: int | None = None,
         rules: TextRules | None = None,
     ) -> "Vocabulary":
-        """Sort words by count, the most frequent first (equal ones by spelling), and drop the rare.
-
-        Args:
-            counts: word -> how often it was seen.
-            min_count: Words seen less often are dropped.
-            max_vocab_size: Keep at most this many.
-            rules: How the text became words.
-        """
+        """Sort words by count, the most frequent first (equal ones by spelling), and drop the rare."""
         kept = sorted((item for item in counts.items() if item[1] >= min_count), key=lambda item: (-item[1], item[0]))
         kept = kept[:max_vocab_size]
         return cls([word for word, _ in kept], np.array([count for _, count in kept], dtype=np.int64), rules)
@@ -266,9 +259,6 @@ class Vocabulary:
     def encode(self, documents: Iterable[str | Sequence[str]]) -> list[np.ndarray]:
         """Rows of the known words of each document.
 
-        Args:
-            documents: Texts (split into words by the rules) or lists of words (taken as they are).
-
         Returns:
             One int64 array per document, of shape (known words,); unknown words are skipped.
 
@@ -293,12 +283,7 @@ class Vocabulary:
         return rows
 
     def save(self, folder: str | Path, tensors: dict[str, np.ndarray] | None = None) -> None:
-        """Write the tokenizer's files and `vocab_counts.safetensors` (counts; rules and fingerprint as metadata).
-
-        Args:
-            folder: Where to write.
-            tensors: More tensors to keep beside the counts.
-        """
+        """Write the tokenizer's files and `vocab_counts.safetensors` (counts; rules and fingerprint as metadata)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save_pretrained(folder)

@@ -38,7 +38,6 @@ def read_word2vec_format(
     Args:
         path: The file; .gz, .xz and .bz2 are decompressed while reading.
         binary: Which format it is. Default: detected from the first row.
-        limit: Read only the first `limit` words.
         dtype: Type of the matrix, np.float32 or np.float16.
         counts_file: What word2vec's `-save-vocab` and gensim's `fvocab` write: one word and its count per line.
         unicode_errors: What to do with a word that is not UTF-8, as in `bytes.decode`: word2vec.c cuts long words
@@ -114,7 +113,6 @@ def write_word2vec_format(
 
     Args:
         path: The file to write; a name ending in .gz, .xz or .bz2 is compressed.
-        words: The words.
         vectors: float of shape (words, dimensions), written as float32.
         counts: int64 of shape (words,); needed for `counts_file`.
         binary: Binary or text. Text keeps every bit: each number is its shortest exact form.

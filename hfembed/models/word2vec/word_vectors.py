@@ -43,7 +43,6 @@ def _top_rows(
     Args:
         matrix: Vectors of shape (rows, dimensions), any float type.
         score: The scores of a chunk of rows for every query, from the cosines of unit queries to it.
-        top_k: How many per query.
         exclude: Rows that are no answer, int64 of shape (batch, n); -1 excludes nothing.
 
     Returns:
@@ -81,7 +80,6 @@ def nearest_rows(
     Args:
         matrix: Vectors of shape (rows, dimensions), any float type, any device.
         queries: Vectors of shape (batch, dimensions).
-        top_k: How many rows per query.
         exclude: Rows that are no answer, int64 of shape (batch, n); -1 excludes nothing.
 
     Returns:
@@ -101,7 +99,6 @@ def analogy_rows(
     Args:
         matrix: Vectors of shape (rows, dimensions).
         questions: Rows of a, b and c, int64 of shape (questions, 3).
-        top_k: How many answers per question.
         method: "3cosadd", the cosine to b - a + c, or "3cosmul" (Levy & Goldberg 2014, equation 4).
 
     Returns:
@@ -182,10 +179,7 @@ class WordVectorQueries:
         Args:
             positive: Words (their unit vectors), vectors (as they are, like gensim) or (word or vector, weight) pairs
                 to add; `["czech", "currency"]` composes.
-            negative: Those to subtract.
-            top_k: How many words.
             restrict_vocab: Search only the first rows, the most frequent words.
-            topn: gensim's name of `top_k`.
 
         Returns:
             (word, cosine) pairs, best first, without the words of the query.
@@ -208,13 +202,6 @@ class WordVectorQueries:
         topn: int | None = None,
     ) -> list[list[tuple[str, float]]]:
         """`most_similar` for many queries in one matrix product per chunk of rows, on the model's device.
-
-        Args:
-            positive: What to add, for each query.
-            negative: What to subtract, for each query.
-            top_k: How many words per query.
-            restrict_vocab: Search only the first rows.
-            topn: gensim's name of `top_k`.
 
         Returns:
             One list of (word, cosine) pairs per query.
@@ -305,13 +292,7 @@ class WordVectorQueries:
         """Answer "a is to b as c is to ?": man, king, woman -> queen; walk, walked, swim -> swam.
 
         Args:
-            a: What `b` belongs to.
-            b: What belongs to `a`.
-            c: What the answer belongs to.
-            top_k: How many answers.
             method: "3cosadd" or "3cosmul".
-            restrict_vocab: Search only the first rows.
-            topn: gensim's name of `top_k`.
 
         Returns:
             (word, score) pairs, best first.

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hfembed.faces.swap.warping import WarpedPairs, fit_similarity
-from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.faces.swap.warping import WarpedPairs
 
 STILL = {"warp": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "mirror": 0.0}
 
@@ -20,24 +19,6 @@ def smooth(count=4, size=32, channels=3):
 
 def keys(count=4):
     return [(3, index) for index in range(count)]
-
-
-def test_the_similarity_that_fits_is_the_least_squares_one():
-    generator = np.random.default_rng(1)
-    regular = np.stack(np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)))
-    moved = regular + 0.2 * generator.standard_normal((3, 2, 5, 5))
-    a, b, shift_x, shift_y = fit_similarity(torch.tensor(regular), torch.tensor(moved))
-    for row in range(3):
-        expected = similarity_transform(regular.reshape(2, -1).T, moved[row].reshape(2, -1).T)
-        ours = [[a[row], -b[row], shift_x[row]], [b[row], a[row], shift_y[row]]]
-        np.testing.assert_allclose(np.array(ours), expected, atol=1e-12)
-
-
-def test_a_similarity_is_fitted_exactly():
-    regular = torch.stack(torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 5), indexing="xy"))
-    turned = torch.stack([0.9 * regular[0] - 0.3 * regular[1] + 0.1, 0.3 * regular[0] + 0.9 * regular[1] - 0.2])
-    fitted = [value.item() for value in fit_similarity(regular, turned[None])]
-    assert fitted == pytest.approx([0.9, 0.3, 0.1, -0.2], abs=1e-6)
 
 
 def test_switched_off_it_changes_nothing():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from hfembed.errors import InputError
 from hfembed.images.training.perceptual_loss import embedding_distance, feature_distance
-from hfembed.images.training.perceptual_networks import FaceEmbeddings, TimmFeatures, face_grid
+from hfembed.images.training.perceptual_networks import FaceEmbeddings, TimmFeatures
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -79,5 +79,3 @@ def test_embeddings_of_crops_are_those_of_aligned_faces():
     ours = FaceEmbeddings(embedder, processor, points)(crop)
     assert F.cosine_similarity(ours, expected).item() > 0.98
     torch.testing.assert_close(FaceEmbeddings(embedder, processor, points + 9)(crop, points[None]), ours)
-    grid = face_grid(points[None], processor.template, (32, 28), (64, 64))
-    assert grid.shape == (1, 32, 28, 2)

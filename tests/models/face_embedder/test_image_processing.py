@@ -64,6 +64,9 @@ def test_the_similarity_transform_is_umeyamas():
     for _ in range(20):
         source, target = random.normal(size=(5, 2)) * 30, random.normal(size=(5, 2)) * 20
         np.testing.assert_allclose(similarity_transform(source, target), umeyama(source, target), atol=1e-9)
+    targets = random.normal(size=(3, 5, 2))
+    alone = [similarity_transform(source, target) for target in targets]
+    np.testing.assert_array_equal(similarity_transform(source, targets), alone)
 
 
 @pytest.mark.parametrize("size", [(112, 112), (112, 96), (64, 64)])

@@ -151,7 +151,7 @@ def test_image_of_another_size_is_refused():
 
 def test_initialization_keeps_the_signal():
     torch.manual_seed(0)
-    config = tiny_config(trunk="iresnet18", trunk_arguments={}, image_size=[32, 32])
+    config = tiny_config(trunk_arguments={"depths": [1, 1], "widths": [64, 64]}, image_size=[32, 32])
     model = FaceEmbedderModel(config)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 10_000:
@@ -492,10 +492,14 @@ def test_another_number_of_people_renews_only_the_head(tmp_path):
     assert torch.equal(model.embed(pixel_values), base.embed(pixel_values))
 
 
-@pytest.mark.parametrize("trunk", ["iresnet18", "mobilefacenet", "timm/test_resnet"])
+@pytest.mark.parametrize(
+    ("trunk", "arguments"),
+    [("iresnet", {"depths": [2, 2], "widths": [8, 16]}), ("mobilefacenet", {}), ("timm/test_resnet", {})],
+)
 @torch.no_grad()
-def test_optimized_for_inference_embeds_the_same(trunk):
-    config = FaceEmbedderConfig(trunk=trunk, image_size=[48, 48], embedding_size=16, mirror="concatenate")
+def test_optimized_for_inference_embeds_the_same(trunk, arguments):
+    fields = {"trunk": trunk, "trunk_arguments": arguments, "mirror": "concatenate"}
+    config = FaceEmbedderConfig(image_size=[48, 48], embedding_size=16, **fields)
     model = FaceEmbedderModel(config)
     for norm in (module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)):
         norm.running_mean.normal_(std=0.1)

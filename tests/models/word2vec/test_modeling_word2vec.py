@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, pipe
 
 from hfembed.checkpoint.loading import load_word2vec
 from hfembed.errors import InputError
-from hfembed.models.word2vec import atomic_save
+from hfembed.models import folder_replacing
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import TextRules, UnknownWordError, Vocabulary
@@ -314,7 +314,7 @@ class TestSaving:
         make_model().save_pretrained(tmp_path / "model")
         if where == "current folder":
             monkeypatch.chdir(tmp_path / "model")
-        monkeypatch.setattr(atomic_save, "_exchange", lambda *paths: False)
+        monkeypatch.setattr(folder_replacing, "_exchange", lambda *paths: False)
         Word2VecModel.from_vectors(Vocabulary(["a", "b"]), make_vectors(2)).save_pretrained(tmp_path / "model")
         assert len(Word2VecModel.from_pretrained(tmp_path / "model")) == 2
         assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

@@ -97,7 +97,7 @@ def test_training_goes_on_with_new_text_and_new_words(text, tmp_path):
     ("more", "message"),
     [
         (["--lerning_rate", "0.1"], "did you mean 'learning_rate'?"),
-        (["--window", "0"], "window is at least 1"),
+        (["--window", "0"], "window must be at least 1"),
         (["--epochs", "many"], "epochs"),
         (["--analogies", "nowhere.txt"], "nowhere.txt"),
     ],
