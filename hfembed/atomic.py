@@ -14,15 +14,7 @@ from hfembed.models.folder_replacing import current_umask, replace_folder
 
 
 def check_destination(path: str | Path, overwrite: bool = False) -> None:
-    """Refuse a folder that cannot be written or must not be replaced; to be called before any work is done.
-
-    Args:
-        path: The folder to write.
-        overwrite: It may be replaced.
-
-    Raises:
-        InputError: It exists and may not be replaced, or its parent cannot be written.
-    """
+    """Refuse a folder that cannot be written or must not be replaced; to be called before any work is done."""
     path = Path(path)
     exists = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if exists and not overwrite:
@@ -31,28 +23,14 @@ def check_destination(path: str | Path, overwrite: bool = False) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse a file that cannot be written; to be called before any work is done.
-
-    Args:
-        path: The file to write; an earlier one will be replaced.
-
-    Raises:
-        InputError: It is a folder, or its folder cannot be written.
-    """
+    """Refuse a file that cannot be written; to be called before any work is done. An earlier one is replaced."""
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; name a file to write")
     _check_parent(Path(path))
 
 
 def check_output_folder(path: str | Path) -> None:
-    """Refuse a folder that files cannot be written into; to be called before any work is done.
-
-    Args:
-        path: The folder, which need not exist.
-
-    Raises:
-        InputError: It is a file, or it cannot be written.
-    """
+    """Refuse a folder that files cannot be written into; to be called before any work is done."""
     _check_parent(Path(path) / "file")
 
 
@@ -68,11 +46,7 @@ def _check_parent(path: Path) -> None:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; rename it to `path` when the block ends without an error.
 
-    Args:
-        path: The file to write. Its folder is made when missing.
-
-    Yields:
-        The temporary path, with the same suffix as `path` (libraries choose a format by it).
+    The folder is made when missing. The temporary path has the same suffix as `path`: libraries choose a format by it.
 
     Raises:
         OSError: The disk is full or the folder cannot be written; an earlier file under `path` is left as it was.
@@ -96,11 +70,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder; put it in the place of `path` when the block ends without an error.
 
-    Args:
-        path: The folder to write. An earlier one is replaced only once the new one is complete.
-
-    Yields:
-        The temporary folder, on the same file system as `path`.
+    An earlier folder is replaced only once the new one is complete.
 
     Raises:
         OSError: The disk is full or the parent cannot be written; an earlier folder is left as it was.

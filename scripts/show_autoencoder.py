@@ -15,7 +15,7 @@ from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.images.evaluation.reconstruction import pca_reconstruction, psnr, reconstruct, ssim
 from hfembed.images.morphing import midpoint_sharpness, morph
-from hfembed.images.pictures import picture_grid, to_pictures, write_animation, write_picture
+from hfembed.images.pictures import to_pictures, write_animation, write_grid
 
 UNSEEN = 1_000_000  # seed of the synthetic people
 
@@ -43,8 +43,8 @@ def main() -> None:
         print(f"  {name:62}{psnr(images, unseen):6.2f}{ssim(images, unseen):8.3f}")
 
     chosen = np.arange(0, len(unseen), 8)  # a photo of each
-    rows = [unseen[chosen], *(images[chosen] for images in reconstructions.values())]
-    write_picture(picture_grid([to_pictures(row) for row in rows]), folder / "reconstructions.png", scale=2)
+    rows = {"photos": unseen[chosen], **{name: images[chosen] for name, images in reconstructions.items()}}
+    write_grid([to_pictures(row) for row in rows.values()], folder / "reconstructions.png", 2, list(rows))
     frames = morph(model, unseen[0], unseen[8], steps=25)
     write_animation(to_pictures(frames), folder / "morph.gif", scale=4)
     print(

@@ -44,11 +44,17 @@ def write_results(
         OSError: The file cannot be written; an earlier one is left as it was.
     """
     folder = Path(folder)
-    checkpoint = measured.__dict__.get("checkpoint") if isinstance(measured, PreTrainedModel) else measured
-    if checkpoint is not None:
-        details = {**details, "weights": Checkpoint.resolve(checkpoint).fingerprint}
+    stamp = None if measured is None else weights_stamp(measured)
+    if stamp is not None:
+        details = {**details, "weights": stamp}
     write_json(folder / RESULTS_FILE, {**without_evaluation(read_results(folder), name), **metrics, name: details})
     return folder / RESULTS_FILE
+
+
+def weights_stamp(measured: str | Path | Checkpoint | PreTrainedModel) -> str | None:
+    """The fingerprint of a checkpoint's weights; None of a model that was not loaded from one."""
+    checkpoint = measured.__dict__.get("checkpoint") if isinstance(measured, PreTrainedModel) else measured
+    return None if checkpoint is None else Checkpoint.resolve(checkpoint).fingerprint
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:

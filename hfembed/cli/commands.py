@@ -26,7 +26,13 @@ class _LazyModule(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module(self.__name__), name)
+        found = getattr(importlib.import_module(self.__name__), name)
+        # a bar per file read or written is noise beside an answer; the Hub's bars of downloads stay
+        if transformers_logging := sys.modules.get("transformers.utils.logging"):
+            transformers_logging.disable_progress_bar()
+        if datasets_bars := sys.modules.get("datasets.utils"):
+            datasets_bars.disable_progress_bars()
+        return found
 
 
 class _LazyPackage:
@@ -50,7 +56,7 @@ def lazy_imports() -> Iterator[None]:
         from_list = context[2] if len(context) > 2 else ()
         return _LazyPackage(name) if from_list else _LazyModule(name)
 
-    builtins.__import__ = import_later
+    builtins.__import__ = import_later  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -86,6 +92,11 @@ class Answer(NamedTuple):
     record: dict[str, Any]
     text: str
 
+    @classmethod
+    def written(cls, output: str | Path, text: str = "", **record: Any) -> "Answer":
+        """The answer of a command whose result is a file or folder."""
+        return cls({**record, "output": output}, text or f"written to {output}")
+
 
 @dataclass(frozen=True)
 class Hub:
@@ -116,14 +127,10 @@ class Commands:
         self.panel = panel
 
     def command(self, name: str, *aliases: str) -> Callable[[Function], Function]:
-        """Register a function as a command.
+        """Register a function as a command; aliases are not listed in the help.
 
         A parameter `hub: Hub` becomes the options --revision and --token, and a function that returns an `Answer` gets
         --json.
-
-        Args:
-            name: What users type.
-            *aliases: What they may type instead; not listed in the help.
         """
 
         def register(function: Function) -> Function:
@@ -144,9 +151,14 @@ class Command(TyperCommand):
         return super().parse_args(context, _with_new_names(arguments, options))
 
 
+def warn(text: str) -> None:
+    """Say one line apart from the answer."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def say_new_name(old: str, new: str) -> None:
     """Tell the user how to write it from now on."""
-    print(f"warning: {old} is deprecated; use {new}", file=sys.stderr)
+    warn(f"{old} is deprecated; use {new}")
 
 
 def _with_new_names(arguments: list[str], options: set[str]) -> list[str]:

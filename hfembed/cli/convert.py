@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hfembed.atomic import check_destination
-from hfembed.cli.commands import Commands, lazy_imports
+from hfembed.cli.commands import Answer, Commands, lazy_imports
 
 with lazy_imports():
     from hfembed.convert import (
@@ -20,7 +20,7 @@ with lazy_imports():
         word2vec,
     )
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
 
 commands = Commands(help="Make a checkpoint folder from a foreign file.")
 
@@ -32,11 +32,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST if it 
 
 
 @commands.command("mobilefacenet")
-def convert_mobilefacenet(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+def convert_mobilefacenet(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
     """Convert a MobileFaceNet file of Xiaoccer/MobileFaceNet_Pytorch or foamliu/MobileFaceNet."""
     check_destination(destination, overwrite)
     layout = mobilefacenet.convert_mobilefacenet(source, destination, overwrite)
-    print(f"{source}: a MobileFaceNet in the layout of {layout.trainer}; written to {destination}")
+    text = f"{source}: a MobileFaceNet in the layout of {layout.trainer}; written to {destination}"
+    return Answer.written(destination, text, trainer=layout.trainer)
 
 
 @commands.command("facenet-pytorch")
@@ -47,25 +48,25 @@ def convert_facenet_pytorch(
     classifier: Annotated[
         bool, typer.Option("--classifier", help="Keep the classifier over the people it was trained on.")
     ] = False,
-) -> None:
+) -> Answer:
     """Convert an InceptionResnetV1 of facenet-pytorch."""
     check_destination(destination, overwrite)
     model = facenet_pytorch.convert_facenet_pytorch(source, destination, overwrite, classifier)
-    _say(source, model, destination)
+    return _answer(source, model, destination)
 
 
 @commands.command("insightface")
-def convert_insightface(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+def convert_insightface(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
     """Convert an IResNet of insightface: .pth of arcface_torch, or .onnx."""
     check_destination(destination, overwrite)
-    _say(source, insightface.convert_insightface(source, destination, overwrite), destination)
+    return _answer(source, insightface.convert_insightface(source, destination, overwrite), destination)
 
 
 @commands.command("adaface")
-def convert_adaface(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+def convert_adaface(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
     """Convert an IResNet of AdaFace."""
     check_destination(destination, overwrite)
-    _say(source, adaface.convert_adaface(source, destination, overwrite), destination)
+    return _answer(source, adaface.convert_adaface(source, destination, overwrite), destination)
 
 
 @commands.command("cvlface")
@@ -77,25 +78,25 @@ def convert_cvlface(
         Literal["rgb", "bgr"] | None,
         typer.Option(help="Color order that the network expects. Default: from model.yaml beside the weights."),
     ] = None,
-) -> None:
+) -> Answer:
     """Convert an IResNet of CVLFace."""
     check_destination(destination, overwrite)
-    _say(source, adaface.convert_cvlface(source, destination, overwrite, color), destination)
+    return _answer(source, adaface.convert_cvlface(source, destination, overwrite, color), destination)
 
 
 @commands.command("timm-face")
-def convert_timm_face(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+def convert_timm_face(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
     """Convert a timm-face network, whose head is the embedding."""
     check_destination(destination, overwrite)
-    _say(source, timm_face.convert_timm_face(source, destination, overwrite), destination)
+    return _answer(source, timm_face.convert_timm_face(source, destination, overwrite), destination)
 
 
 @commands.command("mtcnn")
-def convert_mtcnn(source: Source, destination: Destination, overwrite: Overwrite = False) -> None:
+def convert_mtcnn(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
     """Convert the MTCNN face detector of facenet-pytorch: pnet.pt, rnet.pt and onet.pt in a folder."""
     check_destination(destination, overwrite)
     mtcnn.convert_mtcnn(source, destination, overwrite)
-    print(f"{source}: an MTCNN face detector; written to {destination}")
+    return Answer.written(destination, f"{source}: an MTCNN face detector; written to {destination}")
 
 
 @commands.command("word2vec")
@@ -110,14 +111,17 @@ def convert_word2vec(
     unicode_errors: Annotated[
         Literal["strict", "replace", "ignore"], typer.Option(help="What to do with words that are not UTF-8.")
     ] = "strict",
-) -> None:
+) -> Answer:
     """Convert word vectors: word2vec's text or binary format, GloVe's and fastText's text; .gz, .xz, .bz2 too."""
     check_destination(destination, overwrite)
     file = foreign_checkpoint.find_file(source)
     model = word2vec.convert_word2vec_file(file, destination, binary, limit, dtype, counts, unicode_errors)
-    print(f"{model.config.vocab_size} words of {model.config.embedding_size} dimensions written to {destination}")
+    words, dimensions = model.config.vocab_size, model.config.embedding_size
+    text = f"{words} words of {dimensions} dimensions written to {destination}"
+    return Answer.written(destination, text, words=words, dimensions=dimensions)
 
 
-def _say(source: str, model: "PreTrainedModel", destination: Path) -> None:
-    config = model.config
-    print(f"{source}: {config.trunk}, embeddings of {config.embedding_size} dimensions; written to {destination}")
+def _answer(source: str, model: "FaceEmbedderModel | FaceEmbedderForClassification", destination: Path) -> Answer:
+    trunk, dimensions = model.config.trunk, model.config.embedding_size
+    text = f"{source}: {trunk}, embeddings of {dimensions} dimensions; written to {destination}"
+    return Answer.written(destination, text, trunk=trunk, dimensions=dimensions)

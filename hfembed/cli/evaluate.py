@@ -2,13 +2,13 @@
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hfembed.atomic import check_output_folder
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch, warn
 from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
@@ -130,7 +130,7 @@ def evaluate_identification(
         embed(images, landmarks, index),
         output,
         data=Path(images).name,
-        model=model,
+        checkpoint=checkpoint,
         distractors=None if distractors is None else embed(distractors, distractor_landmarks).embeddings,
         data_files={"images": images, "landmarks": landmarks, "distractors": distractors},
     )
@@ -161,14 +161,14 @@ def evaluate_denoising(
     split = choose_split(checkpoint, held_out_share, split_seed)
     known, held_out = (
         aligned_faces.AlignedFaces(side, processor).pixels()
-        for side in splits.split_people(faces.load_faces(images), *split)
+        for side in splits.split_people(faces.load_faces(images), split["held_out_share"], split["seed"])
     )
     held_out = held_out[:max_images] if max_images else held_out
     with input_errors():
         tests: list[denoising.DenoisingTest | denoising.InpaintingTest] = []
         tests += [denoising.DenoisingTest(held_out, known, value, seed) for value in sigma or []]
         tests += [denoising.InpaintingTest(held_out, known, size, seed) for size in hole or []]
-        metrics = denoising.report_denoising(tests, autoencoder, output, {"images": images})
+        metrics = denoising.report_denoising(tests, autoencoder, output, {"images": images}, split)
     return _answer(metrics, output, "\n".join(f"{name:48}{value:8.3f}" for name, value in metrics.items()))
 
 
@@ -201,11 +201,9 @@ def evaluate_reconstruction(
         tested = None if pairs is None else lfw.read_pairs(pairs)
         networks = loading.load_face_embedder(hub.other_model(embedder), device)
         identity_model = reconstruction_report.make_identity_model(*networks, landmarks, tested)
-    share, seed = choose_split(checkpoint, held_out_share, split_seed)
     report = reconstruction_report.report_reconstruction(
         *(autoencoder, processor, images, output),
-        held_out_share=share,
-        split_seed=seed,
+        split=choose_split(checkpoint, held_out_share, split_seed),
         identity_model=identity_model,
         pictures=pictures,
     )
@@ -228,9 +226,9 @@ def evaluate_compression(
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
     split = choose_split(checkpoint, held_out_share, split_seed)
-    _, held_out = splits.split_people(faces.load_faces(images), *split)
+    _, held_out = splits.split_people(faces.load_faces(images), split["held_out_share"], split["seed"])
     pixels = processor.normalize(aligned_faces.AlignedFaces(held_out, processor).pixels(max_images))
-    points = compression_evaluation.report_rates(codec, pixels, output, {"images": images})
+    points = compression_evaluation.report_rates(codec, pixels, output, {"images": images}, split)
     lines = [f"{'':8}{'quality':>8}{'file bytes':>12}{'data bytes':>12}{'PSNR':>8}{'SSIM':>8}"]
     lines += [
         f"{point.method:8}{point.quality:8}{point.file_bytes:12.0f}{point.data_bytes:12.0f}"
@@ -275,14 +273,13 @@ def evaluate_generation(
         autoencoder, processor = loading.load_autoencoder(checkpoint, device)
         statistics = latent_statistics.LatentStatistics.load(checkpoint)
         points = generation.mean_face_points(photos, processor)
+        split = choose_split(checkpoint, held_out_share, split_seed)
+        people = splits.split_people(photos.remove_columns("landmarks"), split["held_out_share"], split["seed"])
         known, held_out = (
-            processor.normalize(aligned_faces.AlignedFaces(side, processor).pixels())
-            for side in splits.split_people(
-                photos.remove_columns("landmarks"), *choose_split(checkpoint, held_out_share, split_seed)
-            )
+            processor.normalize(aligned_faces.AlignedFaces(side, processor).pixels()) for side in people
         )
         name = Path(model.partition("@")[0]).resolve().name
-        case = (name, autoencoder, statistics, functools.partial(embed, points), held_out[:max_images], known)
+        case = (name, autoencoder, statistics, functools.partial(embed, points), held_out[:max_images], known, split)
         cases.append(generation.GenerationCase(*case))
     files: dict[str, str | Path | None] = {"images": images, "landmarks": landmarks}
     distances = generation.report_generation(cases, output, files, draws)
@@ -316,8 +313,8 @@ def evaluate_words(
     tests = word_tests.WordTests(
         analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method
     )
-    text = words_report.report_words(tests, loading.load_word2vec(checkpoint, device), output)
-    return _answer({}, output, text)
+    figures, text = words_report.report_words(tests, loading.load_word2vec(checkpoint, device), output)
+    return _answer(figures, output, text)
 
 
 @commands.command("swap")
@@ -344,13 +341,20 @@ def evaluate_swap(
     return _answer(figures, output, swap_report.summary(figures))
 
 
-def choose_split(checkpoint: "Checkpoint", share: float | None, seed: int | None) -> tuple[float, int]:
-    """The fraction of people held out and the split's seed: as given, as the checkpoint says, or 0.1 and 0."""
-    split = checkpoint.split
-    return (
-        split.get("held_out_share", 0.1) if share is None else share,
-        split.get("seed", 0) if seed is None else seed,
-    )
+def choose_split(checkpoint: "Checkpoint", share: float | None, seed: int | None) -> dict[str, Any]:
+    """Who is held out: as given, as the checkpoint says, or a tenth by seed 0.
+
+    A split that is not the training's measures people whom the model has seen: a line says so, and the training's is
+    recorded under "trained_with".
+    """
+    recorded = {"held_out_share": 0.1, "seed": 0} | checkpoint.split
+    given = {"held_out_share": share, "seed": seed}
+    split = recorded | {name: value for name, value in given.items() if value is not None}
+    if not checkpoint.split or split == recorded:
+        return split
+    said, chosen = (f"{side['held_out_share']} and split seed {side['seed']}" for side in (recorded, split))
+    warn(f"{checkpoint.name} was trained with a held-out share of {said}; {chosen} hold out people it was trained on")
+    return split | {"trained_with": recorded}
 
 
 def _prepare(

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hfembed.atomic import check_destination, check_writable
+from hfembed.atomic import check_destination, check_output_folder, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Commands, Hub, lazy_imports, say_new_name
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, say_new_name
 
 with lazy_imports():
     from hfembed.checkpoint import loading
@@ -39,11 +39,12 @@ def export_with_code(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     hub: Hub,
     overwrite: options.Overwrite = False,
-) -> None:
+) -> Answer:
     """Copy a checkpoint with its code, so that it loads by trust_remote_code without hfembed."""
     check_destination(output, overwrite)
     classes = with_code.export_with_code(hub.model(model), output, overwrite)
-    print(f"written to {output}: {', '.join(classes)} load it with trust_remote_code=True")
+    text = f"written to {output}: {', '.join(classes)} load it with trust_remote_code=True"
+    return Answer.written(output, text, classes=classes)
 
 
 @commands.command("word2vec")
@@ -54,11 +55,11 @@ def export_word2vec(
     binary: Annotated[bool, typer.Option("--binary", help="Binary format; otherwise text.")] = False,
     header: Annotated[bool, typer.Option(help="Text without a header is GloVe's format.")] = True,
     counts: Annotated[Path | None, typer.Option(help="Also write a file of word and count lines.")] = None,
-) -> None:
+) -> Answer:
     """Write word vectors in word2vec's format, which nearly every program reads."""
     check_writable(output)
     gensim.export_word2vec_format(loading.load_word2vec(hub.model(model), "cpu"), output, binary, header, counts)
-    print(f"written to {output}")
+    return Answer.written(output)
 
 
 @commands.command("gensim")
@@ -66,11 +67,12 @@ def export_gensim(
     model: options.WordVectors,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; large matrices go beside it.")],
     hub: Hub,
-) -> None:
+) -> Answer:
     """Write a gensim Word2Vec that goes on training, or KeyedVectors where there are no output vectors."""
     check_writable(output)
     kind = gensim.export_gensim_model(hub.model(model), output)
-    print(f"a gensim {kind} written to {output}: load it with gensim.models.{kind}.load")
+    text = f"a gensim {kind} written to {output}: load it with gensim.models.{kind}.load"
+    return Answer.written(output, text, kind=kind)
 
 
 @commands.command("onnx")
@@ -80,7 +82,11 @@ def export_onnx(
         Path, typer.Argument(metavar="OUT", help="A file ending in .onnx, or a folder with one file per part.")
     ],
     hub: Hub,
-) -> None:
+) -> Answer:
     """Write networks as ONNX with a dynamic batch size, checked against torch."""
-    for file in onnx.export_onnx(hub.model(model), output):
-        print(f"written to {file.path}: within {file.largest_difference:.0e} of torch, run by onnxruntime")
+    (check_writable if output.suffix == ".onnx" else check_output_folder)(output)
+    files = onnx.export_onnx(hub.model(model), output)
+    lines = [
+        f"written to {file.path}: within {file.largest_difference:.0e} of torch, run by onnxruntime" for file in files
+    ]
+    return Answer.written(output, "\n".join(lines), files=[vars(file) for file in files])

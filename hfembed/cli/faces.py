@@ -8,7 +8,7 @@ import typer
 
 from hfembed.atomic import check_destination, check_output_folder, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, warn
 from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
@@ -141,11 +141,12 @@ def analyzer(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     hub: Hub,
     overwrite: options.Overwrite = False,
-) -> None:
+) -> Answer:
     """Put a detector and an embedder into one folder, for verify, embed and identify."""
     check_destination(output, overwrite)
     face_analyzer.compose_analyzer(hub.other_model(detector), hub.model(embedder), output)
-    print(f"written to {output}: use it with --model {output}, or set {options.MODEL_VARIABLE}={output}")
+    text = f"written to {output}: use it with --model {output}, or set {options.MODEL_VARIABLE}={output}"
+    return Answer.written(output, text)
 
 
 @commands.command("group")
@@ -236,6 +237,5 @@ def _load_gallery(
 
 
 def _warn(errors: list[str]) -> None:
-    """One line per photo that failed, apart from the answers."""
     for error in errors:
-        print(f"warning: {error}", file=sys.stderr)
+        warn(error)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hfembed.atomic import check_writable
 from hfembed.cli.commands import Answer, Commands, lazy_imports
 
 with lazy_imports():
@@ -31,9 +32,11 @@ Landmarks = Annotated[Path | None, typer.Option(help="JSON: file -> five points.
 
 
 @commands.command("card")
-def card(folder: Folder) -> None:
+def card(folder: Folder) -> Answer:
     """Write the model card (README.md) of a checkpoint folder again, from its results.json and training.json."""
-    print(f"written to {model_card.write_card(folder)}")
+    if folder.is_dir():  # otherwise write_card says what is missing
+        check_writable(folder / "README.md")
+    return Answer.written(model_card.write_card(folder))
 
 
 @commands.command("push")

@@ -41,19 +41,22 @@ def fit_latents(
     seed: Annotated[int, typer.Option(help="Seed of the mixture.")] = 0,
     max_images: Annotated[int, typer.Option(min=0, help="At most this many, spread evenly; 0 = all.")] = 0,
     device: options.Device = "auto",
-) -> None:
+) -> Answer:
     """Measure the distribution of latents over images, for sample, walk and compress; written into MODEL."""
     checkpoint = hub.model(model)
     checkpoint.check_writable()
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     people = faces.load_faces(images)
-    share, split = choose_split(checkpoint, held_out_share, split_seed)
-    if share:
-        people, _ = splits.split_people(people, share, split)
+    split = choose_split(checkpoint, held_out_share, split_seed)
+    if split["held_out_share"]:
+        people, _ = splits.split_people(people, split["held_out_share"], split["seed"])
     pixels = aligned_faces.AlignedFaces(people, processor).pixels(max_images or None)
     latents = latent_statistics.encode_images(autoencoder, processor.normalize(pixels))
     statistics = latent_statistics.LatentStatistics.fit(autoencoder, latents, mixture_components, seed)
-    print(f"{len(latents)} images, latents of {latents[0].numel()} dimensions: {statistics.save(checkpoint)}")
+    file = statistics.save(checkpoint)
+    count, dimensions = len(latents), latents[0].numel()
+    text = f"{count} images, latents of {dimensions} dimensions: {file}"
+    return Answer.written(file, text, images=count, dimensions=dimensions)
 
 
 @commands.command("morph")
@@ -70,14 +73,14 @@ def morph(
     frames_per_second: FramesPerSecond = 15,
     scale: Scale = 4,
     device: options.Device = "auto",
-) -> None:
+) -> Answer:
     """Morph one face into another."""
     check_writable(output)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
     with input_errors():
         start, end = processor.preprocess([a, b]).pixel_values
         frames = morphing.morph(autoencoder, start, end, steps, spherical=path == "spherical")
-    _write_animation(frames, output, frames_per_second, scale)
+    return _write_animation(frames, output, frames_per_second, scale)
 
 
 @commands.command("walk")
@@ -94,7 +97,7 @@ def walk(
     frames_per_second: FramesPerSecond = 8,
     scale: Scale = 4,
     device: options.Device = "auto",
-) -> None:
+) -> Answer:
     """Change a face along a direction: a principal one, or from photos without an attribute to photos with it."""
     check_writable(output)
     if (with_ is None) != (without is None):
@@ -114,7 +117,7 @@ def walk(
         else:
             step = latent_statistics.LatentStatistics.load(checkpoint).direction(direction)
         frames = morphing.walk(autoencoder, image, step, reach, steps)
-    _write_animation(frames, output, frames_per_second, scale)
+    return _write_animation(frames, output, frames_per_second, scale)
 
 
 @commands.command("sample")
@@ -130,7 +133,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="Seed of the latents.")] = 0,
     scale: Scale = 2,
     device: options.Device = "auto",
-) -> None:
+) -> Answer:
     """Generate new images from random latents, in a grid."""
     check_writable(output)
     checkpoint = hub.model(model)
@@ -144,8 +147,8 @@ def sample(
     images = pictures.to_pictures(latent_statistics.decode_latents(autoencoder, latents))
     columns = max(1, round(count**0.5))
     rows = [images[start : start + columns] for start in range(0, count, columns)]
-    pictures.write_picture(pictures.picture_grid(rows), output, scale)
-    print(f"written to {output}")
+    pictures.write_grid(rows, output, scale)
+    return Answer.written(output)
 
 
 @commands.command("compress")
@@ -167,10 +170,9 @@ def compress(
         content = codec.compress(image, quality)
     with atomic_write(output) as temporary:
         temporary.write_bytes(content)
-    return Answer(
-        {"bytes": len(content), "width": image.shape[2], "height": image.shape[1], "output": output},
-        f"{output}: {len(content)} bytes for {image.shape[2]} x {image.shape[1]} pixels",
-    )
+    height, width = image.shape[1:]
+    text = f"{output}: {len(content)} bytes for {width} x {height} pixels"
+    return Answer.written(output, text, bytes=len(content), width=width, height=height)
 
 
 @commands.command("decompress")
@@ -180,13 +182,13 @@ def decompress(
     output: options.Picture,
     hub: Hub,
     device: options.Device = "auto",
-) -> None:
+) -> Answer:
     """Reconstruct a compressed face."""
     check_writable(output)
     checkpoint = hub.model(model)
     autoencoder, _ = loading.load_autoencoder(checkpoint, device)
     codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
-    _write_picture(codec.read_file(file), output)
+    return _write_picture(codec.read_file(file), output)
 
 
 @commands.command("similar")
@@ -215,7 +217,8 @@ def similar(
     if output is not None:
         shown = [photo, *(file for file, _ in found)]
         thumbnails = [np.array(ImageOps.fit(photo_files.open_photo(file), (128, 128))) for file in shown]
-        pictures.write_picture(pictures.picture_grid([np.stack(thumbnails)]), output)
+        captions = ["the photo", *(f"{score:.3f}" for _, score in found)]
+        pictures.write_grid([np.stack(thumbnails)], output, captions=captions)
     lines = [f"{score:.3f}  {file}" for file, score in found]
     return Answer({"similar": found}, "\n".join(lines if output is None else [*lines, f"written to {output}"]))
 
@@ -228,11 +231,11 @@ def denoise(
     hub: Hub,
     overlap: Overlap = None,
     device: options.Device = "auto",
-) -> None:
+) -> Answer:
     """Remove the noise from a photo."""
     check_writable(output)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
-    _write_picture(restoration.denoise(autoencoder, _read_photo(photo), overlap), output)
+    return _write_picture(restoration.denoise(autoencoder, _read_photo(photo), overlap), output)
 
 
 @commands.command("inpaint")
@@ -244,12 +247,12 @@ def inpaint(
     hub: Hub,
     overlap: Overlap = None,
     device: options.Device = "auto",
-) -> None:
+) -> Answer:
     """Fill a hole in a photo."""
     check_writable(output)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
     hole = _read_photo(mask).mean(0) > 0.5
-    _write_picture(restoration.inpaint(autoencoder, _read_photo(photo), hole, overlap=overlap), output)
+    return _write_picture(restoration.inpaint(autoencoder, _read_photo(photo), hole, overlap=overlap), output)
 
 
 def _read_photo(file: Path) -> "torch.Tensor":
@@ -258,15 +261,15 @@ def _read_photo(file: Path) -> "torch.Tensor":
     return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1) / 255
 
 
-def _write_picture(image: "torch.Tensor", output: Path) -> None:
+def _write_picture(image: "torch.Tensor", output: Path) -> Answer:
     pictures.write_picture(pictures.to_pictures(image[None])[0], output)
-    print(f"written to {output}")
+    return Answer.written(output)
 
 
-def _write_animation(frames: "torch.Tensor", output: Path, frames_per_second: int, scale: int) -> None:
+def _write_animation(frames: "torch.Tensor", output: Path, frames_per_second: int, scale: int) -> Answer:
     images = pictures.to_pictures(frames)
     if output.suffix.lower() in pictures.PICTURE_SUFFIXES:
-        pictures.write_picture(pictures.picture_grid([images]), output, scale)
+        pictures.write_grid([images], output, scale)
     else:
         pictures.write_animation(images, output, frames_per_second, scale)
-    print(f"written to {output}")
+    return Answer.written(output)

@@ -9,7 +9,7 @@ import typer
 
 from hfembed.atomic import check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Commands, Hub, lazy_imports
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports
 from hfembed.errors import InputError
 
 with lazy_imports():
@@ -42,7 +42,7 @@ def swap(
         bool, typer.Option(help='Write "generated face" into the corner; the note inside the file always stays.')
     ] = True,
     device: options.Device = "auto",
-) -> None:
+) -> Answer:
     """Replace the faces in a photo by another person's: only with the consent of both."""
     if (detector is None) == (landmarks is None):
         raise InputError("where are the faces? give either --detector or --landmarks")
@@ -52,22 +52,11 @@ def swap(
     finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]
     picture = face_swapper.FaceSwapper(swapper, processor, finder, match_colors)(photo, person, points, face)
     provenance_mark.save_marked(picture, output, label)
-    print(f"{photo} with the face of {person} written to {output}, marked as generated")
+    return Answer.written(output, f"{photo} with the face of {person} written to {output}, marked as generated")
 
 
 def read_points(text: str, photo: str) -> list[list[list[float]]]:
-    """Read landmarks from the command line or a JSON file: five [x, y] per face.
-
-    Args:
-        text: Five "x,y" separated by spaces, or the name of a JSON file.
-        photo: The photo's name, the key where the JSON is an object.
-
-    Returns:
-        (n, 5, 2).
-
-    Raises:
-        InputError: Anything else.
-    """
+    """Landmarks (n, 5, 2) from five "x,y" separated by spaces, or a JSON file; `photo` is the key in a JSON object."""
     try:
         if text.lower().endswith(".json"):
             points = json.loads(Path(text).read_text(encoding="utf-8"))

@@ -96,16 +96,7 @@ def launch(family: str, arguments: list[str]) -> None:
 
 
 def split_arguments(arguments: list[str], fields: set[str], parser) -> tuple[list[str], list[str]]:
-    """Tell the launcher's options from the program's.
-
-    Args:
-        arguments: The command line.
-        fields: Names that are the program's.
-        parser: Of `accelerate launch`.
-
-    Returns:
-        Arguments of the launcher, and those of the program.
-    """
+    """Tell the launcher's options from the program's, whose fields are named: (launcher's, program's)."""
     actions = {option: action for action in parser._actions for option in action.option_strings}
     launcher: list[str] = []
     recipe: list[str] = []

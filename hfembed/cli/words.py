@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hfembed.atomic import check_writable
+from hfembed.atomic import check_output_folder, check_writable
 from hfembed.cli import options
 from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports
 from hfembed.errors import input_errors
@@ -68,11 +68,13 @@ def word_map(
     hub: Hub,
     method: Annotated[Literal["pca", "t-sne"], typer.Option(help="Projection to the plane.")] = "pca",
     projector: Annotated[Path | None, typer.Option(help="Also a folder for TensorBoard's projector.")] = None,
-) -> None:
+) -> Answer:
     """Draw words on a 2-D map."""
     check_writable(output)
+    if projector is not None:
+        check_output_folder(projector)
     report.draw_words(loading.load_word2vec(hub.model(model), "cpu"), words, output, method, projector)
-    print(f"written to {output}")
+    return Answer.written(output, projector=projector)
 
 
 def _lines(answers: "list[tuple[str, float]]") -> str:

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.errors import InputError
 from hfembed.images.latent_statistics import LatentStatistics, decode_latents, encode_images
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 _MAGIC = b"HFAE"
 _VERSION = 1
@@ -42,15 +42,11 @@ class LatentCodec:
     2 ** (-quality / 2) / sensitivity, in units of a pixel's range. Rounding then costs about the same error in each
     pixel, and numbers that the decoder hardly depends on cost few bits.
 
-    Args:
-        model: The autoencoder, in eval mode.
-        statistics: Of its latents.
-
     Raises:
         InputError: `constriction` is not installed.
     """
 
-    def __init__(self, model: PreTrainedModel, statistics: LatentStatistics):
+    def __init__(self, model: AutoencoderModelBase, statistics: LatentStatistics):
         try:
             import constriction
         except ImportError:
@@ -62,14 +58,9 @@ class LatentCodec:
         self.model_id = _fingerprint(model, statistics)
 
     def compress(self, image: torch.Tensor, quality: int = 10) -> bytes:
-        """Code one image.
+        """Code one image (C, H, W) in [0, 1], of the size the statistics were measured at.
 
-        Args:
-            image: (C, H, W) float in [0, 1], of the size the statistics were measured at.
-            quality: From 0; every 2 halve the steps. From about 12 on rounding is no longer visible.
-
-        Returns:
-            The file's content.
+        Every 2 of quality halve the steps; from about 12 on rounding is no longer visible.
 
         Raises:
             InputError: The model takes images of another size, or the quality is impossible.
@@ -91,13 +82,7 @@ class LatentCodec:
         return header + _CHECKSUM.pack(zlib.crc32(header + payload)) + payload
 
     def decompress(self, content: bytes) -> torch.Tensor:
-        """Decode one image.
-
-        Args:
-            content: From `compress`.
-
-        Returns:
-            (C, H, W) float32 in [0, 1].
+        """Decode one image: (C, H, W) float32 in [0, 1].
 
         Raises:
             InputError: The content is of another format or version, of another model, or damaged.
@@ -138,14 +123,7 @@ class LatentCodec:
         return torch.from_numpy(flat.astype(np.float32)).view(*self.statistics.shape.tolist())
 
     def read_file(self, path: str | Path) -> torch.Tensor:
-        """Decode a file of `compress`; larger ones than this model writes are not read.
-
-        Returns:
-            (C, H, W) float32 in [0, 1].
-
-        Raises:
-            InputError: As `decompress`, with the file's name, or the file cannot be read.
-        """
+        """Decode a file; those larger than this model writes are not read. An error names the file."""
         try:
             with Path(path).open("rb") as file:
                 content = file.read(self.max_bytes + 1)
@@ -184,7 +162,7 @@ class LatentCodec:
         return steps, np.zeros(int(heard.sum())), deviations, bound
 
 
-def _fingerprint(model: PreTrainedModel, statistics: LatentStatistics) -> bytes:
+def _fingerprint(model: AutoencoderModelBase, statistics: LatentStatistics) -> bytes:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

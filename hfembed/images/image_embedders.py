@@ -2,9 +2,10 @@
 
 import itertools
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import timm
 import torch
@@ -28,39 +29,37 @@ from hfembed.photos import find_photos, open_photo
 logger = logging.getLogger(__name__)
 
 _BATCH = 64
+Photo: TypeAlias = str | Path | bytes | Image.Image
 
 
-class ImageEmbedder(Protocol):
+class ImageEmbedder(ABC):
     """What `load_image_embedder` gives."""
 
-    def __call__(
-        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
-    ) -> torch.Tensor:
-        """Embed photos.
+    def __call__(self, photos: Sequence[Photo], landmarks: Sequence | None = None) -> torch.Tensor:
+        """Embed N photos: (N, D) float32 on the CPU, to be compared by cosine.
 
         Args:
-            photos: N photos: paths, encoded files or Pillow images.
-            landmarks: For each the five points of a face or None, where known; a face embedder aligns by them.
-
-        Returns:
-            (N, D) float32 on the CPU, to be compared by cosine.
+            photos: Paths, encoded files or Pillow images.
+            landmarks: Five points of a face, or None, per photo; a face embedder aligns by them.
 
         Raises:
             InputError: A photo cannot be read.
         """
+        points = [None] * len(photos) if landmarks is None else list(landmarks)
+        batches = (slice(start, start + _BATCH) for start in range(0, len(photos), _BATCH))
+        with input_errors():
+            return torch.cat([self._embed(list(photos[batch]), points[batch]) for batch in batches])
+
+    @abstractmethod
+    def _embed(self, photos: list[Photo], landmarks: list) -> torch.Tensor:
+        """Embed one batch."""
 
 
-class LatentEmbedder:
+class LatentEmbedder(ImageEmbedder):
     """An autoencoder's latents of a photo and of its mirror image, averaged and whitened.
 
-    Light and pose make up most of the variance of latents; dividing every principal direction by its deviation lets
-    the rest be heard.
-
-    Args:
-        checkpoint: Folder or Hub id of an autoencoder.
-        device: See `choose_device`.
-        whitening: Power of the deviations that is divided by: 0 leaves the directions as they are, 1 makes them equal.
-        directions: Leading principal directions used; all by default.
+    Light and pose make up most of the variance of latents; dividing every principal direction by its deviation makes
+    the rest count. `whitening` is the power of the deviations; only the leading `directions` are used, all by default.
 
     Raises:
         InputError: The checkpoint has no latent statistics (`hfembed fit-latents`).
@@ -74,16 +73,8 @@ class LatentEmbedder:
         self.whitening = whitening
         self.directions = directions
 
-    def __call__(
-        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
-    ) -> torch.Tensor:
-        """See `ImageEmbedder`; the processor crops the center, whatever the landmarks."""
-        parts = []
-        for start in range(0, len(photos), _BATCH):
-            with input_errors():
-                images = self.processor(list(photos[start : start + _BATCH])).pixel_values
-            parts.append(self.embed_images(images))
-        return torch.cat(parts)
+    def _embed(self, photos: list[Photo], landmarks: list) -> torch.Tensor:
+        return self.embed_images(self.processor.preprocess(photos).pixel_values)  # the center, whatever the landmarks
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) in [0, 1] -> (N, K) float32."""
@@ -91,47 +82,34 @@ class LatentEmbedder:
         return self.statistics.whiten(latents, self.whitening)[:, : self.directions]
 
 
-class FaceEmbedderFeatures:
-    """A face embedder's embeddings.
-
-    Args:
-        checkpoint: Folder or Hub id of a face embedder.
-        device: See `choose_device`.
-    """
+class FaceEmbedderFeatures(ImageEmbedder):
+    """A face embedder's embeddings."""
 
     def __init__(self, checkpoint: str | Checkpoint, device: str = "auto"):
         self.model, self.processor = load_face_embedder(checkpoint, device)
 
-    def __call__(
-        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
-    ) -> torch.Tensor:
-        """See `ImageEmbedder`."""
-        landmarks = [None] * len(photos) if landmarks is None else landmarks
-        parts = []
-        for start in range(0, len(photos), _BATCH):
-            chosen = slice(start, start + _BATCH)
-            with input_errors():
-                pixels = self.processor(list(photos[chosen]), landmarks=list(landmarks[chosen])).pixel_values
-            parts.append(self.model.embed(pixels.to(self.model.device)).cpu())
-        return torch.cat(parts)
+    def _embed(self, photos: list[Photo], landmarks: list) -> torch.Tensor:
+        pixels = self.processor.preprocess(photos, landmarks=landmarks).pixel_values
+        return self.model.embed(pixels.to(self.model.device)).cpu()
 
 
-class TimmFeatures:
+class TimmFeatures(ImageEmbedder):
     """The layer below the classifier of a timm network: a supervised image embedding.
 
     Args:
         architecture: Name in timm, such as "resnet50.a1_in1k".
-        weights: File of weights, a path; timm's pretrained ones from the Hub when empty, random ones when "random".
-        device: See `choose_device`.
+        weights: A file; timm's pretrained ones from the Hub when empty, random ones when "random".
 
     Raises:
         InputError: There is no such network or file, or the Hub cannot be reached.
     """
 
     def __init__(self, architecture: str, weights: str = "", device: str = "auto"):
-        options = {} if weights in ("", "random") else {"pretrained_cfg_overlay": {"file": weights}}
+        overlay = None if weights in ("", "random") else {"file": weights}
         try:
-            self.model = timm.create_model(architecture, pretrained=weights != "random", num_classes=0, **options)
+            self.model = timm.create_model(
+                architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay, num_classes=0
+            )
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"timm/{architecture}: no such network, or no weights for it: {reason}") from error
@@ -140,27 +118,16 @@ class TimmFeatures:
         self.transform = create_transform(**resolve_model_data_config(self.model), is_training=False)
 
     @torch.no_grad()
-    def __call__(
-        self, photos: Sequence[str | Path | bytes | Image.Image], landmarks: Sequence | None = None
-    ) -> torch.Tensor:
-        """See `ImageEmbedder`; timm's own transform crops the center, whatever the landmarks."""
-        parts = []
-        for start in range(0, len(photos), _BATCH):
-            pixels = [self.transform(open_photo(photo)) for photo in photos[start : start + _BATCH]]
-            parts.append(self.model(torch.stack(pixels).to(self.device)).float().cpu())
-        return torch.cat(parts)
+    def _embed(self, photos: list[Photo], landmarks: list) -> torch.Tensor:
+        pixels = [self.transform(open_photo(photo)) for photo in photos]  # the center, whatever the landmarks
+        return self.model(torch.stack(pixels).to(self.device)).float().cpu()
 
 
 def load_image_embedder(name: str | Path | Checkpoint, device: str = "auto") -> ImageEmbedder:
     """Load what turns photos into vectors.
 
-    Args:
-        name: Checkpoint of an autoencoder or a face embedder: a folder, a Hub id or a resolved one. Or
-            "timm/<architecture>", with "=<file of weights>" or "=random" behind it to replace timm's own weights.
-        device: A torch device, or "auto".
-
-    Returns:
-        The embedder.
+    That is a checkpoint of an autoencoder or a face embedder, or "timm/<architecture>", with "=<file of weights>" or
+    "=random" behind it to replace timm's own weights.
 
     Raises:
         InputError: There is no such checkpoint, or it holds another kind of model.
@@ -201,15 +168,9 @@ def read_photos(folder: str | Path) -> Iterator[tuple[Path, Image.Image]]:
 def embed_folder(
     embed: ImageEmbedder, folder: str | Path, without: str | Path | None = None
 ) -> tuple[list[Path], torch.Tensor]:
-    """Embed the photos below a folder, as many as can be read.
+    """Embed the photos below a folder, as many as can be read: N paths and embeddings (N, D).
 
-    Args:
-        embed: From `load_image_embedder`.
-        folder: Of photos.
-        without: A photo to leave out, whatever its path there.
-
-    Returns:
-        N paths and embeddings (N, D).
+    The photo `without` is left out, whatever its path there.
 
     Raises:
         InputError: There is no photo that can be read.

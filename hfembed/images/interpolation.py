@@ -4,15 +4,7 @@ import torch
 
 
 def linear_path(start: torch.Tensor, end: torch.Tensor, steps: int) -> torch.Tensor:
-    """Points of the straight line between two latents, both ends included.
-
-    Args:
-        start: Latent of any shape.
-        end: Of the same shape.
-        steps: Number of points, at least 2.
-
-    Returns:
-        (steps, *shape).
+    """Points (steps, *shape) of the straight line between two latents, both ends included.
 
     Raises:
         ValueError: Fewer than two steps, or two shapes.
@@ -24,20 +16,11 @@ def linear_path(start: torch.Tensor, end: torch.Tensor, steps: int) -> torch.Ten
 def spherical_path(
     start: torch.Tensor, end: torch.Tensor, steps: int, center: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Points of the great circle between two latents, both ends included.
+    """Points (steps, *shape) of the great circle between two latents, both ends included.
 
     Shoemake, "Animating rotation with quaternion curves", 1985; for latents White, "Sampling generative networks",
-    2016. The distance from the center goes evenly from one's to the other's, where the straight line would pass nearer
-    to the center than any latent lies. Latents in one direction are joined by the straight line.
-
-    Args:
-        start: Latent of any shape.
-        end: Of the same shape.
-        steps: Number of points, at least 2.
-        center: What the circle is drawn around, such as the mean latent; zero by default.
-
-    Returns:
-        (steps, *shape).
+    2016. The distance from the center, zero by default, goes evenly from one's to the other's, where the straight line
+    would pass nearer to the center than any latent lies. Latents in one direction are joined by the straight line.
 
     Raises:
         ValueError: Fewer than two steps, two shapes, or latents in opposite directions: no one circle joins them.
@@ -64,13 +47,9 @@ def spherical_path(
 
 
 def gradient_energy(images: torch.Tensor) -> torch.Tensor:
-    """How sharp images are: the mean squared difference of neighbouring pixels, across and down.
+    """Sharpness (B,) of images: the mean squared difference of adjacent pixels, across and down.
 
-    Args:
-        images: (B, C, H, W).
-
-    Returns:
-        (B,), in squared units of the pixels. The average of two different pictures has less than each of them.
+    The average of two different pictures has less than each of them.
     """
     across = (images[..., :, 1:] - images[..., :, :-1]).square().mean((1, 2, 3))
     down = (images[..., 1:, :] - images[..., :-1, :]).square().mean((1, 2, 3))

@@ -8,12 +8,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.mixture import GaussianMixture
-from transformers import PreTrainedModel
 
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.files import STATISTICS_FILE
 from hfembed.errors import InputError
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 _MOST_DIRECTIONS = 256  # principal directions the mixture lives in; the covariances grow with the square
 _PROBED_IMAGES = 16  # latents around which the decoder's sensitivity is measured
@@ -47,18 +47,9 @@ class LatentStatistics:
 
     @classmethod
     def fit(
-        cls, model: PreTrainedModel, latents: torch.Tensor, mixture_components: int = 8, seed: int = 0
+        cls, model: AutoencoderModelBase, latents: torch.Tensor, mixture_components: int = 8, seed: int = 0
     ) -> "LatentStatistics":
-        """Measure.
-
-        Args:
-            model: The autoencoder, to measure its decoder's sensitivity.
-            latents: (N, C, h, w), of the images it was trained on.
-            mixture_components: Gaussians in the mixture.
-            seed: Of the mixture's start.
-
-        Returns:
-            The statistics.
+        """Measure latents (N, C, h, w) of the images that the model was trained on.
 
         Raises:
             InputError: There are fewer latents than Gaussians, or fewer than two.
@@ -89,15 +80,7 @@ class LatentStatistics:
         )
 
     def sample_mixture(self, count: int, seed: int = 0) -> torch.Tensor:
-        """Draw latents from the mixture.
-
-        Args:
-            count: How many.
-            seed: Another seed, other latents.
-
-        Returns:
-            (count, C, h, w) float32.
-        """
+        """Draw latents (count, C, h, w) from the mixture."""
         generator = np.random.default_rng(seed)
         chosen = generator.choice(len(self.mixture_weights), size=count, p=self.mixture_weights)
         noise = generator.standard_normal((count, len(self.deviations), 1))
@@ -105,26 +88,12 @@ class LatentStatistics:
         return self._shaped(self.mean + (whitened * self.deviations) @ self.directions)
 
     def sample_gaussian(self, count: int, seed: int = 0) -> torch.Tensor:
-        """Draw latents from one Gaussian of the latents' mean and covariance.
-
-        Args:
-            count: How many.
-            seed: Another seed, other latents.
-
-        Returns:
-            (count, C, h, w) float32.
-        """
+        """Draw latents (count, C, h, w) from one Gaussian of the latents' mean and covariance."""
         noise = np.random.default_rng(seed).standard_normal((count, len(self.deviations)))
         return self._shaped(self.mean + (noise * self.deviations) @ self.directions)
 
     def direction(self, number: int) -> torch.Tensor:
-        """One standard deviation along a principal direction.
-
-        Args:
-            number: From 0, the direction of largest variance.
-
-        Returns:
-            (C, h, w) float32.
+        """One standard deviation (C, h, w) along a principal direction, from 0, that of largest variance.
 
         Raises:
             InputError: There are fewer directions.
@@ -134,32 +103,15 @@ class LatentStatistics:
         return self._shaped((self.deviations[number] * self.directions[number])[None])[0]
 
     def whiten(self, latents: torch.Tensor, power: float = 1.0) -> torch.Tensor:
-        """Latents in the basis of the principal directions, each divided by its deviation.
+        """Latents (N, C, h, w) in the basis of the principal directions, (N, K), largest variance first.
 
-        Args:
-            latents: (N, C, h, w).
-            power: Of the deviations; 0 only turns, 1 makes all directions vary alike.
-
-        Returns:
-            (N, K) float32, the directions of largest variance first.
+        Each is divided by this power of its deviation: 0 only turns, 1 makes all directions vary alike.
         """
         centered = latents.flatten(1).double().cpu().numpy() - self.mean
         return torch.from_numpy((centered @ self.directions.T / self.deviations**power).astype(np.float32))
 
-    def mean_latent(self) -> torch.Tensor:
-        """The mean latent, (C, h, w) float32."""
-        return self._shaped(self.mean[None])[0]
-
     def save(self, checkpoint: str | Path | Checkpoint) -> Path:
-        """Write the statistics beside a checkpoint, with the fingerprint of its weights.
-
-        Returns:
-            The file.
-
-        Raises:
-            InputError: The checkpoint is on the Hub.
-            OSError: The file cannot be written; an earlier one is left as it was.
-        """
+        """Write the statistics beside a local checkpoint, with the fingerprint of its weights; give the file."""
         checkpoint = Checkpoint.resolve(checkpoint)
         checkpoint.check_writable()
         path = checkpoint.folder / STATISTICS_FILE
@@ -173,12 +125,6 @@ class LatentStatistics:
     @classmethod
     def load(cls, checkpoint: str | Path | Checkpoint) -> "LatentStatistics":
         """Read the statistics beside a checkpoint.
-
-        Args:
-            checkpoint: Folder or Hub id.
-
-        Returns:
-            The statistics.
 
         Raises:
             InputError: There are none, those of other weights, or the file is damaged.
@@ -219,16 +165,8 @@ class LatentStatistics:
         return torch.from_numpy(flat.astype(np.float32)).view(-1, *self.shape.tolist())
 
 
-def sample_prior(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Tensor:
-    """Draw latents from the prior of a variational autoencoder, the standard normal.
-
-    Args:
-        model: The autoencoder.
-        count: How many.
-        seed: Another seed, other latents.
-
-    Returns:
-        (count, C, h, w) float32.
+def sample_prior(model: AutoencoderModelBase, count: int, seed: int = 0) -> torch.Tensor:
+    """Draw latents (count, C, h, w) from the prior of a variational autoencoder, the standard normal.
 
     Raises:
         InputError: The model is not variational: its latents have no prior.
@@ -239,16 +177,10 @@ def sample_prior(model: PreTrainedModel, count: int, seed: int = 0) -> torch.Ten
 
 
 def attribute_direction(latents: torch.Tensor, has_attribute: torch.Tensor) -> torch.Tensor:
-    """From the mean latent of images without an attribute to that of images with it.
+    """From the mean latent of images without an attribute to that of images with it: (C, h, w).
 
-    Larsen et al., "Autoencoding beyond pixels using a learned similarity metric", 2016, section 4.2.
-
-    Args:
-        latents: (N, C, h, w).
-        has_attribute: (N,) bool.
-
-    Returns:
-        (C, h, w): added to a latent, it adds the attribute; subtracted, it removes it.
+    Larsen et al., "Autoencoding beyond pixels using a learned similarity metric", 2016, section 4.2. Added to a
+    latent, it adds the attribute; subtracted, it removes it.
 
     Raises:
         InputError: All images have the attribute, or none.
@@ -259,16 +191,8 @@ def attribute_direction(latents: torch.Tensor, has_attribute: torch.Tensor) -> t
 
 
 @torch.no_grad()
-def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """Latents of images.
-
-    Args:
-        model: The autoencoder, in eval mode.
-        images: (N, C, H, W) float in [0, 1].
-        batch_size: Images at once.
-
-    Returns:
-        (N, channels, h, w) float32 on the CPU.
+def encode_images(model: AutoencoderModelBase, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Images (N, C, H, W) in [0, 1] -> latents (N, channels, h, w) float32 on the CPU.
 
     Raises:
         InputError: The model takes images of other channels or sizes, has no latents, or a number is not finite.
@@ -283,16 +207,8 @@ def encode_images(model: PreTrainedModel, images: torch.Tensor, batch_size: int 
 
 
 @torch.no_grad()
-def decode_latents(model: PreTrainedModel, latents: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """Images of latents.
-
-    Args:
-        model: The autoencoder, in eval mode.
-        latents: (N, channels, h, w).
-        batch_size: Latents at once.
-
-    Returns:
-        (N, C, H, W) float32 on the CPU, clipped to [0, 1].
+def decode_latents(model: AutoencoderModelBase, latents: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Latents (N, channels, h, w) -> images (N, C, H, W) float32 on the CPU, clipped to [0, 1].
 
     Raises:
         InputError: The model has latents of another shape, cannot decode latents, or a number is not finite.
@@ -307,7 +223,7 @@ def decode_latents(model: PreTrainedModel, latents: torch.Tensor, batch_size: in
     return images.clamp_(0, 1)
 
 
-def _sensitivity(model: PreTrainedModel, latents: torch.Tensor, std: np.ndarray) -> np.ndarray:
+def _sensitivity(model: AutoencoderModelBase, latents: torch.Tensor, std: np.ndarray) -> np.ndarray:
     """Central differences of half a standard deviation to either side, around latents spread over the set."""
     spread = torch.linspace(0, len(latents) - 1, min(_PROBED_IMAGES, len(latents))).long()
     probed = latents[spread].cpu()

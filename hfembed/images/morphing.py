@@ -1,32 +1,24 @@
 """Pictures between two faces, and pictures along a direction of the latents."""
 
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.images.interpolation import gradient_energy, linear_path, spherical_path
 from hfembed.images.latent_statistics import decode_latents, encode_images
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 
 def morph(
-    model: PreTrainedModel,
+    model: AutoencoderModelBase,
     start: torch.Tensor,
     end: torch.Tensor,
     steps: int = 24,
     spherical: bool = False,
     center: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Turn one image into another through the latents between theirs.
+    """Turn one image into another through the latents between theirs: (steps, C, H, W) float32 in [0, 1].
 
-    Args:
-        model: The autoencoder, in eval mode.
-        start: (C, H, W) float in [0, 1].
-        end: The same shape.
-        steps: Number of images, the two reconstructions included.
-        spherical: Along the great circle around `center` instead of the straight line.
-        center: (channels, h, w), such as the mean latent; zero by default.
-
-    Returns:
-        (steps, C, H, W) float32 in [0, 1].
+    The first and the last are the reconstructions of `start` and `end`, (C, H, W) in [0, 1]. A spherical path follows
+    the great circle around `center`, such as the mean latent; zero by default.
 
     Raises:
         InputError: The model takes images of other channels or sizes, or cannot decode latents.
@@ -38,19 +30,12 @@ def morph(
 
 
 def walk(
-    model: PreTrainedModel, image: torch.Tensor, direction: torch.Tensor, reach: float = 2.0, steps: int = 9
+    model: AutoencoderModelBase, image: torch.Tensor, direction: torch.Tensor, reach: float = 2.0, steps: int = 9
 ) -> torch.Tensor:
-    """Move an image's latent along a direction, to both sides.
+    """Move an image's latent by up to `reach` times a direction, to both sides: (steps, C, H, W) in [0, 1].
 
-    Args:
-        model: The autoencoder, in eval mode.
-        image: (C, H, W) float in [0, 1].
-        direction: (channels, h, w), from `attribute_direction` or `LatentStatistics.direction`.
-        reach: How many times the direction, to either side.
-        steps: Number of images; an odd number has the image's reconstruction in the middle.
-
-    Returns:
-        (steps, C, H, W) float32 in [0, 1].
+    The direction is one of `attribute_direction` or `LatentStatistics.direction`; an odd number of steps has the
+    image's reconstruction in the middle.
 
     Raises:
         InputError: The model takes images of other channels or sizes, or cannot decode latents.

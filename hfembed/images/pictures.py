@@ -1,16 +1,18 @@
 """Write network output as pictures, grids of pictures, and animations (GIF, MP4)."""
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 
 ANIMATION_SUFFIXES = (".gif", ".mp4")
+_GAP = 2
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -20,7 +22,7 @@ def to_pictures(images: torch.Tensor) -> np.ndarray:
     return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
-def picture_grid(rows: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+def picture_grid(rows: Sequence[np.ndarray], gap: int = _GAP) -> np.ndarray:
     """Rows of pictures (columns, H, W, 3) uint8 -> one picture, with `gap` white pixels between."""
     height, width = rows[0].shape[1:3]
     columns = max(len(row) for row in rows)
@@ -32,17 +34,33 @@ def picture_grid(rows: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
     return grid
 
 
-def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None:
-    """Write one picture.
+def write_grid(
+    rows: Sequence[np.ndarray],
+    path: str | Path,
+    scale: int = 1,
+    labels: Sequence[str] = (),
+    captions: Sequence[str] = (),
+) -> None:
+    """Write rows of pictures (columns, H, W, 3) uint8, with labels left of the rows and captions below the columns."""
+    grid = _enlarged(picture_grid(rows), scale)
+    font = ImageFont.load_default(12)
+    left = max((ceil(font.getlength(label)) + 8 for label in labels), default=0)
+    page = Image.new("RGB", (left + grid.shape[1], grid.shape[0] + (18 if captions else 0)), "white")
+    page.paste(Image.fromarray(grid), (left, 0))
+    draw = ImageDraw.Draw(page)
+    height, width = ((side + _GAP) * scale for side in rows[0].shape[1:3])
+    for number, label in enumerate(labels):
+        draw.text((left - 4, (number + 0.5) * height), label, "black", font, anchor="rm")
+    for number, caption in enumerate(captions):
+        draw.text((left + (number + 0.5) * width, page.height - 2), caption, "black", font, anchor="mb")
+    write_picture(np.asarray(page), path)
 
-    Args:
-        picture: (H, W, 3) uint8.
-        path: Its suffix chooses the format: .png, .jpg, .webp.
-        scale: Enlarge by this integer factor.
+
+def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None:
+    """Write a picture (H, W, 3) uint8, enlarged by an integer factor; the suffix chooses the format.
 
     Raises:
-        InputError: The suffix is another.
-        OSError: The file cannot be written.
+        InputError: The suffix is none of `PICTURE_SUFFIXES`.
     """
     if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
         raise InputError(f"{path}: a picture's name ends in {', '.join(PICTURE_SUFFIXES)}")
@@ -53,18 +71,10 @@ def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None
 def write_animation(
     pictures: np.ndarray, path: str | Path, frames_per_second: int = 15, scale: int = 1, there_and_back: bool = True
 ) -> None:
-    """Write an animation.
-
-    Args:
-        pictures: (frames, H, W, 3) uint8.
-        path: .gif, which plays without end, or .mp4 (H.264; needs `pip install "hfembed[film]"`).
-        frames_per_second: Speed.
-        scale: Enlarge by this integer factor.
-        there_and_back: Play it backwards after the end.
+    """Write pictures (frames, H, W, 3) uint8 as .gif, which plays without end, or .mp4 (H.264, the extra "film").
 
     Raises:
         InputError: The suffix is another, or PyAV is not installed.
-        OSError: The file cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()

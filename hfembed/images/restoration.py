@@ -3,53 +3,43 @@
 from collections.abc import Callable
 
 import torch
-from transformers import PreTrainedModel
 
+from hfembed.checkpoint.loading import RESTORATION_AUTOENCODER
 from hfembed.errors import InputError
 from hfembed.images.tiling import apply_in_tiles
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 
 @torch.no_grad()
-def denoise(model: PreTrainedModel, photo: torch.Tensor, overlap: int | None = None) -> torch.Tensor:
-    """Remove what the model has learned to remove.
+def denoise(model: AutoencoderModelBase, photo: torch.Tensor, overlap: int | None = None) -> torch.Tensor:
+    """Remove noise from a photo (1 or 3, H, W) in [0, 1] of any size; float32 of the same shape, in [0, 1].
 
-    The photo is processed in overlapping tiles of the model's training size. A gray model restores each color channel
-    by itself; a color model takes a gray photo as three equal channels. The mean over the photo and its
-    mirror image is a little better than either (Lim et al., "Enhanced Deep Residual Networks for Single Image
-    Super-Resolution", 2017, section 3.4).
+    It goes through the model in overlapping tiles of its training size. A gray model restores each color channel by
+    itself; a color model takes a gray photo as three equal channels. The mean over the photo and its mirror image is a
+    little better than either (Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution", 2017,
+    section 3.4).
 
     Args:
-        model: A denoising autoencoder, in eval mode.
-        photo: (1 or 3, H, W) float in [0, 1].
-        overlap: Pixels that neighbouring tiles share; a quarter of a tile by default.
-
-    Returns:
-        The same shape, float32 in [0, 1].
+        overlap: Pixels that adjacent tiles share; a quarter of a tile by default.
 
     Raises:
-        InputError: The overlap is more than half a tile.
+        InputError: The model is no denoiser, gives numbers that are not finite, or the overlap is more than half a
+            tile.
     """
+    if model.config.model_type != RESTORATION_AUTOENCODER or model.config.inpainting:
+        raise InputError("this autoencoder does not remove noise: train one for it (recipes/denoise.yaml)")
     return _in_tiles(model, lambda tiles: _with_mirror(model, tiles), photo.float(), overlap).clamp(0, 1)
 
 
 @torch.no_grad()
 def inpaint(
-    model: PreTrainedModel, photo: torch.Tensor, mask: torch.Tensor, overlap: int | None = None
+    model: AutoencoderModelBase, photo: torch.Tensor, mask: torch.Tensor, overlap: int | None = None
 ) -> torch.Tensor:
-    """Fill holes; all pixels outside of them are unchanged. Tiles, colors and the mirror image as in `denoise`.
-
-    Args:
-        model: An inpainting autoencoder, in eval mode.
-        photo: (1 or 3, H, W) float in [0, 1].
-        mask: (H, W) bool, true where the photo is to be filled.
-        overlap: See `denoise`.
-
-    Returns:
-        The same shape, float32 in [0, 1].
+    """Fill holes, where `mask` (H, W) bool is true; all other pixels are unchanged. Otherwise like `denoise`.
 
     Raises:
         InputError: The model does not fill holes; mask and photo differ in size, or nothing or everything is masked;
-            the overlap is more than half a tile.
+            numbers are not finite, or the overlap is more than half a tile.
     """
     if not getattr(model.config, "inpainting", False):
         raise InputError("this autoencoder does not fill holes: train one with inpainting (recipes/inpaint.yaml)")
@@ -69,17 +59,23 @@ def inpaint(
 
 
 def _in_tiles(
-    model: PreTrainedModel, network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, overlap: int | None
+    model: AutoencoderModelBase,
+    network: Callable[[torch.Tensor], torch.Tensor],
+    image: torch.Tensor,
+    overlap: int | None,
 ) -> torch.Tensor:
     height, width = model.config.image_size
     overlap = min(height, width) // 4 if overlap is None else overlap
     try:
-        return apply_in_tiles(network, image, (height, width), overlap)
+        restored = apply_in_tiles(network, image, (height, width), overlap)
     except ValueError as error:
         raise InputError(str(error)) from error
+    if not restored.isfinite().all():
+        raise InputError("the model gives images that are not finite: its weights are damaged, or the photo")
+    return restored
 
 
-def _with_mirror(model: PreTrainedModel, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+def _with_mirror(model: AutoencoderModelBase, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
     """Restore tiles (B, 1 or 3, h, w) and their mirror images, gray or color; the mean of both."""
     count, channels, height, width = tiles.shape
     if model.config.num_channels == 1:

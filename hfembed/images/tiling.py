@@ -13,7 +13,7 @@ def apply_in_tiles(
     overlap: int,
     batch_size: int = 16,
 ) -> torch.Tensor:
-    """Apply an image-to-image network to a photo tile by tile.
+    """Apply an image-to-image network to a photo (C, H, W) of any size, tile by tile.
 
     Tiles are weighted by ramps that rise from their borders over the overlap, so that no seams show and a network that
     changes nothing gives the photo back. A photo smaller than a tile, or a remainder at its right and lower border, is
@@ -21,13 +21,7 @@ def apply_in_tiles(
 
     Args:
         network: (B, C, tile height, tile width) -> the same shape.
-        image: (C, H, W).
-        tile: Height and width of a tile, what the network takes.
-        overlap: Pixels shared by neighbouring tiles, at least 0 and at most half a tile.
-        batch_size: Tiles that go through the network at once.
-
-    Returns:
-        (C, H, W).
+        overlap: Pixels shared by adjacent tiles, at least 0 and at most half a tile.
 
     Raises:
         ValueError: The overlap is impossible.

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from transformers.utils import logging
 
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.card import write_card
@@ -94,6 +95,7 @@ def training_program(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def wrapper(*arguments: Any) -> None:
+        logging.disable_progress_bar()  # of files written, in the middle of the training's own
         try:
             main(*arguments)
         except KeyboardInterrupt:

@@ -108,6 +108,26 @@ def test_help_and_completion_are_quick(arguments):
         assert {"--model", "--far", "--json"} <= set(done.stdout.split())
 
 
+def test_every_command_but_a_page_and_training_has_json():
+    without = {name for name, command in leaves() if "--json" not in names_of_options(command)}
+    assert {name.partition(" ")[0] for name in without} == {"demo", "train"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "onnx", "MODEL", "FILE/a.onnx"),
+        ("export", "onnx", "MODEL", "FILE"),
+        ("map", "MODEL", "king", "queen", "apple", "--output", "a.png", "--projector", "FILE"),
+    ],
+)
+def test_an_output_is_checked_before_a_model_is_looked_for(tmp_path, arguments):
+    (tmp_path / "file").write_text("x")
+    arguments = [argument.replace("FILE", str(tmp_path / "file")) for argument in arguments]
+    error = typer.testing.CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, InputError) and "file is not a folder" in str(error)
+
+
 def test_a_command_answers_in_a_process_of_its_own(tmp_path):
     """Here nothing has imported torch before the command does."""
     vocabulary = Vocabulary(["king", "queen", "apple"], np.array([3, 2, 1]))

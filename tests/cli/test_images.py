@@ -1,13 +1,20 @@
 """The commands for images as a user calls them: the files they leave, and one line when something is wrong."""
 
+import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.cli import main
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
+from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from tests.images.tiny_autoencoder import SIZE, save_tiny_autoencoder, tiny_restoration
 
 
@@ -98,6 +105,89 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
     assert code == 1 and "not a file of hfembed compress" in err and not (tmp_path / "cut.png").exists()
 
 
+def test_json_names_what_was_written(run, fitted, people, photos, tmp_path):
+    """For every command of this module whose result is a file."""
+    pytest.importorskip("constriction")
+    save_tiny_autoencoder(tmp_path / "model")
+    save_tiny_autoencoder(tmp_path / "denoiser", tiny_restoration)
+    commands = {
+        tmp_path / "model" / "latent_statistics.safetensors": (
+            *("fit-latents", tmp_path / "model", "--images", people, "--mixture-components", 2),
+            *("--held-out-share", 0.2),
+        ),
+        tmp_path / "a.gif": ("morph", fitted, *photos[:2], tmp_path / "a.gif", "--steps", 2),
+        tmp_path / "b.gif": ("walk", fitted, photos[0], tmp_path / "b.gif", "--steps", 2),
+        tmp_path / "c.png": ("sample", fitted, tmp_path / "c.png", "--count", 4),
+        tmp_path / "a.face": ("compress", fitted, photos[0], tmp_path / "a.face"),
+        tmp_path / "d.png": ("decompress", fitted, tmp_path / "a.face", tmp_path / "d.png"),
+        tmp_path / "e.png": ("denoise", tmp_path / "denoiser", photos[0], tmp_path / "e.png"),
+    }
+    for output, arguments in commands.items():
+        code, out, err = run(*arguments, "--json")
+        assert code == 0 and json.loads(out)["output"] == str(output), (arguments, err)
+        assert output.exists()
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embedder")
+    torch.manual_seed(0)
+    settings = {"trunk": "iresnet", "trunk_arguments": {"depths": [1], "widths": [8]}, "embedding_size": 4}
+    FaceEmbedderModel(FaceEmbedderConfig(**settings, image_size=[24, 24])).save_pretrained(folder)
+    template = [[8.0, 9.0], [16.0, 9.0], [12.0, 13.0], [9.0, 17.0], [15.0, 17.0]]
+    FaceImageProcessor(size=24, template=template).save_pretrained(folder)
+    return folder
+
+
+def test_evaluate_generation(run, fitted, people, photos, embedder, tmp_path):
+    points = [[8, 9], [16, 9], [12, 13], [9, 17], [15, 17]]
+    landmarks = {photo.relative_to(people).as_posix(): points for photo in photos}
+    (tmp_path / "landmarks.json").write_text(json.dumps(landmarks))
+    other = tmp_path / "other"
+    shutil.copytree(fitted, other)
+    (other / "training.json").write_text(json.dumps({"split": {"held_out_share": 0.4, "seed": 1}}))
+    given = ("--embedder", embedder, "--images", people, "--landmarks", tmp_path / "landmarks.json", "--draws", 1)
+    one = ("--held-out-share", 0.2, "--output", tmp_path / "one", "--json")
+    code, out, err = run("evaluate", "generation", fitted, *given, *one)
+    assert code == 0 and "warning" not in err, err
+    answer, results = json.loads(out), json.loads((tmp_path / "one" / "results.json").read_text())
+    assert {"real_faces", f"{fitted.name}_mixture", f"{fitted.name}_gaussian"} <= set(answer["distances"])
+    assert answer["output"] == str(tmp_path / "one")
+    weights = Checkpoint.resolve(str(fitted)).fingerprint
+    assert results["generation"]["weights"] == weights
+    assert results["generation"]["splits"] == {fitted.name: {"held_out_share": 0.2, "seed": 0}}
+    # two models, each with its own split and weights; the second one's split is not that of its training
+    given = (*given, "--held-out-share", 0.4, "--split-seed", 2)
+    code, _, err = run("evaluate", "generation", fitted, other, *given, "--output", tmp_path / "two")
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert code == 0 and err.count("warning") == 1 and "other was trained with" in err
+    assert results["generation"]["models"] == {fitted.name: weights, "other": weights}
+    assert results["generation"]["splits"]["other"]["trained_with"] == {"held_out_share": 0.4, "seed": 1}
+
+
+def test_denoising_needs_images_to_set_the_classic_methods_on(run, people, tmp_path):
+    pytest.importorskip("skimage")
+    save_tiny_autoencoder(tmp_path / "denoiser", tiny_restoration)
+    command = ("evaluate", "denoising", tmp_path / "denoiser", "--images", people, "--sigma", 0.1)
+    code, _, err = run(*command, "--held-out-share", 0.2, "--output", tmp_path / "out")
+    assert code == 1 and "error: 32 images of people who are not held out are too few" in err
+
+
+@pytest.mark.parametrize("protocol", ["reconstruction", "compression"])
+def test_another_split_than_the_trainings_is_said_and_recorded(run, fitted, people, tmp_path, protocol):
+    pytest.importorskip("constriction")
+    shutil.copytree(fitted, tmp_path / "model")
+    recorded = {"held_out_share": 0.2, "seed": 0}
+    (tmp_path / "model" / "training.json").write_text(json.dumps({"split": recorded}))
+    command = ("evaluate", protocol, tmp_path / "model", "--images", people)
+    for seed, is_other in ((0, False), (3, True)):
+        code, _, err = run(*command, "--output", tmp_path / "out", "--split-seed", seed)
+        assert code == 0 and ("share of 0.2 and split seed 0" in err) == is_other, err
+        split = json.loads((tmp_path / "out" / "results.json").read_text())[protocol]["split"]
+        expected = {"held_out_share": 0.2, "seed": seed}
+        assert split == (expected | {"trained_with": recorded} if is_other else expected)
+
+
 def test_similar_and_walk_go_on_at_a_photo_that_cannot_be_read(run, fitted, photos, tmp_path):
     for name, file in (("a.jpg", photos[0]), ("b.jpg", photos[9])):
         (tmp_path / "some").mkdir(exist_ok=True)
@@ -139,8 +229,9 @@ def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
         (("sample", "MODEL", "OUT.png"), "fit-latents"),
         (("sample", "MODEL", "OUT.png", "--method", "prior"), "variational"),
         (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE"), "--without"),
-        (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE", "--without", "MODEL"), "holds no photos"),
+        (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE", "--without", "MODEL"), "contains no photos"),
         (("denoise", "MODEL", "MODEL/config.json", "OUT.png"), "config.json"),
+        (("denoise", "MODEL", "PHOTO", "OUT.png"), "does not remove noise"),
         (("morph", "nowhere", "PHOTO", "PHOTO", "OUT.gif"), "nowhere"),
     ],
 )

@@ -75,7 +75,7 @@ def test_saved_and_loaded_they_are_the_same(statistics, tmp_path):
     statistics.save(tmp_path)
     loaded = LatentStatistics.load(tmp_path)
     assert torch.equal(loaded.sample_mixture(9, seed=2), statistics.sample_mixture(9, seed=2))
-    assert loaded.mean_latent().shape == (6, 1, 1)
+    assert loaded.direction(0).shape == (6, 1, 1)
     file = tmp_path / "latent_statistics.safetensors"
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(InputError, match="damaged"):

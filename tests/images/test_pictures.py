@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from hfembed.errors import InputError
-from hfembed.images.pictures import picture_grid, to_pictures, write_animation, write_picture
+from hfembed.images.pictures import picture_grid, to_pictures, write_animation, write_grid, write_picture
 
 
 def test_pictures_are_rounded_clipped_and_of_three_channels():
@@ -18,6 +18,19 @@ def test_a_grid_puts_pictures_where_they_belong():
     grid = picture_grid(rows, gap=1)
     assert grid.shape == (9, 20, 3)
     assert grid[0, 0, 0] == 30 and grid[5, 7, 0] == 20 and grid[5, 14, 0] == 255 and grid[4, 0, 0] == 255
+
+
+def test_rows_and_columns_are_labeled_in_the_margin(tmp_path):
+    rows = [np.full((3, 20, 30, 3), level, np.uint8) for level in (60, 120)]
+    write_grid(rows, tmp_path / "plain.png", 2)
+    write_grid(rows, tmp_path / "labeled.png", 2, ["photos", "this model"], ["a", "b", "c"])
+    plain, labeled = (np.asarray(Image.open(tmp_path / name)) for name in ("plain.png", "labeled.png"))
+    assert plain.shape == (2 * (2 * 20 + 2), 2 * (3 * 30 + 4), 3)
+    left = labeled.shape[1] - plain.shape[1]
+    assert np.array_equal(labeled[: len(plain), left:], plain)
+    first, second = labeled[:42, :left], labeled[42 : len(plain), :left]
+    assert (first < 128).any() and (second < 128).sum() > (first < 128).sum(), "two words are longer than one"
+    assert all((labeled[len(plain) :, left + 64 * n : left + 64 * (n + 1)] < 128).any() for n in range(3))
 
 
 def test_a_gif_has_all_frames_and_comes_back(tmp_path):

@@ -14,8 +14,13 @@ class Darken:
 
     device = torch.device("cpu")
 
-    def __init__(self, channels):
-        self.config = SimpleNamespace(num_channels=channels, image_size=[SIZE, SIZE], inpainting=True)
+    def __init__(self, channels, inpainting=False):
+        self.config = SimpleNamespace(
+            model_type="hfembed_restoration_autoencoder",
+            num_channels=channels,
+            image_size=[SIZE, SIZE],
+            inpainting=inpainting,
+        )
 
     def __call__(self, pixel_values, mask=None):
         assert pixel_values.shape[1:] == (self.config.num_channels, SIZE, SIZE)
@@ -39,8 +44,28 @@ def test_a_new_denoiser_changes_nothing():
         denoise(Darken(1), photo, overlap=SIZE)
 
 
+@pytest.mark.parametrize("model", [tiny_autoencoder(), Darken(1, inpainting=True)])
+def test_what_removes_no_noise_is_refused(model):
+    with pytest.raises(InputError, match="does not remove noise"):
+        denoise(model, smooth_images(1)[0])
+
+
+def test_a_result_that_is_not_finite_is_refused():
+    model, photo = tiny_restoration(), smooth_images(1)[0]
+    next(model.parameters()).data[:] = torch.nan
+    with pytest.raises(InputError, match="not finite"):
+        denoise(model, photo)
+    filler = tiny_restoration(inpainting=True)
+    next(filler.parameters()).data[:] = torch.nan
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    mask[3:6, 3:6] = True
+    with pytest.raises(InputError, match="not finite"):
+        inpaint(filler, photo, mask)
+
+
 def test_a_photo_and_its_mirror_image_give_mirrored_results():
-    model = tiny_autoencoder()
+    model = tiny_restoration()
+    torch.nn.init.normal_(model.decoder.conv_out.weight, std=0.1)  # a new one changes nothing
     photo = smooth_images(1)[0]
     assert torch.allclose(denoise(model, photo.flip(2)), denoise(model, photo).flip(2), atol=1e-6)
 
@@ -50,14 +75,14 @@ def test_a_photo_and_its_mirror_image_give_mirrored_results():
 def test_only_the_hole_is_filled(model_channels, photo_channels):
     photo, mask = torch.rand(photo_channels, 30, 20), torch.zeros(30, 20, dtype=torch.bool)
     mask[5:12, 3:9] = True
-    filled = inpaint(Darken(model_channels), photo, mask)
+    filled = inpaint(Darken(model_channels, inpainting=True), photo, mask)
     assert torch.equal(filled[:, ~mask], photo[:, ~mask])
     assert torch.allclose(filled[:, mask], torch.tensor(0.2), atol=1e-6)
     with pytest.raises(InputError, match="30 x 19"):
-        inpaint(Darken(1), photo, mask[:, 1:])
+        inpaint(Darken(1, inpainting=True), photo, mask[:, 1:])
     for nothing in (mask & False, mask | True):
         with pytest.raises(InputError, match="mask covers"):
-            inpaint(Darken(1), photo, nothing)
+            inpaint(Darken(1, inpainting=True), photo, nothing)
     with pytest.raises(InputError, match="does not fill holes"):
         inpaint(tiny_restoration(), photo, mask)
 

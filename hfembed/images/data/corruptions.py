@@ -5,7 +5,7 @@ The functions take and return one image, (channels, height, width) float32 in [0
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -105,14 +105,11 @@ class Corruption:
             raise ValueError(f"hole_level must lie in [0, 1], not {self.hole_level}")
 
     def __call__(self, pixels: torch.Tensor, keys: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Damage a batch.
+        """Damage a batch: float32 of the same shape in [0, 255], not rounded.
 
         Args:
-            pixels: (batch, channels, height, width), uint8 or float in [0, 255].
+            pixels: (batch, channels, height, width), uint8 or float in [0, 255]; left as they were.
             keys: One per sample: (epoch, index) or (epoch, index, repetition), as the samplers give them.
-
-        Returns:
-            float32 of the same shape in [0, 255], not rounded; `pixels` itself is left as it was.
 
         Raises:
             ValueError: A hole may be larger than the images.
@@ -125,15 +122,7 @@ class Corruption:
         return torch.from_numpy(damaged)
 
     def hole_masks(self, keys: Sequence[Sequence[int]], height: int, width: int) -> torch.Tensor:
-        """The masks of the holes that `__call__` makes for the same keys.
-
-        Args:
-            keys: One per sample.
-            height: Of the images, in pixels.
-            width: Of the images, in pixels.
-
-        Returns:
-            (batch, 1, height, width) bool, true inside.
+        """The masks of the holes that `__call__` makes for the same keys: (batch, 1, height, width) bool.
 
         Raises:
             ValueError: A hole may be larger than the images.
@@ -184,11 +173,6 @@ class Corruption:
             for rows, columns in self._places(holes, *image.shape[1:]):
                 image[:, rows, columns] = 255 * self.hole_level
         return image
-
-    @classmethod
-    def help_texts(cls) -> dict[str, str]:
-        """What each field does, for command lines and documentation."""
-        return {item.name: item.metadata["help"] for item in fields(cls)}
 
 
 def _between(limits: tuple[float, float], uniform: float) -> float:

@@ -38,15 +38,10 @@ def total_variation(noisy: np.ndarray, sigma: float, strength: float) -> np.ndar
 
 
 class PcaWiener:
-    """The linear filter of least error for images like those it was fitted on.
+    """The linear filter of least error for images (M, C, H, W) in [0, 1] like those it was fitted on.
 
-    Principal components are shrunk by variance / (variance + sigma ** 2), the Wiener filter in their basis; what lies
-    outside of them is given up. Needs aligned images of one size, as the network does not.
-
-    Args:
-        clean: (M, C, H, W) float in [0, 1], to fit on.
-        components: Kept, at most M.
-        seed: Of the randomised singular value decomposition.
+    Principal components, at most M, are shrunk by variance / (variance + sigma ** 2), the Wiener filter in their
+    basis; what lies outside of them is given up. Needs aligned images of one size, as the network does not.
     """
 
     def __init__(self, clean: np.ndarray, components: int = 512, seed: int = 0):

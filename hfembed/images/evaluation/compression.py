@@ -1,9 +1,9 @@
 """Bytes against quality: compressed latents beside JPEG and WebP."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,23 +13,17 @@ from PIL import Image
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.images.compression import HEADER_BYTES, LatentCodec
-from hfembed.images.evaluation.reconstruction import psnr, ssim
+from hfembed.images.evaluation.reconstruction import psnr, read_images, ssim, to_images, write_jpeg
 
 LATENT_QUALITIES = (2, 4, 6, 8, 10, 12, 14)
 PHOTO_QUALITIES = (1, 5, 10, 20, 35, 50, 70)
 
 
 class RatePoint(NamedTuple):
-    """One setting of one method.
+    """One setting of one method ("latents", "jpeg" or "webp"): mean sizes, and quality over all images.
 
-    Attributes:
-        method: "latents", "jpeg" or "webp".
-        quality: As the method counts it.
-        file_bytes: Mean size of a file.
-        data_bytes: Mean size without what all files of one kind have in common: our header, a JPEG's tables, WebP's
-            container. What counts where the parties have agreed on the rest, as they have on the model.
-        psnr: Of the squared error over all images, dB.
-        ssim: Mean over images.
+    `data_bytes` leaves out what all files of one kind have in common: our header, a JPEG's tables, WebP's container.
+    That is what counts where the parties have agreed on the rest, as they have on the model.
     """
 
     method: str
@@ -57,26 +51,16 @@ def latent_points(
 
 def photo_points(images: torch.Tensor, method: str, qualities: Sequence[int] = PHOTO_QUALITIES) -> list[RatePoint]:
     """Measure "jpeg" or "webp" of Pillow with the settings for small files (optimized tables; method 6)."""
-    write: Callable[[Image.Image, int], bytes] = _jpeg if method == "jpeg" else _webp
-    pixels = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    write = write_jpeg if method == "jpeg" else _webp
+    pictures = to_images(images)
     points = []
     for quality in qualities:
-        files = [
-            write(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), quality) for image in pixels
-        ]
-        decoded = torch.stack([_decode(file, images.shape[1]) for file in files])
+        files = [write(picture, quality) for picture in pictures]
+        decoded = read_images(files, images.shape[1])
         common = [_jpeg_overhead(file) if method == "jpeg" else _WEBP_CONTAINER for file in files]
         size = float(np.mean([len(file) for file in files]))
-        points.append(
-            RatePoint(
-                method,
-                quality,
-                size,
-                size - float(np.mean(common)),
-                psnr(decoded, images),
-                ssim(decoded, images),
-            )
-        )
+        data_size = size - float(np.mean(common))
+        points.append(RatePoint(method, quality, size, data_size, psnr(decoded, images), ssim(decoded, images)))
     return points
 
 
@@ -101,9 +85,13 @@ def plot_rates(points: Sequence[RatePoint], path: str | Path) -> None:
 
 
 def report_rates(
-    codec: LatentCodec, images: torch.Tensor, output: str | Path, files: dict[str, str | Path | None]
+    codec: LatentCodec,
+    images: torch.Tensor,
+    output: str | Path,
+    files: dict[str, str | Path | None],
+    split: dict[str, Any],
 ) -> list[RatePoint]:
-    """Measure latents, JPEG and WebP; write results.json and rates.png."""
+    """Measure latents, JPEG and WebP on images of the held-out people of a split; write results.json and rates.png."""
     points = [*latent_points(codec, images), *photo_points(images, "jpeg"), *photo_points(images, "webp")]
     plot_rates(points, Path(output) / "rates.png")
     metrics = {
@@ -111,17 +99,12 @@ def report_rates(
         for point in points
         for name in ("file_bytes", "data_bytes", "psnr", "ssim")
     }
-    write_results(output, "compression", metrics, {"images": len(images)} | provenance(files), codec.model)
+    details = {"images": len(images), "split": split} | provenance(files)
+    write_results(output, "compression", metrics, details, codec.model)
     return points
 
 
 _WEBP_CONTAINER = 20  # RIFF header and chunk header of a simple lossy file
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, optimize=True)
-    return file.getvalue()
 
 
 def _webp(image: Image.Image, quality: int) -> bytes:
@@ -134,9 +117,3 @@ def _jpeg_overhead(file: bytes) -> int:
     """Bytes up to the first coded coefficient: signature, quantisation and Huffman tables, headers."""
     start = file.index(b"\xff\xda")
     return start + 2 + int.from_bytes(file[start + 2 : start + 4], "big")
-
-
-def _decode(file: bytes, channels: int) -> torch.Tensor:
-    image = Image.open(io.BytesIO(file)).convert("L" if channels == 1 else "RGB")
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)

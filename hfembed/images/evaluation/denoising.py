@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
 from hfembed.images.data.corruptions import Corruption
 from hfembed.images.evaluation import classic_denoisers
 from hfembed.images.evaluation.reconstruction import psnr, reconstruct, ssim, takes_masks
-from hfembed.images.pictures import picture_grid, to_pictures, write_picture
+from hfembed.images.pictures import to_pictures, write_grid
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.restoration_autoencoder.gaussian_fill import GaussianFill
 
 _TUNING_IMAGES = 48  # of the training images, to choose the strengths of the classic methods on
@@ -24,9 +25,7 @@ class Denoising:
     """Figures and pictures of one test.
 
     Attributes:
-        metrics: What the test returns.
         images: Name -> (N, C, H, W) in [0, 1]: "clean", "corrupted", one of each classic method, "model".
-        strengths: Method -> the strength it was given.
     """
 
     metrics: dict[str, float]
@@ -43,13 +42,8 @@ class DenoisingTest:
     Args:
         clean: (N, C, H, W) uint8, images that the network was not trained on.
         known: (M, C, H, W) uint8, images of the training side.
-        sigma: Standard deviation of the noise, as a share of the range; what leaves [0, 1] is clipped.
-        seed: Of the noise.
-        components: Of the PCA behind the Wiener filter.
-        batch_size: Images the network takes at once.
+        sigma: Standard deviation of the noise, as a fraction of the range; what leaves [0, 1] is clipped.
     """
-
-    greater_is_better = True
 
     def __init__(
         self,
@@ -61,7 +55,6 @@ class DenoisingTest:
         batch_size: int = 64,
     ):
         self.name = f"denoising_sigma{sigma:g}"
-        self.primary_metric = f"{self.name}_psnr"
         self.sigma = sigma
         self.clean, self.noisy = _corrupt(clean, Corruption(seed, noise=(sigma, sigma)))
         self.known = known
@@ -69,20 +62,11 @@ class DenoisingTest:
         self.components = components
         self.batch_size = batch_size
 
-    def __call__(self, model: PreTrainedModel, processor: object = None) -> dict[str, float]:
-        """The figures of `run`."""
-        return self.run(model).metrics
-
-    def run(self, model: PreTrainedModel) -> Denoising:
+    def run(self, model: AutoencoderModelBase) -> Denoising:
         """Denoise every image.
 
-        Args:
-            model: Images (B, C, H, W) in [0, 1] -> an output with `reconstruction`; in eval mode.
-
-        Returns:
-            `denoising_sigma<s>_psnr` (dB, of the squared error over all images) and `..._ssim`, `..._input_psnr`,
-            those of each classic, `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB; and the
-            images.
+        The figures are `denoising_sigma<s>_psnr` (dB, of the squared error over all images) and `..._ssim`,
+        `..._input_psnr`, those of each classic, `..._best_classic_psnr` and `..._gain`, the model's lead in dB.
 
         Raises:
             InputError: The model takes images of other channels or sizes.
@@ -116,44 +100,25 @@ class DenoisingTest:
 
 
 class InpaintingTest:
-    """PSNR inside a square hole, one in each image at a place fixed by a seed; beside it the classic fills.
+    """PSNR inside a square hole of `size` pixels, one per image at a position fixed by a seed, beside classic fills.
 
     These are the biharmonic, which looks at the hole's border, and the conditional mean under a Gaussian of the
     training images, which looks at the whole image, its strength chosen as in `DenoisingTest`.
-
-    Args:
-        clean: (N, C, H, W) uint8, images that the network was not trained on.
-        known: (M, C, H, W) uint8, images of the training side.
-        size: Side of the hole in pixels.
-        seed: Of the places.
-        batch_size: Images the network takes at once.
     """
-
-    greater_is_better = True
 
     def __init__(self, clean: torch.Tensor, known: torch.Tensor, size: int = 16, seed: int = 0, batch_size: int = 64):
         self.name = f"denoising_hole{size}"
-        self.primary_metric = f"{self.name}_psnr"
         self.size = size
         self.clean, self.masked, self.masks = self._cut(clean, seed)
         self.known = known
         self.seed = seed
         self.batch_size = batch_size
 
-    def __call__(self, model: PreTrainedModel, processor: object = None) -> dict[str, float]:
-        """The figures of `run`."""
-        return self.run(model).metrics
-
-    def run(self, model: PreTrainedModel) -> Denoising:
+    def run(self, model: AutoencoderModelBase) -> Denoising:
         """Fill every hole.
 
-        Args:
-            model: Images (B, C, H, W) in [0, 1] -> an output with `reconstruction`; in eval mode.
-
-        Returns:
-            `denoising_hole<s>_psnr` (dB, of the squared error inside all holes), `..._biharmonic_psnr`,
-            `..._gaussian_psnr`, `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB; and the
-            images, untouched outside of the holes.
+        The figures are `denoising_hole<s>_psnr` (dB, of the squared error inside all holes), `..._biharmonic_psnr`,
+        `..._gaussian_psnr`, `..._best_classic_psnr` and `..._gain`, the model's lead over it in dB.
 
         Raises:
             InputError: The model does not fill holes, or takes images of other channels or sizes.
@@ -183,7 +148,7 @@ class InpaintingTest:
             fills[strength] = GaussianFill(clean.shape[1], list(clean.shape[2:]))
             fills[strength].start_from_images(measured, strength)
             errors[strength] = float((fills[strength](masked, masks).clamp(0, 1) - clean).square().sum())
-        chosen = min(errors, key=errors.get)
+        chosen = min(errors, key=lambda strength: errors[strength])
         return fills[chosen], chosen
 
     def _cut(self, clean: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -198,36 +163,43 @@ class InpaintingTest:
 
 def report_denoising(
     tests: Sequence[DenoisingTest | InpaintingTest],
-    model: PreTrainedModel,
+    model: AutoencoderModelBase,
     output: str | Path,
     files: dict[str, str | Path | None],
+    split: dict[str, Any],
     columns: int = 10,
 ) -> dict[str, float]:
     """Run tests; write results.json and a picture per test, with a row of images for every method."""
+    if len(tests[0].known) <= _TUNING_IMAGES:
+        raise InputError(
+            f"{len(tests[0].known)} images of people who are not held out are too few: the classic methods are set on "
+            f"{_TUNING_IMAGES} of them and fitted on the others"
+        )
     metrics: dict[str, float] = {}
-    details: dict[str, object] = {"images": len(tests[0].clean)}
+    details: dict[str, Any] = {"images": len(tests[0].clean), "split": split}
     for test in tests:
         result = test.run(model)
         metrics |= result.metrics
         chosen = torch.linspace(0, len(test.clean) - 1, min(columns, len(test.clean))).long()
         rows = [to_pictures(images[chosen]) for images in result.images.values()]
-        write_picture(picture_grid(rows), Path(output) / f"{test.name}.png", scale=2)
+        labels = [name.replace("_", " ") for name in result.images]
+        write_grid(rows, Path(output) / f"{test.name}.png", 2, labels)
         details[test.name] = {"seed": test.seed, "strengths": result.strengths, "rows": list(result.images)}
     write_results(output, "denoising", metrics, details | provenance(files), model)
     return metrics
 
 
 def _restored(
-    model: PreTrainedModel, images: torch.Tensor, batch_size: int, masks: torch.Tensor | None = None
+    model: AutoencoderModelBase, images: torch.Tensor, batch_size: int, masks: torch.Tensor | None = None
 ) -> torch.Tensor:
     """What `hfembed denoise` makes of images: the mean of what becomes of each and of its mirror image."""
     mirrored_masks = masks if masks is None else masks.flip(3)
     try:
         plain = reconstruct(model, images, batch_size, masks)[0]
         mirrored = reconstruct(model, images.flip(3), batch_size, mirrored_masks)[0]
-        return ((plain + mirrored.flip(3)) / 2).clamp(0, 1)
     except ValueError as error:
         raise InputError(str(error)) from error
+    return ((plain + mirrored.flip(3)) / 2).clamp(0, 1)
 
 
 def _corrupt(clean: torch.Tensor, corruption: Corruption) -> tuple[torch.Tensor, torch.Tensor]:

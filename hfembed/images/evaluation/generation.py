@@ -3,18 +3,20 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from hfembed.checkpoint.results import provenance, write_results
+from hfembed.checkpoint.results import provenance, weights_stamp, write_results
 from hfembed.errors import InputError
 from hfembed.images.latent_statistics import LatentStatistics, decode_latents, sample_prior
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+
+Sampler = Callable[[int, int], torch.Tensor]  # (count, seed) -> images, or latents
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -42,12 +44,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 class PcaGaussian:
-    """The linear baseline: principal components of pixels, drawn from one Gaussian.
-
-    Args:
-        images: (M, C, H, W) float in [0, 1], to fit on.
-        components: Dimensions of the Gaussian, at most M.
-    """
+    """The linear baseline: principal components of pixels (M, C, H, W), at most M, drawn from one Gaussian."""
 
     def __init__(self, images: torch.Tensor, components: int):
         self.pca = PCA(components, svd_solver="randomized", iterated_power=5, random_state=0).fit(
@@ -56,15 +53,7 @@ class PcaGaussian:
         self.shape = images.shape[1:]
 
     def sample(self, count: int, seed: int = 0) -> torch.Tensor:
-        """Draw images.
-
-        Args:
-            count: How many.
-            seed: Another seed, other images.
-
-        Returns:
-            (count, C, H, W) float32, clipped to [0, 1].
-        """
+        """Draw images (count, C, H, W) float32, clipped to [0, 1]."""
         noise = np.random.default_rng(seed).standard_normal((count, len(self.pca.components_)))
         flat = self.pca.inverse_transform(noise * np.sqrt(self.pca.explained_variance_))
         return torch.from_numpy(flat.astype(np.float32)).view(count, *self.shape).clamp_(0, 1)
@@ -74,22 +63,18 @@ def distances_of_samples(
     embed: Callable[[torch.Tensor], np.ndarray],
     held_out: torch.Tensor,
     known: torch.Tensor,
-    samplers: dict[str, Callable[[int, int], torch.Tensor]],
+    samplers: dict[str, Sampler],
     draws: int = 5,
 ) -> dict[str, list[float]]:
-    """Frechet distances of generated images to held-out ones.
+    """Frechet distances of generated images to held-out ones, one per draw of as many images.
 
     Args:
         embed: Images (N, C, H, W) in [0, 1] -> features (N, D).
-        held_out: (N, C, H, W) in [0, 1], of people that no sampler was fitted on.
-        known: (M, C, H, W) in [0, 1], real images of other people: their distance is the baseline, what N draws
-            of real faces score.
-        samplers: Name -> (count, seed) -> images.
-        draws: Sets of N images drawn from each.
-
-    Returns:
-        Name -> a distance for each draw; first "real_faces".
+        held_out: Images of people that no sampler was fitted on.
+        known: Real images of other people: their distance is the baseline, "real_faces" in the answer.
+        samplers: Name -> sampler of images.
     """
+    held_out = held_out[: len(known)]  # sets of equal sizes are compared
     features = embed(held_out)
     count = len(held_out)
 
@@ -106,15 +91,7 @@ def distances_of_samples(
 def mean_face_points(
     faces: datasets.Dataset, processor: ConvAutoencoderImageProcessor, photos: int = 500
 ) -> np.ndarray:
-    """The mean positions of a face's five landmarks in an autoencoder's crops.
-
-    Args:
-        faces: With `image` and `landmarks`.
-        processor: The autoencoder's.
-        photos: How many to use, spread evenly.
-
-    Returns:
-        (5, 2), [x, y] in pixels of the crop.
+    """The mean positions (5, 2) of a face's landmarks in pixels of an autoencoder's crops.
 
     Raises:
         InputError: No photo has landmarks.
@@ -133,15 +110,10 @@ def mean_face_points(
 
 
 class GenerationCase(NamedTuple):
-    """An autoencoder to measure, with what is measured in crops of its own processor.
+    """An autoencoder to measure, with images (N, C, H, W) in [0, 1] in crops of its own processor.
 
-    Attributes:
-        name: What the figures are called by.
-        model: The autoencoder.
-        statistics: Of its latents.
-        embed: Images (N, C, H, W) in [0, 1] -> features (N, D).
-        held_out: (N, C, H, W) in [0, 1], of people it was not trained on.
-        known: (M, C, H, W) in [0, 1], of the other people.
+    `embed` turns images into features (N, D); `held_out` shows people of the split that it was not trained on, `known`
+    the others.
     """
 
     name: str
@@ -150,6 +122,7 @@ class GenerationCase(NamedTuple):
     embed: Callable[[torch.Tensor], np.ndarray]
     held_out: torch.Tensor
     known: torch.Tensor
+    split: dict[str, Any]
 
 
 def report_generation(
@@ -157,39 +130,42 @@ def report_generation(
 ) -> dict[str, list[float]]:
     """Compare every way of each autoencoder to generate faces with a Gaussian over pixels; write results.json.
 
-    What is measured of a model depends on that model alone, not on those beside it or their order.
-
-    Args:
-        cases: The autoencoders; of several, the baselines carry their names too.
-        output: Folder for results.json.
-        files: Role -> file or folder, for the provenance.
-        draws: Sets of images drawn from each.
-
-    Returns:
-        Name -> a distance for each draw.
+    What is measured of a model depends on that model alone, not on those beside it or their order. Of several models,
+    the baselines carry their names too.
 
     Raises:
         InputError: Two autoencoders have the same name, or one has latents that cannot be decoded.
-        OSError: results.json cannot be written.
     """
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
         raise InputError(f"two models have the same name, {', '.join(sorted(names))}; measure them one at a time")
     distances = {}
     for case in cases:
-        numbers = case.model.config.num_latents
-        ways = {"mixture": case.statistics.sample_mixture, "gaussian": case.statistics.sample_gaussian}
+        numbers = min(case.model.config.num_latents, len(case.known))
+        ways: dict[str, Sampler] = {
+            "mixture": case.statistics.sample_mixture,
+            "gaussian": case.statistics.sample_gaussian,
+        }
         if getattr(case.model.config, "variational", False):
             ways["prior"] = functools.partial(sample_prior, case.model)
-        samplers = {f"pca_gaussian_{numbers}": PcaGaussian(case.known, numbers).sample}
+        samplers: dict[str, Sampler] = {f"pca_gaussian_{numbers}": PcaGaussian(case.known, numbers).sample}
         for way, draw in ways.items():
-            samplers[f"{case.name}_{way}"] = lambda count, seed, case=case, draw=draw: decode_latents(
-                case.model, draw(count, seed)
-            )
+            samplers[f"{case.name}_{way}"] = functools.partial(_generate, case.model, draw)
         for name, values in distances_of_samples(case.embed, case.held_out, case.known, samplers, draws).items():
             is_own = name.startswith(f"{case.name}_") or len(cases) == 1
             distances[name if is_own else f"{case.name}_{name}"] = values
     metrics = {f"generation_{name}": float(np.mean(values)) for name, values in distances.items()}
-    images = len(cases[0].held_out)
-    write_results(output, "generation", metrics, {"images": images, "draws": distances} | provenance(files))
+    details = {
+        "images": len(cases[0].held_out),
+        "draws": distances,
+        "splits": {case.name: case.split for case in cases},
+    }
+    if len(cases) > 1:
+        details["models"] = {case.name: weights_stamp(case.model) for case in cases}
+    measured = cases[0].model if len(cases) == 1 else None
+    write_results(output, "generation", metrics, details | provenance(files), measured)
     return distances
+
+
+def _generate(model: AutoencoderModelBase, draw: Sampler, count: int, seed: int) -> torch.Tensor:
+    return decode_latents(model, draw(count, seed))

@@ -4,6 +4,7 @@ Images are (N, C, H, W) in [0, 1]; reconstructions are clipped to that range whe
 """
 
 import io
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,20 +34,17 @@ def image_psnr(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
 def ssim(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
     """Structural similarity as torchmetrics computes it (Gaussian window of sigma 1.5, mirrored borders), averaged."""
     parts = zip(reconstruction.clamp(0, 1).split(256), target.split(256), strict=True)
-    values = [structural_similarity_index_measure(x, y, data_range=1.0, reduction="none") for x, y in parts]
+    values = [
+        cast(torch.Tensor, structural_similarity_index_measure(x, y, data_range=1.0, reduction="none"))
+        for x, y in parts
+    ]
     return torch.cat([value.reshape(-1) for value in values]).mean().item()
 
 
 def active_latents(latents: torch.Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
-    """How many latent numbers vary over the images (Burda et al., "Importance Weighted Autoencoders", 2016, sec. 5).
+    """How many latent numbers (N, D) vary (Burda et al., "Importance Weighted Autoencoders", 2016, sec. 5).
 
-    Args:
-        latents: (N, D).
-        threshold: Variance above which a number counts, as a share of the largest one's: the scale of latents is free
-            unless they are variational.
-
-    Returns:
-        The count, 0 where nothing varies.
+    The threshold is a fraction of the largest variance: the scale of latents is free unless they are variational.
     """
     variance = latents.double().var(0)
     return int((variance > threshold * variance.max()).sum())
@@ -61,16 +59,9 @@ def takes_masks(model: PreTrainedModel) -> bool:
 def reconstruct(
     model: PreTrainedModel, pixel_values: torch.Tensor, batch_size: int = 64, masks: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take images through a `ConvAutoencoderModel`.
+    """Reconstructions of images (N, C, H, W) in [0, 1], not clipped, and flat latents (N, D); both on the CPU.
 
-    Args:
-        model: In eval mode, on any device.
-        pixel_values: (N, C, H, W) in [0, 1], on the CPU.
-        batch_size: Images a forward pass.
-        masks: (N, 1, H, W) bool, the holes that an inpainting model is to fill.
-
-    Returns:
-        Reconstructions (N, C, H, W), not clipped, and flat latents (N, D), both float32 on the CPU.
+    `masks` (N, 1, H, W) bool are the holes that an inpainting model is to fill.
     """
     outputs = []
     for start in range(0, len(pixel_values), batch_size):
@@ -108,30 +99,36 @@ def jpeg_reconstruction(images: torch.Tensor, max_bytes: float) -> tuple[torch.T
 
 
 def _jpeg(images: torch.Tensor, quality: int) -> tuple[torch.Tensor, float]:
-    decoded, sizes = [], []
-    for image in images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
-        file = io.BytesIO()
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(
-            file, "JPEG", quality=quality, optimize=True
-        )
-        sizes.append(file.tell())
-        decoded.append(np.asarray(Image.open(file)).reshape(image.shape))
-    pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
-    return pixels.to(torch.float32) / 255, float(np.mean(sizes))
+    files = [write_jpeg(image, quality) for image in to_images(images)]
+    return read_images(files, images.shape[1]), float(np.mean([len(file) for file in files]))
+
+
+def to_images(images: torch.Tensor) -> list[Image.Image]:
+    """Pillow images of (N, 1 or 3, H, W) in [0, 1]."""
+    pixels = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image) for image in pixels]
+
+
+def write_jpeg(image: Image.Image, quality: int) -> bytes:
+    """A JPEG file with optimized tables."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def read_images(files: list[bytes], channels: int) -> torch.Tensor:
+    """Decode files of one size: (N, channels, H, W) float32 in [0, 1]."""
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.stack([np.array(Image.open(io.BytesIO(file)).convert(mode), dtype=np.float32) for file in files])
+    return torch.from_numpy(pixels).reshape(*pixels.shape[:3], channels).permute(0, 3, 1, 2) / 255
 
 
 class HeldOutReconstruction:
-    """PSNR and SSIM on images that were not trained on; what a training run is judged by.
+    """PSNR and SSIM on images (N, C, H, W) uint8 that were not trained on; what a training run is judged by.
 
-    Args:
-        pixels: (N, C, H, W) uint8.
-        corruption: What the model has to undo; None lets it see the images as they are. Image i is damaged by the key
-            (0, i), the same at every call.
-        batch_size: Images a forward pass.
-        name: What the figures' names start with.
+    Image i is damaged by the corruption's key (0, i), the same at every call; None lets the model see images as they
+    are. Names of figures start with `name`.
     """
-
-    greater_is_better = True
 
     def __init__(
         self, pixels: torch.Tensor, corruption: Corruption | None = None, batch_size: int = 64, name: str = ""
@@ -143,7 +140,6 @@ class HeldOutReconstruction:
             self.damaged, self.masks = corruption(pixels, keys), corruption.hole_masks(keys, *pixels.shape[2:])
         self.batch_size = batch_size
         self.name = f"{name}_" if name else ""
-        self.primary_metric = f"{self.name}psnr"
 
     def __call__(self, model: PreTrainedModel, processor: ConvAutoencoderImageProcessor) -> dict[str, float]:
         """Measure "psnr" in dB and "ssim", with the protocol's name before them."""

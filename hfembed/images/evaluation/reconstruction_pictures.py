@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, reconstruct, takes_masks
-from hfembed.images.pictures import picture_grid, to_pictures, write_picture
+from hfembed.images.pictures import to_pictures, write_grid
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 
@@ -21,12 +21,14 @@ def draw_reconstructions(
     chosen = torch.linspace(0, len(protocol.pixels) - 1, min(count, len(protocol.pixels))).round().long()
     targets = processor.normalize(protocol.pixels[chosen])
     damaged = processor.normalize(protocol.damaged[chosen])
-    masks = protocol.masks[chosen] if takes_masks(model) else None
+    masks = None if protocol.masks is None or not takes_masks(model) else protocol.masks[chosen]
     again, _ = reconstruct(model, damaged, masks=masks)
-    rows = [targets, again] if protocol.damaged is protocol.pixels else [targets, damaged, again]
+    rows = {"photos": targets, "damaged": damaged, "reconstructed": again}
+    if protocol.damaged is protocol.pixels:
+        del rows["damaged"]
     draw_rows(rows, path)
 
 
-def draw_rows(rows: list[torch.Tensor], path: str | Path, scale: int = 2) -> None:
-    """Draw rows of images, each (N, 1 or 3, H, W) in [0, 1], above each other."""
-    write_picture(picture_grid([to_pictures(row) for row in rows]), path, scale)
+def draw_rows(rows: dict[str, torch.Tensor], path: str | Path, scale: int = 2) -> None:
+    """Draw rows of images above each other, label -> (N, 1 or 3, H, W) in [0, 1]."""
+    write_grid([to_pictures(row) for row in rows.values()], path, scale, list(rows))

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError
@@ -23,6 +22,7 @@ from hfembed.images.latent_statistics import decode_latents
 from hfembed.images.morphing import midpoint_sharpness
 from hfembed.images.training.perceptual_loss import feature_distance
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
+from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -35,7 +35,6 @@ class IdentityModel(NamedTuple):
     """A face embedder that measures whether a reconstruction shows the same person.
 
     Attributes:
-        embeddings: The network, fed with crops.
         landmarks: File -> five [x, y] in the photo's pixels; photos without are left out.
         pairs: LFW's View 2, to verify people on reconstructions of both photos; None leaves that out.
     """
@@ -56,40 +55,28 @@ def make_identity_model(
 
 
 def report_reconstruction(
-    model: PreTrainedModel,
+    model: AutoencoderModelBase,
     processor: ConvAutoencoderImageProcessor,
     images: str | Path,
     output: str | Path,
-    held_out_share: float = 0.1,
-    split_seed: int = 0,
+    split: dict[str, Any],
     identity_model: IdentityModel | None = None,
     pictures: int = 12,
 ) -> dict[str, Any]:
     """Measure, write results.json and reconstructions.png.
 
-    PCA with as many components as the model has latents is fitted on the people who were not held out.
-
-    Args:
-        model: A `ConvAutoencoderModel` in eval mode.
-        processor: Its processor.
-        images: Folder with a directory per person, archive of it, Hub id.
-        output: The folder to write to.
-        held_out_share: Fraction of the people to measure on, as in training.
-        split_seed: Of that split, as in training.
-        identity_model: Measures how well identity is preserved.
-        pictures: Held-out photos to draw; 0 for none.
-
-    Returns:
-        What was written: `psnr`, `ssim` and the other figures, and under "reconstruction" how they came about.
+    PCA with as many components as the model has latents is fitted on the people who were not held out. The answer has
+    the figures, and under "reconstruction" how they came about.
 
     Raises:
         InputError: The images cannot be read, are too few, or the model cannot reconstruct from latents.
-        OSError: The folder cannot be written.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     read_results(output)  # what cannot be written at the end should fail before the work
-    rest, held_out = split_people(load_faces(images).remove_columns("landmarks"), held_out_share, split_seed)
+    rest, held_out = split_people(
+        load_faces(images).remove_columns("landmarks"), split["held_out_share"], split["seed"]
+    )
     known, unseen = AlignedFaces(rest, processor), AlignedFaces(held_out, processor)
     train, test = (processor.normalize(faces.pixels()) for faces in (known, unseen))
     reconstructed, latents = reconstruction.reconstruct(model, test)
@@ -105,10 +92,10 @@ def report_reconstruction(
     if len(test) > 1 and not isinstance(model, RestorationAutoencoderModel):
         middles = latents[ends].mean(0).view(-1, *model.config.latent_shape)
         figures["midpoint_sharpness"] = pairs_sharpness(reconstructed[ends], decode_latents(model, middles))
-    rows = [test, reconstructed]
+    rows = {"photos": test, "this model": reconstructed}
     if count <= min(len(train), train[0].numel()):
         pca_reconstructed = reconstruction.pca_reconstruction(train, test, count)
-        rows.append(pca_reconstructed)
+        rows["PCA"] = pca_reconstructed
         figures |= {
             "pca_psnr": reconstruction.psnr(pca_reconstructed, test),
             "pca_ssim": reconstruction.ssim(pca_reconstructed, test),
@@ -126,16 +113,16 @@ def report_reconstruction(
     }
     if identity_model is not None:
         points = crop_landmarks(identity_model.landmarks, held_out, unseen, processor)
-        for name, row in zip(("", "pca_"), rows[1:], strict=False):
+        for name, row in zip(("", "pca_"), list(rows.values())[1:], strict=False):
             kept, distance = identity_kept(identity_model, test, row, points)
             figures |= {f"{name}identity_kept": kept, f"{name}perceptual_distance": distance}
         if identity_model.pairs is not None:
-            figures |= verified(model, processor, images, identity_model)
+            figures |= verified(model, processor, images, identity_model, identity_model.pairs)
     details = {
         "model": str(model.config.name_or_path),
         "images": f"{len(test)} of {len(unseen.identities)} held-out people, as {tuple(test.shape[1:])}",
         "pca_fitted_on": f"{len(train)} images of the other {len(known.identities)} people",
-        "split": {"held_out_share": held_out_share, "seed": split_seed},
+        "split": split,
         "psnr": "dB, of the squared error averaged over all images; image_psnr averages over images in dB",
         "ssim": "torchmetrics, its defaults, data_range 1",
         "jpeg": "at the highest quality whose mean file is not above one byte per latent number, or at the lowest",
@@ -144,7 +131,7 @@ def report_reconstruction(
     }
     if pictures:
         chosen = torch.linspace(0, len(test) - 1, min(pictures, len(test))).round().long()
-        draw_rows([row[chosen] for row in rows], output / "reconstructions.png")
+        draw_rows({label: row[chosen] for label, row in rows.items()}, output / "reconstructions.png")
     write_results(output, NAME, figures, details, model)
     return {**figures, NAME: details}
 
@@ -181,15 +168,15 @@ def identity_kept(
 
 @torch.no_grad()
 def verified(
-    model: PreTrainedModel, processor: ConvAutoencoderImageProcessor, images: str | Path, identity_model: IdentityModel
+    model: AutoencoderModelBase,
+    processor: ConvAutoencoderImageProcessor,
+    images: str | Path,
+    identity_model: IdentityModel,
+    pairs: LfwPairs,
 ) -> dict[str, float]:
-    """View 2 on reconstructions of both photos of every pair; people the autoencoder has seen included.
-
-    Returns:
-        "view2_accuracy" and "view2_standard_error", in percent.
-    """
+    """View 2 in percent on reconstructions of both photos of every pair; people the autoencoder has seen included."""
     faces = load_faces(images).remove_columns("landmarks")
-    protocol = LfwVerification(faces, identity_model.pairs, progress=False)
+    protocol = LfwVerification(faces, pairs, progress=False)
     place = {file: row for row, file in enumerate(faces["file"][:])}
     missing = [file for file in protocol.files if file not in place]
     if missing:

@@ -11,13 +11,10 @@ from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import Co
 
 
 class AutoencoderCollator:
-    """Samples of `AlignedFaces` to a batch for a `ConvAutoencoderModel`: corrupted in, clean out.
+    """Samples of `AlignedFaces` to a batch for an autoencoder: corrupted in, clean out.
 
-    Args:
-        processor: Scales the pixels, and nothing else: they are cropped already.
-        augmentation: Changes the uint8 pixels by each sample's key; None leaves them as they are.
-        corruption: Damages what the network sees, by each sample's key; None lets it see its targets.
-        show_holes: Give the corruption's holes to the network as a mask.
+    Augmentation and corruption change uint8 pixels by each sample's key. With `show_holes` the network gets the
+    corruption's holes as a mask.
 
     Raises:
         ValueError: There are no holes to show.
@@ -38,14 +35,10 @@ class AutoencoderCollator:
         self.show_holes = show_holes
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Join samples of `AlignedFaces`.
+        """Join samples, each with "pixels" uint8 (channels, height, width) and "key".
 
-        Args:
-            samples: Each with "pixels" uint8 (channels, height, width) and "key".
-
-        Returns:
-            "pixel_values" and "targets" float32 (batch, channels, height, width) in [0, 1]; without corruption the
-            two are one tensor. With `show_holes` also "mask", bool (batch, 1, height, width).
+        "pixel_values" and "targets" are float32 (batch, channels, height, width) in [0, 1], one tensor where there is
+        no corruption; "mask" is bool (batch, 1, height, width).
         """
         pixels = torch.stack([sample["pixels"] for sample in samples])
         keys = [sample["key"] for sample in samples]

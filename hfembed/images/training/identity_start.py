@@ -22,18 +22,13 @@ def start_from_identity(
 
     How far embeddings are apart is the squared distance of images in a metric: the mean, over faces, of the squared
     Jacobian of the embedding (`WarpedLinearCode.start_in_metric`). It is measured by the slopes of the embedding in
-    random directions, each at a random place between a photo and its reconstruction. Averaged over many faces, these
-    are what faces have in common for networks of this kind, so that other networks see the gain too.
+    random directions, each at a random position between a photo and its reconstruction. Averaged over many faces,
+    these are what faces have in common for networks of this kind, so that other networks see the gain too.
 
     Args:
-        model: With a warped code that has filters, and has been trained; changed in place.
-        processor: Its processor.
-        embeddings: The face embedder.
+        model: Trained, with a warped code that has filters; changed in place.
         pixels: (N, C, H, W) uint8, faces to measure on; half of them are mirrored.
         weight: Of the embedder's metric: with 1, what the model cannot draw yet counts as much in it as in pixels.
-        num_slopes: Faces whose slope is taken.
-        seed: Order, mirroring, places, directions, and how faces are jittered for the embedder.
-        batch_size: Faces at a time.
     """
     rng = np.random.default_rng(seed)
     pixels = pixels[rng.permutation(len(pixels))]

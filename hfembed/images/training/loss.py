@@ -12,15 +12,7 @@ from hfembed.models.face_embedder.image_processing_face_embedder import template
 
 
 class AutoencoderLoss:
-    """The model's own loss, and how far its reconstructions are from their targets in the eyes of frozen networks.
-
-    Args:
-        config: The recipe.
-        device: Where the frozen networks go.
-
-    Raises:
-        InputError: A network of the recipe cannot be loaded.
-    """
+    """The model's own loss, and how far reconstructions are from targets for the recipe's frozen networks."""
 
     def __init__(self, config: AutoencoderTrainingConfig, device: torch.device):
         self.config = config

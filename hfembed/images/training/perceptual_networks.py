@@ -1,6 +1,7 @@
 """Frozen networks that an autoencoder's reconstructions are judged by in training."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import timm
@@ -14,28 +15,29 @@ from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderMode
 
 
 class TimmFeatures(nn.Module):
-    """Feature maps of a timm network.
-
-    Args:
-        architecture: Name in timm.
-        layers: Which feature maps, from 0, finest first.
-        weights: File of weights instead of timm's pretrained ones.
+    """Feature maps of a timm network: those of `layers`, from 0, finest first.
 
     Raises:
-        InputError: There is no such network, layer or file, or the Hub cannot be reached.
+        InputError: There is no such network, layer or file of weights, or the Hub cannot be reached.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, architecture: str, layers: Sequence[int], weights: str = "") -> None:
         super().__init__()
-        overlay = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
         try:
             self.network = timm.create_model(
-                architecture, pretrained=True, features_only=True, out_indices=tuple(layers), **overlay
+                architecture,
+                pretrained=True,
+                pretrained_cfg_overlay={"file": weights} if weights else None,
+                features_only=True,
+                out_indices=tuple(layers),
             )
         except (RuntimeError, ValueError, IndexError, AssertionError, OSError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(f"no features {list(layers)} of timm's '{architecture}': {reason}") from error
-        settings = self.network.pretrained_cfg
+        settings: Any = self.network.pretrained_cfg
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(settings["std"]).view(1, -1, 1, 1))
         self.requires_grad_(False)
@@ -50,17 +52,14 @@ class TimmFeatures(nn.Module):
 class FaceEmbeddings(nn.Module):
     """Embeddings of faces in crops that were made for another network.
 
-    Args:
-        embedder: A `FaceEmbedderModel`.
-        processor: Its processor, for template and normalisation.
-        points: Five [x, y] in the crops' pixels: where a face's landmarks lie, for all crops alike.
+    `points` are five [x, y] in the crops' pixels: where a face's landmarks lie, for all crops alike.
     """
 
     def __init__(
         self, embedder: FaceEmbedderModel, processor: FaceImageProcessor, points: Sequence[Sequence[float]]
     ) -> None:
         super().__init__()
-        self.embedder = embedder.to(memory_format=torch.channels_last)
+        self.embedder = embedder.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         self.processor = processor
         self.points = np.asarray(points, dtype=np.float64)
         self.requires_grad_(False)

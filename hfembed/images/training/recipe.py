@@ -119,13 +119,7 @@ class AutoencoderTrainingConfig(TrainingConfig):
 
 
 class Split(NamedTuple):
-    """Photos of three groups of people, nobody in two of them.
-
-    Attributes:
-        train: To train on.
-        validation: To choose the best step by; None where the recipe has none.
-        held_out: To evaluate on, and for nothing else.
-    """
+    """Photos of three groups of people, nobody in two of them; `validation` chooses the best step."""
 
     train: datasets.Dataset
     validation: datasets.Dataset | None
@@ -133,11 +127,7 @@ class Split(NamedTuple):
 
 
 def load_images(config: AutoencoderTrainingConfig) -> datasets.Dataset:
-    """All photos of this recipe, in the schema `image`, `label`, `file`.
-
-    Raises:
-        InputError: The source is missing or damaged, or nobody is left.
-    """
+    """All photos of this recipe, in the schema `image`, `label`, `file`."""
     if config.images == "synthetic":
         images = make_synthetic_faces(
             num_identities=config.synthetic_people, photos_per_identity=config.synthetic_photos, seed=config.seed
@@ -157,9 +147,6 @@ def split_images(images: datasets.Dataset, held_out_share: float, validation_sha
     """Hold people out, then choose validation people among the rest.
 
     Who goes where depends on the names and the seed alone (`split_people`): an evaluation finds the same people.
-
-    Raises:
-        InputError: There are too few people.
     """
     rest, held_out = split_people(images, held_out_share, seed)
     if not validation_share:
@@ -169,15 +156,7 @@ def split_images(images: datasets.Dataset, held_out_share: float, validation_sha
 
 
 def make_processor(config: AutoencoderTrainingConfig, margin: int = 0) -> ConvAutoencoderImageProcessor:
-    """The image processor of this recipe.
-
-    Args:
-        config: The recipe.
-        margin: Pixels of the photo to show around the crop, at the same scale, as far as the photo goes.
-
-    Raises:
-        InputError: The crop is impossible.
-    """
+    """The image processor of this recipe, with `margin` more pixels of the photo, as far as it goes."""
     height, width = config.image_size
     with input_errors():
         return ConvAutoencoderImageProcessor(
@@ -193,11 +172,7 @@ def without_margin(pixels: torch.Tensor, margin: int) -> torch.Tensor:
 
 
 def make_augmentation(config: AutoencoderTrainingConfig) -> FaceAugmentation | None:
-    """The augmentation of this recipe; it also cuts the network's input out of crops with a margin.
-
-    Raises:
-        InputError: A field is unknown or has an impossible value.
-    """
+    """The augmentation of this recipe; it also cuts the network's input out of crops with a margin."""
     if not config.augmentation and not config.frame_margin:
         return None
     ranges = {name: tuple(value) if isinstance(value, list) else value for name, value in config.augmentation.items()}
@@ -205,15 +180,7 @@ def make_augmentation(config: AutoencoderTrainingConfig) -> FaceAugmentation | N
 
 
 def make_corruption(config: AutoencoderTrainingConfig, seed: int | None = None) -> Corruption | None:
-    """The damage of this recipe, None where it has none.
-
-    Args:
-        config: The recipe.
-        seed: Another than the recipe's: validation draws other damage than training.
-
-    Raises:
-        InputError: A field is unknown or has an impossible value.
-    """
+    """The damage of this recipe, None where it has none; validation draws it by another seed."""
     if not config.corruption:
         return None
     ranges = {name: tuple(value) if isinstance(value, list) else value for name, value in config.corruption.items()}
@@ -221,11 +188,7 @@ def make_corruption(config: AutoencoderTrainingConfig, seed: int | None = None) 
 
 
 def make_model_config(config: AutoencoderTrainingConfig) -> AutoencoderConfig:
-    """The config of a network that starts from random weights.
-
-    Raises:
-        InputError: The network cannot be built.
-    """
+    """The config of a network that starts from random weights."""
     with input_errors():
         # recipes of older versions name the family by its fields, as old config.json files do
         fields = upgrade_config({"model_type": "hfembed_conv_autoencoder", **config.model})

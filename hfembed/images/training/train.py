@@ -49,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.notes["split"] = {"held_out_share": config.held_out_share, "seed": config.split_seed}
 
     set_seed(config.seed)
-    model = make_model(config).to(memory_format=torch.channels_last)
+    model = make_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     # some models measure parts of theirs on the photos before they are trained
     if hasattr(model, "start_from_images") and not config.init_from:
         model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
     objective = AutoencoderLoss(config, run.accelerator.device)
-    if config.identity_start:
+    if config.identity_start and objective.embeddings is not None:
         pixels = without_margin(photos.pixels(config.identity_start_photos), config.frame_margin)
         model.to(run.accelerator.device)
         start_from_identity(model, processor, objective.embeddings, pixels, config.identity_start, seed=config.seed)
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             processor=processor,
             compute_loss=objective,
             dataset=photos,
-            sampler=KeyedBatchSampler(len(photos), **shard(config, run.accelerator)),
+            sampler=KeyedBatchSampler(len(photos), **shard(config, run.accelerator)),  # type: ignore[arg-type]
             collate=collate,
             evaluate=evaluate if protocols else None,
             primary_metric="psnr",

@@ -12,8 +12,8 @@ from hfembed.words.evaluation.projection_plot import plot_words, write_projector
 from hfembed.words.evaluation.word_tests import WordTests
 
 
-def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> str:
-    """Run the tests, write them into the results.json of a folder, and summarize them, one line per test.
+def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> tuple[dict[str, float], str]:
+    """Run the tests and write them into the results.json of a folder; the figures, and a summary line per test.
 
     Raises:
         InputError: The folder's results.json is damaged.
@@ -37,7 +37,7 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
             )
         else:
             lines.append(f"{name}: no correlation, {pairs['pairs']} of {pairs['of']} pairs are known")
-    return "\n".join(lines)
+    return metrics, "\n".join(lines)
 
 
 def parse_composition(text: str, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:

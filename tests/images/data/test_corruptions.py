@@ -163,7 +163,3 @@ def test_jpeg_is_pillows_and_worse_at_low_quality(channels):
 def test_an_impossible_value_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Corruption(**wrong)
-
-
-def test_fields_are_explained():
-    assert all(Corruption.help_texts().values())

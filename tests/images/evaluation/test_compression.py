@@ -48,7 +48,7 @@ def test_a_jpegs_tables_are_what_two_of_them_share():
 
 
 def test_results_and_picture_are_written(codec, tmp_path):
-    points = report_rates(codec, smooth_images(3, seed=3), tmp_path, {"images": None})
+    points = report_rates(codec, smooth_images(3, seed=3), tmp_path, {"images": None}, {"held_out_share": 0.1})
     results = json.loads((tmp_path / "results.json").read_text())
     assert {point.method for point in points} == {"latents", "jpeg", "webp"}
     for point in points:

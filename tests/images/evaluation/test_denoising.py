@@ -41,15 +41,14 @@ class Cheat:
 def test_a_perfect_denoiser_wins_and_one_that_does_nothing_loses(images):
     clean, known = images
     test = DenoisingTest(clean, known, 0.1)
-    best = test(Cheat(clean.clamp(20, 230), 0.01))
+    best = test.run(Cheat(clean.clamp(20, 230), 0.01)).metrics
     assert best["denoising_sigma0.1_gain"] > 3
-    worst = test(tiny_restoration())
+    worst = test.run(tiny_restoration()).metrics
     assert worst["denoising_sigma0.1_psnr"] == pytest.approx(worst["denoising_sigma0.1_input_psnr"], abs=1e-3)
     assert 19.8 < worst["denoising_sigma0.1_input_psnr"] < 20.8 and worst["denoising_sigma0.1_gain"] < -3
     for name in ("non_local_means", "total_variation", "pca_wiener"):
         assert worst[f"denoising_sigma0.1_{name}_psnr"] > worst["denoising_sigma0.1_input_psnr"] + 1
         assert worst[f"denoising_sigma0.1_{name}_psnr"] <= worst["denoising_sigma0.1_best_classic_psnr"]
-    assert test.primary_metric in worst
 
 
 def test_the_noise_is_the_same_every_time_and_another_with_another_seed(images):
@@ -88,9 +87,9 @@ def test_only_the_hole_counts(images):
     clean, known = images
     test = InpaintingTest(clean, known, size=6)
     assert (test.masks.sum((1, 2, 3)) == 36).all()
-    metrics = test(Cheat(clean, 0.1 * (~test.masks)))  # wrong everywhere but in the holes
+    metrics = test.run(Cheat(clean, 0.1 * (~test.masks))).metrics  # wrong everywhere but in the holes
     assert metrics["denoising_hole6_psnr"] == 100
-    nothing = test(tiny_restoration(inpainting=True))  # a new one fills with gray
+    nothing = test.run(tiny_restoration(inpainting=True)).metrics  # a new one fills with gray
     error = (0.5 - test.clean).square()[test.masks].mean()
     assert nothing["denoising_hole6_psnr"] == pytest.approx(float(-10 * error.log10()), abs=1e-3)
     # smooth images have few directions, which the rest of an image tells all but wholly
@@ -98,17 +97,18 @@ def test_only_the_hole_counts(images):
     best = nothing["denoising_hole6_best_classic_psnr"]
     assert best == nothing["denoising_hole6_gaussian_psnr"] and nothing["denoising_hole6_gain"] < 0
     with pytest.raises(InputError, match="does not fill holes"):
-        test(tiny_restoration())
+        test.run(tiny_restoration())
 
 
 def test_results_and_pictures_are_written(images, tmp_path):
     clean, known = images
     tests = [DenoisingTest(clean, known, 0.1, components=20), InpaintingTest(clean, known, 5)]
     model = tiny_restoration(inpainting=True)
-    metrics = report_denoising(tests, model, tmp_path, {"images": None}, columns=4)
+    metrics = report_denoising(tests, model, tmp_path, {"images": None}, {}, columns=4)
     results = json.loads((tmp_path / "results.json").read_text())
     assert all(results[name] == value for name, value in metrics.items())
     assert results["denoising"]["images"] == 20 and results["denoising"]["denoising_sigma0.1"]["strengths"]
-    assert Image.open(tmp_path / "denoising_sigma0.1.png").size == (2 * (4 * SIZE + 6), 2 * (6 * SIZE + 10))
+    width, height = Image.open(tmp_path / "denoising_sigma0.1.png").size
+    assert height == 2 * (6 * SIZE + 10) and width > 2 * (4 * SIZE + 6), "the rows have labels"
     with pytest.raises(InputError, match="color"):
-        tests[1](tiny_restoration(num_channels=3, inpainting=True))
+        tests[1].run(tiny_restoration(num_channels=3, inpainting=True))

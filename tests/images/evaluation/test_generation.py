@@ -81,7 +81,7 @@ def test_face_points_follow_the_crop():
 
 def case(name, model, images):
     statistics = LatentStatistics.fit(model, encode_images(model, images), 2)
-    return GenerationCase(name, model, statistics, pooled, images[:40], images[40:])
+    return GenerationCase(name, model, statistics, pooled, images[:40], images[40:], {"held_out_share": 0.3})
 
 
 def pooled(crops):

@@ -132,7 +132,9 @@ def test_the_identity_model_finds_the_person_unchanged_in_an_unchanged_image(tin
     embeddings_model = make_identity_model(embedder, processor, tiny_lfw.landmarks, read_pairs(tiny_lfw.pairs))
     whole = ConvAutoencoderImageProcessor(size=64)
     report = report_reconstruction(
-        unchanging, whole, tiny_lfw.archive, tmp_path, 0.2, identity_model=embeddings_model, pictures=2
+        *(unchanging, whole, tiny_lfw.archive, tmp_path, {"held_out_share": 0.2, "seed": 0}),
+        identity_model=embeddings_model,
+        pictures=2,
     )
     assert report["psnr"] > 90
     assert report["identity_kept"] == pytest.approx(1, abs=1e-4)

@@ -100,7 +100,7 @@ def test_report(tmp_path):
     (tmp_path / "sets" / "foreign.txt").write_text("ein zwei 3\nvier fünf 6\n")
     tests = WordTests([tmp_path / "questions.txt"], [tmp_path / "sets"])
     _, vectors = make_vectors()
-    summary = report_words(tests, Word2VecModel.from_vectors(Vocabulary(WORDS), vectors.numpy()), tmp_path)
+    figures, summary = report_words(tests, Word2VecModel.from_vectors(Vocabulary(WORDS), vectors.numpy()), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert tests.primary_metric == "words_questions_accuracy" and tests.primary_metric in results
     assert results["words_pairs_unknown"] == 20 and results["words_foreign_unknown"] == 100
