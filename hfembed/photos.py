@@ -135,7 +135,7 @@ def find_photos(folder: str | Path, *, follow_links: bool = True) -> PhotoListin
     listing.photos.sort()
     if not listing.photos:
         raise InputError(
-            f"{utf8_name(folder)} holds no photos ({', '.join(PHOTO_SUFFIXES)})"
+            f"{utf8_name(folder)} contains no photos ({', '.join(PHOTO_SUFFIXES)})"
             + "".join(f"; {line}" for line in listing.summary().split(": ", 1)[1:])
         )
     if listing.skipped:

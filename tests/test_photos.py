@@ -108,7 +108,7 @@ def test_one_rule_for_what_is_a_photo_in_a_folder(tmp_path, caplog):
     assert inside.skipped["links out of the folder"] == ["Bob"]
 
     (tmp_path / "nothing").mkdir()
-    for missing, reason in [("nothing", "holds no photos"), ("missing", "no such folder")]:
+    for missing, reason in [("nothing", "contains no photos"), ("missing", "no such folder")]:
         with pytest.raises(InputError, match=f"{missing}.*{reason}"):
             find_photos(tmp_path / missing)
 

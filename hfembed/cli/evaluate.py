@@ -130,7 +130,7 @@ def evaluate_identification(
         embed(images, landmarks, index),
         output,
         data=Path(images).name,
-        model=model,
+        checkpoint=checkpoint,
         distractors=None if distractors is None else embed(distractors, distractor_landmarks).embeddings,
         data_files={"images": images, "landmarks": landmarks, "distractors": distractors},
     )

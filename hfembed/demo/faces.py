@@ -17,14 +17,6 @@ from hfembed.photos import open_photo
 class FaceReader:
     """Embeds the largest face of a photo, found by a detector, or the photo's center if the checkpoint has none.
 
-    Args:
-        checkpoint: A face analyzer or a face embedder.
-        device: A torch device, or "auto".
-
-    Attributes:
-        rates: False accept rates that the checkpoint has thresholds for, falling.
-        needs_crops: Whether photos have to be cropped faces already.
-
     Raises:
         InputError: There is no such checkpoint, or it has no thresholds to decide by.
     """

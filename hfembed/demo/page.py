@@ -25,7 +25,7 @@ from hfembed.checkpoint.loading import (
 )
 from hfembed.checkpoint.validation import parse_config
 from hfembed.demo.faces import FaceReader
-from hfembed.demo.server import KEPT_SECONDS, HostCheck, ended_by_signals, upload_folder
+from hfembed.demo.server import KEPT_SECONDS, HostCheck, UploadsOnly, ended_by_signals, upload_folder
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.provenance_mark import save_marked
@@ -46,16 +46,6 @@ _NOTICE = (
 
 def build_page(models: Sequence[str | Checkpoint], gallery: str | None = None, device: str = "auto") -> gr.Blocks:
     """Put a page together, with one tab for each thing that the models can do.
-
-    Args:
-        models: Folders or Hub ids, at most one of each family: face analyzer or embedder, word vectors, autoencoder,
-            face swap model.
-        gallery: Folder or Hub id of an `EmbeddingIndex` of the face model's embeddings, to identify people in; without
-            one, people are enrolled on the page.
-        device: A torch device, or "auto".
-
-    Returns:
-        The page; `serve` shows it.
 
     Raises:
         InputError: A model cannot be read, is of an unsupported family, or two are of one family; or the gallery is of
@@ -104,16 +94,9 @@ def serve(
     """Show the page until the program ends. Uploads lie in a folder of their own, which is deleted then.
 
     Args:
-        models: See `build_page`.
-        gallery: See `build_page`.
         host: The address to listen on; the default is reached from this machine alone. Requests that name another
             host are refused.
         port: The port; None takes the first free one from 7860 on.
-        device: A torch device, or "auto".
-        block: Return when the program is interrupted or terminated; otherwise at once, and `page.close()` ends it.
-
-    Returns:
-        The page, whose `local_url` says where it is.
 
     Raises:
         InputError: See `build_page`.
@@ -135,7 +118,7 @@ def serve(
             quiet=True,
             strict_cors=True,
             ssr_mode=False,
-            app_kwargs={"middleware": [Middleware(HostCheck, host=host)]},
+            app_kwargs={"middleware": [Middleware(HostCheck, host=host), Middleware(UploadsOnly, folder=uploads)]},
         )
         if block:
             print(f"the page is at {page.local_url}; Ctrl+C ends it", flush=True)  # noqa: T201

@@ -1,6 +1,7 @@
 """What the page's server does besides gradio: whom it answers, and how long uploads lie on the disk."""
 
 import ipaddress
+import json
 import os
 import re
 import shutil
@@ -12,14 +13,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 KEPT_SECONDS = 300  # how long an upload may lie on the disk, for a second look at it
 _UNFINISHED_SECONDS = 30  # without a new byte, an upload was refused or given up
 _SWEEP_SECONDS = 10
 _PREFIX = "hfembed-demo-"
+_MAX_BODY_BYTES = 1 << 20  # of requests that are not uploads: file names, words and numbers
 
 
 class HostCheck:
@@ -27,10 +31,6 @@ class HostCheck:
 
     A foreign website can point its own name at this machine (DNS rebinding); its scripts would then read the page with
     the browser's blessing, but their requests still name the website.
-
-    Args:
-        app: What answers the others.
-        host: The address that the server listens on.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -59,6 +59,65 @@ class HostCheck:
             return False
         name = found[1] or found[2].rstrip(".")
         return name in self.names or (self.is_open and _is_address(name))
+
+
+class UploadsOnly:
+    """Refuses requests that name a file that was not uploaded: gradio fetches a URL given instead of an upload."""
+
+    def __init__(self, app: ASGIApp, folder: Path) -> None:
+        self.app = app
+        self.folder = os.path.realpath(folder)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS") or _is_upload(scope):
+            await self.app(scope, receive, send)
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > _MAX_BODY_BYTES:
+                await PlainTextResponse("the request is too large\n", 413)(scope, receive, send)
+                return
+        try:
+            if body.strip():
+                json.loads(body, object_pairs_hook=self._check)
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if isinstance(error, _NotUploadedError) else "the request is not valid JSON"
+            await PlainTextResponse(f"{reason}\n", 400)(scope, receive, send)
+            return
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return unread.pop() if unread else await receive()
+
+        await self.app(scope, replay, send)
+
+    def _check(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, value in pairs:
+            if key == "path" and value is not None and not (isinstance(value, str) and self._is_upload_path(value)):
+                raise _NotUploadedError("the request names a file that was not uploaded to this page")
+            # browsers repeat the upload's own address
+            if key == "url" and value is not None:
+                own = unquote(urlsplit(value).path).partition("/gradio_api/file=")[2] if isinstance(value, str) else ""
+                if not own or not self._is_upload_path(own):
+                    raise _NotUploadedError("the request names a URL; upload the photo instead")
+        return dict(pairs)
+
+    def _is_upload_path(self, path: str) -> bool:
+        return os.path.isabs(path) and os.path.realpath(path).startswith(self.folder + os.sep)
+
+
+class _NotUploadedError(ValueError):
+    pass
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["path"].rstrip("/").endswith("/upload")
 
 
 def _is_address(name: str) -> bool:

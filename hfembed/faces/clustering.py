@@ -27,7 +27,6 @@ def group_embeddings(embeddings: np.ndarray, threshold: float) -> np.ndarray:
 
     Args:
         embeddings: (N, D) float, unit length.
-        threshold: Mean cosine between the faces of two groups from which on they are one person.
 
     Returns:
         (N,) int, the group of each face: 0 is the largest; groups of one size are in the order of their first face.
@@ -56,7 +55,6 @@ def choose_threshold(thresholds: dict[str, Any] | None, far: float | None = None
     """The cosine that joins groups, from a checkpoint's thresholds.
 
     Args:
-        thresholds: `FaceEmbedderConfig.thresholds`.
         far: False accept rate; None means 1e-3.
 
     Raises:
@@ -86,7 +84,7 @@ def check_output(folder: str | Path) -> None:
     ours = rf"{GROUPS_FILE}|index\.html|map\.png|group_\d{{3,}}"
     others = sorted(name for name in others if not re.fullmatch(ours, name))
     if others:
-        raise InputError(f"{folder} holds something else than groups of faces ({others[0]}); name a new folder")
+        raise InputError(f"{folder} contains other files than groups of faces ({others[0]}); name a new folder")
 
 
 def write_groups(
@@ -95,9 +93,7 @@ def write_groups(
     """Write contact sheets: index.html, one page of pictures per group, a plot of all faces, groups.csv.
 
     Args:
-        faces: The faces.
         groups: (N,) int, from `group_embeddings`.
-        output: A folder that is new, empty, or was written by this function, which is then replaced.
         map_method: "t-sne", "umap" or "pca" for map.png; None for no plot.
 
     Raises:

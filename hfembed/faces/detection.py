@@ -20,11 +20,8 @@ class FaceCrops(NamedTuple):
     """The faces of a folder.
 
     Attributes:
-        files: N names of photos, relative to the folder; a photo with several faces comes several times.
         crops: (N, H, W, C) uint8, as the embedder sees them.
         embeddings: (N, D) float32, unit length.
-        failures: Photo -> why it gave no face.
-        thresholds: What the embedder's checkpoint knows about its scores.
     """
 
     files: list[str]
@@ -42,16 +39,6 @@ def read_face_crops(
     device: str = "auto",
 ) -> FaceCrops:
     """Find and embed all faces in the photos of a folder.
-
-    Args:
-        folder: The folder; folders within are searched too.
-        model: Checkpoint of a `FaceAnalyzer`, or of a face embedder where the photos are `aligned`.
-        aligned: Each photo is one cropped face already: no detector.
-        batch_size: Photos that go through the networks together.
-        device: A torch device, or "auto".
-
-    Returns:
-        The faces, in the order of the files.
 
     Raises:
         InputError: There is no such folder or model, no photo, or no face in any of them.
@@ -96,13 +83,6 @@ def read_face_pair(
     a: str | Path, b: str | Path, model: str | Path | Checkpoint, aligned: bool = False, device: str = "auto"
 ) -> tuple[FaceEmbedderModel, FaceImageProcessor, torch.Tensor, torch.Tensor]:
     """Crop the largest face of each of two photos.
-
-    Args:
-        a: A photo.
-        b: Another.
-        model: As for `read_face_crops`.
-        aligned: As for `read_face_crops`.
-        device: A torch device, or "auto".
 
     Returns:
         The embedder, its processor, and the two crops (C, H, W) uint8.

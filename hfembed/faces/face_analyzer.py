@@ -60,7 +60,6 @@ class Face(NamedTuple):
     Attributes:
         box: (4,) float32, left, top, right, bottom.
         landmarks: (5, 2) float32, left eye, right eye, nose, left and right mouth corner as seen in the photo, [x, y].
-        quality: How good a picture it is.
         embedding: (D,) float32, unit length.
         crop: (height, width, channels) uint8, the aligned face; None unless it was asked for.
     """
@@ -94,7 +93,6 @@ class Verification(NamedTuple):
     """Whether two photos show one person.
 
     Attributes:
-        same: The decision.
         similarity: Cosine of the embeddings, in [-1, 1].
         distance: Squared Euclidean distance of the embeddings, 2 - 2 cosine, in [0, 4].
         threshold: The cosine from which on the decision is yes.
@@ -115,12 +113,6 @@ class FaceAnalyzer:
 
     The folder is the embedder's checkpoint, thresholds included, with the detector's in `detector/`: whatever takes a
     face embedder takes it too.
-
-    Args:
-        detector: In eval mode.
-        detector_processor: Its processor.
-        embedder: In eval mode. Its weights may be changed at any time.
-        embedder_processor: Its processor.
 
     Example:
         ```python
@@ -171,11 +163,7 @@ class FaceAnalyzer:
                 checkpoint.
             device: A torch device, or "auto" for the accelerator where there is one.
             dtype: Of the embedder's weights; the detector's stay float32.
-            revision: Branch, tag or commit; None means main.
-            token: Instead of this machine's.
-            cache_dir: Instead of the Hub's cache under HF_HOME.
-            subfolder: Where in the repository or folder the analyzer is.
-            local_files_only: Do not contact the Hub.
+            revision, token, cache_dir, subfolder, local_files_only: See `Checkpoint.resolve`.
 
         Raises:
             InputError: There is no such folder or repository, or it lacks one of the two models.
@@ -205,13 +193,9 @@ class FaceAnalyzer:
         dtype: torch.dtype = torch.float32,
         **hub: Any,
     ) -> "FaceAnalyzer":
-        """Put two checkpoints together.
+        """Put two checkpoints together; see also `from_pretrained`.
 
         Args:
-            detector: Folder or Hub id of a face detector.
-            embedder: Folder or Hub id of a face embedder.
-            device: A torch device, or "auto" for the accelerator where there is one.
-            dtype: Of the embedder's weights; the detector's stay float32.
             **hub: token, cache_dir, local_files_only of `Checkpoint.resolve`, for both.
 
         Raises:
@@ -268,9 +252,6 @@ class FaceAnalyzer:
             private: Make a new repository private; None as for `hfembed push`.
             **options: revision, tag, token, commit_message of `push_folder`.
 
-        Returns:
-            Where the analyzer is now.
-
         Raises:
             InputError: The Hub refuses: token, rights, name.
             HubUnavailableError: The Hub cannot be reached, or fails again and again; push later.
@@ -322,11 +303,7 @@ class FaceAnalyzer:
         """Yield what calling the analyzer returns, each batch's photos as soon as they are done.
 
         Args:
-            photos: See `__call__`.
-            faces: See `__call__`.
-            batch_size: See `__call__`.
-            num_threads: See `__call__`.
-            return_crops: Also give each face's aligned crop.
+            return_crops: Also give each face's aligned crop; the others as in calling it.
 
         Raises:
             InputError: `faces` is none of the three.

@@ -31,13 +31,7 @@ FACE_TABLE = pa.schema(
 
 
 class FolderSummary(NamedTuple):
-    """What became of a folder's photos.
-
-    Attributes:
-        photos: How many there are.
-        faces: Faces embedded.
-        errors: A line for each photo that failed, naming it; photos without a face are among them.
-    """
+    """What became of a folder's photos."""
 
     photos: int
     faces: int
@@ -54,15 +48,6 @@ def embed_folder(
     show_progress_bar: bool = True,
 ) -> FolderSummary:
     """Write the faces of a folder's photos as a Parquet table, with the columns of `FACE_TABLE`.
-
-    Args:
-        analyzer: What finds and embeds them.
-        folder: Photos, at any depth.
-        output: The .parquet file, written whole or not at all.
-        faces: See `FaceAnalyzer`.
-        batch_size: See `FaceAnalyzer`.
-        num_threads: See `FaceAnalyzer`.
-        show_progress_bar: Show a bar.
 
     Raises:
         InputError: There is no such folder, no photo in it, or the output is a folder.
@@ -95,25 +80,15 @@ def read_gallery(
 ) -> tuple[EmbeddingIndex, FolderSummary]:
     """Index the known people of a folder with a directory per person; of each photo the largest face.
 
-    Args:
-        analyzer: What finds and embeds them.
-        folder: `<Person>/<photo>`.
-        batch_size: See `FaceAnalyzer`.
-        num_threads: See `FaceAnalyzer`.
-        show_progress_bar: Show a bar.
-
-    Returns:
-        The index, and what became of the photos; somebody of whom no photo can be used is among the errors.
-
     Raises:
         InputError: There is no such folder, no photo in it, a photo outside the people's directories, one person
-            under two names, or not one photo can be used.
+            under two names, or none of the photos can be used.
     """
     listing = find_photos(folder)
     people = [name.split("/")[0] for name in listing.names]
     stray = [name for name in listing.names if "/" not in name]
     if stray:
-        raise InputError(f"{utf8_name(folder)}/{stray[0]} is in nobody's directory; a gallery has one per person")
+        raise InputError(f"{utf8_name(folder)}/{stray[0]} is not inside a person folder; a gallery has one per person")
     check_person_names(people, folder)
     index, errors = EmbeddingIndex(origin=analyzer.origin), []
     photos = _stream(analyzer, listing.photos, "largest", batch_size, num_threads, show_progress_bar)
@@ -122,7 +97,7 @@ def read_gallery(
         for face in photo.faces:
             index.add(face.embedding[None], [person], [name])
     if not len(index):
-        raise InputError(f"not one photo of {utf8_name(folder)} can be used; the first: {errors[0]}")
+        raise InputError(f"none of the photos of {utf8_name(folder)} can be used; the first: {errors[0]}")
     errors += [f"no photo of {person} can be used" for person in sorted({*people} - {*index.names})]
     return index, FolderSummary(len(listing.photos), len(index), errors)
 

@@ -24,7 +24,9 @@ class _AutoFaceModel(AutoModel):
     """Remembers what a model was loaded with, for the detector beside it: `pipeline` does not hand it on."""
 
     @classmethod
-    def from_pretrained(cls, name: Any, *arguments: Any, **kwargs: Any) -> PreTrainedModel:
+    def from_pretrained(  # type: ignore[override]
+        cls, name: Any, *arguments: Any, **kwargs: Any
+    ) -> PreTrainedModel:
         model: PreTrainedModel = super().from_pretrained(name, *arguments, **kwargs)
         hub = ("revision", "token", "cache_dir", "subfolder", "local_files_only")
         model.loaded_with = {key: kwargs[key] for key in hub if kwargs.get(key)}  # type: ignore[assignment]
@@ -90,6 +92,7 @@ class FaceEmbeddingPipeline(ChunkPipeline):
             raise InputError(f"{count} faces in a photo, where only one was expected")
         size = self.face_processor.size
         for index in range(max(count, 1)):
+            face: dict[str, Any] = {}
             if index < count:
                 face = {
                     "box": detected.boxes[index].tolist(),
@@ -98,7 +101,6 @@ class FaceEmbeddingPipeline(ChunkPipeline):
                 }
                 crop = self.analyzer.crop(source, photo, detected.landmarks[index].numpy())
             else:
-                face: dict[str, Any] = {}
                 crop = np.zeros((size["height"], size["width"], self.face_processor.num_channels), np.uint8)
             yield {
                 "is_last": is_last_photo and index == max(count, 1) - 1,
@@ -139,11 +141,7 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         """Compare one pair of photos, (a, b), or each pair of a list or a generator of pairs.
 
         Args:
-            inputs: The pair or pairs.
             kwargs: `far`, `faces` ("largest" or "only"), `batch_size`, `num_workers`.
-
-        Returns:
-            One dictionary per pair.
         """
         if (
             isinstance(inputs, tuple | list)

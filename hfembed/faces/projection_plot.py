@@ -21,7 +21,6 @@ def project(embeddings: np.ndarray, method: ProjectionMethod = "t-sne", seed: in
     Args:
         embeddings: (N, D) float, N at least 4.
         method: "t-sne" (van der Maaten, Hinton 2008), "umap" (McInnes et al. 2018; needs umap-learn), or "pca".
-        seed: Of the methods that are random.
 
     Returns:
         (N, 2) float.
@@ -55,7 +54,6 @@ def plot_projection(positions: np.ndarray, pictures: np.ndarray, groups: np.ndar
         positions: (N, 2) float.
         pictures: (N, H, W, C) uint8.
         groups: (N,) int; groups of one have a gray frame.
-        path: The picture file to write.
 
     Raises:
         OSError: The file cannot be written.

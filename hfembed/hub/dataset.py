@@ -14,16 +14,40 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
+from datasets.utils.file_utils import is_local_path, xopen
 from huggingface_hub import constants
+from PIL import Image
 
 from hfembed.errors import InputError, first_line
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
+from hfembed.models.image_opening import MAX_FILE_BYTES
 from hfembed.photos import open_photo, utf8_name
 
 SHARD_BYTES = 500 << 20
 _ROWS_AT_ONCE = 256
 _STORED_IMAGE = datasets.Image(decode=False)
+
+
+@dataclass(eq=False)
+class PhotoFeature(datasets.Image):
+    """An image column whose rows decode with `open_photo`: its formats and its bound of pixels, upright, gray or RGB.
+
+    `datasets.Image` itself takes every format that Pillow knows, some of which start other programs.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, datasets.Image) and (self.mode, self.decode) == (other.mode, other.decode)
+
+    def decode_example(self, value: Any, token_per_repo_id: dict[str, Any] | None = None) -> Image.Image:
+        """Decode a stored image; see `hfembed.photos.open_photo`."""
+        if not self.decode:
+            raise RuntimeError("this column is not to be decoded")
+        path = value["path"] if isinstance(value, dict) and value["bytes"] is None else None
+        if path is not None and not is_local_path(path):  # streamed from the Hub
+            with xopen(path, "rb") as file:
+                value = {"bytes": file.read(MAX_FILE_BYTES + 1), "path": path}
+        return open_photo(value, mode=None)
 
 
 @dataclass(frozen=True)
@@ -104,7 +128,7 @@ class OwnFiles:
                 is_stored = feature.dtype in ("string", "large_string", "binary", "large_binary")
             if is_image or is_stored:
                 table = self._checked(table.cast_column(name, _STORED_IMAGE), name)
-                table = table.cast_column(name, datasets.Image())
+                table = table.cast_column(name, PhotoFeature())
         return table
 
     def _checked(self, table: datasets.Dataset, name: str) -> datasets.Dataset:

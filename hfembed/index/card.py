@@ -12,15 +12,7 @@ TEMPLATE = Path(__file__).parent / "card.md.jinja"
 
 
 def render_index_card(index: "EmbeddingIndex", repo_id: str) -> str:
-    """Write the card of an index' data set repository.
-
-    Args:
-        index: The index; not empty.
-        repo_id: Where it goes.
-
-    Returns:
-        Markdown with the Hub's metadata in front.
-    """
+    """Write the card of an index' data set repository."""
     data = DatasetCardData(
         tags=["hfembed", "embeddings"],
         license="other",

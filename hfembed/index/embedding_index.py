@@ -48,7 +48,6 @@ class Matches(NamedTuple):
     """The nearest labels of Q queries, the nearest first.
 
     Attributes:
-        labels: Q lists of k labels, each label once; k is `top_k`, or the number of labels where that is smaller.
         scores: (Q, k) float32, cosine similarity to the label's nearest vector, or to the mean of its vectors.
         files: Q lists of k file names, of the label's nearest vector; None where it has none or means are compared.
         known: (Q,) bool, whether the first label is near enough; None without `fpir`.
@@ -177,13 +176,7 @@ class EmbeddingIndex:
         self._changed()
 
     def remove(self, label: str) -> int:
-        """Remove a label and all its vectors.
-
-        Args:
-            label: A label of the index.
-
-        Returns:
-            How many vectors it had.
+        """Remove a label and all its vectors; returns how many it had.
 
         Raises:
             InputError: The index has no such label.
@@ -241,10 +234,7 @@ class EmbeddingIndex:
         """The vectors as they are kept, of unit length up to the precision.
 
         Args:
-            label: Only this label's; None takes all.
-
-        Returns:
-            (N, D) float32.
+            label: Only this label's; None takes all (N, D).
 
         Raises:
             InputError: The index has no such label.
@@ -404,8 +394,7 @@ class EmbeddingIndex:
         """The cosine from which on somebody is known, at a false positive identification rate.
 
         Args:
-            fpir: A rate that `calibrate` stored.
-            aggregation: The aggregation that the threshold is for.
+            fpir: A rate that `calibrate` stored for this aggregation.
 
         Raises:
             InputError: There is none; the message says which there are.
@@ -425,9 +414,6 @@ class EmbeddingIndex:
 
         Args:
             folder: A folder that is new, empty, or holds an index, which is then replaced.
-
-        Returns:
-            The folder.
 
         Raises:
             InputError: The index is empty, or the folder holds something else.
@@ -456,11 +442,7 @@ class EmbeddingIndex:
 
         Args:
             name: A folder, "owner/name" or "owner/name@revision".
-            revision: Branch, tag or commit; None means main.
-            token: Instead of this machine's.
-            cache_dir: Instead of the Hub's cache under HF_HOME.
-            subfolder: Where in the repository or folder the index is.
-            local_files_only: Do not contact the Hub.
+            revision, token, cache_dir, subfolder, local_files_only: See `Checkpoint.resolve`.
 
         Raises:
             InputError: There is no index, its files do not fit together, or a number in them is not finite.
@@ -491,7 +473,7 @@ class EmbeddingIndex:
     def _read(cls, folder: Path, name: str) -> "EmbeddingIndex":
         for file in INDEX_FILES:
             if not (folder / file).is_file():
-                raise InputError(f"{name} holds no index: {file} is missing")
+                raise InputError(f"{name} contains no index; {file} is missing")
         description = read_json(folder / INDEX_FILE, name)
         model, weights = (
             value if isinstance(value := description.get(key), str) else None for key in ("model", "weights")
@@ -512,7 +494,7 @@ class EmbeddingIndex:
             *(ValueError, KeyError, TypeError, AttributeError),
             *(pa.ArrowException, SafetensorError, OSError),
         ) as error:
-            raise InputError(f"{name} is not a whole index: {first_line(error)}") from error
+            raise InputError(f"{name} is not a complete index: {first_line(error)}") from error
         index._label_of = np.array([index._number.setdefault(label, len(index._number)) for label in labels])
         index._names = list(index._number)
         return index
@@ -535,11 +517,6 @@ class EmbeddingIndex:
             private: Make a new repository private, as embeddings of faces have to be; an existing public one is then
                 refused. None leaves an existing repository as it is.
             revision: The branch, made where it does not exist; None means main.
-            token: Instead of this machine's.
-            commit_message: The commit's title.
-
-        Returns:
-            Where the index is now.
 
         Raises:
             InputError: The index is empty, or the Hub refuses: token, rights, name.
@@ -626,7 +603,7 @@ class EmbeddingIndex:
             raise InputError(f"embeddings have the shape (N, D), got {tuple(vectors.shape)}")
         if self._vectors is not None and vectors.shape[1] != self._vectors.dimension:
             raise InputError(
-                f"the index holds vectors of {self._vectors.dimension} dimensions, these have {vectors.shape[1]}"
+                f"the index has vectors of {self._vectors.dimension} dimensions, these have {vectors.shape[1]}"
             )
         norms = vectors.norm(dim=1, keepdim=True)
         broken = torch.nonzero(~(torch.isfinite(norms) & (norms > 0)).flatten())
@@ -642,7 +619,7 @@ class EmbeddingIndex:
 
 
 def check_index_folder(folder: str | Path) -> Path:
-    """Refuse a folder that holds something else than an index; to be called before any work is done.
+    """Refuse a folder that contains other files than an index; call it before any work is done.
 
     Raises:
         InputError: It does.
@@ -653,7 +630,7 @@ def check_index_folder(folder: str | Path) -> Path:
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     others = sorted({*others} - {*INDEX_FILES, "README.md", ".cache", ".gitattributes"})
     if others:
-        raise InputError(f"{folder} holds something else than an index ({utf8_name(others[0])}); name a new folder")
+        raise InputError(f"{folder} contains other files than an index ({utf8_name(others[0])}); name a new folder")
     return folder
 
 

@@ -16,9 +16,7 @@ class Origin:
     """The model and the settings that embeddings come from.
 
     Attributes:
-        model: Its id on the Hub; None for a local folder whose path says something about its owner's disk.
         weights: From `fingerprint_tensors`; None where it is not known.
-        settings: What else changes an embedding, such as `mirror`.
     """
 
     model: str | None = None

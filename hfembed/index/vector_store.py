@@ -41,7 +41,6 @@ class VectorStore:
     """N unit vectors of D dimensions as float32, float16, or int8 with one scale per row.
 
     Args:
-        dimension: D.
         precision: "float32", "float16" or "int8".
     """
 
@@ -116,7 +115,6 @@ class VectorStore:
 
         Args:
             queries: (Q, D) float32, unit length.
-            k: At most N.
 
         Returns:
             Cosines (Q, k) float32, falling, and rows (Q, k) int64.

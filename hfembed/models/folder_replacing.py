@@ -17,13 +17,16 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     renamed first, and a kill in between leaves it aside.
     """
     temporary.chmod(0o777 & ~current_umask())
-    if not folder.exists():
+    try:
         temporary.rename(folder)
-    elif not _exchange(temporary, folder):
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        folder.rename(aside / folder.name)
-        temporary.rename(folder)
-        shutil.rmtree(aside)
+    except OSError:  # it exists; looking first would miss a folder that another process makes meanwhile
+        if not folder.exists():
+            raise
+        if not _exchange(temporary, folder):
+            aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.rename(aside / folder.name)
+            temporary.rename(folder)
+            shutil.rmtree(aside)
 
 
 def current_umask() -> int:

@@ -1,6 +1,7 @@
 """`hfembed verify | embed | identify | analyzer`, as typed."""
 
 import json
+import os
 import sys
 
 import pyarrow.parquet as pq
@@ -68,7 +69,28 @@ def test_embed(hfembed, photos, folder):  # noqa: F811
     assert pq.read_table(photos / "out.parquet").num_rows == 5
     (photos / "empty").mkdir()
     error = hfembed("embed", photos / "empty", photos / "none.parquet", fails=True)
-    assert "empty holds no photos" in error
+    assert "empty contains no photos" in error
+
+
+def test_a_read_only_output_is_refused_before_the_work(hfembed, photos, folder, monkeypatch):  # noqa: F811
+    (photos / "kept").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "kept" not in str(path) and access(path, mode))
+    monkeypatch.setattr("hfembed.faces.face_analyzer.FaceAnalyzer.from_pretrained", None)  # not called
+    for command in (
+        ("embed", photos, photos / "kept" / "out.parquet"),
+        ("identify", photos, photos / "a.png", "--save", photos / "kept" / "index"),
+        ("group", photos, photos / "kept" / "groups"),
+    ):
+        error = hfembed(*command, "--model", folder, fails=True)
+        assert "cannot be written: no permission" in error and error.count("\n") == 1
+
+
+def test_two_runs_into_one_output_leave_one_of_them_whole(hfembed, photos, folder):  # noqa: F811
+    for faces, rows in (("all", 4), ("largest", 4)):
+        hfembed("embed", photos, photos / "out.parquet", "--model", folder, "--faces", faces)
+        assert pq.read_table(photos / "out.parquet").num_rows == rows
+    assert not [path for path in photos.iterdir() if path.name.startswith(".")]
 
 
 def test_identify(hfembed, photos, folder):  # noqa: F811

@@ -229,7 +229,7 @@ def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
         (("sample", "MODEL", "OUT.png"), "fit-latents"),
         (("sample", "MODEL", "OUT.png", "--method", "prior"), "variational"),
         (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE"), "--without"),
-        (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE", "--without", "MODEL"), "holds no photos"),
+        (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE", "--without", "MODEL"), "contains no photos"),
         (("denoise", "MODEL", "MODEL/config.json", "OUT.png"), "config.json"),
         (("denoise", "MODEL", "PHOTO", "OUT.png"), "does not remove noise"),
         (("morph", "nowhere", "PHOTO", "PHOTO", "OUT.gif"), "nowhere"),

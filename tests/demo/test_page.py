@@ -192,6 +192,41 @@ def test_an_upload_that_is_not_an_image_says_so(client, photos, tmp_path):
         assert "/" not in str(error.value).replace(file.name, ""), "no place on the disk is told"
 
 
+def post(page, path, body):
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(page.local_url).port, timeout=30)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("route", ["/gradio_api/call/verify", "/gradio_api/run/verify", "/gradio_api/queue/join"])
+def test_a_url_or_a_foreign_path_in_place_of_an_upload_is_refused_and_nothing_is_fetched(
+    page, photos, monkeypatch, route
+):
+    from gradio import processing_utils
+
+    async def fetch(url, cache_dir):
+        fetched.append(url)
+        raise OSError("no request leaves in tests")
+
+    fetched = []
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", fetch)
+    own, meta = str(page.uploads / "a" / "b.png"), {"_type": "gradio.FileData"}
+    for file in (
+        {"path": "https://example.com/a.png"},
+        {"path": "http://127.0.0.1:9/a.png"},
+        {"path": str(photos / "Ann_1.png")},
+        {"path": f"{page.uploads}/../a.png"},
+        {"path": own, "url": "https://example.com/gradio_api/file=/etc/passwd"},
+        {"path": own, "url": "https://example.com/a.png"},
+        {"path": None, "url": "data:image/png;base64,AAAA"},
+    ):
+        status, text = post(page, route, {"data": [{**file, "meta": meta}, None, 0.01], "session_hash": "s"})
+        assert status == 400 and b"the request names a" in text, (file, status, text)
+    assert post(page, route, {"data": ["x" * (2 << 20)]})[0] == 413
+    assert not fetched
+
+
 def test_refused_and_forgotten_uploads_are_deleted(page, tmp_path):
     from hfembed.demo.server import delete_old
 

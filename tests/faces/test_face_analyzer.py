@@ -101,7 +101,7 @@ def test_an_embedding_that_is_not_finite_decides_nothing(analyzer, tmp_path):
     embed_folder(broken, tmp_path, tmp_path / "out.parquet", show_progress_bar=False)
     (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert row["embedding"] is None and "not finite" in row["error"]
-    with pytest.raises(InputError, match="not one photo of .* can be used; .*not finite"):
+    with pytest.raises(InputError, match="none of the photos of .* can be used; .*not finite"):
         (tmp_path / "gallery" / "Ann").mkdir(parents=True)
         photo.save(tmp_path / "gallery" / "Ann" / "a.png")
         read_gallery(broken, tmp_path / "gallery", show_progress_bar=False)
@@ -208,7 +208,7 @@ def test_a_folder_becomes_a_table(analyzer, tmp_path):
     np.testing.assert_allclose(found["fine_gray.png"]["landmarks"], face.landmarks, atol=1e-2)
 
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match=r"nothing holds no photos \(.*\.jpg"):
+    with pytest.raises(InputError, match=r"nothing contains no photos \(.*\.jpg"):
         embed_folder(analyzer, tmp_path / "nothing", tmp_path / "none.parquet")
     with pytest.raises(InputError, match="no such folder"):
         embed_folder(analyzer, tmp_path / "missing", tmp_path / "none.parquet")
@@ -239,10 +239,10 @@ def test_a_gallery_of_people(analyzer, tmp_path):
     assert "nobody.png: no face was found" in summary.errors[1] and summary.errors[2] == "no photo of Carl can be used"
     index.check_origin(analyzer.origin)
     make_gallery(folder, {"ann": [3]})
-    with pytest.raises(InputError, match='"Ann" and "ann" look like one person'):
+    with pytest.raises(InputError, match='"Ann" and "ann" look like the same person'):
         read_gallery(analyzer, folder, show_progress_bar=False)
     draw().save(folder / "stray.png")
-    with pytest.raises(InputError, match="stray.png is in nobody's directory"):
+    with pytest.raises(InputError, match="stray.png is not inside a person folder"):
         read_gallery(analyzer, folder, show_progress_bar=False)
 
 

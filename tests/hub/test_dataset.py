@@ -1,5 +1,7 @@
 """What a data set from outside may name, and what is published of it."""
 
+import tarfile
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,13 +14,16 @@ from hfembed.hub.dataset import OwnFiles, Part, _write_shards, check_dataset_car
 from tests.faces.data.conftest import encode, own_cache, write_folder  # noqa: F401
 
 
-def write_rows(path, images, columns=("image",), typed=False):
+def write_rows(path, images, columns=("image",), typed=False, label="a"):
     path.parent.mkdir(exist_ok=True)
-    rows = {name: images for name in columns} | {"label": ["a"] * len(images), "same": [1] * len(images)}
+    rows = {name: images for name in columns} | {"label": [label] * len(images), "same": [1] * len(images)}
     table = pa.table(rows)
     if typed:
         features = datasets.Features({name: datasets.Image() for name in columns})
-        features |= {"label": datasets.Value("string"), "same": datasets.Value("int64")}
+        features |= {
+            "label": datasets.Value("string" if isinstance(label, str) else "int64"),
+            "same": datasets.Value("int64"),
+        }
         table = table.cast(features.arrow_schema)
     pq.write_table(table, path)
     return path
@@ -44,10 +49,9 @@ def test_a_row_cannot_name_a_foreign_file(tmp_path, kind, typed):
     for source in (path, tmp_path / "set", str(tmp_path / "set" / "*.parquet")):
         with pytest.raises(InputError, match="not part of the data set"):
             load_faces(source)
-    if typed:
-        path = write_rows(tmp_path / "numbered" / "train.parquet", images, typed=typed)
-        with pytest.raises(InputError, match="not part of the data set"):
-            OwnFiles(str(path)).resolve(named)
+    path = write_rows(tmp_path / "numbered" / "train.parquet", images, typed=typed, label=7)
+    with pytest.raises(InputError, match="not part of the data set"):
+        list(load_faces(path, streaming=True))
     path = write_rows(tmp_path / "pairs" / "train.parquet", images, ("img1", "img2"), typed)
     with pytest.raises(InputError, match="not part of the data set"):
         load_lfw(path, "pairs")
@@ -60,6 +64,25 @@ def test_text_columns_and_files_beside_the_rows(tmp_path):
     path = write_rows(tmp_path / "other" / "train.parquet", ["/etc/hostname"])
     with pytest.raises(InputError, match="/etc/hostname.*not part of the data set"):
         load_faces(path)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_decode_with_the_formats_of_photos_alone(tmp_path, streaming):
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
+    images = [{"bytes": encode(1), "path": "a.jpg"}, {"bytes": postscript, "path": "b.jpg"}]
+    faces = load_faces(write_rows(tmp_path / "train.parquet", images, typed=True, label=7), streaming=streaming)
+    assert isinstance(faces.features["image"], datasets.Image)
+    rows = iter(faces)
+    assert next(rows)["image"].size == (40, 40)
+    with pytest.raises(InputError, match="not an image"):
+        next(rows)
+    folder = write_folder(tmp_path / "people", {"Ann/1.jpg": encode(1), "Ann/2.jpg": postscript})
+    with tarfile.open(tmp_path / "people.tar", "w") as archive:
+        archive.add(folder, "people")
+    other = write_folder(tmp_path / "other", {"Bob/1.jpg": encode(1)})
+    for source in (folder, tmp_path / "people.tar", tmp_path / "people.tar", [folder, other]):
+        with pytest.raises(InputError, match="not an image"):
+            load_faces(source)[1]["image"]
 
 
 def test_files_of_a_hub_repository(monkeypatch, tmp_path):

@@ -1,6 +1,9 @@
 """The index against brute force, its thresholds, its files, and what it refuses."""
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -236,7 +239,7 @@ def test_numbers_that_are_not_finite_are_in_no_index(tmp_path):
     tensors = load_file(folder / "embeddings.safetensors")
     tensors["embeddings"][3, 1] = float("nan")
     save_file(tensors, folder / "embeddings.safetensors")
-    with pytest.raises(InputError, match="index is not a whole index: an embedding is not finite"):
+    with pytest.raises(InputError, match="index is not a complete index: an embedding is not finite"):
         EmbeddingIndex.from_pretrained(folder)
     index.save_pretrained(folder)
     description = json.loads((folder / "index.json").read_text())
@@ -277,15 +280,32 @@ def test_the_old_names_of_aggregations_are_accepted():
 def test_saving_never_replaces_what_is_no_index(tmp_path):
     (tmp_path / "photo.jpg").write_text("dear to somebody")
     index, *_ = filled()
-    with pytest.raises(InputError, match="holds something else than an index"):
+    with pytest.raises(InputError, match="contains other files than an index"):
         index.save(tmp_path)
     assert (tmp_path / "photo.jpg").read_text() == "dear to somebody"
     (index.save(tmp_path / "index") / "photo.jpg").write_text("dear to somebody")
-    with pytest.raises(InputError, match="something else than an index .photo.jpg"):
+    with pytest.raises(InputError, match="other files than an index .photo.jpg"):
         index.save(tmp_path / "index")
     with pytest.raises(InputError, match="empty"):
         EmbeddingIndex().save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_runs_that_save_into_one_folder_at_once_leave_one_index_whole(tmp_path):
+    indexes = [filled(people=people)[0] for people in (3, 5, 7, 9)]
+    for _ in range(10):
+        folder = tmp_path / "index"
+        shutil.rmtree(folder, ignore_errors=True)
+        start = threading.Barrier(len(indexes))
+
+        def save(index, start=start, folder=folder):
+            start.wait()
+            index.save(folder)
+
+        with ThreadPoolExecutor(len(indexes)) as pool:
+            list(pool.map(save, indexes))
+        assert len(EmbeddingIndex.load(folder)) in {len(index) for index in indexes}
+        assert [path.name for path in tmp_path.iterdir()] == ["index"], "nothing is left behind"
 
 
 def test_damaged_files_are_one_line(tmp_path):
@@ -294,8 +314,8 @@ def test_damaged_files_are_one_line(tmp_path):
     with pytest.raises(InputError, match="nobody/nothing"):
         EmbeddingIndex.load("nobody/nothing")
     for name, content, message in (
-        ("embeddings.safetensors", b"half a fi", "not a whole index"),
-        ("labels.parquet", b"PAR1", "not a whole index"),
+        ("embeddings.safetensors", b"half a fi", "not a complete index"),
+        ("labels.parquet", b"PAR1", "not a complete index"),
         ("index.json", b"{", "index.json is not JSON"),
     ):
         whole = (folder / name).read_bytes()

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import math
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.json_notes import read_json
 from hfembed.errors import InputError
 from hfembed.training.samplers import Key
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
     from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
+logger = logging.getLogger(__name__)
 
 # to be raised when the same photo and settings give another crop, or the files another layout
 FORMAT_VERSION = 2
@@ -41,20 +45,10 @@ class AlignedFaces(torch.utils.data.Dataset):
 
     Args:
         dataset: Columns `image`, `label` and `file`, and `landmarks` (5 points, or None for a center crop) if known.
-        processor: Its `align(image, landmarks)` makes the crops. A data set without landmarks may have one that only
-            crops, as an autoencoder's does.
-        margin: Pixels of the photo to keep around the processor's crop, for augmentation to move in from outside.
-            Cut it off again with `FaceAugmentation(output_size=...)`. Center crops repeat their border instead.
-        cache_dir: Where the arrays lie; by default beside the caches of `datasets`.
-        num_workers: Processes that decode and warp; 0 does it in this one.
         broken: "skip" leaves out photos that cannot be decoded or aligned (see `failures`), "refuse" raises.
-        show_progress: Show a bar while the crops are made.
 
     Attributes:
         labels: (num_photos,) int64.
-        files: Name of each photo.
-        identities: Name of each label.
-        failures: What was left out: file -> reason.
 
     Raises:
         InputError: No photo can be used, or one is broken and `broken` is "refuse".
@@ -88,7 +82,7 @@ class AlignedFaces(torch.utils.data.Dataset):
             with FileLock(self.folder.with_suffix(".lock")):
                 if not self.folder.is_dir():
                     _align_all(_Crops(dataset, processor, margin), self.folder, num_workers, show_progress)
-        self.failures: dict[str, str] = json.loads((self.folder / "failures.json").read_text(encoding="utf-8"))
+        self.failures: dict[str, str] = read_json(self.folder / "failures.json")
         if self.failures and broken == "refuse":
             file, reason = next(iter(self.failures.items()))
             more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
@@ -180,8 +174,7 @@ def _align_all(crops: _Crops, folder: Path, num_workers: int, show_progress: boo
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
     progress = partial / "progress.json"
-    state = json.loads(progress.read_text(encoding="utf-8")) if progress.is_file() else {"done": 0, "failures": {}}
-    done, failures = state["done"], state["failures"]
+    done, failures = _read_progress(progress, crops)
 
     def keep(file: IO[bytes]) -> None:
         file.flush()
@@ -221,6 +214,23 @@ def _align_all(crops: _Crops, folder: Path, num_workers: int, show_progress: boo
     (partial / "failures.json").write_text(json.dumps(failures, indent=1), encoding="utf-8")
     progress.unlink()
     partial.rename(folder)
+
+
+def _read_progress(file: Path, crops: _Crops) -> tuple[int, dict[str, str]]:
+    """Rows done and failures among them; none where the file is damaged, which costs only the time to start again."""
+    if not file.is_file():
+        return 0, {}
+    try:
+        state = read_json(file)
+        done, failures = state["done"], state["failures"]
+        if not (type(done) is int and 0 <= done <= len(crops) and isinstance(failures, dict)):
+            raise InputError(f"{file}: {done!r} of {len(crops)} rows")
+        if done and file.with_name("pixels.npy").stat().st_size < done * math.prod(crops.shape):
+            raise InputError(f"{file.parent} lacks pixels")
+    except (InputError, KeyError, OSError) as error:
+        logger.warning("aligning from the start, the record of an interrupted run is damaged: %s", error)
+        return 0, {}
+    return done, failures
 
 
 def _add_margin(processor: "FaceImageProcessor", margin: int) -> "FaceImageProcessor":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ _DRAWS = (
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def _help(text: str, default: object) -> object:
+def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
 
 
@@ -110,16 +110,16 @@ class FaceAugmentation:
         generators = [keyed_generator(self.seed, key) for key in keys]
         drawn = np.stack([generator.random(len(_DRAWS)) for generator in generators])
         uniform = {name: drawn[:, column] for column, name in enumerate(_DRAWS)}
-        pixels = self._move(pixels, uniform).numpy()
+        augmented = self._move(pixels, uniform).numpy()
         if self.grayscale or self.saturation:
-            pixels = self._recolor(pixels, uniform)
+            augmented = self._recolor(augmented, uniform)
         if self.downsample or self.blur:
-            pixels = self._soften(pixels, uniform)
+            augmented = self._soften(augmented, uniform)
         if self.gamma or self.contrast or self.brightness or self.light or self.noise:
-            pixels = self._relight(pixels, uniform, generators)
+            augmented = self._relight(augmented, uniform, generators)
         if self.erase:
-            pixels = self._cover(pixels, uniform, generators)
-        return torch.from_numpy(pixels)
+            augmented = self._cover(augmented, uniform, generators)
+        return torch.from_numpy(augmented)
 
     def _move(self, pixels: torch.Tensor, uniform: dict[str, np.ndarray]) -> torch.Tensor:
         """Mirror, zoom, stretch, rotate, shear, shift, tilt: (B, C, frame) -> (B, C, output), one resampling."""
@@ -136,7 +136,7 @@ class FaceAugmentation:
 
         # output pixel, counted from the middle -> frame pixel, counted from the middle:
         # rotation @ shear @ diag(stretch) / zoom, then shift
-        zoom = _between(uniform["zoom"], *np.log(self.zoom), log=True)
+        zoom = np.exp(_between(uniform["zoom"], *np.log(self.zoom)))
         stretch = np.exp(self.aspect * _signed(uniform["aspect"]))
         angle = math.radians(self.rotation) * _signed(uniform["rotation"])
         shear = self.shear * _signed(uniform["shear"])
@@ -217,9 +217,9 @@ class FaceAugmentation:
             )
             values *= (1 + ramp_x[:, None, :] + ramp_y[:, :, None])[:, None]
         strength = (self.noise_strength * 255 * uniform["noise_strength"]).astype(np.float32)
-        for sample in np.flatnonzero(uniform["noise"] < self.noise):
-            noise = generators[sample].standard_normal(values[sample].shape, dtype=np.float32)
-            values[sample] += strength[sample] * noise
+        for noisy in np.flatnonzero(uniform["noise"] < self.noise):
+            noise = generators[noisy].standard_normal(values[noisy].shape, dtype=np.float32)
+            values[noisy] += strength[noisy] * noise
         return _to_uint8(values)
 
     def _cover(
@@ -253,9 +253,8 @@ def _signed(uniform: np.ndarray) -> np.ndarray:
     return 2 * uniform - 1
 
 
-def _between(uniform: np.ndarray, low: float, high: float, log: bool = False) -> np.ndarray:
-    value = low + (high - low) * uniform
-    return np.exp(value) if log else value
+def _between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
+    return low + (high - low) * uniform
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,6 @@ class FaceCollator:
     """Samples of `AlignedFaces` to a batch for a `FaceEmbedder...` model, augmented and normalized.
 
     Args:
-        processor: Gives the normalization, and nothing else: the pixels are aligned already.
         augmentation: Changes the uint8 pixels by each sample's key; None leaves them as they are.
     """
 

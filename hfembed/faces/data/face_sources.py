@@ -29,7 +29,7 @@ from hfembed.faces.data.person_folders import (
     download,
     read_person_folders,
 )
-from hfembed.hub.dataset import OwnFiles, check_dataset_card
+from hfembed.hub.dataset import OwnFiles, PhotoFeature, check_dataset_card
 
 # the names that public data sets of pairs use
 PAIR_COLUMNS = (("image_a", "image_b"), ("image1", "image2"), ("img_0", "img_1"), ("img1", "img2"))
@@ -42,14 +42,24 @@ _IMAGE_NAMES = (*IMAGE_COLUMNS, *itertools.chain(*PAIR_COLUMNS))
 LANDMARKS_FEATURE = datasets.List(datasets.List(datasets.Value("float64")))
 
 
+def face_features(label: datasets.ClassLabel | datasets.Value) -> datasets.Features:
+    """The schema, with people of this type."""
+    file = datasets.Value("string")
+    return datasets.Features({"image": PhotoFeature(), "label": label, "file": file, "landmarks": LANDMARKS_FEATURE})
+
+
+def with_fingerprint(dataset: datasets.Dataset, state: str) -> datasets.Dataset:
+    """A data set that caches know by `state`: `datasets` itself would work through all rows for it."""
+    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return datasets.Dataset(dataset.data, info=dataset.info, fingerprint=fingerprint)
+
+
 @dataclass
 class Photos:
     """A source's photos, in its own order.
 
     Attributes:
-        table: One column, `image`.
         files: "Person/photo.jpg", or None where the source has no names.
-        people: The person in each photo.
         landmarks: Five points, or None, per photo; None where the source has no such column.
     """
 
@@ -72,13 +82,6 @@ def open_source(
     Args:
         source: A folder with a folder per person, or an archive of it; a folder of, or a pattern or path for, Parquet
             files or webdataset tars; a URL with its checksum, "https://...tgz#sha256=..."; a Hub repository's id.
-        split: Which split, where a Parquet, webdataset or Hub source has several.
-        streaming: Read on the fly; not for folders and archives of people.
-        config: Which configuration of a Hub repository, where it has one of this name.
-        follow_links: False leaves out links that lead out of a folder of people.
-
-    Returns:
-        The columns as they are in the source.
 
     Raises:
         InputError: There is no such source, or the split has to be chosen.
@@ -124,11 +127,6 @@ def open_source(
 def read_photos(source: str | Path, *, split: str | None = None, follow_links: bool = True) -> Photos:
     """Open a source and find out who is in each photo.
 
-    Args:
-        source: A source of `open_source`.
-        split: Which split, where it has several.
-        follow_links: False leaves out links that lead out of a folder of people.
-
     Raises:
         InputError: The source cannot be opened, or no column contains the photos or the people.
     """
@@ -138,7 +136,7 @@ def read_photos(source: str | Path, *, split: str | None = None, follow_links: b
     image = find_column(table.column_names, IMAGE_COLUMNS, "the photos", source)
     files = _file_names(table, image)
     if table.column_names == ["image", "file"]:  # person folders
-        people = [file.split("/")[0] for file in files]
+        people = [file.split("/")[0] for file in files or ()]
     else:
         people = _people(table, source)
         if files is not None:
@@ -165,31 +163,29 @@ def assemble(
     """Photos in the schema, ordered by file. No image is copied.
 
     Args:
-        photos: The photos; their `files` are known.
-        names: The people, in the order of the labels; those of all kept photos are among them.
         kept: (num_photos,) bool: which photos to keep. All by default.
         landmarks: By file, or one (5, 2) array for all photos; by default the source's own.
-
-    Returns:
-        `image`, `label`, `file` and `landmarks`.
     """
+    files = photos.files
+    if files is None:
+        raise ValueError("photos without names have no order")
     number = {name: index for index, name in enumerate(names)}
     points: list[list[list[float]] | None]
     if isinstance(landmarks, np.ndarray):
-        points = [landmarks.tolist()] * len(photos.files)
+        points = [landmarks.tolist()] * len(files)
     elif landmarks is None and photos.landmarks is not None:
         points = photos.landmarks
     else:
-        found = [None if landmarks is None else landmarks.get(file) for file in photos.files]
+        found = [None if landmarks is None else landmarks.get(file) for file in files]
         points = [None if point is None else np.asarray(point).tolist() for point in found]
     columns = {
         # -1 = unknown to ClassLabel: a person left out
         "label": ([number.get(person, -1) for person in photos.people], datasets.ClassLabel(names=list(names))),
-        "file": (photos.files, datasets.Value("string")),
+        "file": (files, datasets.Value("string")),
         "landmarks": (points, LANDMARKS_FEATURE),
     }
-    rows = np.arange(len(photos.files)) if kept is None else np.flatnonzero(kept)
-    order = sorted(rows.tolist(), key=photos.files.__getitem__)
+    rows = np.arange(len(files)) if kept is None else np.flatnonzero(kept)
+    order = sorted(rows.tolist(), key=files.__getitem__)
     table = photos.table
     for name, (values, feature) in columns.items():
         # the fingerprint that `datasets` would work out itself takes seconds for lists this long

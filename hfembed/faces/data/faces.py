@@ -18,6 +18,7 @@ from hfembed.faces.data.face_sources import (
     IMAGE_COLUMNS,
     LANDMARKS_FEATURE,
     assemble,
+    face_features,
     find_column,
     open_source,
     read_photos,
@@ -25,7 +26,7 @@ from hfembed.faces.data.face_sources import (
 )
 from hfembed.faces.data.landmarks import read_json, read_landmarks
 from hfembed.faces.data.person_folders import check_person_names
-from hfembed.hub.dataset import OwnFiles
+from hfembed.hub.dataset import OwnFiles, PhotoFeature
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 
 logger = logging.getLogger(__name__)
@@ -126,13 +127,15 @@ def load_faces(
     shared = sorted(person for person, count in Counter(chain(*people_of_parts)).items() if count > 1)
     if shared and not merge_people:
         raise InputError(
-            f"{_some(shared)} in more than one source: rename or exclude them, or say that they are the same "
-            "(merge_people)"
+            f"{_some(shared)} in more than one source; rename or exclude them, or pass merge_people=True if "
+            "they are the same"
         )
     names = sorted_names(chain(*people_of_parts))
-    return datasets.concatenate_datasets(
+    faces = datasets.concatenate_datasets(
         [assemble(photos, names, kept=kept, landmarks=points) for photos, kept, points in parts]
     )
+    # features of sources that differ are read from the table again, as those of `datasets`
+    return faces if len(parts) == 1 else faces.cast_column("image", PhotoFeature())
 
 
 def _landmarks(source: FaceSource) -> dict[str, np.ndarray | None] | np.ndarray | None:
@@ -171,9 +174,7 @@ def _kept(
             spread = np.linspace(0, len(rows) - 1, source.max_photos).round().astype(int)
             kept[np.delete(rows, spread)] = False
     if not kept.any():
-        raise InputError(
-            f"{source.source}: no photos are left after min_photos {source.min_photos} and the exclusions"
-        )
+        raise InputError(f"{source.source}: no photos left after min_photos {source.min_photos} and the exclusions")
     return kept
 
 
@@ -181,12 +182,7 @@ def read_names(path: str | Path | None, key: str, max_overlap: float = 0.55) -> 
     """The names in a JSON list of names, or of objects that hold them.
 
     Args:
-        path: The file; None: no names.
-        key: Where an object holds its name.
         max_overlap: Of objects with a "cosine", only those above it count.
-
-    Returns:
-        The names.
 
     Raises:
         InputError: The file is missing or something else.
@@ -205,7 +201,9 @@ def _names_to_exclude(path: str | Path | None, key: str, names: list[str], sourc
     """The names to leave out; a list that has nothing to do with the source is refused."""
     found = read_names(path, key, source.max_overlap)
     if found and not found & set(names):
-        raise InputError(f'{path}: none of its {len(found)} names is in "{source.source}": is it the right list?')
+        raise InputError(
+            f'{path}: none of its {len(found)} names is in "{source.source}"; check that it is the right list'
+        )
     return found
 
 
@@ -227,7 +225,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _stream(source: FaceSource) -> datasets.IterableDataset:
     if source.min_photos > 1 or source.max_photos is not None:
-        raise InputError("min_photos and max_photos need to see the whole set first: they cannot be used streaming")
+        raise InputError("min_photos and max_photos need the whole data set; they cannot be used with streaming")
     stream = open_source(source.source, split=source.split, streaming=True)
     first = next(iter(stream), None)
     if first is None:
@@ -264,14 +262,7 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
         found = row["landmarks"] is not None or not source.need_landmarks
         return found and row["file"] not in no_files and person not in no_people
 
-    schema = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.Value("int64") if names is None else feature,
-            "file": datasets.Value("string"),
-            "landmarks": LANDMARKS_FEATURE,
-        }
-    )
+    schema = face_features(datasets.Value("int64") if names is None else feature)
     # undecoded on the way; told to `map`, the schema would count as applied and nothing would be decoded in the end
     stream = stream.cast_column(image, datasets.Image(decode=False))
     return stream.map(to_schema, with_indices=True, remove_columns=columns).filter(wanted).cast(schema)

@@ -18,15 +18,10 @@ class FrozenFeatures(torch.utils.data.Dataset):
     The mirror images, if wanted, are samples of their own, after the photos: 2 N samples.
 
     Args:
-        faces: N photos.
-        embedder: The frozen embedder, used in eval mode.
         collate: Samples of `faces` -> `pixel_values`, without augmentation.
-        mirror: Add the mirror images.
         noise: Add Gaussian noise with this multiple of the covariance of one person's photos (pooled over people),
             drawn again each epoch. Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", 2019,
             sampled rather than in closed form.
-        seed: Of the noise; a sample's noise is a function of (seed, epoch, index).
-        batch_size: Photos per forward pass.
 
     Attributes:
         features: (N or 2 N, D) float32, embeddings times norms.
@@ -44,7 +39,7 @@ class FrozenFeatures(torch.utils.data.Dataset):
         batch_size: int = 64,
     ):
         embedder.eval()
-        views = [[], []] if mirror else [[]]
+        views: list[list[torch.Tensor]] = [[], []] if mirror else [[]]
         with torch.inference_mode():
             for start in tqdm(range(0, len(faces), batch_size), desc="features of the frozen trunk", unit="batch"):
                 samples = [faces[0, index] for index in range(start, min(start + batch_size, len(faces)))]

@@ -41,16 +41,12 @@ def read_landmarks(path: str | Path) -> dict[str, np.ndarray | None]:
 def read_json(path: str | Path, what: str) -> Any:
     """Read a JSON file from outside.
 
-    Args:
-        path: The file.
-        what: What is expected in it, for the message.
-
     Raises:
         InputError: The file is missing, too large, not JSON, or nested too deeply.
     """
     try:
         if Path(path).stat().st_size > MAX_BYTES:
-            raise InputError(f'"{path}" is larger than {MAX_BYTES:,} bytes: not read as {what}')
+            raise InputError(f'"{path}" is larger than {MAX_BYTES:,} bytes; too large for {what}')
         return json.loads(Path(path).read_bytes())
     except RecursionError as error:
         raise InputError(f'"{path}" cannot be read as {what}: nested too deeply') from error

@@ -24,6 +24,7 @@ from hfembed.faces.data.face_sources import (
 )
 from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.person_folders import download
+from hfembed.hub.dataset import PhotoFeature
 
 # name -> (URL, SHA-256): the public mirror, as scikit-learn lists it
 LFW_FILES = {
@@ -59,7 +60,6 @@ class LfwPairs:
 
     Attributes:
         file_a: "Person/Person_0001.jpg" of the first photos, (num_pairs,).
-        file_b: The second photos.
         same: (num_pairs,) bool: the same person.
         fold: (num_pairs,) int64: 0 to 9 in View 2; 0 throughout in View 1.
         view: 1 (for choosing models) or 2 (for reporting, ten folds).
@@ -105,12 +105,6 @@ def read_pairs(source: str | Path) -> LfwPairs:
     Other 1"). View 1 starts with "1100": this many pairs of one person, then as many of two. The photos need not exist
     in any source; an evaluation counts those as errors.
 
-    Args:
-        source: The file, or one of the names in `LFW_FILES`, which is then downloaded.
-
-    Returns:
-        The pairs in the order of the file.
-
     Raises:
         InputError: Names the line that cannot be understood.
     """
@@ -126,7 +120,7 @@ def read_pairs(source: str | Path) -> LfwPairs:
         raise InputError(f'{path}, line 1: expected "10 300" (View 2) or one number of pairs (View 1)')
     folds, each = (int(header[0]), int(header[1])) if len(header) == 2 else (1, int(header[0]))
     if len(lines) - 1 != folds * 2 * each:
-        raise InputError(f"{path}: line 1 announces {folds * 2 * each} pairs, there are {len(lines) - 1}")
+        raise InputError(f"{path}: line 1 announces {folds * 2 * each} pairs, found {len(lines) - 1}")
     file_a, file_b, same, fold = [], [], [], []
     for number, words in enumerate(lines[1:]):
         expect_same = number // each % 2 == 0
@@ -177,16 +171,8 @@ def load_lfw(
     Args:
         source: An archive (lfw.tgz, lfw-funneled.tgz, LFW-a, a zip), the unpacked folder, a URL with
             "#sha256=...", one of the names "lfw" and "lfw-funneled" (downloaded and checked), or a Hub repository.
-        config: "identities": `image`, `label`, `file`, `landmarks`, ordered by file; "pairs": `image_a`, `image_b`,
-            `same`, `fold`, `file_a`, `file_b`, in the order of the pairs, with None for photos the source lacks.
         pairs: For "pairs": a file for `read_pairs`, or its result. Not needed where the source is a set of pairs
             itself; its folds are then consecutive tenths, as is the custom.
-        landmarks: A file for `read_landmarks`; photos it does not name have none.
-        split: Which split of a Hub repository.
-        follow_links: False leaves out links that lead out of the folder.
-
-    Returns:
-        The data set; photos stay encoded until they are looked at.
 
     Raises:
         InputError: A file is malformed; one line says which and why.
@@ -198,28 +184,31 @@ def load_lfw(
         return _hub_pairs(source, split)
     photos = read_photos(source, split=split, follow_links=follow_links)
     if photos.files is None:
-        raise InputError(f'"{source}" has no file names, which say which photo of a person is which')
+        raise InputError(f'"{source}" has no file names; LFW identifies photos by them')
     names = [re.fullmatch(r"(.+)_(\d+)", PurePosixPath(file).stem) for file in photos.files]
-    if None in names:
-        raise InputError(f'"{source}": "{photos.files[names.index(None)]}" is not named as in LFW, Person_0001.jpg')
+    for file, name in zip(photos.files, names, strict=True):
+        if name is None:
+            raise InputError(f'"{source}": "{file}" is not named as in LFW, Person_0001.jpg')
     # from the name alone: Hub repositories spell people with spaces, or keep all photos in one folder
-    people = [match[1] for match in names]
-    files = [photo_name(match[1], int(match[2])) for match in names]
+    people = [name[1] for name in names if name]
+    files = [photo_name(name[1], int(name[2])) for name in names if name]
     photos = Photos(photos.table, files, people, photos.landmarks)
     points = None if landmarks is None else read_landmarks(landmarks)
     identities = assemble(photos, sorted_names(people), landmarks=points)
-    if config == "identities":
+    if config == "identities" or pairs is None:
         return identities
     read = pairs if isinstance(pairs, LfwPairs) else read_pairs(pairs)
-    return datasets.Dataset.from_generator(
+    rows = datasets.Dataset.from_generator(
         _pair_rows, gen_kwargs={"identities": identities, "pairs": read}, features=_PAIR_FEATURES
     )
+    # features that come from the cache of `datasets` are its own
+    return rows.cast_column("image_a", PhotoFeature()).cast_column("image_b", PhotoFeature())
 
 
 _PAIR_FEATURES = datasets.Features(
     {
-        "image_a": datasets.Image(),
-        "image_b": datasets.Image(),
+        "image_a": PhotoFeature(),
+        "image_b": PhotoFeature(),
         "same": datasets.Value("bool"),
         "fold": datasets.Value("int64"),
         "file_a": datasets.Value("string"),
@@ -248,7 +237,7 @@ def _hub_pairs(source: str | Path, split: str | None) -> datasets.Dataset:
     columns = table.column_names
     found = [(a, b) for a, b in PAIR_COLUMNS if a in columns and b in columns]
     if not found:
-        raise InputError(f'"{source}" is not a set of pairs (it has {", ".join(columns)}): give the pairs file too')
+        raise InputError(f'"{source}" has no image pairs (columns: {", ".join(columns)}); pass the pairs file too')
     same_column = find_column(columns, SAME_COLUMNS, "whether a pair is of one person", source)
     same = [bool(value) for value in table[same_column][:]]
     fold = table["fold"][:] if "fold" in columns else [row * 10 // len(same) for row in range(len(same))]

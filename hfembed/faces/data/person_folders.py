@@ -23,6 +23,7 @@ import torch
 from datasets.exceptions import DatasetGenerationError
 
 from hfembed.errors import InputError
+from hfembed.hub.dataset import PhotoFeature
 from hfembed.models.image_opening import MAX_FILE_BYTES
 from hfembed.photos import PHOTO_SUFFIXES, PhotoListing, find_photos, is_hidden, utf8_name
 
@@ -34,7 +35,7 @@ MAX_MEMBERS = 20_000_000
 MAX_EXPANSION = 100
 MIN_UNPACKED_BYTES = 1 << 30
 
-_PHOTOS = datasets.Features({"image": datasets.Image(), "file": datasets.Value("string")})
+_PHOTOS = datasets.Features({"image": PhotoFeature(), "file": datasets.Value("string")})
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError)
 
 
@@ -43,10 +44,6 @@ def read_person_folders(source: str | Path, *, follow_links: bool = True) -> dat
 
     An archive is read once, from start to end, into the Arrow cache of `datasets`: the encoded bytes, nothing is
     decoded. A folder's photos stay where they are. A changed archive or folder has another fingerprint.
-
-    Args:
-        source: A folder, or a .tgz, .tar.gz, .tar or .zip. What lies above the person folders is free.
-        follow_links: False leaves out links that lead out of the folder; see `hfembed.photos.find_photos`.
 
     Returns:
         Columns `image` and `file` ("Person/photo.jpg").
@@ -81,10 +78,11 @@ def read_person_folders(source: str | Path, *, follow_links: bool = True) -> dat
         if isinstance(reason, InputError):
             raise InputError(str(reason)) from error
         if isinstance(reason, (*_DAMAGE, RuntimeError)):
-            raise InputError(f'"{source}" is damaged or not an archive ({reason}); fetch it again') from error
+            raise InputError(f'"{source}" is damaged or not an archive ({reason}); download it again') from error
         raise
     files = _person_and_photo(photos["path"][:], source)
-    return photos.remove_columns("path").add_column("file", files)
+    # features that come from the cache of `datasets` are its own
+    return photos.remove_columns("path").cast_column("image", PhotoFeature()).add_column("file", files)
 
 
 def check_tar(archive: str | Path) -> None:
@@ -97,11 +95,11 @@ def check_tar(archive: str | Path) -> None:
         for _ in _tar_photos(str(archive), PhotoListing(Path(archive))):
             pass
     except _DAMAGE as error:
-        raise InputError(f'"{archive}" is damaged or not an archive ({error}); fetch it again') from error
+        raise InputError(f'"{archive}" is damaged or not an archive ({error}); download it again') from error
 
 
 def check_person_names(people: Iterable[str], source: str | Path) -> None:
-    """Refuse one person under two spellings (case, Unicode form, spaces for underscores).
+    """Refuse two spellings of one name (case, Unicode form, spaces for underscores).
 
     Raises:
         InputError: Names the two spellings.
@@ -111,21 +109,17 @@ def check_person_names(people: Iterable[str], source: str | Path) -> None:
         plain = re.sub(r"[\s_]+", "_", unicodedata.normalize("NFKC", person)).casefold()
         other = spellings.setdefault(plain, person)
         if other != person:
-            raise InputError(f'{source}: "{other}" and "{person}" look like one person: join them, or rename one')
+            raise InputError(f'{source}: "{other}" and "{person}" look like the same person; merge them or rename one')
 
 
 def download(url: str, sha256: str) -> Path:
     """Fetch a file once; what does not have the right checksum is never kept.
 
     Args:
-        url: Where it is.
         sha256: Its SHA-256, 64 hexadecimal digits.
 
-    Returns:
-        Its place in the cache of `datasets`.
-
     Raises:
-        InputError: It cannot be fetched, or is not the file that was meant.
+        InputError: The download fails, or the checksum differs.
     """
     folder = Path(datasets.config.DOWNLOADED_DATASETS_PATH)
     path = folder / f"{sha256}-{PurePosixPath(url).name}"
@@ -134,9 +128,9 @@ def download(url: str, sha256: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256.lower())
         except RuntimeError as error:
-            raise InputError(f"{url}: wrong checksum, not the file that was meant ({error})") from error
+            raise InputError(f"{url}: checksum mismatch ({error})") from error
         except OSError as error:
-            raise InputError(f"{url}: cannot be fetched ({error})") from error
+            raise InputError(f"{url}: download failed ({error})") from error
     return path
 
 
@@ -176,7 +170,7 @@ def _tar_photos(archive: str, listing: PhotoListing) -> Iterator[tuple[str, byte
         with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:", tarinfo=CheckedTarInfo) as opened:
             for number in itertools.count(1):
                 member = opened.next()
-                opened.members = []  # tarfile keeps them all otherwise
+                opened.members = []  # type: ignore[attr-defined]  # tarfile keeps them all otherwise
                 if member is None:
                     break
                 if number > MAX_MEMBERS:
@@ -268,20 +262,20 @@ def _unpacked_limit(archive: str) -> int:
 
 
 def _too_large(archive: str, limit: int) -> InputError:
-    return InputError(f'"{archive}" unpacks to more than {limit:,} bytes: not read')
+    return InputError(f'"{archive}" unpacks to more than {limit:,} bytes')
 
 
 def _person_and_photo(paths: Sequence[str], source: Path) -> list[str]:
     """From "top/Person/photo.jpg" to "Person/photo.jpg", after checking that the layout is what it seems."""
     if not paths:
-        raise InputError(f'"{source}" holds no photos: expected a folder per person with image files in it')
+        raise InputError(f'"{source}" contains no photos; expected one folder per person with image files in it')
     split = [PurePosixPath(path).parts for path in paths]
     depths = {len(parts): path for parts, path in zip(split, paths, strict=True)}
     if min(depths) < 2:
-        raise InputError(f'{source}: "{depths[min(depths)]}" lies in no person\'s folder')
+        raise InputError(f'{source}: "{depths[min(depths)]}" is not inside a person folder; expected <Person>/<photo>')
     if len(depths) > 1:
         raise InputError(
-            f'{source}: "{depths[min(depths)]}" and "{depths[max(depths)]}" lie at different depths: '
+            f'{source}: "{depths[min(depths)]}" and "{depths[max(depths)]}" are at different depths; '
             "expected <Person>/<photo> for all of them"
         )
     parents = defaultdict(set)
@@ -290,6 +284,6 @@ def _person_and_photo(paths: Sequence[str], source: Path) -> list[str]:
     for person, places in parents.items():
         if len(places) > 1:
             first, second = sorted(places)[:2]
-            raise InputError(f'{source}: "{person}" is there twice, "{first}" and "{second}": join or rename them')
+            raise InputError(f'{source}: duplicate person "{person}" in "{first}" and "{second}"; merge or rename')
     check_person_names(parents, source)
     return ["/".join(parts[-2:]) for parts in split]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hfembed.checkpoint.dataset_card import dataset_card
 from hfembed.faces.data.aligned_faces import AlignedFaces
-from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
+from hfembed.faces.data.face_sources import face_features
 from hfembed.hub.commit import Pushed
 from hfembed.hub.dataset import Part, push_dataset
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
@@ -30,19 +30,8 @@ def push_faces(
     """Push photos of people; see `hfembed.hub.dataset.push_dataset`.
 
     Args:
-        parts: Configuration -> rows.
-        repo_id: "owner/name", or "name" for one of the token's owner.
-        title: Of the card.
-        about: What the photos are and where they come from, for the card.
         tags: To find it by, beside "face-recognition".
         license: The Hub's name of its license; "other" where it is not given.
-        private: Make a new repository private.
-        revision: The branch; None means main.
-        tag: Also give the commit this tag.
-        token: Instead of this machine's.
-
-    Returns:
-        Where the data is now.
     """
     card = dataset_card(
         parts,
@@ -58,26 +47,11 @@ def push_faces(
 def crop_faces(faces: datasets.Dataset, size: int, num_workers: int = 0) -> datasets.Dataset:
     """Photos -> crops on the standard template, lossless, with the template's points for landmarks.
 
-    Args:
-        faces: `image`, `label`, `file`, `landmarks`, as of `load_faces`; without landmarks a center crop.
-        size: Height and width of the crops.
-        num_workers: Processes that decode and align.
-
-    Returns:
-        The same columns; photos that cannot be read are left out.
-
     Raises:
         InputError: No photo can be used.
     """
     crops = AlignedFaces(faces, FaceImageProcessor(size=[size, size]), num_workers=num_workers)
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": faces.features["label"],
-            "file": datasets.Value("string"),
-            "landmarks": LANDMARKS_FEATURE,
-        }
-    )
+    features = face_features(faces.features["label"])
     return datasets.Dataset.from_generator(_crop_rows, gen_kwargs={"crops": crops, "size": size}, features=features)
 
 

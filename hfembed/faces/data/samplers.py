@@ -20,13 +20,8 @@ class IdentityBatchSampler(ShardedBatchSampler):
 
     Args:
         labels: Identity of each photo, (num_photos,) integers.
-        identities_per_batch: P, on this rank.
-        photos_per_identity: K.
-        seed: Seed of the order.
         weighting: "uniform" draws identities equally often; "sqrt" in proportion to the root of their number of
             photos (without repetition inside a batch).
-        rank: This process.
-        world_size: Number of processes.
 
     Yields:
         Lists of (epoch, index, repetition) keys, the photos of an identity side by side. `repetition` counts the
@@ -75,7 +70,7 @@ class IdentityBatchSampler(ShardedBatchSampler):
         circles = [generator.permutation(group).tolist() for group in self.photos]
         position = [0] * len(circles)
         for identities in itertools.islice(self._identities_of_each_step(generator), len(self)):
-            batch = []
+            batch: list[Key] = []
             for identity in identities:
                 circle = circles[identity]
                 for turn in range(position[identity], position[identity] + self.photos_per_identity):
@@ -105,11 +100,6 @@ class PersonBatchSampler(ShardedBatchSampler):
 
     Args:
         labels: Person of each photo, (num_photos,) integers.
-        batch_size: Samples per step of this rank; a multiple of the number of people.
-        num_batches: Steps of an epoch.
-        seed: Seed of the order.
-        rank: This process.
-        world_size: Number of processes.
 
     Yields:
         Lists of (epoch, index, repetition) keys, one of everybody, then the next of everybody. `repetition` counts the
@@ -147,7 +137,7 @@ class PersonBatchSampler(ShardedBatchSampler):
         circles = [generator.permutation(group).tolist() for group in self.photos]
         turns = self.batch_size * self.world_size // len(self.photos)
         for step in range(self.num_batches):
-            batch = []
+            batch: list[Key] = []
             for turn in range(step * turns, (step + 1) * turns):
                 for circle in circles:
                     repetition, place = divmod(turn, len(circle))

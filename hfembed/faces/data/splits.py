@@ -15,12 +15,7 @@ def split_people(dataset: datasets.Dataset, share: float, seed: int = 0) -> tupl
     Both sides get labels of their own, numbered anew.
 
     Args:
-        dataset: In the schema of `load_faces`.
         share: Fraction of the people for the second side, in (0, 1).
-        seed: Another seed, another split.
-
-    Returns:
-        The two sides.
 
     Raises:
         InputError: One side would be empty.
@@ -46,13 +41,7 @@ def hold_out_photos(
     Which photos depends on their file names and the seed alone. Everybody keeps at least one photo on each side.
 
     Args:
-        dataset: In the schema of `load_faces`.
         share: Hold out this fraction of each person's photos, in (0, 1); or
-        train_photos: keep this many photos of each person, and hold out the rest.
-        seed: Another seed, another choice.
-
-    Returns:
-        The photos to train on and those held out, with the same labels.
 
     Raises:
         InputError: Somebody has too few photos.
@@ -70,7 +59,7 @@ def hold_out_photos(
         count = train_photos or min(max(round((1 - share) * len(rows)), 1), len(rows) - 1)
         if len(rows) <= count:
             name = dataset.features["label"].names[label]
-            raise InputError(f"{name} has {len(rows)} photo(s), too few to hold one out: raise min_photos")
+            raise InputError(f"{name} has {len(rows)} photo(s), too few to hold one out; raise min_photos")
         kept += rows[:count]
         held_out += rows[count:]
     return dataset.select(sorted(kept)), dataset.select(sorted(held_out))

@@ -6,7 +6,6 @@ apart badly, and a trained network well.
 """
 
 import copy
-import hashlib
 import io
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ import datasets
 import numpy as np
 import PIL.Image
 
-from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
+from hfembed.faces.data.face_sources import face_features, with_fingerprint
 from hfembed.faces.data.lfw import LfwPairs, photo_name
 
 _VERSION = 3  # raise it when the drawing changes: it is part of the fingerprint
@@ -34,9 +33,6 @@ def make_synthetic_faces(
     A photo depends on (seed, person, photo) alone, not on how many are drawn.
 
     Args:
-        num_identities: People.
-        photos_per_identity: Photos of each.
-        seed: Another seed, other people.
         image_size: Height and width of the photos in pixels.
     """
     people = [f"Person_{number:04d}" for number in range(num_identities)]
@@ -47,16 +43,9 @@ def make_synthetic_faces(
         "file": [photo_name(person, number + 1) for person in people for number in range(photos_per_identity)],
         "landmarks": landmarks.astype(np.float64).tolist(),
     }
-    features = {
-        "image": datasets.Image(),
-        "label": datasets.ClassLabel(names=people),
-        "file": datasets.Value("string"),
-        "landmarks": LANDMARKS_FEATURE,
-    }
-    faces = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    faces = datasets.Dataset.from_dict(columns, features=face_features(datasets.ClassLabel(names=people)))
     state = f"synthetic faces {_VERSION} {num_identities} {photos_per_identity} {seed} {image_size}"
-    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return datasets.Dataset(faces.data, info=faces.info, fingerprint=fingerprint)
+    return with_fingerprint(faces, state)
 
 
 def make_synthetic_pairs(
@@ -70,12 +59,7 @@ def make_synthetic_pairs(
     """Draw people and pairs of their photos, like View 2: folds that share nobody, half of each the same person.
 
     Args:
-        num_identities: People, a multiple of `num_folds`.
-        photos_per_identity: Photos of each.
-        seed: Must differ from that of the training faces.
         image_size: Height and width of the photos in pixels.
-        num_folds: Folds.
-        pairs_per_fold: Pairs per fold, even.
     """
     if num_identities % num_folds or num_identities // num_folds < 2 or pairs_per_fold % 2:
         raise ValueError("every fold needs as many people as the others, two at least, and an even number of pairs")
@@ -89,8 +73,8 @@ def make_synthetic_pairs(
             a, b = generator.choice(len(people), size=2, replace=False)
             first, second = generator.choice(photos_per_identity, size=2, replace=False)
             pairs.append((people[a][first], people[a if same else b][second], same, fold))
-    file_a, file_b, same, fold = zip(*pairs, strict=True)
-    return faces, LfwPairs(list(map(str, file_a)), list(map(str, file_b)), np.array(same), np.array(fold), view=2)
+    files_a, files_b, kinds, folds = zip(*pairs, strict=True)
+    return faces, LfwPairs(list(map(str, files_a)), list(map(str, files_b)), np.array(kinds), np.array(folds), view=2)
 
 
 def _draw(people: int, photos: int, seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:

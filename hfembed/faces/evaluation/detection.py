@@ -6,29 +6,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from hfembed.faces.threads import map_in_threads
 from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor, Photo
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
 
 Detection = np.ndarray | str
 
 
 def detect_central_faces(
-    detector: PreTrainedModel,
+    detector: FaceDetectorModel,
     photos: Mapping[str, bytes | Path],
     batch_size: int = 32,
     num_threads: int = 1,
     progress: bool = True,
 ) -> dict[str, Detection]:
     """The face nearest to the center of each photo, for photos that were cropped around one person.
-
-    Args:
-        detector: A `FaceDetectorModel` in eval mode.
-        photos: File -> the encoded photo.
-        batch_size: Photos that are searched together.
-        num_threads: Batches that run in parallel.
-        progress: Show a bar.
 
     Returns:
         File -> landmarks (5, 2) in pixels of the photo, or the reason why there are none.
@@ -47,7 +40,7 @@ def detect_central_faces(
     return found
 
 
-def _detect(detector: PreTrainedModel, photos: Mapping[str, bytes | Path]) -> dict[str, Detection]:
+def _detect(detector: FaceDetectorModel, photos: Mapping[str, bytes | Path]) -> dict[str, Detection]:
     processor = FaceDetectorImageProcessor()
     opened: dict[str, Photo] = {}
     found: dict[str, Detection] = {}
@@ -57,11 +50,11 @@ def _detect(detector: PreTrainedModel, photos: Mapping[str, bytes | Path]) -> di
         except ValueError as error:
             found[file] = str(error)
     pixels, shrinkage = zip(*opened.values(), strict=True) if opened else ((), ())
-    for (file, photo), faces in zip(opened.items(), detector.detect_in(pixels, shrinkage), strict=True):
+    for (file, decoded), faces in zip(opened.items(), detector.detect_in(pixels, shrinkage), strict=True):
         if not len(faces.scores):
             found[file] = "no face detected"
             continue
-        height, width = (photo.shrinkage * side for side in photo.pixels.shape[1:])
+        height, width = (decoded.shrinkage * side for side in decoded.pixels.shape[1:])
         centers = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
         nearest = (centers - torch.tensor([width / 2, height / 2])).norm(dim=1).argmin()
         found[file] = faces.landmarks[nearest].double().numpy()

@@ -2,26 +2,26 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, input_errors
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
-Points = Sequence[Sequence[float]]
+Points = Sequence[Sequence[float]] | np.ndarray
 
 
 class FaceFile(NamedTuple):
     """A photo to embed.
 
     Attributes:
-        file: The name failures are reported under.
-        image: Whatever the processor can open: the encoded file's bytes, its path, a Pillow image.
         landmarks: Five points (x, y) in the photo's pixels; None leaves the crop to the processor (center crop).
     """
 
@@ -34,9 +34,7 @@ class AlignedCrops(NamedTuple):
     """Crops as the model wants them, before normalization.
 
     Attributes:
-        files: N file names.
         pixels: (N, C, H, W) uint8, in the order of the files; zeros where a file failed.
-        failures: File name -> reason.
     """
 
     files: list[str]
@@ -45,20 +43,13 @@ class AlignedCrops(NamedTuple):
 
 
 def align_faces(
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     faces: Sequence[FaceFile],
     batch_size: int = 64,
     num_workers: int = 2,
     progress: bool = True,
 ) -> AlignedCrops:
     """Decode and align all faces into one array.
-
-    Args:
-        processor: A `FaceImageProcessor`.
-        faces: N photos.
-        batch_size: Crops per message of a worker.
-        num_workers: Worker processes; 0 works in this process.
-        progress: Show a bar with images/s.
 
     Raises:
         InputError: There are no faces, or every one failed.
@@ -79,7 +70,7 @@ def align_faces(
 @torch.inference_mode()
 def embed_aligned(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     pixels: torch.Tensor,
     batch_size: int = 64,
     progress: bool = True,
@@ -87,11 +78,7 @@ def embed_aligned(
     """Embed aligned crops, with the model's own test-time mirror.
 
     Args:
-        model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
-        processor: Its processor, for the normalization.
         pixels: (N, C, H, W) uint8, from `align_faces`.
-        batch_size: Crops per forward pass.
-        progress: Show a bar with images/s.
 
     Returns:
         (N, D) float32, unit length.
@@ -109,21 +96,13 @@ def embed_aligned(
 
 def embed_faces(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     faces: Sequence[FaceFile],
     batch_size: int = 64,
     num_workers: int = 2,
     progress: bool = True,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Decode, align and embed batch by batch: any number of photos in little memory.
-
-    Args:
-        model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
-        processor: Its processor.
-        faces: N photos.
-        batch_size: Crops per forward pass.
-        num_workers: Worker processes that decode and align; 0 works in this process.
-        progress: Show a bar with images/s.
 
     Returns:
         Embeddings (N, D) float32 of unit length in the order of the faces, NaN where a file failed; and file name ->
@@ -169,12 +148,13 @@ class _Crops(Dataset):
 
 def _collate(items: list[torch.Tensor | str]) -> tuple[list[int], torch.Tensor, dict[int, str]]:
     done = [place for place, item in enumerate(items) if isinstance(item, torch.Tensor)]
-    crops = torch.stack([items[place] for place in done]) if done else torch.empty(0, dtype=torch.uint8)
-    return done, crops, {place: item for place, item in enumerate(items) if isinstance(item, str)}
+    crops = [item for item in items if isinstance(item, torch.Tensor)]
+    stacked = torch.stack(crops) if crops else torch.empty(0, dtype=torch.uint8)
+    return done, stacked, {place: item for place, item in enumerate(items) if isinstance(item, str)}
 
 
 def _crop_batches(
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     faces: Sequence[FaceFile],
     batch_size: int,
     num_workers: int,
@@ -196,14 +176,12 @@ def _crop_batches(
             bar.update(len(done) + len(failed))
 
 
-def _embed_batch(model: PreTrainedModel, processor: BaseImageProcessor, crops: torch.Tensor) -> torch.Tensor:
-    embedder = model.base_model
+def _embed_batch(model: PreTrainedModel, processor: FaceImageProcessor, crops: torch.Tensor) -> torch.Tensor:
+    embedder = cast(FaceEmbedderModel, model.base_model)
     pixel_values = processor.normalize(crops.to(embedder.device)).to(embedder.dtype)
     # convolutions on a CPU are 1.6 times faster on channels-last input; the weights are left as they are
-    embeddings = embedder.embed(pixel_values.to(memory_format=torch.channels_last)).float().cpu()
-    if not embeddings.isfinite().all():
-        raise InputError(f"{embedder.name_or_path or 'the model'}: an embedding is not finite; its weights are broken")
-    return embeddings
+    with input_errors():  # an embedding is not finite
+        return embedder.embed(pixel_values.to(memory_format=torch.channels_last)).float().cpu()
 
 
 def _nothing_left(failures: dict[str, str]) -> InputError:

@@ -20,6 +20,8 @@ from hfembed.training.samplers import KeyedBatchSampler
 
 NEVER = np.iinfo(np.int64).max  # the rank of somebody who cannot be found
 
+People = Sequence[str] | np.ndarray
+
 _AT_A_TIME = 1024  # probes compared with the whole gallery at once
 
 
@@ -70,9 +72,7 @@ class AllPairs(NamedTuple):
     genuine_trials: np.ndarray
 
 
-def identify(
-    gallery: np.ndarray, gallery_people: Sequence[str], probes: np.ndarray, probe_people: Sequence[str]
-) -> Identification:
+def identify(gallery: np.ndarray, gallery_people: People, probes: np.ndarray, probe_people: People) -> Identification:
     """Search every probe in a gallery; a person's score is that of the nearest of their photos.
 
     Args:
@@ -147,7 +147,7 @@ def detection_and_identification(found: Identification, far: float) -> OpenSet:
     return OpenSet(float(hits.mean()), float((strangers >= threshold).mean()), float(threshold), hits)
 
 
-def compare_all(embeddings: np.ndarray, people: Sequence[str]) -> AllPairs:
+def compare_all(embeddings: np.ndarray, people: People) -> AllPairs:
     """Score every pair of photos once.
 
     Args:
@@ -185,9 +185,7 @@ def compare_all(embeddings: np.ndarray, people: Sequence[str]) -> AllPairs:
     return AllPairs(histogram, scores, np.concatenate(genuine_person), trials)
 
 
-def people_interval(
-    successes: np.ndarray, people: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def people_interval(successes: np.ndarray, people: People, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of a fraction, by bootstrap over people: photos of one person are not independent trials.
 
     Args:
@@ -217,7 +215,7 @@ def ratio_interval(successes: np.ndarray, trials: np.ndarray, draws: int = 2000,
     return float(low), float(high)
 
 
-def first_photos(files: Sequence[str], people: Sequence[str]) -> np.ndarray:
+def first_photos(files: Sequence[str], people: People) -> np.ndarray:
     """(N,) bool: whether a photo is the first of its person by file name."""
     first: dict[str, int] = {}
     for number in sorted(range(len(files)), key=files.__getitem__):
@@ -244,7 +242,7 @@ class BlufrTrial(NamedTuple):
 
 
 def draw_blufr_trials(
-    people: Sequence[str], trials: int = 10, training_people: int = 1500, gallery_people: int = 1000, seed: int = 0
+    people: People, trials: int = 10, training_people: int = 1500, gallery_people: int = 1000, seed: int = 0
 ) -> list[BlufrTrial]:
     """Draw BLUFR's division of LFW again.
 
@@ -285,7 +283,7 @@ def draw_blufr_trials(
 
 def blufr(
     embeddings: np.ndarray,
-    people: Sequence[str],
+    people: People,
     trials: Sequence[BlufrTrial],
     verification_far: float = 1e-3,
     identification_far: float = 1e-2,
@@ -335,7 +333,7 @@ class Megaface(NamedTuple):
 
 def megaface(
     probes: np.ndarray,
-    people: Sequence[str],
+    people: People,
     distractors: Iterable[np.ndarray],
     sizes: Sequence[int] = (10, 100, 1000, 10_000, 100_000, 1_000_000),
     far: float = 1e-6,
@@ -444,16 +442,17 @@ class HeldOutIdentification:
 
     def __init__(self, samples: Dataset, collate: Callable | None = None, batch_size: int = 64):
         self.samples = samples
+        self.count = len(samples)  # type: ignore[arg-type]  # torch's Dataset declares no length
         self.collate = collate
         self.batch_size = batch_size
 
     @torch.no_grad()
     def __call__(self, model: PreTrainedModel, processor: object = None) -> dict[str, float]:
         """Classify every held-out photo by a model in eval mode; the processor is not used."""
-        in_order = KeyedBatchSampler(len(self.samples), self.batch_size, shuffle=False, drop_last=False)
+        in_order = KeyedBatchSampler(self.count, self.batch_size, shuffle=False, drop_last=False)
         right = 0
         for batch in DataLoader(self.samples, batch_sampler=in_order, collate_fn=self.collate):
             labels = batch.pop("labels").to(model.device)
             logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
             right += (logits.argmax(dim=1) == labels).sum().item()
-        return {"identification_accuracy": 100 * right / len(self.samples), "identification_photos": len(self.samples)}
+        return {"identification_accuracy": 100 * right / self.count, "identification_photos": self.count}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError
 from hfembed.faces.evaluation.identification import (
@@ -36,17 +37,13 @@ def report_identification(
     photos: PeopleEmbeddings,
     output: str | Path,
     data: str,
-    model: str,
+    checkpoint: Checkpoint,
     distractors: np.ndarray | None = None,
     data_files: dict[str, str | Path | None] | None = None,
 ) -> dict[str, Any]:
     """Run every protocol that the data carries; write results.json, cmc.png, det.png and identification_roc.png.
 
     Args:
-        photos: What to identify; the first photo of a person by name is the one enrolled.
-        output: The folder to write to.
-        data: What the photos are, in words.
-        model: Which model the embeddings are of.
         distractors: (M, D) float, photos of other people, for MegaFace's challenge 1.
         data_files: Role -> data file, to be named with its sha256.
 
@@ -72,7 +69,7 @@ def report_identification(
     details: dict[str, Any] = {
         "protocol": "closed set, open set, all pairs; undetected and unreadable photos count as errors",
         "data": data,
-        "model": model,
+        "model": checkpoint.name,
         "units": "percent; thresholds are cosine similarities; intervals are 95 %, by bootstrap over people",
         "photos": {"all": len(files), "people": len(count), "failed": len(failures)},
     }
@@ -123,7 +120,7 @@ def report_identification(
     plot_det({"this model": curve}, output / "det.png", f"{data}: all {curve.genuine + curve.impostors:,} pairs")
     plot_roc({"this model": curve}, output / "identification_roc.png", f"{data}: all pairs")
     metrics = {f"{NAME}_{figure}": float(value) for figure, value in metrics.items()}
-    write_results(output, NAME, metrics, details)
+    write_results(output, NAME, metrics, details, checkpoint)
     return {**metrics, NAME: details, "thresholds": pairs.histogram.thresholds(f"{data}, all pairs")}
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset, Image
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.errors import InputError
 from hfembed.faces.data.landmarks import read_landmarks
@@ -19,16 +19,14 @@ from hfembed.faces.data.lfw import LfwPairs, load_lfw, read_pairs
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.detection import Detection, detect_central_faces
 from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 REGIME = "unrestricted, labeled outside data"
 
 
 class PairScorer:
     """Pairs among aligned crops; measuring another model on them takes only its forward passes.
-
-    Args:
-        crops: Crops of all images the pairs name, and the failures among them.
-        pairs: The P pairs, by file name.
 
     Attributes:
         failed: (P,) bool, pairs with a failed image.
@@ -55,10 +53,7 @@ class LfwResult(NamedTuple):
 
     Attributes:
         metrics: Figure -> value, in percent: `<name>_accuracy`, `_standard_error`, `_auc`, `_eer`, `_tar_at_far_1e-2`.
-        thresholds: In the shape of `FaceEmbedderConfig.thresholds` (cosine similarity).
-        details: Protocol, counts, intervals, failures, figures per fold; for results.json.
         scores: (P,) float64, cosine similarity of every pair.
-        scorer: The crops and pairs behind the scores.
     """
 
     metrics: dict[str, float]
@@ -82,18 +77,11 @@ class LfwVerification:
     Args:
         images: An archive, folder, URL or Hub id for `load_lfw`, or a dataset with columns `image` and `file`
             ("Person/Person_0001.jpg") and optionally `landmarks`.
-        pairs: LFW's pairs file, or pairs already read.
         landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
             detected. Without it all images get the processor's center crop.
         threshold_pairs: View 1 only: the pairs that choose the threshold.
-        detector: Instead of landmarks: a `FaceDetectorModel` that finds them; the face nearest to the center counts.
         undetected: With landmarks or a detector: what an image without a detected face means: "error", or
             "center-crop" to use the processor's center crop.
-        regime: Which of LFW's six regimes the tested models are in, in words.
-        name: Prefix of the metrics; "lfw_view1" or "lfw_view2" by default.
-        batch_size: Images per forward pass.
-        num_workers: Processes that decode and align.
-        progress: Show progress bars.
 
     Raises:
         InputError: A file is missing or malformed, or it holds none of the pairs' images.
@@ -113,7 +101,7 @@ class LfwVerification:
         batch_size: int = 64,
         num_workers: int = 2,
         progress: bool = True,
-        detector: PreTrainedModel | None = None,
+        detector: FaceDetectorModel | None = None,
     ) -> None:
         if detector is not None and landmarks is not None:
             raise InputError("give either landmarks or a detector that finds them")
@@ -148,16 +136,12 @@ class LfwVerification:
         """The figure to choose models by."""
         return f"{self.name}_accuracy"
 
-    def __call__(self, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, float]:
+    def __call__(self, model: PreTrainedModel, processor: FaceImageProcessor) -> dict[str, float]:
         """Measure a model in eval mode, on any device: figure -> value, in percent."""
         return self.evaluate(model, processor).metrics
 
-    def evaluate(self, model: PreTrainedModel, processor: BaseImageProcessor) -> LfwResult:
+    def evaluate(self, model: PreTrainedModel, processor: FaceImageProcessor) -> LfwResult:
         """Measure a model.
-
-        Args:
-            model: A `FaceEmbedderModel`, or a model with a head around one; on any device.
-            processor: Its `FaceImageProcessor`.
 
         Raises:
             InputError: None of the images can be used, or the embeddings are not finite.
@@ -165,7 +149,7 @@ class LfwVerification:
         crops = self.aligned(processor)
         return self.result(embed_aligned(model, processor, crops.pixels, self.batch_size, self.progress), crops)
 
-    def aligned(self, processor: BaseImageProcessor) -> AlignedCrops:
+    def aligned(self, processor: FaceImageProcessor) -> AlignedCrops:
         """The crops of `files`, read and aligned once per processor setting.
 
         Raises:
@@ -177,7 +161,7 @@ class LfwVerification:
             photos = _photos(self.faces, wanted.__contains__)
             if not photos:
                 raise InputError(
-                    f"{self.source} holds none of the {len(wanted)} images that the pairs name (such as "
+                    f"{self.source} contains none of the {len(wanted)} images that the pairs name (such as "
                     f"{self.files[0]})"
                 )
             self._aligned = (settings, self._align(processor, self.files, photos))
@@ -243,7 +227,7 @@ class LfwVerification:
             scorer,
         )
 
-    def aligned_outside(self, processor: BaseImageProcessor) -> AlignedCrops:
+    def aligned_outside(self, processor: FaceImageProcessor) -> AlignedCrops:
         """The crops of all people whom no pair names: what a baseline may be fitted on.
 
         Raises:
@@ -255,7 +239,7 @@ class LfwVerification:
             raise InputError(f"{self.source} has nobody outside the tested pairs to fit a baseline on")
         return self._align(processor, sorted(photos), photos)
 
-    def _align(self, processor: BaseImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
+    def _align(self, processor: FaceImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
         unusable: dict[str, str] = {}
         faces = []
         if self.detector is not None:
@@ -264,7 +248,7 @@ class LfwVerification:
                 self.detector, new, num_threads=max(self.num_workers, 1), progress=self.progress
             )
         for file in files:
-            points = None
+            points: Points | None = None
             if file not in photos:
                 unusable[file] = f"not in {self.source}"
             elif self.detector is not None:

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.lfw import LfwResult, LfwVerification
 from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.faces.evaluation.plots import Mistake, plot_mistakes, plot_roc
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 
 def report_lfw(
     lfw: LfwVerification,
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     output: str | Path,
     baselines: bool = False,
     mistakes: int = 5,
@@ -26,16 +27,8 @@ def report_lfw(
     """Measure, write results.json, roc.png and mistakes.png.
 
     Args:
-        lfw: The protocol with its data.
-        model: A `FaceEmbedderModel`.
-        processor: Its processor.
-        output: The folder to write to.
         baselines: Also score raw pixels and eigenfaces, fitted on the people whom no pair names.
-        mistakes: Pairs of each kind in the picture.
         files: Role -> data file, to be named with its sha256.
-
-    Returns:
-        What was written into results.json: metrics, and the details under the protocol's name.
 
     Raises:
         InputError: The images, pairs or landmarks are not what they should be.

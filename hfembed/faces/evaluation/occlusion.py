@@ -8,15 +8,16 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.atomic import atomic_write
 from hfembed.faces.evaluation.embedding import embed_aligned
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 
 def occlusion_map(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     crop: torch.Tensor,
     other: torch.Tensor,
     patch: int = 24,
@@ -28,8 +29,6 @@ def occlusion_map(
     squares that cover it; negative where covering it makes the faces more alike.
 
     Args:
-        model: A `FaceEmbedderModel`.
-        processor: Its processor, for the normalization.
         crop: (C, H, W) uint8, aligned.
         other: (C, H, W) uint8, the face it is compared with.
         patch: Side of the square, in pixels.

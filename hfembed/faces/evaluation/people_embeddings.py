@@ -7,13 +7,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from datasets import Image
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfembed.errors import InputError
 from hfembed.faces.data.faces import load_faces
 from hfembed.faces.evaluation.embedding import FaceFile, embed_faces
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.index.origin import Origin
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 
 class PeopleEmbeddings(NamedTuple):
@@ -22,8 +23,6 @@ class PeopleEmbeddings(NamedTuple):
     Attributes:
         embeddings: (N, D) float32, NaN where a photo failed.
         files: N names, "Person/photo.jpg".
-        people: N names.
-        failures: File name -> reason.
     """
 
     embeddings: np.ndarray
@@ -34,7 +33,7 @@ class PeopleEmbeddings(NamedTuple):
 
 def embed_people(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     source: str | Path,
     landmarks: str | Path | None = None,
     index_folder: str | Path | None = None,
@@ -45,23 +44,8 @@ def embed_people(
 ) -> PeopleEmbeddings:
     """Embed all photos of a source.
 
-    Args:
-        model: A `FaceEmbedderModel`; on any device.
-        processor: Its processor.
-        source: A source of `load_faces`.
-        landmarks: JSON file: file -> five points, null where no face was detected.
-        index_folder: Folder of an `EmbeddingIndex` of these photos, which then are not embedded again; written where
-            there is none yet.
-        undetected: With landmarks: what a photo without a detected face means.
-        batch_size: Crops per forward pass.
-        num_workers: Processes that decode and align.
-        progress: Show a bar.
-
-    Returns:
-        Embeddings and failures, in the order of the files.
-
     Raises:
-        InputError: The source cannot be read, not one photo can be used, or the index is of other photos or of
+        InputError: The source cannot be read, none of the photos can be used, or the index is of other photos or of
             another model.
     """
     faces = load_faces(source, landmarks=landmarks)
@@ -107,11 +91,14 @@ def _from_index(
     index.check_origin(origin, name=str(folder))
     if index.origin.weights is None or index.origin.settings.keys() != origin.settings.keys():
         raise InputError(f"{folder} does not say how its embeddings were made; give another folder")
-    place = {(person, file): row for row, (person, file) in enumerate(zip(people, files, strict=True))}
+    place: dict[tuple[str, str | None], int] = {
+        (person, file): row for row, (person, file) in enumerate(zip(people, files, strict=True))
+    }
     foreign = [file for person, file in zip(index.labels, index.files, strict=True) if (person, file) not in place]
     if foreign:
         raise InputError(f"{folder} contains other photos, such as {foreign[0]}; give another folder")
-    embeddings = np.full((len(files), index.dimension), np.nan, dtype=np.float32)
-    embeddings[[place[key] for key in zip(index.labels, index.files, strict=True)]] = index.vectors().numpy()
+    vectors = index.vectors().numpy()
+    embeddings = np.full((len(files), vectors.shape[1]), np.nan, dtype=np.float32)
+    embeddings[[place[key] for key in zip(index.labels, index.files, strict=True)]] = vectors
     failures = {file: f"not in {folder}" for file, row in zip(files, embeddings, strict=True) if np.isnan(row[0])}
     return PeopleEmbeddings(embeddings, files, people, failures)

@@ -19,8 +19,6 @@ def pixel_baseline_embeddings(
     Args:
         fitted_on: (M, C, H, W) uint8, crops of other people than the tested; mean and components come from these.
         crops: (N, C, H, W) uint8.
-        components: Eigenfaces kept, at most M.
-        seed: Of the randomized singular value decomposition.
 
     Returns:
         Name -> (N, D) float32: "pixels" (centered by the mean face), "eigenfaces", "whitened_eigenfaces".

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hfembed.atomic import atomic_write
 from hfembed.faces.evaluation.verification import MINIMUM_EXPECTED_FALSE_ACCEPTS, Roc
@@ -19,11 +20,8 @@ class Mistake(NamedTuple):
     """A pair decided wrongly.
 
     Attributes:
-        score: Its cosine similarity.
         crop_a: (C, H, W) uint8.
         crop_b: (C, H, W) uint8.
-        name_a: Caption of the first crop.
-        name_b: Caption of the second.
     """
 
     score: float
@@ -110,7 +108,7 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | Path, title: str = "") -
             color=(_BLUE, _RED, _GRAY)[number % 3],
         )
     axes.set(xlabel="rank k", ylabel="probes whose person is among the first k, %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes, "lower right")
     figure.suptitle(title, fontsize=12)
     save_figure(figure, path)
@@ -119,18 +117,11 @@ def plot_cmc(curves: dict[str, np.ndarray], path: str | Path, title: str = "") -
 def plot_mistakes(
     false_accepts: Sequence[Mistake], false_rejects: Sequence[Mistake], path: str | Path, title: str = ""
 ) -> None:
-    """Draw the most confident mistakes, as the crops the network saw.
-
-    Args:
-        false_accepts: Two people taken for one, highest score first.
-        false_rejects: One person taken for two, lowest score first.
-        path: The picture file to write.
-        title: Stands above both.
-    """
+    """Draw the most confident mistakes, as the crops the network saw."""
     rows = max(len(false_accepts), len(false_rejects), 1)
     figure = Figure(figsize=(8.2, 0.9 + 1.75 * rows), layout="constrained")
     figure.suptitle(title, fontsize=12)
-    halves = figure.subfigures(1, 2, wspace=0.06)
+    halves: Any = figure.subfigures(1, 2, wspace=0.06)
     for half, heading, mistakes, color in (
         (halves[0], "false accepts: two people taken for one", false_accepts, _RED),
         (halves[1], "false rejects: one person taken for two", false_rejects, _BLUE),
@@ -147,7 +138,7 @@ def plot_mistakes(
     save_figure(figure, path)
 
 
-def _finish(axes: Axes, legend: str) -> None:
+def _finish(axes: Axes, legend: Literal["lower left", "lower right"]) -> None:
     axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc=legend, frameon=False)

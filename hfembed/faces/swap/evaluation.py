@@ -28,7 +28,6 @@ class Faces(NamedTuple):
     Attributes:
         pixels: (N, C, H, W) in [0, 1].
         labels: (N,) int64, numbers of the model's people.
-        files: Their names.
     """
 
     pixels: torch.Tensor
@@ -63,14 +62,6 @@ class SwapEvaluation:
     embedding has a larger cosine to the target than to the source. The upper bound is what held-out photos of the
     people themselves reach, at the model's resolution.
 
-    Args:
-        trained: The photos the model was trained on.
-        tested: Photos it was not trained on.
-        embedder: The model that measures; not one that was part of the training loss.
-        embedder_processor: Its processor.
-        detector: Finds landmarks in photos and swaps, for the figures on poses.
-        batch_size: Faces per forward pass.
-
     Raises:
         InputError: Somebody has no photo on one of the sides.
     """
@@ -97,10 +88,6 @@ class SwapEvaluation:
 
     def __call__(self, model: FaceSwapModel, processor: FaceImageProcessor) -> dict[str, float]:
         """Swap every held-out photo with everybody else.
-
-        Args:
-            model: In eval mode; its people are those of the photos.
-            processor: Its processor.
 
         Returns:
             `swap_closer_to_target` in percent; the mean cosines `swap_cosine_to_target`, `swap_cosine_to_source`,
@@ -300,7 +287,6 @@ def find_landmarks(detector: FaceDetectorModel, faces: torch.Tensor | Sequence[t
     """Find five landmarks in face crops.
 
     Args:
-        detector: A `FaceDetectorModel`.
         faces: (n, C, H, W) in [0, 1].
 
     Returns:

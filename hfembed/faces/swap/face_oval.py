@@ -15,7 +15,6 @@ def face_oval(template: Sequence[Sequence[float]], height: int, width: int, soft
         template: Left eye, right eye, nose, left and right mouth corner, [x, y] in pixels.
         height: Of the picture, in pixels.
         width: Of the picture, in pixels.
-        softness: Width of the soft edge, inwards, as a fraction of the ellipse's radius.
 
     Returns:
         float32 (height, width) in [0, 1]: 1 inside, 0 outside.

@@ -18,13 +18,9 @@ _CONTRAST_RANGE = (0.7, 1.4)  # color matching changes the contrast by no more t
 
 
 class FaceSwapper:
-    """Repositions the faces in photos by another person's.
+    """Replaces the faces in photos by another person's.
 
     Args:
-        model: A `FaceSwapModel` in eval mode.
-        processor: Its processor.
-        detector: A `FaceDetectorModel`; not needed where landmarks are given.
-        match_colors: Give the new face the mean and contrast of each color channel of the old one.
         softness: Width of the soft edge as a fraction of the face, in (0, 1].
     """
 
@@ -53,13 +49,8 @@ class FaceSwapper:
         """Swap the faces of one photo.
 
         Args:
-            photo: A photo, or its file.
-            person: Whose face they get, a name of `model.config.people`.
             landmarks: (n, 5, 2), [x, y] in pixels of the upright photo; None: the detector finds them.
             faces: Which of them, counted from the left from 0; None: all.
-
-        Returns:
-            The photo, upright, mode RGB. It carries no mark yet: `save_marked` writes it with one.
 
         Raises:
             InputError: The photo cannot be read, has no face or not that many, or the person is unknown.
@@ -126,7 +117,6 @@ def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -
 
     Args:
         face: float (height, width, channels).
-        reference: The same shape.
         weights: (height, width) of the pixels.
 
     Returns:

@@ -1,6 +1,5 @@
 """The photos of a few people, one folder each, for face swapping."""
 
-import hashlib
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import datasets
 import numpy as np
 
 from hfembed.errors import InputError
-from hfembed.faces.data.face_sources import LANDMARKS_FEATURE
+from hfembed.faces.data.face_sources import face_features, with_fingerprint
 from hfembed.faces.data.person_folders import check_person_names
 from hfembed.photos import find_photos
 
@@ -24,22 +23,16 @@ def load_people(
     """Read one folder per person, named after the person; folders within it belong to them too.
 
     Args:
-        folders: One folder per person.
         landmarks: Five [x, y] that hold for every photo, where they are aligned crops; None: center crops.
         exclude_files: Photos to leave out, as "folder/photo.jpg" (the last two parts of their path).
-        exclude_people: Folders below to leave out, by name.
-
-    Returns:
-        `image`, `label` (a `ClassLabel` of people, in the order given), `file` and `landmarks`, ordered by person and
-        file.
 
     Raises:
-        InputError: A folder is missing or holds no photos, or two have the same name.
+        InputError: A folder is missing or contains no photos, or two have the same name.
     """
     names = [Path(folder).resolve().name for folder in folders]
     for number, name in enumerate(names):
         if name in names[:number]:
-            raise InputError(f'two of the folders are called "{name}": give each person a name of their own')
+            raise InputError(f'duplicate folder name "{name}"; every person needs a distinct name')
     check_person_names(names, "the folders of people")
     left_out, strangers = set(exclude_files), set(exclude_people)
     places: list[Path] = []
@@ -51,7 +44,7 @@ def load_people(
             if "/".join(path.parts[-2:]) not in left_out and path.parent.name not in strangers
         ]
         if not found:
-            raise InputError(f'"{folder}" holds no photos to learn a person from after the exclusions')
+            raise InputError(f'"{folder}" contains no photos after the exclusions')
         places += found
         labels += [label] * len(found)
     points = None if landmarks is None else np.asarray(landmarks).tolist()
@@ -64,16 +57,7 @@ def load_people(
         ],
         "landmarks": [points] * len(places),
     }
-    schema = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=names),
-            "file": datasets.Value("string"),
-            "landmarks": LANDMARKS_FEATURE,
-        }
-    )
-    photos = datasets.Dataset.from_dict(columns, features=schema)
+    photos = datasets.Dataset.from_dict(columns, features=face_features(datasets.ClassLabel(names=names)))
     stats = [os.stat(place) for place in places]
     state = repr([(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(places, stats, strict=True)] + [points])
-    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return datasets.Dataset(photos.data, info=photos.info, fingerprint=fingerprint)
+    return with_fingerprint(photos, state)

@@ -20,11 +20,7 @@ def draw_swap_grid(
     """Draw one block of rows per person: their photos, then the same photos swapped to each person.
 
     Args:
-        model: The model, in eval mode; its people are the order of the columns.
         faces: A tensor (count, channels, height, width) in [0, 1] for each of the model's people; equal counts.
-        path: The picture file to write.
-        magnify: Magnification.
-        gap: Pixels between the blocks.
 
     Raises:
         OSError: The file cannot be written.
@@ -47,8 +43,6 @@ def plot_pose_distance(points: Sequence[dict[str, Any]], path: str | Path, bins:
 
     Args:
         points: Of `SwapEvaluation.evaluate`: "distance", "cosine", "pose_error" (None where unknown), "held_out".
-        path: The picture file to write.
-        bins: Groups of equal size, whose means are joined by a line.
 
     Raises:
         OSError: The file cannot be written.

@@ -27,8 +27,6 @@ def save_marked(picture: Image.Image, path: str | Path, label: bool = True) -> N
     Nothing of the original photo's metadata (place, camera) is kept.
 
     Args:
-        picture: Mode RGB.
-        path: .png, .jpg, .jpeg or .webp.
         label: Also write "generated face" into the lower right corner.
 
     Raises:
@@ -57,15 +55,7 @@ def save_marked(picture: Image.Image, path: str | Path, label: bool = True) -> N
 
 
 def with_label(picture: Image.Image, text: str = LABEL) -> Image.Image:
-    """A copy with a small line of text in the lower right corner, readable on any background.
-
-    Args:
-        picture: Mode RGB.
-        text: What to write.
-
-    Returns:
-        The copy.
-    """
+    """A copy with a small line of text in the lower right corner, readable on any background."""
     marked = picture.copy()
     draw = ImageDraw.Draw(marked, "RGBA")
     size = max(8, round(0.03 * min(picture.size)))

@@ -17,7 +17,6 @@ class Recrop(nn.Module):
 
     Args:
         source: The `FaceImageProcessor` of the model that drew the faces, color "rgb" or "gray".
-        target: The `FaceImageProcessor` of the embedder.
     """
 
     grid: torch.Tensor

@@ -1,12 +1,12 @@
 """What `hfembed evaluate swap` leaves in its folder: results.json, the grid of swaps, likeness against pose."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hfembed.checkpoint.json_notes import read_json
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
@@ -24,22 +24,13 @@ def read_sides(
 ) -> tuple[Faces, Faces]:
     """The people's photos that a model was trained on, and those it was not.
 
-    Args:
-        notes_file: training.json of the model.
-        folders: A folder for each of the model's people, by their names, in any order.
-        model: The model.
-        processor: Its processor.
-
-    Returns:
-        The photos trained on and the others.
-
     Raises:
         InputError: There are no notes, a folder is missing, or one of the sides is empty.
     """
     notes_file = Path(notes_file)
     if not notes_file.is_file():
         raise InputError(f"{notes_file} is missing: it says which photos were trained on and may not be tested")
-    notes = json.loads(notes_file.read_text(encoding="utf-8"))
+    notes = read_json(notes_file)
     by_name = {Path(folder).resolve().name: folder for folder in folders}
     for name in (*by_name, *model.config.people):
         if name not in model.config.people:
@@ -75,16 +66,6 @@ def report_swap(
     files: dict[str, str | Path | None],
 ) -> dict[str, float]:
     """Measure, and write results.json, swaps.png and (with a detector) pose_distance.png.
-
-    Args:
-        evaluation: The photos and who measures.
-        model: In eval mode.
-        processor: Its processor.
-        output: The folder to write into.
-        files: Role -> file, for the record.
-
-    Returns:
-        The figures.
 
     Raises:
         InputError: Somebody has no photo on one of the sides.

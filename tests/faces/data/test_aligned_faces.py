@@ -132,6 +132,25 @@ def test_landmarks_of_another_scale_are_no_black_crop(faces, processor):
         processor.align(faces[0]["image"], scaled)
 
 
+@pytest.mark.parametrize(
+    "record", ["", "{", "[]", '{"done": 3}', *(f'{{"done": {n}, "failures": {{}}}}' for n in (-1, 99, 4))]
+)
+def test_a_damaged_record_of_an_interrupted_alignment_starts_it_again(faces, processor, tmp_path, record, caplog):
+    whole = align(faces, processor, cache_dir=tmp_path / "whole")
+    partial = tmp_path / "cache" / f"{whole.folder.name}.partial"
+    partial.mkdir(parents=True)
+    (partial / "progress.json").write_text(record)
+    again = align(faces, processor, cache_dir=tmp_path / "cache")
+    assert "from the start" in caplog.text and not partial.exists()
+    assert np.array_equal(np.load(again.folder / "pixels.npy"), np.load(whole.folder / "pixels.npy"))
+
+
+def test_a_damaged_cache_is_one_line(faces, processor, tmp_path):
+    (align(faces, processor, cache_dir=tmp_path).folder / "failures.json").write_text("{")
+    with pytest.raises(InputError, match="failures.json is not JSON.*remove"):
+        align(faces, processor, cache_dir=tmp_path)
+
+
 def test_an_interrupted_alignment_continues(faces, processor, tmp_path, monkeypatch):
     """A full disk or a kill half way: the next start aligns the rest, and the result is the same."""
     whole = align(faces, processor, cache_dir=tmp_path / "whole")

@@ -49,7 +49,7 @@ def test_exclusions(folder, tmp_path):
     assert people_of(load_faces(folder, exclude_identities=people, max_overlap=0.9)).count("Bob_Ray") == 2
     wrong = tmp_path / "wrong.json"
     wrong.write_text('["Somebody_Else"]')
-    with pytest.raises(InputError, match="is it the right list"):
+    with pytest.raises(InputError, match="check that it is the right list"):
         load_faces(folder, exclude_identities=wrong)
     wrong.write_text('[{"person": "Ann_Lee"}]')
     with pytest.raises(InputError, match="not a JSON list of names"):
@@ -78,20 +78,20 @@ def test_a_name_in_two_sources_is_not_guessed_about(folder, tmp_path):
     merged = load_faces([folder, other], merge_people=True)
     assert people_of(merged).count("Cy") == 2 and merged.features["label"].num_classes == 3
     other = write_folder(tmp_path / "third", {"CY/b.jpg": encode(3)})
-    with pytest.raises(InputError, match='"CY" and "Cy" look like one person'):
+    with pytest.raises(InputError, match='"CY" and "Cy" look like the same person'):
         load_faces([folder, other])
 
 
 @pytest.mark.parametrize(
     "files, complaint",
     [
-        ([], "holds no photos"),
-        (["notes.txt", "Ann/.DS_Store"], "holds no photos"),
-        (["photo.jpg"], "lies in no person's folder"),
-        (["Ann/1.jpg", "b/Bob/1.jpg"], "lie at different depths"),
-        (["train/Ann/1.jpg", "test/Ann/2.jpg"], '"Ann" is there twice'),
-        (["Ann Lee/1.jpg", "ann_lee/1.jpg"], "look like one person"),
-        (["Zoë/1.jpg", "Zoe\u0308/1.jpg"], "look like one person"),
+        ([], "contains no photos"),
+        (["notes.txt", "Ann/.DS_Store"], "contains no photos"),
+        (["photo.jpg"], "is not inside a person folder"),
+        (["Ann/1.jpg", "b/Bob/1.jpg"], "are at different depths"),
+        (["train/Ann/1.jpg", "test/Ann/2.jpg"], 'duplicate person "Ann"'),
+        (["Ann Lee/1.jpg", "ann_lee/1.jpg"], "look like the same person"),
+        (["Zoë/1.jpg", "Zoe\u0308/1.jpg"], "look like the same person"),
     ],
 )
 def test_a_layout_that_is_not_a_folder_per_person_is_refused(tmp_path, files, complaint):
@@ -104,7 +104,7 @@ def test_a_layout_that_is_not_a_folder_per_person_is_refused(tmp_path, files, co
 
 
 def test_nobody_left_is_an_error(folder):
-    with pytest.raises(InputError, match="no photos are left after min_photos 9"):
+    with pytest.raises(InputError, match="no photos left after min_photos 9"):
         load_faces(folder, min_photos=9)
     with pytest.raises(InputError, match="no source"):
         load_faces([])
@@ -186,7 +186,7 @@ def test_streaming_says_what_it_cannot_do(tmp_path, folder):
     for source, options, complaint in [
         (folder, {}, "cannot be streamed"),
         (path, {}, "numbered people"),
-        (path, {"min_photos": 2}, "see the whole set first"),
+        (path, {"min_photos": 2}, "need the whole data set"),
         ([path, path], {}, "one source"),
     ]:
         with pytest.raises(InputError, match=complaint):

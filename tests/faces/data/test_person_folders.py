@@ -39,7 +39,7 @@ def test_a_tar_that_is_cut(tmp_path, photos, keep):
     # at the end of the last photo, in the middle of the archive, and in the last photo
     size = {-1024: end.offset_data + -(-end.size // 512) * 512, -10 * 1024: end.offset, -4: end.offset_data + 9}[keep]
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(InputError, match="people.tar.*fetch it again"):
+    with pytest.raises(InputError, match="people.tar.*download it again"):
         read_person_folders(path)
 
 

@@ -82,6 +82,23 @@ def test_lfw_comes_back_with_its_folds_photos_and_points(hub, client, photos):
     assert client(compare, folder=photos) == [6, 5, list(PEOPLE)]
 
 
+@pytest.mark.parametrize("data", ["faces", "lfw"])
+def test_links_out_of_the_folder_are_not_pushed(hub, client, photos, data):
+    secret = photos / "secret.jpg"
+    Image.new("RGB", (50, 40), (9, 200, 9)).save(secret)
+    (photos / "lfw" / "Ann_Lee" / "Ann_Lee_0003.jpg").symlink_to(secret)
+    (photos / "private" / "Zoe_Zed").mkdir(parents=True)
+    Image.new("RGB", (50, 40), (200, 9, 9)).save(photos / "private" / "Zoe_Zed" / "Zoe_Zed_0001.jpg")
+    (photos / "lfw" / "Zoe_Zed").symlink_to(photos / "private" / "Zoe_Zed")
+    arguments = ["push-dataset", data, str(photos / "lfw"), f"ann/links-{data}"]
+    arguments += ["--pairs", str(photos / "pairs.txt")] if data == "lfw" else []
+    assert client(run, arguments=arguments) == 0, client.output
+    assert "links out of the folder" in client.output
+    for name, content in hub.files(f"ann/links-{data}", kind="datasets").items():
+        for file in (secret, photos / "private" / "Zoe_Zed" / "Zoe_Zed_0001.jpg"):
+            assert file.read_bytes() not in content and b"Zoe" not in content, name
+
+
 def test_crops_are_lossless_and_lie_on_the_template(hub, client, photos):
     arguments = ["push-dataset", "faces", str(photos / "lfw"), "ann/crops", "--crop-size", "32", "--private"]
     arguments += ["--landmarks", str(photos / "landmarks.json")]

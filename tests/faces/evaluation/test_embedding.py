@@ -56,6 +56,25 @@ def test_neither_random_numbers_nor_training_mode_are_touched(model, processor, 
         model.eval()
 
 
+def test_an_embedding_that_is_not_finite_is_an_input_error(model, processor, faces):
+    weight = next(model.parameters())
+    kept = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+        crops = align_faces(processor, faces, 2, 0, progress=False)
+        for embed in (
+            lambda: embed_aligned(model, processor, crops.pixels, progress=False),
+            lambda: embed_faces(model, processor, faces, 2, 0, progress=False),
+        ):
+            with pytest.raises(InputError, match="not finite") as error:
+                embed()
+            assert "\n" not in str(error.value)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
 def test_nothing_usable_is_an_input_error(model, processor):
     with pytest.raises(InputError, match="no images"):
         embed_faces(model, processor, [], num_workers=0, progress=False)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig
 
 from hfembed import EmbeddingIndex
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.cli import main
 from hfembed.errors import InputError
@@ -204,6 +205,7 @@ def test_the_command_leaves_figures_pictures_and_an_index(tiny_lfw, checkpoint, 
     assert code == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     details = results["identification"]
+    assert details["weights"] == Checkpoint.resolve(str(model)).fingerprint
     assert details["photos"] == {"all": 24, "people": 12, "failed": 1}
     assert details["failures"] == {"Person_B/Person_B_0002.jpg": "no face detected"}
     assert results["identification_rank_1"] <= 100 * 11 / 12, "an undetected probe is an error"

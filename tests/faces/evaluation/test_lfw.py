@@ -104,7 +104,7 @@ def test_floor_is_fitted_outside_the_pairs_and_separates_textures(tiny_lfw, proc
 def test_bad_input_is_one_clear_line(tiny_lfw, processor, tmp_path):
     (tmp_path / "people.txt").write_text("1\nNobody\t1\t2\nNobody\t1\tNowhere\t1\n")
     with pytest.raises(
-        InputError, match=r"holds none of the 3 images that the pairs name \(such as Nobody/Nobody_0001"
+        InputError, match=r"contains none of the 3 images that the pairs name \(such as Nobody/Nobody_0001"
     ):
         make_lfw(tiny_lfw.folder, tmp_path / "people.txt").aligned(processor)
     with pytest.raises(InputError, match="threshold pairs belong to View 1"):

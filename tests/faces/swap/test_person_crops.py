@@ -42,7 +42,7 @@ def test_bad_folders_are_named(people, tmp_path):
     for folders, words in [
         ([people / "Dora"], "Dora"),
         ([people / "Cy", tmp_path / "empty"], "empty.*no photos"),
-        ([people / "Cy", tmp_path / "other" / "Cy"], 'called "Cy"'),
+        ([people / "Cy", tmp_path / "other" / "Cy"], 'duplicate folder name "Cy"'),
     ]:
         with pytest.raises(InputError, match=words):
             load_people(folders)
