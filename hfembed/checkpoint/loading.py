@@ -115,7 +115,9 @@ def load_image_model(
     return model, processor
 
 
-def _load_model(checkpoint: Checkpoint, model_class: type[Model], kind: str, device: str, dtype: torch.dtype | str) -> Model:
+def _load_model(
+    checkpoint: Checkpoint, model_class: type[Model], kind: str, device: str, dtype: torch.dtype | str
+) -> Model:
     torch_device, dtype = choose_device(device), choose_dtype(dtype)
     folder, name = checkpoint.folder, checkpoint.name
     config = read_config(folder, name)
