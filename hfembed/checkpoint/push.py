@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hfembed.checkpoint.card import render_card
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.contents import model_files
 from hfembed.checkpoint.files import CARD_FILE, DETECTOR_FOLDER
+from hfembed.checkpoint.pushed_files import model_files
 from hfembed.checkpoint.saving import finish_save
 from hfembed.hub.card_marker import is_generated, mark, unmarked
 from hfembed.hub.commit import Pushed, commit_files, full_name

@@ -18,8 +18,8 @@ from transformers.dynamic_module_utils import get_relative_imports
 import hfembed.auto  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.contents import copy_model
 from hfembed.checkpoint.files import DETECTOR_FOLDER, PROCESSOR_FILE
+from hfembed.checkpoint.pushed_files import copy_model
 from hfembed.checkpoint.validation import check_weights, read_config
 from hfembed.hub.card_marker import mark, unmarked
 
