@@ -50,7 +50,27 @@ def _without(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
 class AutoencoderConfig(PreTrainedConfig):
     """Base of the autoencoders' configs: the images, the encoder's levels, the size of the latents, the loss.
 
-    Attributes and errors are documented in each family's config.
+    Args:
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the images: 3, or 1 for gray.
+        image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
+            Height and width of the images.
+        patch_size (`int`, *optional*, defaults to 2):
+            Side of the patches that the first layer folds into channels; 1 works at full resolution.
+        widths (`list[int]`, *optional*, defaults to `[32, 64, 128, 128]`):
+            Channels of each level; the second and every further level halve height and width.
+        blocks_per_level (`int`, *optional*, defaults to 1):
+            Residual blocks at each level, in the encoder as in a decoder.
+        latent_channels (`int`, *optional*, defaults to 8):
+            Channels of the latents.
+        loss_weights (`dict[str, float]`, *optional*, defaults to `{"mean_squared": 1.0}`):
+            Weights of the losses that `forward` sums: `"mean_squared"`, `"mean_absolute"`, `"ssim"` (one minus SSIM),
+            `"ms_ssim"` (one minus MS-SSIM).
+
+    Raises:
+        ValueError: A field that does not exist, named together with the nearest one that does. Fields of a
+            config.json written by another version of transformers are let through, unless they look like a typo.
+        StrictDataclassError: A value of the wrong type, or an impossible one.
     """
 
     num_channels: int = 3

@@ -11,17 +11,11 @@ from hfembed.models.autoencoder_config import AutoencoderConfig
 class AppearanceAutoencoderConfig(AutoencoderConfig):
     r"""Configuration of `AppearanceAutoencoderModel`.
 
+    Further fields, and errors: see `AutoencoderConfig`.
+
     Args:
-        num_channels (`int`, *optional*, defaults to 3):
-            Channels of the images: 3, or 1 for gray.
         image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
             Height and width of the images; both even.
-        patch_size (`int`, *optional*, defaults to 2):
-            Side of the patches that the encoder's first layer folds into channels.
-        widths (`list[int]`, *optional*, defaults to `[32, 64, 128, 128]`):
-            Channels of each level of the encoder; the second and every further level halve height and width.
-        blocks_per_level (`int`, *optional*, defaults to 1):
-            Residual blocks at each level.
         latent_channels (`int`, *optional*, defaults to 64):
             How many numbers an image is described by, the warp's included.
         warp_latents (`int`, *optional*, defaults to 16):
@@ -33,13 +27,6 @@ class AppearanceAutoencoderConfig(AutoencoderConfig):
         code_filters (`bool`, *optional*, defaults to `False`):
             Besides what its basis can represent, the linear code takes in what filters of its own see in the residual.
             For codes that are to be good by another measure than the squared error.
-        loss_weights (`dict[str, float]`, *optional*, defaults to `{"mean_squared": 1.0}`):
-            Weights of the losses that `forward` sums: `"mean_squared"`, `"mean_absolute"`, `"ssim"` (one minus SSIM),
-            `"ms_ssim"` (one minus MS-SSIM).
-
-    Raises:
-        ValueError: A field that does not exist, named together with the nearest one that does.
-        StrictDataclassError: A value of the wrong type, or an impossible one.
     """
 
     model_type: ClassVar[str] = "hfembed_appearance_autoencoder"

@@ -26,17 +26,11 @@ class ConvAutoencoderConfig(AutoencoderConfig):
     height and width, and the bottleneck reads the last feature map. All layers are convolutions, unless `bottleneck`
     is `"dense"`, so that images of any size that `stride` divides are accepted.
 
+    Further fields, and errors: see `AutoencoderConfig`.
+
     Args:
-        num_channels (`int`, *optional*, defaults to 3):
-            Channels of the images: 3, or 1 for gray.
         image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
             Height and width the model is made for. A convolutional model accepts others too, a dense one does not.
-        patch_size (`int`, *optional*, defaults to 2):
-            Side of the patches that the first layer folds into channels; 1 works at full resolution.
-        widths (`list[int]`, *optional*, defaults to `[32, 64, 128, 128]`):
-            Channels of each level; the second and every further level halve height and width.
-        blocks_per_level (`int`, *optional*, defaults to 1):
-            Residual blocks at each level, in the encoder as in the decoder.
         bottleneck (`str`, *optional*, defaults to `"conv"`):
             `"conv"`, or `"dense"`: one linear layer over the whole feature map, for images of `image_size` only.
         bottleneck_size (`int`, *optional*, defaults to 1):
@@ -55,14 +49,6 @@ class ConvAutoencoderConfig(AutoencoderConfig):
             `"none"`, `"l1"` (mean absolute latent) or `"l2"` (mean squared latent).
         latent_penalty_weight (`float`, *optional*, defaults to 1e-4):
             Weight of the penalty.
-        loss_weights (`dict[str, float]`, *optional*, defaults to `{"mean_squared": 1.0}`):
-            Weights of the losses that `forward` sums: `"mean_squared"`, `"mean_absolute"`, `"ssim"` (one minus SSIM),
-            `"ms_ssim"` (one minus MS-SSIM).
-
-    Raises:
-        ValueError: A field that does not exist, named together with the nearest one that does. Fields of a
-            config.json written by another version of transformers are let through, unless they look like a typo.
-        StrictDataclassError: A value of the wrong type, or an impossible one.
 
     Example:
         ```python

@@ -98,7 +98,7 @@ def adaface_logits(
 def adaface_norm_scores(
     norms: torch.Tensor, norm_mean: torch.Tensor, norm_std: torch.Tensor, concentration: float = 0.333
 ) -> torch.Tensor:
-    """Image quality q from embedding lengths: standardised, times h, clipped to [-1, 1] (AdaFace)."""
+    """Image quality q from embedding lengths: standardized, times h, clipped to [-1, 1] (AdaFace)."""
     norms = norms.detach().float().clamp(0.001, 100)
     return ((norms - norm_mean) / (norm_std + 0.001) * concentration).clamp(-1, 1)
 

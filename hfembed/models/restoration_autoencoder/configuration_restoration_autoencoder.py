@@ -11,17 +11,11 @@ from hfembed.models.autoencoder_config import AutoencoderConfig
 class RestorationAutoencoderConfig(AutoencoderConfig):
     r"""Configuration of `RestorationAutoencoderModel`.
 
+    Further fields, and errors: see `AutoencoderConfig`.
+
     Args:
-        num_channels (`int`, *optional*, defaults to 3):
-            Channels of the images: 3, or 1 for gray.
         image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
             Height and width the model is trained at. A denoiser accepts others too, an inpainting model does not.
-        patch_size (`int`, *optional*, defaults to 2):
-            Side of the patches that the first layer folds into channels; 1 works at full resolution.
-        widths (`list[int]`, *optional*, defaults to `[32, 64, 128, 128]`):
-            Channels of each level; the second and every further level halve height and width.
-        blocks_per_level (`int`, *optional*, defaults to 1):
-            Residual blocks at each level, in the encoder as in the decoder.
         bottleneck (`str`, *optional*, defaults to `"conv"`):
             `"conv"`, or `"dense"`: one linear layer over the whole feature map, for images of `image_size` only.
         bottleneck_size (`int`, *optional*, defaults to 1):
@@ -31,13 +25,6 @@ class RestorationAutoencoderConfig(AutoencoderConfig):
         inpainting (`bool`, *optional*, defaults to `False`):
             Images come with a mask of holes. These are filled by their conditional mean under a Gaussian over images
             of `image_size`, and the network, which sees the mask, predicts the correction inside of them.
-        loss_weights (`dict[str, float]`, *optional*, defaults to `{"mean_squared": 1.0}`):
-            Weights of the losses that `forward` sums: `"mean_squared"`, `"mean_absolute"`, `"ssim"` (one minus SSIM),
-            `"ms_ssim"` (one minus MS-SSIM).
-
-    Raises:
-        ValueError: A field that does not exist, named together with the nearest one that does.
-        StrictDataclassError: A value of the wrong type, or an impossible one.
     """
 
     model_type: ClassVar[str] = "hfembed_restoration_autoencoder"
