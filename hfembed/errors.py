@@ -43,7 +43,7 @@ _EXTRAS = {
 
 
 class InputError(ValueError):
-    """Bad input from outside (a file, a config, a name). The message says what is wrong with it and what to do."""
+    """Invalid input (a file, a config, a name). The message says what is wrong with it and what to do."""
 
 
 @contextmanager

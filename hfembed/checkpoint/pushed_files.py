@@ -1,4 +1,4 @@
-"""Which files belong to a model: a push and an export take these, and nothing else that lies in the folder."""
+"""Which files belong to a model: a push and an export take these, and no other file of the folder."""
 
 import json
 import re

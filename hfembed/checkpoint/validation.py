@@ -102,7 +102,7 @@ def check_weights(folder: Path, name: str | None = None) -> dict[str, tuple[int,
 
 
 def check_checkpoint(folder: str | Path) -> PreTrainedConfig:
-    """Check that a folder is a whole checkpoint of one of our models, ready to be shared.
+    """Check that a folder is a complete checkpoint of a supported model, ready to be shared.
 
     Returns:
         The model's config.

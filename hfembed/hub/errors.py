@@ -119,7 +119,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case HfHubHTTPError() if _status(error) >= 500:
             return f"{repo_id}: the Hub fails now ({_status(error)}); try again later"
         case httpx2.TransportError():
-            return f"the Hub cannot be reached ({first_line(error)}); {repo_id} was left as it is"
+            return f"the Hub cannot be reached ({first_line(error)}); {repo_id} is unchanged"
     return None
 
 

@@ -111,6 +111,13 @@ def test_recipes_of_the_package_are_found_by_name():
         find_recipe("face_sofmax")
 
 
+def test_an_earlier_path_of_a_recipe_of_the_package_is_found(capsys):
+    assert find_recipe("scripts/recipes/face_softmax.yaml") == find_recipe("face_softmax")
+    assert "using the recipe face_softmax" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no such recipe"):
+        find_recipe("elsewhere/face_softmax.yaml")
+
+
 def test_an_earlier_name_of_a_field_is_read(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("centres_per_step: 8\n")

@@ -232,7 +232,7 @@ def make_loss(
     device: torch.device,
     ranks: int,
 ) -> Callable:
-    """The loss of this recipe, with the face embedder that judges swaps if there is one.
+    """The loss of this recipe, with the identity model if there is one.
 
     Raises:
         InputError: The embedder cannot be loaded, or the swaps do not divide.

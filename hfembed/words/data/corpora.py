@@ -196,7 +196,7 @@ def open_source(source: object, column: str, split: str, config_name: str | None
             or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
             or source.endswith(_TEXT_SUFFIXES)
         ):
-            raise InputError(f"there is no file or folder {source}")
+            raise InputError(f"{source}: no such file or folder")
         try:
             check_dataset_card(source)
             source = datasets.load_dataset(source, config_name, split=split)
@@ -229,7 +229,7 @@ def _list_files(path: Path) -> list[Path]:
             raise InputError(f"{path} {reason}")
         return [path]
     if not path.is_dir():
-        raise InputError(f"there is no file or folder {path}")
+        raise InputError(f"{path}: no such file or folder")
     files: list[Path] = []
     skipped: list[Path] = []
     for file in sorted(path.rglob("*")):
@@ -327,7 +327,7 @@ def _read_pieces(stream: BinaryIO, file: Path) -> Iterator[bytes]:
 
 
 def _cut_blocks(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """Pieces of any size -> blocks that end at a line break (if their second half has one) or at a blank."""
+    """Pieces of any size -> blocks that end at a line break (if their second half has one) or at a space or tab."""
     rest = b""
     for piece in pieces:
         rest += piece

@@ -4,8 +4,8 @@ The unit is the block of `kernel_torch`: N consecutive words, centers and contex
 they share. One program of the kernel processes a block from its words to the last row written, all in the registers of
 a multiprocessor: rows are loaded once, three matrix products run on the tensor cores, and atomic additions write the
 steps back. A program continues with the next block at once; as many blocks as there are programs are in flight, and
-they do not see each other's steps, like the words of one step in `kernel_torch`: the row cap limits them, here with the
-pair weight that the other blocks in flight are *expected* to put on a row.
+they do not see each other's steps, like the words of one step in `kernel_torch`: the row cap limits them, here with
+the pair weight that the other blocks in flight are *expected* to put on a row.
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
 et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
