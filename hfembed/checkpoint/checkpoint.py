@@ -79,14 +79,16 @@ class Checkpoint:
             local_files_only: Do not contact the Hub.
 
         Raises:
-            InputError: There is no such folder, repository or revision, no right to read it, or a file is not what
-                was pushed.
+            InputError: There is no such folder, repository or revision, no right to read it, a file is not what was
+                pushed, or a folder is to have a revision.
             HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
             OSError: The disk is full.
         """
         if isinstance(name, Checkpoint):
             return name
         if Path(name).is_dir():
+            if revision:
+                raise InputError(f"{name} is a folder; a revision ({revision}) applies to Hub repositories only")
             folder = _inside(Path(name), subfolder, str(name))
             finish_save(folder)
             return cls(str(name), folder)

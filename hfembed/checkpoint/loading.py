@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import MODEL_MAPPING, BaseImageProcessor, PreTrainedModel
@@ -35,14 +35,14 @@ Processor = TypeVar("Processor", bound=BaseImageProcessor)
 
 
 def load_face_embedder(
-    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> tuple[FaceEmbedderModel, FaceImageProcessor]:
     """Load a face embedder, without its classification head, and its processor; as `load_image_model`."""
     return load_image_model(checkpoint, FaceEmbedderModel, FaceImageProcessor, "a face embedder", device, dtype, **hub)
 
 
 def load_face_detector(
-    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> tuple[FaceDetectorModel, FaceDetectorImageProcessor]:
     """Load a face detector and its processor; as `load_image_model`."""
     return load_image_model(
@@ -51,7 +51,7 @@ def load_face_detector(
 
 
 def load_autoencoder(
-    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> tuple[AutoencoderModelBase, ConvAutoencoderImageProcessor]:
     """Load an autoencoder, of any of the `AUTOENCODERS`, and its processor; as `load_image_model`."""
     return load_image_model(
@@ -60,14 +60,14 @@ def load_autoencoder(
 
 
 def load_face_swap(
-    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> tuple[FaceSwapModel, FaceImageProcessor]:
     """Load a face swap model and its processor; as `load_image_model`."""
     return load_image_model(checkpoint, FaceSwapModel, FaceImageProcessor, "a face swap model", device, dtype, **hub)
 
 
 def load_word2vec(
-    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype = torch.float32, **hub: Any
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> Word2VecModel:
     """Load word vectors with their words, without output rows; as `load_image_model`.
 
@@ -87,7 +87,7 @@ def load_image_model(
     processor_class: type[Processor],
     kind: str,
     device: str = "auto",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     **hub: Any,
 ) -> tuple[Model, Processor]:
     """Load a model of one family and its image processor, ready to use.
@@ -98,7 +98,7 @@ def load_image_model(
         processor_class: Its processor's class.
         kind: What a person calls the family, with its article: "a face embedder".
         device: A torch device, or "auto" for the accelerator where there is one.
-        dtype: Of the weights.
+        dtype: Of the weights; a name too, or "auto" for the checkpoint's own.
         **hub: revision, subfolder, token, cache_dir, local_files_only of `Checkpoint.resolve`.
 
     Returns:
@@ -115,8 +115,10 @@ def load_image_model(
     return model, processor
 
 
-def _load_model(checkpoint: Checkpoint, model_class: type[Model], kind: str, device: str, dtype: torch.dtype) -> Model:
-    torch_device = choose_device(device)
+def _load_model(
+    checkpoint: Checkpoint, model_class: type[Model], kind: str, device: str, dtype: torch.dtype | str
+) -> Model:
+    torch_device, dtype = choose_device(device), choose_dtype(dtype)
     folder, name = checkpoint.folder, checkpoint.name
     config = read_config(folder, name)
     if not isinstance(config, model_class.config_class or ()):
@@ -157,6 +159,18 @@ def _one_line(name: str, kind: str) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+def choose_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
+    """Turn "bfloat16" into torch's type of that name; "auto", the checkpoint's own, stays for transformers.
+
+    Raises:
+        InputError: Torch has no such type of floating-point numbers.
+    """
+    chosen = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and not (isinstance(chosen, torch.dtype) and chosen.is_floating_point):
+        raise InputError(f"dtype '{dtype}': expected auto, float32, float16 or bfloat16")
+    return "auto" if dtype == "auto" else cast(torch.dtype, chosen)
 
 
 def choose_device(device: str) -> torch.device:

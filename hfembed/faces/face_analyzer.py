@@ -16,7 +16,7 @@ from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.files import CARD_FILE, DETECTOR_FOLDER, RESULTS_FILE, TRAINING_FILE
 from hfembed.checkpoint.fingerprint import fingerprint_weights
 from hfembed.checkpoint.json_notes import write_json
-from hfembed.checkpoint.loading import load_face_detector, load_face_embedder
+from hfembed.checkpoint.loading import choose_device, choose_dtype, load_face_detector, load_face_embedder
 from hfembed.checkpoint.push import push_folder
 from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
@@ -148,7 +148,7 @@ class FaceAnalyzer:
         cls,
         name: str | Path | Checkpoint,
         device: str = "auto",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         *,
         revision: str | None = None,
         token: str | None = None,
@@ -162,7 +162,8 @@ class FaceAnalyzer:
             name: What `save_pretrained` wrote: a folder, "owner/name", "owner/name@revision", or a resolved
                 checkpoint.
             device: A torch device, or "auto" for the accelerator where there is one.
-            dtype: Of the embedder's weights; the detector's stay float32.
+            dtype: Of the embedder's weights, also by name, or "auto" for the checkpoint's own; the detector's stay
+                float32.
             revision, token, cache_dir, subfolder, local_files_only: See `Checkpoint.resolve`.
 
         Raises:
@@ -190,7 +191,7 @@ class FaceAnalyzer:
         detector: str | Path | Checkpoint,
         embedder: str | Path | Checkpoint,
         device: str = "auto",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         **hub: Any,
     ) -> "FaceAnalyzer":
         """Put two checkpoints together; see also `from_pretrained`.
@@ -202,17 +203,36 @@ class FaceAnalyzer:
             InputError: One of them is no such checkpoint.
             HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         """
+        chosen = choose_dtype(dtype)
         source = Checkpoint.resolve(embedder, **hub)
+        if isinstance(chosen, str):  # "auto"
+            chosen = cast(torch.dtype, choose_dtype(source.config.get("dtype") or "float32"))
         finder, finder_processor = load_face_detector(detector, device, **hub)
         model, processor = load_face_embedder(source, device)
         analyzer = cls(finder, finder_processor, model, processor)
-        if dtype == torch.float32:
+        if chosen == torch.float32:
             analyzer._loaded = analyzer._state(), source
         else:
             origin = analyzer.origin  # embeddings of one model in two precisions can be compared
-            model.to(dtype)  # type: ignore[arg-type]
+            model.to(chosen)  # type: ignore[arg-type]
             analyzer._origin = analyzer._state(), origin
         return analyzer
+
+    def to(self, device: str) -> "FaceAnalyzer":
+        """Move both models; returns the analyzer itself.
+
+        Args:
+            device: A torch device, or "auto" for the accelerator where there is one.
+
+        Raises:
+            InputError: Torch knows no such device, or this machine has none.
+        """
+        chosen = choose_device(device)
+        origin = self.origin  # the embeddings stay what they are
+        self.detector.to(chosen)  # type: ignore[arg-type]
+        self.embedder.to(chosen)  # type: ignore[arg-type]
+        self._origin = self._state(), origin
+        return self
 
     @property
     def origin(self) -> Origin:

@@ -449,6 +449,8 @@ class EmbeddingIndex:
             HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         """
         folder = Path(name)
+        if folder.is_dir() and revision:
+            raise InputError(f"{name} is a folder; a revision ({revision}) applies to Hub repositories only")
         if not folder.exists():
             repo_id, _, named = str(name).partition("@")
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):

@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hfembed.models.autoencoder_config import AutoencoderConfig
+from hfembed.models.device_loading import DeviceLoading
 from hfembed.models.structural_similarity import multiscale_structural_similarity, structural_similarity
 
 
@@ -158,7 +159,7 @@ def make_bottleneck(config: Any, codes: int) -> ConvBottleneck | DenseBottleneck
     return DenseBottleneck(config, codes) if config.bottleneck == "dense" else ConvBottleneck(config, codes)
 
 
-class AutoencoderModelBase(PreTrainedModel):
+class AutoencoderModelBase(DeviceLoading, PreTrainedModel):
     """What the autoencoder families have in common."""
 
     config: AutoencoderConfig

@@ -262,3 +262,8 @@ def test_damaged_words_are_one_line(file, tmp_path):
         with pytest.raises(InputError) as error:
             read()
         assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_folder_has_no_revision(folder):
+    with pytest.raises(InputError, match=r"faces is a folder; a revision \(v2\) applies to Hub repositories"):
+        Checkpoint.resolve(folder, revision="v2")

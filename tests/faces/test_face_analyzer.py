@@ -316,6 +316,21 @@ def test_an_analyzer_in_half_precision_is_of_the_same_origin(analyzer, folder):
     assert embeddings[0] @ embeddings[1] > 0.99
 
 
+def test_a_precision_has_a_name_too(folder):
+    assert FaceAnalyzer.from_pretrained(folder, "cpu", "bfloat16").embedder.dtype == torch.bfloat16
+    assert FaceAnalyzer.from_pretrained(folder, "cpu", "auto").embedder.dtype == torch.float32
+    with pytest.raises(InputError, match="dtype 'int8': expected auto, float32"):
+        FaceAnalyzer.from_pretrained(folder, "cpu", "int8")
+
+
+def test_an_analyzer_moves(folder):
+    half = FaceAnalyzer.from_pretrained(folder, "cpu", "bfloat16")
+    origin = half.origin
+    assert half.to("cpu") is half and half.origin == origin
+    with pytest.raises(InputError, match="device 'meta'"):
+        half.to("meta")
+
+
 def test_what_is_printed_says_what_it_is(analyzer, folder):
     face = analyzer(draw((50, 30), person=1))[0].faces[0]
     assert re.fullmatch(r"Face\(box=\[[\d., ]+\], score=\d\.\d\d\)", repr(face))

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 
 from hfembed.errors import InputError
 from hfembed.faces.swap.recipe import SwapTrainingConfig
-from hfembed.faces.training.recipe import FaceTrainingConfig
+from hfembed.faces.training.recipe import FaceTrainingConfig, make_model_config
 from hfembed.images.training.recipe import AutoencoderTrainingConfig
 from hfembed.training.config import RECIPES, TrainingConfig, find_recipe, read_config, setting
 from hfembed.words.training.recipe import Word2VecTrainingConfig
@@ -134,3 +134,23 @@ def test_every_recipe_of_the_package_can_be_read():
         elif name.startswith("word2vec"):
             config_class = Word2VecTrainingConfig
         read_config(config_class, ["--config", name, *more.get(name, [])])
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--config", "face_triplet", "--metric_loss", "lifted"], "unknown metric_loss 'lifted'"),
+        (["--config", "face_triplet", "--head", "sphereface"], "unknown head 'sphereface'"),
+        (["--config", "face_triplet", "--contrastive_margin", "0"], "contrastive_margin must be positive"),
+        (["--metric_loss", "contrastive"], "metric_loss contrastive has no effect with objective classification"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_refused_before_the_training(arguments, line):
+    with pytest.raises(InputError, match=line):
+        read_config(FaceTrainingConfig, arguments)
+
+
+def test_the_margin_of_the_contrastive_loss_reaches_the_model():
+    arguments = ["--objective", "triplet", "--photos_per_identity", "4", "--metric_loss", "contrastive"]
+    config = read_config(FaceTrainingConfig, [*arguments, "--contrastive_margin", "0.7"])
+    assert make_model_config(config, 2).contrastive_margin == 0.7

@@ -88,6 +88,7 @@ class FaceTrainingConfig(TrainingConfig):
     margin: float | None = setting(None, "m of a margin head; null = the paper's")
     label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")
     metric_loss: str = setting("triplet", "triplet or contrastive")
+    contrastive_margin: float = setting(1.0, "distance up to which the contrastive loss pushes people apart")
     triplet_margin: float = setting(0.2, "alpha, on squared distances of unit vectors")
     triplet_mining: str = setting("semi-hard", "semi-hard, hard, all or all-violating")
     photos_per_identity: int = setting(0, "photos of a person in a batch; 0 = samples at random")
@@ -106,6 +107,8 @@ class FaceTrainingConfig(TrainingConfig):
         """Refuse combinations that cannot train."""
         if self.objective not in ("classification", "triplet"):
             raise ValueError(f"objective must be classification or triplet, not '{self.objective}'")
+        if self.objective == "classification" and self.metric_loss != "triplet":
+            raise ValueError(f"metric_loss {self.metric_loss} has no effect with objective classification")
         if self.objective == "triplet" and self.photos_per_identity < 2:
             raise ValueError("objective triplet needs photos_per_identity of at least 2")
         if self.photos_per_identity and self.batch_size % self.photos_per_identity:
@@ -138,7 +141,9 @@ class FaceTrainingConfig(TrainingConfig):
     def validate_parts(self) -> None:
         """Refuse what the network, the processor or the augmentation would refuse, before any data is loaded."""
         make_augmentation(self, tuple(self.image_size))
-        if not self.init_from:
+        if self.init_from:
+            FaceEmbedderConfig(**_use_and_loss(self))
+        else:
             make_model_config(self, num_labels=2)
             make_processor(self)
 
@@ -235,6 +240,7 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
     for name, value in _use_and_loss(config).items():
         setattr(model_config, name, value)
     model_config.thresholds = None  # they belong to the old embeddings
+    model_config.validate()
     model = model_class(model_config)
     model.embedder.load_state_dict(embedder.state_dict())
     if config.freeze_trunk:
@@ -270,6 +276,7 @@ def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:
         "margin": config.margin,
         "label_smoothing": config.label_smoothing,
         "metric_loss": config.metric_loss,
+        "contrastive_margin": config.contrastive_margin,
         "triplet_margin": config.triplet_margin,
         "triplet_mining": config.triplet_mining,
     }

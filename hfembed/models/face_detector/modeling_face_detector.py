@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from hfembed.models.device_loading import DeviceLoading
+
 from .area_resampling import AreaResampling
 from .cascade_networks import LandmarkNetwork, ProposalNetwork, RefinementNetwork
 from .configuration_face_detector import FaceDetectorConfig
@@ -59,7 +61,7 @@ class _Level(NamedTuple):
     width: int
 
 
-class FaceDetectorPreTrainedModel(PreTrainedModel):
+class FaceDetectorPreTrainedModel(DeviceLoading, PreTrainedModel):
     """Loading and initialization of the detector."""
 
     config: FaceDetectorConfig

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from hfembed.models.device_loading import DeviceLoading
+
 from .batch_norm_folding import fold_batch_norm
 from .configuration_face_embedder import MAX_PARAMETERS, FaceEmbedderConfig
 from .inception_resnet_v1 import InceptionResNetV1
@@ -97,7 +99,7 @@ class AveragePooling(nn.Module):
         return hidden.mean((2, 3))
 
 
-class FaceEmbedderPreTrainedModel(PreTrainedModel):
+class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
     """What all face embedders share: loading, initialization, freezing, comparison of faces."""
 
     config: FaceEmbedderConfig

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from hfembed.models.device_loading import DeviceLoading
 from hfembed.models.structural_similarity import structural_similarity
 
 from .configuration_face_swap import FaceSwapConfig
@@ -165,7 +166,7 @@ class Decoder(nn.Module):
         return hidden.sigmoid()
 
 
-class FaceSwapModel(PreTrainedModel):
+class FaceSwapModel(DeviceLoading, PreTrainedModel):
     """One encoder and one decoder per person, trained to reconstruct each person's own faces from distorted ones.
 
     A face that goes through another person's decoder comes out as that person, in the same pose and light: all that

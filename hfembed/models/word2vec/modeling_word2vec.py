@@ -16,6 +16,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, cached_file
 
+from hfembed.models.device_loading import DeviceLoading
+
 from .atomic_save import atomic_save
 from .configuration_word2vec import Word2VecConfig
 from .gensim_exchange import make_gensim_model, make_keyed_vectors, read_gensim_config, read_keyed_vectors
@@ -46,7 +48,7 @@ class Word2VecPreTrainingOutput(ModelOutput):
     negative_scores: torch.Tensor | None = None
 
 
-class Word2VecPreTrainedModel(PreTrainedModel):
+class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
     """Base of the word2vec models: initialization, and a vocabulary that is saved and loaded with the weights."""
 
     config: Word2VecConfig
@@ -66,7 +68,7 @@ class Word2VecPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, device: Any = None, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """Load weights and, where the folder or repository has them, the words and their counts.
 
         The arguments are those of `transformers.PreTrainedModel.from_pretrained`, and `device`.
@@ -91,7 +93,6 @@ class Word2VecPreTrainedModel(PreTrainedModel):
                 _check_rows(model._input_rows().weight, counts_file)
         for parameter in model.parameters():
             check_finite_rows(parameter, model.vocabulary)
-        model = model if device is None else model.to(device)
         return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:

@@ -267,11 +267,12 @@ class WordVectorQueries:
         return cosines.item() if isinstance(first, str) and isinstance(second, str) else cosines
 
     @torch.no_grad()
-    def similarity_pairwise(self, first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
-        """Cosines of the pairs that two lists of N words make, of shape (N,)."""
+    def similarity_pairwise(self, first: str | Sequence[str], second: str | Sequence[str]) -> torch.Tensor:
+        """Cosines of the pairs that two lists of N words make, of shape (N,); a word is a list of one."""
+        first, second = _words_of(first), _words_of(second)
         if len(first) != len(second):
             raise ValueError(f"{len(first)} and {len(second)} words do not make pairs")
-        return (self._units(_words_of(first)) * self._units(_words_of(second))).sum(dim=1)
+        return (self._units(first) * self._units(second)).sum(dim=1)
 
     @torch.no_grad()
     def doesnt_match(self, words: Sequence[str]) -> str:

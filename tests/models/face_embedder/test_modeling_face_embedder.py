@@ -65,7 +65,7 @@ class TestFaceEmbedder(ModelContract):
     def inputs(self, config, batch_size=3):
         return {"pixel_values": images(config, batch_size)}
 
-    def labelled_inputs(self, config):
+    def labeled_inputs(self, config):
         return {"pixel_values": images(config, 10), "labels": torch.arange(5).repeat_interleave(2)}
 
 
@@ -82,7 +82,7 @@ class TestTimmFaceEmbedder(ModelContract):
     def inputs(self, config, batch_size=3):
         return {"pixel_values": images(config, batch_size)}
 
-    def labelled_inputs(self, config):
+    def labeled_inputs(self, config):
         return {"pixel_values": images(config, 10), "labels": torch.arange(5).repeat_interleave(2)}
 
 

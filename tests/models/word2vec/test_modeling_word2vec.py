@@ -171,6 +171,8 @@ def test_similarity_is_a_matrix_and_pairwise_are_the_pairs():
     assert matrix[1, 2].item() == pytest.approx(model.similarity("queen", "the"), abs=1e-6)
     pairs = model.similarity_pairwise(["king", "queen"], ["man", "woman"])
     torch.testing.assert_close(pairs, matrix[[0, 1], [0, 1]])
+    one = model.similarity_pairwise("king", "queen")
+    assert one.tolist() == pytest.approx([model.similarity("king", "queen")], abs=1e-6)
     with pytest.raises(ValueError, match="2 and 1 words"):
         model.similarity_pairwise(["king", "queen"], ["man"])
 
