@@ -107,7 +107,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case _ if _is_disk_full(error):
             return f"the disk is full; free some space and fetch {repo_id} again (HF_HOME says where it goes)"
         case OSError() if str(error).startswith("Consistency check failed"):
-            return f"{repo_id}: a file did not arrive whole ({first_line(error)}); load it again"
+            return f"{repo_id}: a file was not downloaded completely ({first_line(error)}); load it again"
         case HfHubHTTPError() if _status(error) == 401:
             return f"{repo_id}: the Hub does not know your token; {log_in}"
         case HfHubHTTPError() if _status(error) == 403:

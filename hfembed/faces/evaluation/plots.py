@@ -32,7 +32,7 @@ class Mistake(NamedTuple):
 
 
 def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
-    """Draw ROC curves twice: whole, and the low false accept rates. The first is the model, the others baselines."""
+    """Draw ROC curves twice: complete, and the low false accept rates. The first is the model, the others baselines."""
     curves = {name: _drawable(curve) for name, curve in curves.items()}
     figure = Figure(figsize=(11, 5), layout="constrained")
     whole, low = figure.subplots(1, 2)
@@ -155,6 +155,6 @@ def show_crop(axes: Axes, crop: torch.Tensor, name: str) -> None:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure, whole or not at all; the suffix chooses the format."""
+    """Write a figure atomically; the suffix chooses the format."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)

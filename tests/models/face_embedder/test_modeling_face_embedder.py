@@ -526,6 +526,15 @@ def test_weights_that_are_not_finite_give_an_error_and_no_decision():
             compare(good, bad)
 
 
+def test_embeddings_of_length_zero_give_an_error_and_no_decision():
+    model = FaceEmbedderModel(tiny_config(thresholds=THRESHOLDS))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    with pytest.raises(ValueError, match="length zero"):
+        model.embed(images(model.config))
+
+
 @pytest.mark.parametrize("wrong", [torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 20, 16, dtype=torch.uint8)])
 def test_a_refused_batch_leaves_the_model_in_its_mode(wrong):
     model = FaceEmbedderModel(tiny_config()).train()
