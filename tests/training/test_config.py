@@ -60,7 +60,7 @@ def test_a_list_of_the_wrong_kind_is_refused():
         (["--optimizer", "adam2"], ["optimizer", "sgd, adamw"]),
         (["--schedule", "zigzag"], ["schedule", "cosine"]),
         (["--batch_size", "10", "--accumulation_steps", "3"], ["10", "accumulation_steps 3"]),
-        (["--config", "missing.yaml"], ["missing.yaml", "does not exist"]),
+        (["--config", "missing.yaml"], ["missing.yaml", "no such recipe"]),
     ],
 )
 def test_errors_are_one_line_that_names_the_field(arguments, words):

@@ -32,7 +32,7 @@ class Mistake(NamedTuple):
 
 
 def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
-    """Draw ROC curves twice: complete, and the low false accept rates. The first is the model, the others baselines."""
+    """Draw ROC curves twice: complete, and at low false accept rates. The first is the model, the others baselines."""
     curves = {name: _drawable(curve) for name, curve in curves.items()}
     figure = Figure(figsize=(11, 5), layout="constrained")
     whole, low = figure.subplots(1, 2)
