@@ -57,7 +57,9 @@ def input_errors() -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's name if it has none."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    # a KeyError itself shows its key; those with a message of their own show that
+    plain = type(error).__str__ is KeyError.__str__ and error.args
+    text = str(error.args[0]) if plain else str(error)
     return text.strip().partition("\n")[0] or type(error).__name__
 
 

@@ -184,7 +184,7 @@ def main() -> None:
         ),
     }
     results: dict[str, dict[str, float]] = {}
-    print(f"{'images a second, one thread':44}{'parameters':>12}{'train':>9}{'encode':>9}{'decode':>9}")
+    print(f"{'images per second, one thread':44}{'parameters':>12}{'train':>9}{'encode':>9}{'decode':>9}")
     for name, (build, shape, options) in pairs.items():
         if arguments.only and arguments.only not in name:
             continue

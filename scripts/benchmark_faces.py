@@ -52,7 +52,7 @@ def interleaved(
 
 
 def embedding_rows(model_folder: str, batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
-    """The plain eager forward, `embed`, and `embed` of the model optimised for inference."""
+    """The plain eager forward, `embed`, and `embed` of the model optimized for inference."""
     model, _ = load_face_embedder(model_folder, "cpu")
     model.config.mirror = "none"  # one forward each
     optimized = model.optimize_for_inference()
@@ -324,7 +324,7 @@ def main() -> None:
         files = sorted(arguments.images.rglob("*.jpg"))
         if not files:
             raise InputError(f"{arguments.images} holds no .jpg files")
-        # spread over the folder: neighbours often show one person
+        # spread over the folder: neighbors often show one person
         files = files[:: max(len(files) // arguments.photos, 1)][: arguments.photos]
         if "alignment" in parts:
             results |= alignment_rows(arguments.model, [file.read_bytes() for file in files], rounds)

@@ -41,9 +41,9 @@ def peak_megabytes() -> float:
 
 
 def megaface_cost(distractors: int, people: int, photos: int, dimension: int) -> dict[str, float]:
-    """Seconds and memory of challenge 1 with so many distractors."""
-    [centres] = unit_vectors(people, dimension, seed=1)
-    probes = np.repeat(centres, photos, axis=0)
+    """Seconds and memory of challenge 1 with this many distractors."""
+    [centers] = unit_vectors(people, dimension, seed=1)
+    probes = np.repeat(centers, photos, axis=0)
     probes = probes + np.concatenate(list(unit_vectors(len(probes), dimension, seed=2)))
     names = [str(person) for person in np.repeat(np.arange(people), photos)]
     before = peak_megabytes()
@@ -66,7 +66,7 @@ def megaface_cost(distractors: int, people: int, photos: int, dimension: int) ->
 
 
 def grouping_quality(folder: str, threshold: float, people: int, seed: int = 0) -> dict[str, float]:
-    """B-cubed precision, recall and F of the groups of so many people's photos, in percent."""
+    """B-cubed precision, recall and F of the groups of this many people's photos, in percent."""
     index = EmbeddingIndex.load(folder)
     chosen = np.random.default_rng(seed).permutation(index.names)[:people]
     labels = np.array(index.labels)

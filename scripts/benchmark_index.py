@@ -1,11 +1,11 @@
-"""Exact nearest neighbours among a million embeddings: EmbeddingIndex against faiss Flat and numpy.
+"""Exact nearest neighbors among a million embeddings: EmbeddingIndex against faiss Flat and numpy.
 
 python scripts/benchmark_index.py --output benchmark_index.json
 
 The embeddings are generated, clustered as those of a face embedder are: people with ten photos each, good photos and
 bad ones, a falling spectrum. The queries are further photos of the same people, so that there is a right answer:
-recall@1 is the share of queries whose nearest vector is their person's. The variants take turns, round by round; the
-fastest round counts, for other work on the machine only ever slows. faiss: pip install "hfembed[index]".
+recall@1 is the fraction of queries whose nearest vector is their person's. The variants take turns, round by round;
+the fastest round counts, for other work on the machine only ever slows. faiss: pip install "hfembed[index]".
 """
 
 import argparse
@@ -30,7 +30,8 @@ def clustered_embeddings(count: int, people: int, dimension: int, seed: int = 0)
     """Unit vectors (count, D) float32 and the person of each, (count,): row i is a photo of person i % people.
 
     Person and photo both are drawn from a normal distribution whose standard deviations fall as 1 / sqrt(axis). The
-    person's share of a photo, from 0.3 to 0.95, is its quality: two photos have the mean cosine sqrt(share * share).
+    person's fraction of a photo, from 0.3 to 0.95, is its quality: two photos have the mean cosine
+    sqrt(fraction * fraction).
     """
     generator = torch.Generator().manual_seed(seed)
     spectrum = torch.arange(1, dimension + 1).rsqrt()
@@ -39,12 +40,12 @@ def clustered_embeddings(count: int, people: int, dimension: int, seed: int = 0)
         drawn = torch.randn(number, dimension, generator=generator) * spectrum
         return torch.nn.functional.normalize(drawn, out=drawn)
 
-    centres = directions(people)
+    centers = directions(people)
     vectors = torch.empty(count, dimension)
     person = torch.arange(count) % people
     for part, owners in zip(vectors.split(65_536), person.split(65_536), strict=True):
-        share = 0.3 + 0.65 * torch.rand(len(part), 1, generator=generator)
-        part.copy_(centres[owners] * share.sqrt() + directions(len(part)) * (1 - share).sqrt())
+        fraction = 0.3 + 0.65 * torch.rand(len(part), 1, generator=generator)
+        part.copy_(centers[owners] * fraction.sqrt() + directions(len(part)) * (1 - fraction).sqrt())
         torch.nn.functional.normalize(part, out=part)
     return vectors.numpy(), person.numpy()
 
@@ -145,8 +146,8 @@ def main() -> None:
     print("|---" * (len(columns) + 1) + "|")
     for name, row in results.items():
         times = " | ".join(f"{row[f'ms_for_{size}']:.0f}" for size in arguments.batches)
-        shares = f"{row['recall_at_1']:.2f} | {row['same_first_as_float32']:.2f}"
-        print(f"| {name} | {row['megabytes']:.0f} | {times} | {shares} |")
+        recalls = f"{row['recall_at_1']:.2f} | {row['same_first_as_float32']:.2f}"
+        print(f"| {name} | {row['megabytes']:.0f} | {times} | {recalls} |")
     if arguments.output:
         settings = {name: value for name, value in vars(arguments).items() if name != "output"}
         with atomic_write(arguments.output) as temporary:

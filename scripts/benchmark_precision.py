@@ -40,7 +40,7 @@ def torch_variants(checkpoint: str) -> dict[str, Embed]:
 
     model, optimized = load(), load().optimize_for_inference()
     with warnings.catch_warnings():
-        # torch's own quantisation is deprecated in favour of torchao's
+        # torch's own quantization is deprecated in favor of torchao's
         warnings.simplefilter("ignore")
         int8 = torch.ao.quantization.quantize_dynamic(load(), {nn.Linear}, dtype=torch.qint8)
     compiled = torch.compile(load())

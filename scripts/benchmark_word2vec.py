@@ -7,8 +7,8 @@ With `--device cuda` the engines run on a GPU, gensim on the CPU threads of the 
 
 gensim reads the text from a file (`corpus_file=`, its fastest mode) at every learning rate asked for; its best one
 counts, for speed and for quality each. Only training is timed, not counting words or encoding. A ratio is the median
-over the rounds of engine / gensim within the round, so that a busy machine slows both; one is of words a second, the
-other of words a second of processor time (all threads), which others on the machine disturb less.
+over the rounds of engine / gensim within the round, so that a busy machine slows both; one is of words per second,
+the other of words per second of CPU time (all threads), which others on the machine disturb less.
 """
 
 import json
@@ -77,7 +77,7 @@ class BenchmarkConfig:
 
 
 def cut_lines(source: str, target: Path) -> None:
-    """Write the text with at most SENTENCE_LENGTH words a line, as gensim's threads need it to share it out."""
+    """Write the text with at most SENTENCE_LENGTH words per line, so that gensim's threads can share it."""
     waiting: list[str] = []
     try:
         with open(source, encoding="utf-8") as text, target.open("w", encoding="utf-8") as lines:
@@ -105,7 +105,7 @@ def _write_words(lines, waiting: list[str], flush: bool) -> None:
 def run_gensim(
     config: BenchmarkConfig, text: Path, learning_rate: float, seed: int
 ) -> tuple[float, float, list, torch.Tensor]:
-    """Words a second, words a second of processor time, words and vectors."""
+    """Words per second, words per second of CPU time, words and vectors."""
     model = Word2Vec(
         vector_size=config.dimension,
         sg=int(config.architecture == "skip-gram"),
@@ -134,7 +134,7 @@ def run_gensim(
 def run_engine(
     config: BenchmarkConfig, corpus: EncodedCorpus, engine: str, seed: int
 ) -> tuple[float, float, list, torch.Tensor]:
-    """Words a second, words a second of processor time, words and vectors."""
+    """Words per second, words per second of CPU time, words and vectors."""
     torch.manual_seed(seed)
     model = Word2VecForPreTraining(
         Word2VecConfig(

@@ -76,7 +76,7 @@ def main() -> None:
     embedders = {name: load_image_embedder(name, arguments.device) for name in arguments.models}
     autoencoders = [embedder for embedder in embedders.values() if isinstance(embedder, LatentEmbedder)]
     processor = autoencoders[0].processor if autoencoders else ConvAutoencoderImageProcessor(color="gray")
-    # an autoencoder's processor crops the centre: the pixels of both sides as it sees them
+    # an autoencoder's processor crops the center: both sides get the pixels that it produces
     crops = [AlignedFaces(side.remove_columns("landmarks"), processor).pixels() for side in (known, held_out)]
 
     table: dict[str, tuple[float, int]] = {}

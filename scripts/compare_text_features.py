@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint folder or Hub id of word vectors")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--dataset", help="Hub id of a labelled text set")
+    source.add_argument("--dataset", help="Hub id of a labeled text set")
     source.add_argument("--train", help="file to fit on: .csv, .tsv, .jsonl, .parquet")
     parser.add_argument("--test", help="file to test on; default: a fifth of --train")
     parser.add_argument("--text_column", default="text")

@@ -26,7 +26,7 @@ def draw_rooms(pyproject: str) -> str:
         lines.append(f'    layer{number}["{" &nbsp;|&nbsp; ".join(rooms)}"]')
         if number:
             lines.append(f"    layer{number - 1} --> layer{number}")
-    lines += ["```", "", "A room may import every room below it, and none beside it. Beyond that:", ""]
+    lines += ["```", "", "A room may import every room below it, and none beside it. Exceptions:", ""]
     lines += [f"- {contract['name']}." for contract in contracts if contract["type"] != "layers"]
     return "\n".join(lines)
 

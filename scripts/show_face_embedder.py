@@ -52,10 +52,10 @@ def main() -> None:
     fitted_on = torch.from_numpy(
         np.stack([processor.align(face["image"], face["landmarks"]) for face in others])
     ).permute(0, 3, 1, 2)
-    floors = pixel_baseline_embeddings(fitted_on, crops.pixels)
-    floors["untrained network"] = embed_aligned(untrained, processor, crops.pixels, progress=False)
+    baselines = pixel_baseline_embeddings(fitted_on, crops.pixels)
+    baselines["untrained network"] = embed_aligned(untrained, processor, crops.pixels, progress=False)
     print(f"\n{'accuracy on synthetic faces, same person or not':64}%")
-    for name, embeddings in floors.items():
+    for name, embeddings in baselines.items():
         accuracy = protocol.result(embeddings, crops).metrics["synthetic_accuracy"]
         print(f"  {name.replace('_', ' '):62}{accuracy:.1f}")
     print(f"  {'this model, reloaded from ' + str(folder):62}{report['synthetic_accuracy']:.1f}")
@@ -72,10 +72,10 @@ def main() -> None:
             [(crops.pixels[i], float(score), people[i] == people[query]) for i, score in zip(row, line, strict=True)]
             for query, row, line in zip(queries, nearest.tolist(), scores.tolist(), strict=True)
         ],
-        folder / "neighbours.png",
+        folder / "neighbors.png",
     )
     write_card(folder)
-    print(f"\npictures: {folder}/roc.png, mistakes.png, neighbours.png; the model's card: {folder}/README.md")
+    print(f"\npictures: {folder}/roc.png, mistakes.png, neighbors.png; the model's card: {folder}/README.md")
 
 
 def plot_neighbors(

@@ -26,7 +26,7 @@ ODD_ONE_OUT = ("wicket", "test", "cricket", "union")
 
 
 def read_articles(name: str) -> list[str]:
-    """An article a line."""
+    """Read the articles of a file, one per line."""
     return Path(datapath(name)).read_text(encoding="latin-1").splitlines()
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     theirs = KeyedVectors.load_word2vec_format(file, binary=True)
     ours = [name for name, _ in model.most_similar(WORDS[0])]
     same = ours == [name for name, _ in theirs.most_similar(WORDS[0])]
-    print(f"\ngensim reads {file}: {len(theirs)} words, neighbours of '{WORDS[0]}' {'the same' if same else 'DIFFER'}")
+    print(f"\ngensim reads {file}: {len(theirs)} words, neighbors of '{WORDS[0]}' {'the same' if same else 'DIFFER'}")
     write_card(folder)
     print(f"the map: {folder}/map.png; the model's card: {folder}/README.md")
 

@@ -27,7 +27,7 @@ class ModelContract:
         """Inputs of `forward` without labels."""
         raise NotImplementedError
 
-    def labelled_inputs(self, config) -> dict[str, torch.Tensor]:
+    def labeled_inputs(self, config) -> dict[str, torch.Tensor]:
         """Inputs of a head's `forward` that make it return a loss."""
         raise NotImplementedError
 
@@ -143,7 +143,7 @@ class ModelContract:
     def test_every_weight_learns(self):
         for head_class in self.head_classes:
             model = self.model(head_class).train()
-            loss = model(**self.labelled_inputs(model.config)).loss
+            loss = model(**self.labeled_inputs(model.config)).loss
             assert loss.dtype == torch.float32 and loss.isfinite()
             loss.backward()
             for name, parameter in model.named_parameters():

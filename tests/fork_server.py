@@ -1,6 +1,6 @@
 """Processes of their own for tests, without the seconds of importing torch and hfembed in each.
 
-The standard library's fork server imports them once and forks a child a process: one with its own memory, environment
+The standard library's fork server imports them once and forks one child per process, with its own memory, environment
 and end, which can be killed.
 """
 

@@ -107,7 +107,7 @@ def _face_card(notes: CardNotes) -> CardParts:
             "roc.png": "ROC curve",
             "mistakes.png": "The most confident mistakes",
             "neighbors.png": "Nearest neighbors",
-            "neighbours.png": "Nearest neighbors",
+            "neighbours.png": "Nearest neighbors",  # the name in folders written before
         },
         _tables(notes) | lfw_tables,
         [result for name, details in lfw.items() for result in _lfw_results(name, details)],

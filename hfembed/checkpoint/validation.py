@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
 
 import hfembed.auto  # noqa: F401  registers the models
@@ -72,7 +71,9 @@ def parse_config(content: dict[str, Any], name: str) -> PreTrainedConfig:
         )
     try:
         config: PreTrainedConfig = config_class.from_dict(content)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever damaged fields make transformers raise
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(f"{name}: {CONFIG_FILE} describes no possible model: {reason}") from error
     return config

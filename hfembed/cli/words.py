@@ -35,7 +35,8 @@ def neighbors(
     found = {}
     for text in words:
         positive, negative = report.parse_composition(text, vectors.require_vocabulary())
-        found[text] = vectors.most_similar(positive, negative, top_k=top_k, restrict_vocab=restrict_vocab)
+        with input_errors():
+            found[text] = vectors.most_similar(positive, negative, top_k=top_k, restrict_vocab=restrict_vocab)
     lists = [f"{text}\n{_lines(answers)}" for text, answers in found.items()]
     return Answer({"neighbors": found}, "\n\n".join(lists))
 

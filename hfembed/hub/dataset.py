@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from datasets.utils.file_utils import is_local_path, xopen
+from datasets.utils.file_utils import hash_url_to_filename, is_local_path, xopen
 from huggingface_hub import constants
 from PIL import Image
 
@@ -79,16 +80,13 @@ class OwnFiles:
         if self.is_local:
             while glob.has_magic(str(path)) or not path.is_dir():
                 path = path.parent
-            self.roots = [path]
-            self.url_prefix = None
+            self.folder = path
+            self.own_url = None
         else:
-            # where `datasets` keeps this repository's files, as they are and unpacked
-            repository = f"datasets--{source.replace('/', '--')}"
-            self.roots = [
-                Path(constants.HF_HUB_CACHE, repository),
-                Path(datasets.config.EXTRACTED_DATASETS_PATH),
-            ]
-            self.url_prefix = re.compile(rf"(\w+://[^:]*::)*hf://datasets/{re.escape(source)}@")
+            self.folder = Path(constants.HF_HUB_CACHE, f"datasets--{source.replace('/', '--')}")
+            # of what is read through another protocol, archives of this repository alone
+            inside = r"((zip|tar|gzip|bz2|xz|zstd)://[^:]*::)*"
+            self.own_url = re.compile(rf"{inside}hf://datasets/{re.escape(source)}@((?!::).)*")
 
     def resolve(self, path: str) -> str:
         """The absolute path of a file that a row names.
@@ -96,10 +94,10 @@ class OwnFiles:
         Raises:
             InputError: It is outside of the data set, or a URL of something else.
         """
-        if self.url_prefix is not None and self.url_prefix.match(path):
+        if self.own_url is not None and self.own_url.fullmatch(path):
             return path
         if "://" not in path and "::" not in path:
-            for root in map(os.path.realpath, self.roots):
+            for root in map(os.path.realpath, [self.folder, *self._unpacked]):
                 found = os.path.realpath(os.path.join(root, path))
                 if found.startswith(root.rstrip(os.sep) + os.sep):
                     return found
@@ -107,6 +105,14 @@ class OwnFiles:
             f'"{self.source}": a row names the file {utf8_name(path)!r}, which is not part of the data set; '
             "only images inside its rows and files beside it are read"
         )
+
+    @cached_property
+    def _unpacked(self) -> list[str]:
+        """Where `datasets` unpacks this repository's archives: beside those of others."""
+        files = () if self.is_local else self.folder.glob("snapshots/**/*")
+        names = [hash_url_to_filename(os.path.abspath(file)) for file in files if file.is_file()]
+        unpacked = [os.path.join(datasets.config.EXTRACTED_DATASETS_PATH, name) for name in names]
+        return [path for path in unpacked if os.path.exists(path)]
 
     def images(self, table: datasets.Dataset, names: Sequence[str] = ()) -> datasets.Dataset:
         """Check the image columns of a table.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 # keys that transformers and the Hub write into a config.json, or pass to a config, besides its declared fields
@@ -23,6 +24,7 @@ _IGNORED_KEYS = {
 _REFUSED_KEYS = ("quantization_config", "transformers_weights", "use_kernels", "kernel_config")
 _MAX_LABELS = 5_000_000
 _MAX_DEPTH = 8
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 def check_fields(config: PreTrainedConfig, others: Mapping[str, Any]) -> None:
@@ -54,6 +56,16 @@ def check_fields(config: PreTrainedConfig, others: Mapping[str, Any]) -> None:
             raise ValueError(f"{kind} has no field '{name}'; did you mean '{nearest[0]}'?")
     for name in own:
         check_value(name, getattr(config, name))
+    for name, value in (("dtype", config.dtype), ("torch_dtype", others.get("torch_dtype"))):
+        # transformers takes whatever torch has under that name
+        if not (
+            value is None or (isinstance(value, str | torch.dtype) and str(value).removeprefix("torch.") in _DTYPES)
+        ):
+            raise ValueError(f"{name} must be one of {', '.join(_DTYPES)}, got {value!r}")
+    for name in ("id2label", "label2id"):
+        value = others.get(name, getattr(config, name, None))
+        if not (value is None or isinstance(value, Mapping)):
+            raise ValueError(f"{name} must be a mapping, got {value!r}")
     num_labels = others.get("num_labels")
     if num_labels is not None and not (isinstance(num_labels, int) and 0 < num_labels <= _MAX_LABELS):
         raise ValueError(f"num_labels must be a number from 1 to {_MAX_LABELS:,}, got {num_labels!r}")

@@ -53,6 +53,8 @@ class RunConfig:
     )
     hub_private: bool = setting(False, "make a new repository private", False)
 
+    named: typing.ClassVar[frozenset[str]] = frozenset()  # of an instance: the fields set by recipe and command line
+
     def validate_run(self) -> None:
         """Refuse what no run or push can have, before the training."""
         if not self.output_dir:
@@ -242,12 +244,15 @@ def build_config(config_class: type[Config], values: dict[str, Any]) -> Config:
         if not _is_finite(value):
             raise InputError(f"config: {name} must be finite, not {value}")
     try:
-        return config_class(**values)
+        config = config_class(**values)
     except StrictDataclassError as error:
         # the strict dataclass wraps the reason in an outer 'Validation error for ...' line
         reason = error.__cause__
         text = str(reason) if isinstance(reason, (ValueError, TypeError)) else str(error)
         raise InputError(f"config: {' '.join(text.split())}") from None
+    if isinstance(config, RunConfig):
+        config.__dict__["named"] = frozenset(values)
+    return config
 
 
 def default_of(config_field: dataclasses.Field) -> Any:

@@ -1,5 +1,6 @@
 """The training loop of the package. It knows a model, a loss and batches, and nothing of faces or words."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -321,7 +322,7 @@ class _Log:
                 temporary.write_text("".join(kept))
         settings = {
             name: value if isinstance(value, (int, float, str, bool)) else json.dumps(value)
-            for name, value in vars(config).items()
+            for name, value in dataclasses.asdict(config).items()
         }
         accelerator.init_trackers(Path(config.output_dir).name, config=settings)
 

@@ -183,6 +183,11 @@ class Run:
         self.identity = Identity({**self.identity.fields, "data": self.data, **more}, length, unit)
         newest = self.newest_checkpoint()
         if newest is not None or self.finished_at:
+            if not (newest or self.folder).joinpath(IDENTITY_FILE).exists():
+                self.accelerator.print(
+                    f"{newest or self.folder} is of an older version and does not say which recipe and data wrote it: "
+                    "resumed without comparing them"
+                )
             self.identity.check(newest or self.folder)
             if newest is None and length > self.finished_at:
                 raise InputError(

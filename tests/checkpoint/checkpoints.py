@@ -150,7 +150,7 @@ def write_checkpoint(model_type: str, folder: Path, seed: int = 0) -> Path:
     """Model, processor or words, notes and card."""
     torch.manual_seed(seed)
     FAMILIES[model_type].write(folder)
-    (folder / "training.json").write_text(json.dumps({"name": "tiny", "data": f"Drawn with seed {seed}."}))
+    (folder / "training.json").write_text(json.dumps({"name": "tiny", "data": f"Generated with seed {seed}."}))
     write_card(folder)
     return folder
 

@@ -1,6 +1,7 @@
 """What a push sends, by family: exactly these files, whatever lies in the folder; and no path of this machine."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +138,44 @@ def test_paths_of_this_machine_are_cut_to_their_last_part(tmp_path):
         ("see https://host/a/b and owner/name", "see https://host/a/b and owner/name"),
         (r"[^/\s]+|\w+/\d", r"[^/\s]+|\w+/\d"),
         ("--images /mnt/a/ --n 3", "--images a --n 3"),
+        ("corpus:/home/me/secret/x.txt", "corpus:x.txt"),
+        ("/home/Jane Doe/private/x.txt", "x.txt"),
+        ("from /home/Jane Doe/private/x.txt it is", "from x.txt it is"),
+        ("C:\\Users\\Jane Doe\\x.txt", "x.txt"),
+        ("from C:\\Users\\Jane Doe\\x.txt it is", "from x.txt it is"),
+        ("\\\\server\\share\\me\\x.txt", "x.txt"),
+        ("on \\\\server\\share\\me\\x.txt", "on x.txt"),
+        ("~jane/private/x.txt", "x.txt"),
+        ("read $HOME/private/x and ${HOME}/private/y", "read x and y"),
+        ("read ./../home/me/x", "read x"),
+        ("%USERPROFILE%\\me\\x.txt", "x.txt"),
     ],
 )
 def test_redaction(text, published):
     assert redact({text: [text]}) == {published: [published]}
+
+
+def test_paths_below_the_home_and_the_working_folder_are_cut_whatever_their_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/data/Jane Doe, M.D")
+    (tmp_path / "my (own) work").mkdir()
+    monkeypatch.chdir(tmp_path / "my (own) work")
+    assert redact("read /data/Jane Doe, M.D/private/x.txt now") == "read x.txt now"
+    assert redact(f"read {tmp_path}/my (own) work/private/x.txt now") == "read x.txt now"
+
+
+@pytest.mark.parametrize(
+    ("value", "published"),
+    [
+        ("private/customers/x.txt", "x.txt"),
+        ("customers/x.txt", "x.txt"),
+        ("private/our customers/photos", "photos"),
+        ("owner/name", "owner/name"),
+        ("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        (r"[^/\s]+|\w+/\d", r"[^/\s]+|\w+/\d"),
+    ],
+)
+def test_a_relative_path_in_a_recipe_is_cut(value, published):
+    assert redact({"recipe": {"corpus": [value]}}) == {"recipe": {"corpus": [published]}}
+    words = ["hfembed", "train", "scripts/x.py", value, f"--corpus={value}"]
+    expected = ["hfembed", "train", "scripts/x.py", published, f"--corpus={published}"]
+    assert redact({"command": shlex.join(words)}) == {"command": shlex.join(expected)}

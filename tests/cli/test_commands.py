@@ -140,6 +140,22 @@ def test_a_command_answers_in_a_process_of_its_own(tmp_path):
     assert [word for word, _ in json.loads(done.stdout)["neighbors"]["king"]] == ["queen", "apple"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["neighbors", "WORDS", ""], "at least one word"),
+        (["neighbors", "WORDS", "king-king"], "adds up to zero"),
+        (["analogy", "WORDS", "king", "", "queen"], "the word '' is not in the vocabulary"),
+    ],
+)
+def test_words_that_are_no_query_are_one_line(tmp_path, arguments, words):
+    vocabulary = Vocabulary(["king", "queen", "apple"], np.array([3, 2, 1]))
+    Word2VecModel(Word2VecConfig(vocab_size=3, embedding_size=2), vocabulary).save_pretrained(tmp_path / "words")
+    arguments = [argument.replace("WORDS", str(tmp_path / "words")) for argument in arguments]
+    error = typer.testing.CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, InputError) and words in str(error)
+
+
 def test_an_old_option_says_the_new_name(capsys):
     renamed = commands._with_new_names
     assert renamed(["model", "king", "--topn", "3"], {"--top-k"}) == ["model", "king", "--top-k", "3"]

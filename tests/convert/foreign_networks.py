@@ -77,21 +77,22 @@ def convert(source, *arguments):
     return result.stdout
 
 
-def drawn_crops(processor, count=4):
-    """Aligned crops (count, H, W, C), uint8, of drawn faces as the checkpoint's processor makes them."""
+def synthetic_crops(processor, count=4):
+    """Aligned crops (count, H, W, C), uint8, of synthetic faces as the checkpoint's processor makes them."""
     faces = make_synthetic_faces(num_identities=count // 2, photos_per_identity=2, seed=3)
     return np.stack([processor.align(face["image"], face["landmarks"]) for face in faces])
 
 
 @torch.no_grad()
 def check_equal(folder, forward, size, std, bgr=False, photos=None):
-    """The folder gives the embeddings of `forward` (normalized pixels -> before unit length): noise and drawn faces.
+    """The folder gives the embeddings of `forward` (normalized pixels -> before unit length).
 
-    The pixels are normalized here without the processor: (x - 127.5) / std, channels turned around for BGR.
+    Compared on noise and on synthetic faces. The pixels are normalized here without the processor: (x - 127.5) / std,
+    channels reversed for BGR.
     """
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
     noise = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
-    crops = drawn_crops(processor) if photos is None else photos
+    crops = synthetic_crops(processor) if photos is None else photos
     # `align` gives the network's order of colors; a crop handed to the processor is in RGB
     crops = crops[..., ::-1] if bgr and photos is None else crops
     images = np.concatenate([noise, crops])

@@ -14,7 +14,7 @@ VECTORS = np.random.default_rng(0).normal(size=(len(WORDS), 5)).astype(np.float3
 
 
 def rows(end=""):
-    """A word and its numbers a line, every digit that a float32 needs."""
+    """One word and its numbers per line, with every digit that a float32 needs."""
     return "".join(
         f"{word} {' '.join(str(number) for number in vector)}{end}\n"
         for word, vector in zip(WORDS, VECTORS, strict=True)

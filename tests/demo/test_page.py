@@ -35,7 +35,7 @@ from tests.images.tiny_autoencoder import SIZE, save_tiny_autoencoder, smooth_im
 pytest.importorskip("gradio", reason='the page needs gradio: pip install "hfembed[demo]"')
 
 THRESHOLDS = {
-    "data": "drawn faces",
+    "data": "synthetic faces",
     "impostors": 30_000,
     "accuracy": 0.9,
     "far": {"0.01": 0.95, "0.001": 0.98},
@@ -103,7 +103,7 @@ def test_two_photos_are_compared_at_the_rate_asked_for(client, photos):
     a, b, other = (handle_file(photos / name) for name in ("Ann_1.png", "Ann_2.png", "Bob_1.png"))
     answer = client.predict(a, b, 0.001, api_name="/verify")
     assert answer.startswith("## The same person") and "threshold 0.980 (one false accept in 1,000" in answer
-    assert "measured on drawn faces" in answer and "probability" in answer
+    assert "measured on synthetic faces" in answer and "probability" in answer
     assert client.predict(a, other, 0.01, api_name="/verify").startswith("## Two people")
 
 
@@ -112,7 +112,10 @@ def test_a_person_is_found_among_the_photos_given(client, photos):
 
     people = [handle_file(photos / name) for name in ("Ann_1.png", "Bob_1.png")]
     answer, table, basis = client.predict(handle_file(photos / "Bob_2.png"), people, 0.01, api_name="/identify")
-    assert answer == "It is Bob" and "threshold 0.950 (one false accept in 100 pairs, measured on drawn faces" in basis
+    assert (
+        answer == "It is Bob"
+        and "threshold 0.950 (one false accept in 100 pairs, measured on synthetic faces" in basis
+    )
     assert [row[0] for row in table["data"]] == ["Bob", "Ann"] and table["data"][1][2] == "no"
     answer, *_ = client.predict(handle_file(photos / "Bob_2.png"), people[:1], 0.01, api_name="/identify")
     assert answer == "Unknown"

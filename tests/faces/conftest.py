@@ -25,7 +25,7 @@ THRESHOLDS = {
 
 @torch.no_grad()
 def white_square_detector():
-    """Calls a window of 40 pixels a face when it is white nearly throughout, and leaves its box as it is."""
+    """A detector that calls a window of 40 pixels a face if it is almost all white, without box regression."""
     config = FaceDetectorConfig(
         min_face_size=40, pyramid_factor=0.001, max_image_size=400, nms_thresholds=[0.05, 0.05, 0.05, 0.05]
     )

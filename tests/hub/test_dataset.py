@@ -1,11 +1,15 @@
 """What a data set from outside may name, and what is published of it."""
 
 import tarfile
+import zipfile
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.utils.extract import ExtractManager
+from huggingface_hub import constants
 
 from hfembed.errors import InputError
 from hfembed.faces.data.faces import load_faces
@@ -88,12 +92,31 @@ def test_rows_decode_with_the_formats_of_photos_alone(tmp_path, streaming):
 def test_files_of_a_hub_repository(monkeypatch, tmp_path):
     own = OwnFiles("ann/faces")
     url = "hf://datasets/ann/faces@0123/a.jpg"
-    assert own.resolve(url) == url
-    for other in ("hf://datasets/bob/faces@0123/a.jpg", "http://x/a::hf://datasets/ann/faces@0/a", "/etc/passwd"):
-        if other.startswith("http"):
-            continue
+    for ours in (url, f"zip://a/b.jpg::{url}", f"tar://b.tar::gzip://::{url}"):
+        assert own.resolve(ours) == ours
+    protocols = ("file:///etc/passwd", "local:///etc/passwd", "http://x/a", "simplecache://", "zip://a::file:///etc")
+    for other in (
+        *("hf://datasets/bob/faces@0123/a.jpg", "/etc/passwd", f"{url}::file:///etc/passwd"),
+        *(f"{protocol}::{url}" for protocol in protocols),
+    ):
         with pytest.raises(InputError, match="not part"):
             own.resolve(other)
+
+
+def test_of_unpacked_archives_only_its_own_are_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", str(tmp_path / "extracted"))
+    photos = {}
+    for name in ("ann", "bob"):
+        archive = tmp_path / "hub" / f"datasets--{name}--faces" / "snapshots" / "0123" / "photos.zip"
+        archive.parent.mkdir(parents=True)
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr("a.jpg", encode(1))
+        photos[name] = str(Path(ExtractManager(str(tmp_path)).extract(str(archive)), "a.jpg"))
+    own = OwnFiles("ann/faces")
+    assert own.resolve(photos["ann"]) == photos["ann"]
+    with pytest.raises(InputError, match="not part"):
+        own.resolve(photos["bob"])
 
 
 @pytest.mark.parametrize("place", ["/etc/*.parquet", "https://example.com/a.parquet", "../*.parquet", "zip://a::b"])

@@ -31,7 +31,7 @@ def test_no_seams_where_tiles_disagree():
 
 
 def test_a_local_filter_is_the_same_in_tiles():
-    """Away from the tiles' borders a filter sees no more than its neighbourhood."""
+    """Away from the tiles' borders a filter depends on its neighborhood only."""
     photo = torch.rand(1, 60, 60, generator=torch.Generator().manual_seed(0))
 
     def network(tiles):

@@ -17,7 +17,9 @@ from hfembed import (
     FaceImageProcessor,
     FaceSwapConfig,
 )
+from hfembed.checkpoint.validation import read_config
 from hfembed.cli import app
+from hfembed.errors import InputError
 
 URL = "http://127.0.0.1:9/weights.safetensors"
 TIMM = {"trunk": "timm/test_resnet"}
@@ -141,6 +143,20 @@ def test_absurd_numbers_are_refused_before_anything_is_allocated(fields, checkpo
     folder = edited(checkpoint, tmp_path, fields[0])
     with pytest.raises(Exception, match=fields[1]):
         AutoModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", ["load", 0, "os", "Tensor", "int8", ["float32"]])
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_a_dtype_is_a_floating_point_type_of_torch(dtype, name, checkpoint, tmp_path):
+    folder = edited(checkpoint, tmp_path, {name: dtype})
+    with pytest.raises(InputError, match="dtype"):
+        read_config(folder)
+
+
+@pytest.mark.parametrize("labels", [3, "Ann", ["Ann", "Bo"], {"x": "Ann"}])
+def test_labels_are_a_mapping_from_numbers(labels, checkpoint, tmp_path):
+    with pytest.raises(InputError, match="no possible model"):
+        read_config(edited(checkpoint, tmp_path, {"id2label": labels}))
 
 
 def test_a_timm_network_of_allowed_arguments_that_no_machine_holds_is_refused():

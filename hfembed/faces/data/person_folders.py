@@ -9,6 +9,7 @@ import lzma
 import os
 import re
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -36,7 +37,10 @@ MAX_EXPANSION = 100
 MIN_UNPACKED_BYTES = 1 << 30
 
 _PHOTOS = datasets.Features({"image": PhotoFeature(), "file": datasets.Value("string")})
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError)
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError),
+    *(UnicodeDecodeError, struct.error),
+)
 
 
 def read_person_folders(source: str | Path, *, follow_links: bool = True) -> datasets.Dataset:
@@ -151,6 +155,10 @@ def _read_archive(archive: str, version: tuple[int, int]) -> Iterator[dict[str, 
 def _zip_photos(archive: str, listing: PhotoListing) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(archive) as opened:
         members = opened.infolist()
+        # zipfile skips entries whose lengths are damaged, and says nothing
+        counted = zipfile._EndRecData(opened.fp)[zipfile._ECD_ENTRIES_TOTAL]  # type: ignore[attr-defined]
+        if len(members) != counted:
+            raise zipfile.BadZipFile(f"it lists {len(members)} of {counted} files")
         limit = _unpacked_limit(archive)
         if sum(member.file_size for member in members) > limit or len(members) > MAX_MEMBERS:
             raise _too_large(archive, limit)

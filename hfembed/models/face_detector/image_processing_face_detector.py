@@ -12,8 +12,6 @@ from transformers.image_processing_utils import BatchFeature
 from hfembed.models.image_opening import MAX_PIXELS, check_pixels, image_errors, open_image, to_eight_bit
 from hfembed.models.image_processor_base import ImageProcessorBase, PhotoSource, as_batch, for_each
 
-_PIXEL_LIMIT = 500_000_000
-
 
 class Photo(NamedTuple):
     """A decoded photo.
@@ -53,9 +51,9 @@ class FaceDetectorImageProcessor(ImageProcessorBase):
 
     def __init__(self, max_pixels: int = MAX_PIXELS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(max_pixels, int) or not 1 <= max_pixels <= _PIXEL_LIMIT:
+        if not isinstance(max_pixels, int) or not 1 <= max_pixels <= MAX_PIXELS:
             raise ValueError(
-                f"FaceDetectorImageProcessor: max_pixels lies between 1 and {_PIXEL_LIMIT:,}, not {max_pixels!r}"
+                f"FaceDetectorImageProcessor: max_pixels lies between 1 and {MAX_PIXELS:,}, not {max_pixels!r}"
             )
         self.max_pixels = max_pixels
 

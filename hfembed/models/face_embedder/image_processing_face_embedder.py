@@ -130,12 +130,13 @@ class FaceImageProcessor(ImageProcessorBase):
         points = np.asarray(template_for_size(height, width) if template is None else template, dtype=np.float64)
         if points.shape != (5, 2):
             raise ValueError("FaceImageProcessor: template is five [x, y] in output pixels")
-        # also false for NaN; a template may reach beyond the crop, but not by more than its size
-        low, high = -max(height, width), 2 * max(height, width)
-        if not (low <= points.min() and points.max() <= high and np.ptp(points, axis=0).max() >= 1):
+        # also false for NaN; a template may reach beyond the crop, but not by more than its size; faces of a few
+        # pixels all look the same
+        low, high, extent = -max(height, width), 2 * max(height, width), min(height, width) / 8
+        if not (low <= points.min() and points.max() <= high and np.ptp(points, axis=0).max() >= extent):
             raise ValueError(
-                f"FaceImageProcessor: template must be five points between {low} and {high}, at least a pixel apart, "
-                f"got {points.tolist()}"
+                f"FaceImageProcessor: template must be five points between {low} and {high}, {extent:g} pixels apart "
+                f"or more, got {points.tolist()}"
             )
         self.size = {"height": height, "width": width}
         self.template = points.tolist()
@@ -143,11 +144,12 @@ class FaceImageProcessor(ImageProcessorBase):
         self.color = color
         self.image_mean = self._per_channel("image_mean", image_mean)
         self.image_std = self._per_channel("image_std", image_std)
-        # also false for NaN
-        if not all(abs(mean) <= 1e6 for mean in self.image_mean):
-            raise ValueError(f"FaceImageProcessor: image_mean must be finite numbers, not {image_mean!r}")
-        if not all(1e-6 <= std <= 1e6 for std in self.image_std):
-            raise ValueError(f"FaceImageProcessor: image_std must be finite numbers above 0, not {image_std!r}")
+        # also false for NaN. Pixels lie in [0, 1] here: with numbers far from theirs, all photos look the same. A
+        # network that takes 0 to 255 has the standard deviation 1 / 255.
+        if not all(abs(mean) <= 10 for mean in self.image_mean):
+            raise ValueError(f"FaceImageProcessor: image_mean lies between -10 and 10, not {image_mean!r}")
+        if not all(1e-3 <= std <= 10 for std in self.image_std):
+            raise ValueError(f"FaceImageProcessor: image_std lies between 0.001 and 10, not {image_std!r}")
 
     @property
     def num_channels(self) -> int:

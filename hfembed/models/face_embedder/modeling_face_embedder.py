@@ -226,7 +226,7 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
             Embeddings as of `embed`, and norms (B,), a proxy for the quality of each image (not of its mirror image).
 
         Raises:
-            ValueError: The images do not have the config's size, or an embedding is not finite.
+            ValueError: The images do not have the config's size, or an embedding is not finite or has length zero.
         """
         self.face_embedder.check_pixel_values(pixel_values)
         # on a CPU the feature maps of a few images stay in the cache: MobileFaceNet is twice as fast
@@ -242,6 +242,8 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
         embeddings, norms = (torch.cat(column) for column in zip(*embedded, strict=True))
         if not torch.isfinite(norms).all() or not torch.isfinite(embeddings).all():
             raise ValueError(self._why_not_finite(pixel_values))
+        if not norms.all():
+            raise ValueError("an embedding has length zero, so it is like no face; the model's weights are damaged")
         return embeddings, norms
 
     def _why_not_finite(self, pixel_values: torch.Tensor) -> str:

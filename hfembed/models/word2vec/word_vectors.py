@@ -1,5 +1,6 @@
 """Queries of word vectors: neighbors, analogies, the odd one out, vectors of documents."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
@@ -187,7 +188,7 @@ class WordVectorQueries:
         Raises:
             UnknownWordError: A word that is not in the vocabulary.
             TypeError: Something else than words and vectors; a vector is an array or a tensor, not a list of numbers.
-            ValueError: A vector of another size, or with a number that is not finite.
+            ValueError: A vector of another size, a number that is not finite, or a sum of zero.
         """
         return self.most_similar_batch([positive], [negative], top_k, restrict_vocab, topn=topn)[0]
 
@@ -231,6 +232,8 @@ class WordVectorQueries:
         for items, sign in ((positive, 1.0), (negative, -1.0)):
             for item in items:
                 item, weight = item if isinstance(item, tuple) else (item, sign)
+                if not math.isfinite(weight):
+                    raise ValueError(f"a weight of the query is not finite: {weight}")
                 if isinstance(item, str):
                     rows.append(self._words()[item])
                     vector = unit_rows(matrix[rows[-1]].unsqueeze(0))[0]
@@ -246,6 +249,8 @@ class WordVectorQueries:
                         f"({str(item)[:40]})"
                     )
                 total += float(weight) * vector
+        if not bool(torch.isfinite(total).all() and total.any()):
+            raise ValueError("the query adds up to zero or to no finite number, which is like no word")
         return total, rows
 
     def _named(self, scores: torch.Tensor, rows: torch.Tensor) -> list[list[tuple[str, float]]]:

@@ -46,10 +46,10 @@ _FORMAT = 2
 _COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 _TEXT_SUFFIXES = (".txt", ".text", ".parquet", *_COMPRESSED)
 # read as text these would teach their syntax
-_TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
+_TABLES = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow"}
 _NOT_TEXT = (
     ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar", ".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".html",
-    ".htm", ".xml", ".npy", ".npz", ".safetensors", ".db", ".sqlite",
+    ".htm", ".xml", ".yaml", ".yml", ".npy", ".npz", ".safetensors", ".db", ".sqlite",
 )  # fmt: skip
 _SPLIT_BYTES = 1 << 20
 

@@ -157,17 +157,19 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     return prepare_corpus(**arguments, vocabulary=merged)
 
 
-def describe_changes(config: Word2VecTrainingConfig) -> str:
-    """What the recipe sets otherwise than the model of `init_from` was trained with, in a line; empty if nothing."""
+def keep_objective(config: Word2VecTrainingConfig) -> str:
+    """Take the settings that the recipe does not name from the model of `init_from`.
+
+    Returns one line that names what the recipe changes; empty if nothing.
+    """
     if not config.init_from:
         return ""
-    old, new = load_start(config).config, config.model_config(0)
-    names = [field.name for field in dataclasses.fields(Word2VecConfig) if hasattr(config, field.name)]
-    changes = [
-        f"{name} {getattr(new, name)} instead of {getattr(old, name)}"
-        for name in names
-        if getattr(new, name) != getattr(old, name)
-    ]
+    old, changes = _load(config.init_from).config, []
+    for name in [field.name for field in dataclasses.fields(Word2VecConfig) if hasattr(config, field.name)]:
+        if name not in config.named:
+            setattr(config, name, getattr(old, name))
+        elif getattr(config, name) != getattr(old, name):
+            changes.append(f"{name} {getattr(config, name)} instead of {getattr(old, name)}")
     return f"init_from {config.init_from}: this run continues with {', '.join(changes)}" if changes else ""
 
 
@@ -177,10 +179,7 @@ def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:
     Raises:
         InputError: It cannot be loaded, or lacks the words and counts that training on needs.
     """
-    try:
-        model = Word2VecForPreTraining.from_pretrained(config.init_from, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise InputError(f"init_from {config.init_from} cannot be loaded: {' '.join(str(error).split())}") from None
+    model = _load(config.init_from)
     if model.vocabulary is None or model.vocabulary.counts is None:
         raise InputError(f"init_from {config.init_from} lacks its words or their counts: it cannot be trained on")
     if model.config.embedding_size != config.embedding_size:
@@ -189,6 +188,13 @@ def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:
             f"set embedding_size to that instead of {config.embedding_size}"
         )
     return model
+
+
+def _load(name: str) -> Word2VecForPreTraining:
+    try:
+        return Word2VecForPreTraining.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(f"init_from {name} cannot be loaded: {' '.join(str(error).split())}") from None
 
 
 def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2VecForPreTraining:

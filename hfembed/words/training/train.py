@@ -20,7 +20,7 @@ from hfembed.words.training.recipe import (
     TrainingTests,
     Word2VecTrainingConfig,
     check_corpus,
-    describe_changes,
+    keep_objective,
     load_corpus,
     start_model,
 )
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tests = TrainingTests(config.analogies, config.word_pairs, config.restrict_vocab)
     accelerator = Accelerator(kwargs_handlers=[PATIENCE])
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
-    run = Run(config, "words", accelerator)
-    if changes := describe_changes(config):
+    if changes := keep_objective(config):
         accelerator.print(changes)
+    run = Run(config, "words", accelerator)
     corpus = run.prepare(lambda: load_corpus(config))
     text = f"{corpus.num_words:,} words, {len(corpus.vocabulary):,} distinct, of {Path(config.corpus).name}."
     run.describe_data(f"{text} {config.corpus_note}".strip(), fingerprint_corpus(corpus))

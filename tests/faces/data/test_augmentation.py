@@ -8,7 +8,7 @@ EVERYTHING = dict(
     mirror=0.5, zoom=(0.8, 1.2), aspect=0.1, rotation=15, shear=0.1, shift=0.08, perspective=0.05,
     downsample=0.3, blur=0.3, gamma=0.4, contrast=0.3, brightness=0.15, light=0.2, noise=0.7, erase=0.5,
 )  # fmt: skip
-COLOUR = dict(grayscale=0.3, saturation=0.4, erase_fill="noise")
+COLOR = dict(grayscale=0.3, saturation=0.4, erase_fill="noise")
 
 
 def crops(count, channels=1, height=40, width=32):
@@ -20,7 +20,7 @@ def crops(count, channels=1, height=40, width=32):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_sample_depends_on_its_key_and_nothing_else(channels):
-    augment = FaceAugmentation(seed=7, **EVERYTHING, **(COLOUR if channels == 3 else {}))
+    augment = FaceAugmentation(seed=7, **EVERYTHING, **(COLOR if channels == 3 else {}))
     pixels, keys = crops(37, channels, 31, 29), [(3, index) for index in range(37)]
     together = augment(pixels, keys)
     alone = torch.cat([augment(pixels[i : i + 1], keys[i : i + 1]) for i in range(37)])
@@ -125,7 +125,7 @@ def test_fields_are_explained():
     assert all(texts.values()) and {"seed", "mirror", "erase_fill"} <= set(texts)
 
 
-def test_colour_needs_colour_crops():
+def test_color_needs_color_crops():
     with pytest.raises(ValueError, match="3 channels"):
         FaceAugmentation(grayscale=0.5)(crops(1), [(0, 0)])
 

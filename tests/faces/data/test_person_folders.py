@@ -11,7 +11,7 @@ import pytest
 from hfembed.errors import InputError
 from hfembed.faces.data import person_folders
 from hfembed.faces.data.faces import load_faces
-from hfembed.faces.data.person_folders import read_person_folders
+from hfembed.faces.data.person_folders import _DAMAGE, _read_archive, read_person_folders
 from tests.faces.data.conftest import encode, write_folder, write_tar, write_zip
 
 
@@ -52,6 +52,25 @@ def test_checksums_of_gzip_and_zip(tmp_path, photos):
     flip(path, path.read_bytes().index(b"this is a note"))
     with pytest.raises(InputError, match="people.zip.*CRC"):
         read_person_folders(path)
+
+
+def test_no_flipped_bit_in_the_list_of_a_zip_loses_a_photo_silently(tmp_path, caplog):
+    """Exhaustive: a damaged length makes zipfile skip entries, a damaged UTF-8 name cannot be decoded."""
+    names = ("Ann/1.jpg", "Bo/é.jpg", "Bo/2.jpg")
+    content = write_zip(tmp_path / "whole.zip", {name: b"photo" for name in names}).read_bytes()
+    path = tmp_path / "people.zip"
+    for place in range(content.index(b"PK\1\2"), len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            caplog.clear()
+            try:
+                read = list(_read_archive(str(path), (0, 0)))
+            except (*_DAMAGE, RuntimeError, InputError):
+                continue
+            assert len(read) == 3 or "skipped" in caplog.text, (place, bit)
+            assert all(row["image"]["bytes"] == b"photo" for row in read), (place, bit)
 
 
 def test_data_after_the_end(tmp_path, photos):

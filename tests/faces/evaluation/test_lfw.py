@@ -87,7 +87,7 @@ def test_crops_are_kept_until_the_processor_changes(tiny_lfw, processor, model):
     assert lfw.aligned(type(processor)(size=[48, 32])).pixels.shape[2:] == (48, 32)
 
 
-def test_floor_is_fitted_outside_the_pairs_and_separates_textures(tiny_lfw, processor):
+def test_baselines_are_fitted_outside_the_pairs_and_separate_textures(tiny_lfw, processor):
     lfw = make_lfw(tiny_lfw.folder, tiny_lfw.pairs)
     outside = lfw.aligned_outside(processor)
     assert {file.split("/")[0] for file in outside.files} == {f"Stranger_{letter}" for letter in "ABCD"}
@@ -95,7 +95,7 @@ def test_floor_is_fitted_outside_the_pairs_and_separates_textures(tiny_lfw, proc
     baselines = pixel_baseline_embeddings(outside.pixels, crops.pixels)
     assert list(baselines) == ["pixels", "eigenfaces", "whitened_eigenfaces"]
     assert lfw.result(baselines["pixels"], crops).metrics["lfw_view2_auc"] > 95
-    # all components together are a rotation of the fitted crops' centred pixels: cosines stay
+    # all components together are a rotation of the fitted crops' centered pixels: cosines stay
     itself = pixel_baseline_embeddings(outside.pixels, outside.pixels)
     cosines = [rows @ rows.T for rows in (itself["pixels"], itself["eigenfaces"])]
     np.testing.assert_allclose(cosines[0], cosines[1], atol=1e-3 * np.abs(cosines[0]).max())

@@ -84,7 +84,7 @@ def test_trains_draws_and_resumes_to_the_last_digit(people, tmp_path, monkeypatc
     assert not set(notes["trained_files"]) & set(notes["held_out_files"])
     pictures = sorted((whole / "pictures").iterdir())
     assert [picture.name for picture in pictures] == [f"step_{step:08d}.png" for step in (4, 8, 9)]
-    # a row a person; its photos and three redrawings of each, a pixel shown as 2 x 2
+    # one row per person: its photos and three reconstructions of each, every pixel shown as 2 x 2
     assert Image.open(pictures[-1]).size == (2 * (4 * 16 + 3 * 4), 2 * (3 * 16 + 2 * 4))
     assert numbers(whole)[-1]["step"] == 9 and "held_out_error" in numbers(whole)[-1]
 

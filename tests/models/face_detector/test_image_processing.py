@@ -107,5 +107,6 @@ def test_settings_are_kept_and_typos_refused(tmp_path):
     assert FaceDetectorImageProcessor.from_pretrained(tmp_path).max_pixels == 123
     with pytest.raises(ValueError, match="max_pixel'"):
         FaceDetectorImageProcessor(max_pixel=3)
-    with pytest.raises(ValueError, match="max_pixels"):
-        FaceDetectorImageProcessor(max_pixels=0)
+    for impossible in (0, 500_000_000):
+        with pytest.raises(ValueError, match="max_pixels"):
+            FaceDetectorImageProcessor(max_pixels=impossible)

@@ -64,7 +64,7 @@ class TestFaceDetector(ModelContract):
         return outputs
 
     def inputs(self, config, batch_size=3):
-        # just one window fits in: one face a photo, whatever the weights
+        # just one window fits in: one face per photo, whatever the weights
         generator = torch.Generator().manual_seed(0)
         return {"pixel_values": 255 * torch.rand(batch_size, 3, 14, 14, generator=generator)}
 

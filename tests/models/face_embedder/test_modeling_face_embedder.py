@@ -65,7 +65,7 @@ class TestFaceEmbedder(ModelContract):
     def inputs(self, config, batch_size=3):
         return {"pixel_values": images(config, batch_size)}
 
-    def labelled_inputs(self, config):
+    def labeled_inputs(self, config):
         return {"pixel_values": images(config, 10), "labels": torch.arange(5).repeat_interleave(2)}
 
 
@@ -82,7 +82,7 @@ class TestTimmFaceEmbedder(ModelContract):
     def inputs(self, config, batch_size=3):
         return {"pixel_values": images(config, batch_size)}
 
-    def labelled_inputs(self, config):
+    def labeled_inputs(self, config):
         return {"pixel_values": images(config, 10), "labels": torch.arange(5).repeat_interleave(2)}
 
 
@@ -527,6 +527,15 @@ def test_weights_that_are_not_finite_give_an_error_and_no_decision():
     for compare in (model.similarity, model.similarity_pairwise, model.verify):
         with pytest.raises(ValueError, match="non-finite"):
             compare(good, bad)
+
+
+def test_embeddings_of_length_zero_give_an_error_and_no_decision():
+    model = FaceEmbedderModel(tiny_config(thresholds=THRESHOLDS))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    with pytest.raises(ValueError, match="length zero"):
+        model.embed(images(model.config))
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 20, 16, dtype=torch.uint8)])

@@ -54,7 +54,7 @@ class TestDenseFaceSwap(ModelContract):
     def inputs(self, config, batch_size=3):
         return {"pixel_values": images(config, batch_size), "labels": torch.arange(batch_size) % len(config.people)}
 
-    def labelled_inputs(self, config):
+    def labeled_inputs(self, config):
         masks = images(config, 6, seed=2)[:, :1]
         return {**self.inputs(config, 6), "target_pixel_values": images(config, 6, seed=1), "target_masks": masks}
 

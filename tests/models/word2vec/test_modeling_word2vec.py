@@ -189,6 +189,12 @@ def test_queries_of_impossible_vectors_and_words_are_refused():
         model.most_similar(np.zeros(5))
     with pytest.raises(ValueError, match="not finite"):
         model.most_similar(np.full(6, np.nan))
+    for query in ([("king", float("nan"))], [("king", float("inf"))]):
+        with pytest.raises(ValueError, match="weight of the query is not finite"):
+            model.most_similar(query)
+    for positive, negative in ((np.zeros(6), None), ("king", "king"), ([("king", 0.0)], None)):
+        with pytest.raises(ValueError, match="adds up to zero"):
+            model.most_similar(positive, negative)
     for call in (lambda: model.vector(3), lambda: model.doesnt_match("king queen"), lambda: model["king", 4]):
         with pytest.raises(TypeError):
             call()

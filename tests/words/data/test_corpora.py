@@ -22,7 +22,7 @@ TEXT = "the cat sat\n\n  on the\tmat \nthe dog\r\nsat on the cat on\n" * 3 + "th
 
 
 def encode_slowly(lines, min_count, sentence_length=10_000):
-    """Words, counts, ids and sentence ends of lists of words, one list a line."""
+    """Words, counts, ids and sentence ends of lists of words, one list per line."""
     counts = Counter(word for line in lines for word in line)
     words = sorted((word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word))
     index = {word: number for number, word in enumerate(words)}

@@ -103,7 +103,9 @@ def test_hidden_and_foreign_files_of_a_folder_are_not_learned(tmp_path, caplog):
     assert "2 files" in caplog.text and "d.csv" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tar.gz", "a.tgz", "a.jsonl.gz", "a.zip", "wiki.xml.bz2"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.ndjson", "a.yaml", "a.csv", "a.tar.gz", "a.tgz", "a.jsonl.gz", "a.zip", "wiki.xml.bz2"]
+)
 def test_files_of_other_formats_are_named(tmp_path, name):
     (tmp_path / name).write_text('{"text": "king"}')
     with pytest.raises(InputError, match=rf"{name} is not plain text"):

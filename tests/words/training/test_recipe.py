@@ -5,8 +5,9 @@ import pytest
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
+from hfembed.training.config import read_config
 from hfembed.words.training import recipe
-from hfembed.words.training.recipe import Word2VecTrainingConfig, load_corpus, start_model
+from hfembed.words.training.recipe import Word2VecTrainingConfig, keep_objective, load_corpus, start_model
 
 RNG = np.random.default_rng(0)
 TEXT = "\n".join(" ".join(RNG.choice(list("abcdefgh"), 6)) + " new york" * (line % 3 == 0) for line in range(300))
@@ -50,6 +51,19 @@ def test_training_on_adds_words_and_keeps_rows_and_phrases(config, tmp_path):
     )
     for word in old.vocabulary:
         assert model.word2vec.vector(word).equal(old.word2vec.vector(word))
+
+
+def test_training_on_keeps_the_objective_that_the_recipe_does_not_name(config, tmp_path):
+    config.architecture, config.negative = "cbow", 7
+    start_model(config, load_corpus(config)).save_pretrained(tmp_path / "model")
+    start = ["--init_from", str(tmp_path / "model")]
+    kept = read_config(Word2VecTrainingConfig, start)
+    assert not keep_objective(kept)
+    assert (kept.architecture, kept.negative, kept.embedding_size) == ("cbow", 7, config.embedding_size)
+    changed = read_config(Word2VecTrainingConfig, [*start, "--negative", "3"])
+    line = keep_objective(changed)
+    assert "negative 3 instead of 7" in line and "architecture" not in line and "\n" not in line
+    assert (changed.architecture, changed.negative) == ("cbow", 3)
 
 
 @pytest.mark.parametrize(

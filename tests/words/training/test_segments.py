@@ -19,7 +19,7 @@ def test_an_epoch_holds_every_word_once():
     assert plan.words_before(0) == 0 and plan.words_before(plan.num_segments) == len(ids)
 
 
-def test_neighbours_in_a_sentence_are_neighbours_in_the_corpus():
+def test_neighbors_in_a_sentence_are_neighbors_in_the_corpus():
     ids = np.arange(50_000, dtype=np.int32)
     ends = np.unique(np.append(np.random.default_rng(0).integers(1, 50_000, 4_000), 50_000))
     plan = SegmentPlan.for_corpus(len(ids), num_workers=1, seed=0)

@@ -68,7 +68,7 @@ def test_two_ranks_share_the_work_and_learn_the_topics(text, tmp_path):
 
 @pytest.mark.multiprocess
 def test_two_ranks_resume_as_if_nothing_had_been(text, tmp_path):
-    # checkpoints lie between meetings whose deltas are still under way
+    # checkpoints lie between synchronization rounds whose all-reduce is still delayed
     more = ("--sync_words", "20000", "--checkpoint_every", "150000", "--keep_checkpoints", "99")
     train(text, tmp_path / "run", *more, ranks=2)
     whole = load_file(tmp_path / "run" / "model.safetensors")
