@@ -44,7 +44,7 @@ def test_recipes_of_the_package_are_listed():
 @pytest.mark.parametrize(
     ("family", "arguments", "line"),
     [
-        ("words", ["--corpus", "nowhere.txt"], "no file or folder nowhere.txt"),
+        ("words", ["--corpus", "nowhere.txt"], "nowhere.txt: no such file or folder"),
         ("faces", ["--config", "face_triplet", "--metric_loss", "lifted"], "unknown metric_loss 'lifted'"),
     ],
 )

@@ -123,7 +123,7 @@ def check_corpus(config: Word2VecTrainingConfig) -> None:
     if not config.corpus:
         raise InputError("corpus must name a text file, a folder or a dataset")
     if not Path(config.corpus).exists() and not may_be_hub_id(config.corpus):
-        raise InputError(f"there is no file or folder {config.corpus}")
+        raise InputError(f"{config.corpus}: no such file or folder")
 
 
 def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
