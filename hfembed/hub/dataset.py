@@ -97,7 +97,8 @@ class OwnFiles:
         if self.own_url is not None and self.own_url.fullmatch(path):
             return path
         if "://" not in path and "::" not in path:
-            for root in map(os.path.realpath, [self.folder, *self._unpacked]):
+            for folder in (self.folder, *self._unpacked):
+                root = os.path.realpath(str(folder))
                 found = os.path.realpath(os.path.join(root, path))
                 if found.startswith(root.rstrip(os.sep) + os.sep):
                     return found

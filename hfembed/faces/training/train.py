@@ -8,9 +8,9 @@ hfembed train faces --config face_softmax --output_dir outputs/mine --resume
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
-from torch.utils.data import Dataset
 
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
@@ -89,7 +89,7 @@ def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tu
 
 
 def make_sampler(
-    config: FaceTrainingConfig, labels: Sequence[int], shard: dict[str, Any]
+    config: FaceTrainingConfig, labels: Sequence[int] | np.ndarray, shard: dict[str, Any]
 ) -> KeyedBatchSampler | IdentityBatchSampler:
     """Batches of samples at random, or of the same number of photos of each person."""
     if not config.photos_per_identity:
