@@ -28,12 +28,21 @@ GRADIENT = np.linspace(0, 1, 64).reshape(8, 8)
     [
         Image.fromarray((GRADIENT * 65535).astype(np.uint16)),
         Image.fromarray((GRADIENT * 65535).astype(np.int32)),
+        Image.fromarray((GRADIENT * 255).astype(np.int32)),
         Image.fromarray(GRADIENT.astype(np.float32)),
         Image.fromarray((GRADIENT * 255).astype(np.float32)),
         GRADIENT,
         (GRADIENT * 65535).astype(np.uint16),
     ],
-    ids=["16-bit", "32-bit", "float in [0, 1]", "float in [0, 255]", "float array", "uint16 array"],
+    ids=[
+        "16-bit",
+        "32-bit",
+        "32-bit in [0, 255]",
+        "float in [0, 1]",
+        "float in [0, 255]",
+        "float array",
+        "uint16 array",
+    ],
 )
 def test_deep_gray_is_scaled_not_clipped(image, tmp_path):
     sources = [image]

@@ -66,10 +66,14 @@ def embed(
     device: options.Device = "auto",
 ) -> Answer:
     """Detect and embed the faces in a folder of photos: one row per face, with box, landmarks and quality."""
+    if output.suffix.lower() != ".parquet":  # a photo's name, mistyped, would replace the photo
+        raise InputError(f"{output} does not end in .parquet; name the table to write")
     check_writable(output)
-    photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
+    listing = photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
     analyzer = _load_analyzer(model, detector, device, hub)
-    summary = photo_folders.embed_folder(analyzer, folder, output, faces, batch_size, num_threads, sys.stderr.isatty())
+    summary = photo_folders.embed_folder(
+        analyzer, listing, output, faces, batch_size, num_threads, sys.stderr.isatty()
+    )
     _warn(summary.errors)
     return Answer(
         {**summary._asdict(), "output": output},

@@ -25,6 +25,10 @@ Folder = Annotated[Path, typer.Argument(help="Checkpoint folder.")]
 RepoId = Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hub; created if it does not exist.")]
 License = Annotated[str | None, typer.Option(help="The license's name on the Hub; default: other, as its source.")]
 Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+PrivateByDefault = Annotated[
+    bool | None,
+    typer.Option("--private/--public", help="Visibility of a new repository; default: private, as it shows people."),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch to push to; default: main.")]
 Tag = Annotated[str | None, typer.Option(help="Also give this version a tag, such as v1.0.")]
 Token = Annotated[str | None, typer.Option(help="Hub token, instead of the one that this machine is logged in with.")]
@@ -84,7 +88,7 @@ def push_faces(
         int | None, typer.Option(min=16, help="Push crops of this size on the standard template, not the photos.")
     ] = None,
     license: License = None,
-    private: Private = False,
+    private: PrivateByDefault = None,
     revision: Revision = None,
     token: Token = None,
     tag: Tag = None,
@@ -102,7 +106,7 @@ def push_faces(
         title="Faces of people",
         about=f"{what}, from {Path(source).name}: {len(photos):,} of {people:,} people.",
         license=license,
-        private=private or None,
+        private=private,
         revision=revision,
         tag=tag,
         token=token,
@@ -117,7 +121,7 @@ def push_lfw(
     pairs: Annotated[Path, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
     landmarks: Landmarks = None,
     license: License = None,
-    private: Private = False,
+    private: PrivateByDefault = None,
     revision: Revision = None,
     token: Token = None,
     tag: Tag = None,
@@ -138,7 +142,7 @@ def push_lfw(
         about=f"{Path(images).name} and {pairs.name}. Huang, Ramesh, Berg and Learned-Miller, 2007.",
         tags=["face-verification", "lfw"],
         license=license,
-        private=private or None,
+        private=private,
         revision=revision,
         tag=tag,
         token=token,

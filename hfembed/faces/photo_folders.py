@@ -13,7 +13,7 @@ from hfembed.errors import InputError
 from hfembed.faces.data.person_folders import check_person_names
 from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces
 from hfembed.index.embedding_index import EmbeddingIndex
-from hfembed.photos import find_photos, utf8_name
+from hfembed.photos import PhotoListing, find_photos, utf8_name
 
 _NUMBER = pa.float32()
 # a photo without usable faces is one row without a face
@@ -40,7 +40,7 @@ class FolderSummary(NamedTuple):
 
 def embed_folder(
     analyzer: FaceAnalyzer,
-    folder: str | Path,
+    folder: str | Path | PhotoListing,
     output: str | Path,
     faces: WhichFaces = "all",
     batch_size: int = 32,
@@ -53,7 +53,7 @@ def embed_folder(
         InputError: There is no such folder, no photo in it, or the output is a folder.
         OSError: The table cannot be written.
     """
-    listing = find_photos(folder)
+    listing = folder if isinstance(folder, PhotoListing) else find_photos(folder)
     if Path(output).is_dir():
         raise InputError(f"{output} is a folder; name a .parquet file to write")
     errors, count, rows = [], 0, []

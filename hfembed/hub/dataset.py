@@ -97,8 +97,7 @@ class OwnFiles:
         if self.own_url is not None and self.own_url.fullmatch(path):
             return path
         if "://" not in path and "::" not in path:
-            for folder in (self.folder, *self._unpacked):
-                root = os.path.realpath(str(folder))
+            for root in map(os.path.realpath, [str(self.folder), *self._unpacked]):
                 found = os.path.realpath(os.path.join(root, path))
                 if found.startswith(root.rstrip(os.sep) + os.sep):
                     return found
@@ -202,6 +201,7 @@ def push_dataset(
     *,
     extra_files: Mapping[str, Path | bytes] | None = None,
     private: bool | None = None,
+    private_if_new: bool = False,
     revision: str | None = None,
     tag: str | None = None,
     token: str | None = None,
@@ -217,6 +217,7 @@ def push_dataset(
         card: Full repository id -> the text of its README.md.
         extra_files: Path in the repository -> what else belongs there.
         private: Make a new repository private. An existing public one is then refused.
+        private_if_new: Make a new repository private unless `private` says otherwise.
         revision: The branch, made where it does not exist; None means main.
         tag: Also give the commit this tag.
         token: Instead of this machine's.
@@ -245,6 +246,7 @@ def push_dataset(
             message="Upload data",
             repo_type="dataset",
             private=private,
+            private_if_new=private_if_new,
             revision=revision,
             tag=tag,
             token=token,

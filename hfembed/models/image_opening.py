@@ -78,11 +78,13 @@ def to_eight_bit(image: Image.Image, gray: bool | None = None) -> Image.Image:
         gray: True for L, False for RGB, None for whichever the image itself is.
 
     Raises:
-        ValueError: Floating-point pixels of an unknown range.
+        ValueError: Floating-point or 32-bit pixels of an unknown range.
     """
     if image.mode.startswith("I"):  # Pillow's own conversion would clip instead of scaling
         values = np.asarray(image)
-        image = Image.fromarray(np.clip(values // 256, 0, 255).astype(np.uint8))
+        image = Image.fromarray(
+            _integers_to_eight_bit(values) if image.mode == "I" else (values >> 8).astype(np.uint8)
+        )
     elif image.mode == "F":
         image = Image.fromarray(_float_to_eight_bit(np.asarray(image)))
     elif image.has_transparency_data:
@@ -157,6 +159,14 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
     elif pixels.ndim == 3 and pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _integers_to_eight_bit(values: np.ndarray) -> np.ndarray:
+    """32-bit integers in [0, 255], or else in [0, 65535]."""
+    low, high = int(values.min()), int(values.max())
+    if not 0 <= low <= high <= 65535:
+        raise ValueError(f"32-bit pixels from {low} to {high} have no known range; convert it to 8 bits")
+    return (values if high <= 255 else values >> 8).astype(np.uint8)
 
 
 def _float_to_eight_bit(values: np.ndarray) -> np.ndarray:

@@ -70,6 +70,15 @@ def test_embed(hfembed, photos, folder):  # noqa: F811
     (photos / "empty").mkdir()
     error = hfembed("embed", photos / "empty", photos / "none.parquet", fails=True)
     assert "empty contains no photos" in error
+    before = (photos / "a.png").read_bytes()
+    error = hfembed("embed", photos, photos / "a.png", "--model", folder, fails=True)
+    assert "a.png does not end in .parquet" in error and (photos / "a.png").read_bytes() == before
+
+
+def test_what_embed_skips_is_said_once(hfembed, photos, folder, caplog):  # noqa: F811
+    (photos / "notes.txt").write_text("x")
+    hfembed("embed", photos, photos / "out.parquet", "--model", folder)
+    assert caplog.text.count("notes.txt") == 1
 
 
 def test_a_read_only_output_is_refused_before_the_work(hfembed, photos, folder, monkeypatch):  # noqa: F811

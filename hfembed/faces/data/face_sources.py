@@ -18,6 +18,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.parquet as pq
 from datasets.exceptions import DatasetNotFoundError
 
 from hfembed.errors import InputError, first_line
@@ -30,6 +31,7 @@ from hfembed.faces.data.person_folders import (
     read_person_folders,
 )
 from hfembed.hub.dataset import OwnFiles, PhotoFeature, check_dataset_card
+from hfembed.photos import PHOTO_SUFFIXES, is_hidden
 
 # the names that public data sets of pairs use
 PAIR_COLUMNS = (("image_a", "image_b"), ("image1", "image2"), ("img_0", "img_1"), ("img1", "img2"))
@@ -213,14 +215,25 @@ def _shards(source: str) -> list[str] | None:
     """The Parquet or webdataset files a path means; None for person folders, archives and Hub ids."""
     path = Path(source)
     if path.is_dir():
-        found = sorted(str(file) for file in path.rglob("*") if file.suffix in (".parquet", ".tar") and file.is_file())
-        return found or None
+        inside = sorted(file for file in path.rglob("*") if not any(map(is_hidden, file.relative_to(path).parts)))
+        shards = [file for file in inside if file.suffix in (".parquet", ".tar") and file.is_file()]
+        if shards and any(file.suffix.lower() in PHOTO_SUFFIXES for file in inside):
+            # beside photos of people there may be other things, such as the table that `hfembed embed` wrote
+            shards = [file for file in shards if file.parent == path and _has_image_column(file)]
+        return [str(file) for file in shards] or None
     found = sorted(glob.glob(source)) if glob.has_magic(source) else [source] if path.is_file() else []
     if glob.has_magic(source) and not found:
         raise InputError(f'no file matches "{source}"')
     if not found or not all(_is_shard(file) for file in found):
         return None
     return found
+
+
+def _has_image_column(file: Path) -> bool:
+    try:
+        return file.suffix == ".parquet" and not {*pq.read_schema(file).names}.isdisjoint(_IMAGE_NAMES)
+    except pa.ArrowException:
+        return False
 
 
 def _is_shard(file: str) -> bool:

@@ -32,6 +32,7 @@ def push_faces(
     Args:
         tags: To find it by, beside "face-recognition".
         license: The Hub's name of its license; "other" where it is not given.
+        private: Make a new repository private; None does too, as it shows people. False makes it public.
     """
     card = dataset_card(
         parts,
@@ -41,7 +42,9 @@ def push_faces(
         task="image-feature-extraction",
         license=license,
     )
-    return push_dataset(parts, repo_id, card, private=private, revision=revision, tag=tag, token=token)
+    return push_dataset(
+        parts, repo_id, card, private=private, private_if_new=True, revision=revision, tag=tag, token=token
+    )
 
 
 def crop_faces(faces: datasets.Dataset, size: int, num_workers: int = 0) -> datasets.Dataset:

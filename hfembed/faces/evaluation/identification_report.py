@@ -31,6 +31,7 @@ RANKS = (1, 5, 10)
 PAIR_FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 MAX_RANK = 20
 _DISTRACTORS_AT_A_TIME = 4096
+_NAMED_AT_MOST = 10
 
 
 def report_identification(
@@ -193,6 +194,10 @@ def summary(report: dict[str, Any]) -> str:
     details = report[NAME]
     photos = details["photos"]
     lines = [f"{details['data']}: {photos['all']:,} photos of {photos['people']:,} people, {photos['failed']} failed"]
+    named = list(details["failures"].items())[:_NAMED_AT_MOST]
+    lines += [f"  {file}: {reason}" for file, reason in named]
+    if photos["failed"] > len(named):
+        lines.append(f"  and {photos['failed'] - len(named)} more, in results.json")
     for key in ("closed_set_several_photos", "closed_set_all_people"):
         part = details[key]
         low, high = part["rank_1_interval"]

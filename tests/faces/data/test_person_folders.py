@@ -6,6 +6,8 @@ import os
 import tarfile
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hfembed.errors import InputError
@@ -133,3 +135,18 @@ def test_a_damaged_webdataset(tmp_path):
         flip(path, opened.getmembers()[4].offset + 150)
     with pytest.raises(InputError, match="shard.tar.*damaged header"):
         load_faces(path)
+
+
+@pytest.mark.parametrize(
+    "stray", ["out.parquet", "Ann/old.parquet", "backup.tar", ".cache/x.parquet", "broken.parquet"]
+)
+def test_a_stray_table_or_archive_leaves_a_folder_of_people_as_it_is(tmp_path, photos, stray):
+    folder = write_folder(tmp_path / "people", photos)
+    (folder / stray).parent.mkdir(exist_ok=True)
+    if stray.endswith(".tar"):
+        write_tar(folder / stray, photos)
+    elif stray == "broken.parquet":
+        (folder / stray).write_text("x")
+    else:
+        pq.write_table(pa.table({"file": ["a"], "embedding": [[0.1]]}), folder / stray)
+    assert len(load_faces(folder)) == len(photos)

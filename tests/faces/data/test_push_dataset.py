@@ -45,6 +45,7 @@ def test_lfw_comes_back_with_its_folds_photos_and_points(hub, client, photos):
     arguments += ["--landmarks", str(photos / "landmarks.json"), "--license", "unknown"]
     assert client(run, arguments=arguments) == 0, client.output
     assert hub.titles("ann/lfw", kind="datasets") == ["Upload data", "initial commit"]
+    assert hub.repositories["datasets", "ann/lfw"].private
     assert client(run, arguments=arguments) == 0 and "already up to date" in client.output
     assert check_card(hub.files("ann/lfw", kind="datasets")["README.md"].decode(), "dataset") == []
 
@@ -100,10 +101,13 @@ def test_links_out_of_the_folder_are_not_pushed(hub, client, photos, data):
 
 
 def test_crops_are_lossless_and_lie_on_the_template(hub, client, photos):
-    arguments = ["push-dataset", "faces", str(photos / "lfw"), "ann/crops", "--crop-size", "32", "--private"]
+    arguments = ["push-dataset", "faces", str(photos / "lfw"), "ann/crops", "--crop-size", "32"]
     arguments += ["--landmarks", str(photos / "landmarks.json")]
     assert client(run, arguments=arguments) == 0, client.output
     assert hub.repositories["datasets", "ann/crops"].private
+    public = ["push-dataset", "faces", str(photos / "lfw"), "ann/public", "--crop-size", "32", "--public"]
+    assert client(run, arguments=public) == 0, client.output
+    assert not hub.repositories["datasets", "ann/public"].private
 
     def compare(folder):
         import numpy as np

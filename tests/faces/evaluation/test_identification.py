@@ -212,6 +212,7 @@ def test_the_command_leaves_figures_pictures_and_an_index(tiny_lfw, checkpoint, 
     assert details["all_pairs"]["genuine"] == 12 and details["all_pairs"]["impostor"] == 24 * 23 // 2 - 12
     assert "people leave" in details["blufr"]["left_out"]
     assert f"rank-1 {results['identification_rank_1']:.2f}" in out
+    assert "Person_B/Person_B_0002.jpg: no face detected" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("results.json", "cmc.png", "det.png", "identification_roc.png")
     }
