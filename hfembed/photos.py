@@ -18,7 +18,16 @@ from hfembed.models.image_opening import (
     to_eight_bit,
 )
 
-__all__ = ["IMAGE_FORMATS", "MAX_PIXELS", "PHOTO_SUFFIXES", "PhotoListing", "find_photos", "open_photo", "utf8_name"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "MAX_PIXELS",
+    "PHOTO_SUFFIXES",
+    "PhotoListing",
+    "check_photos",
+    "find_photos",
+    "open_photo",
+    "utf8_name",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +90,19 @@ class PhotoListing:
             named = ", ".join(files[:_NAMED_AT_MOST]) + (", ..." if len(files) > _NAMED_AT_MOST else "")
             parts.append(f"{len(files)} {reason} ({named})")
         return f"{utf8_name(self.folder)}: skipped {'; '.join(parts)}" if parts else ""
+
+
+def check_photos(*photos: str | Path) -> None:
+    """Refuse a mistyped photo before any model is loaded.
+
+    Raises:
+        InputError: There is no such file, or it is a folder.
+    """
+    for photo in photos:
+        if not Path(photo).exists():
+            raise InputError(f"{utf8_name(photo)}: no such file")
+        if Path(photo).is_dir():
+            raise InputError(f"{utf8_name(photo)} is a folder, not a photo")
 
 
 def find_photos(folder: str | Path, *, follow_links: bool = True) -> PhotoListing:

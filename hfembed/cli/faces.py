@@ -13,7 +13,7 @@ from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
     from hfembed import photos as photo_files
-    from hfembed.faces import clustering, detection, face_analyzer, photo_folders
+    from hfembed.faces import clustering, detection, face_analyzer, photo_folders, projection_plot
     from hfembed.faces.evaluation import occlusion
     from hfembed.index import embedding_index
 
@@ -37,6 +37,7 @@ def verify(
     device: options.Device = "auto",
 ) -> Answer:
     """Decide whether two photos show the same person."""
+    photo_files.check_photos(a, b)
     analyzer = _load_analyzer(model, detector, device, hub)
     result = analyzer.verify(a, b, far, faces)
     data = (analyzer.embedder.config.thresholds or {})["data"]
@@ -108,15 +109,21 @@ def identify(
         raise InputError("give --far or --fpir, not both")
     if save is not None:
         check_output_folder(embedding_index.check_index_folder(save))
+    photo_files.check_photos(*photos)
+    if fpir is not None and _is_folder_of_people(gallery):
+        raise InputError(
+            f"--fpir needs an index that was calibrated, and {gallery} is a folder of photos: give --far, or --save "
+            "its index, calibrate that (EmbeddingIndex.calibrate) and name it instead"
+        )
     analyzer = _load_analyzer(model, detector, device, hub)
     if fpir is None:
         with input_errors():
             analyzer.embedder.threshold(far)  # what cannot be decided at the end should fail before the work
     index = _load_gallery(gallery, analyzer, batch_size, num_threads, hub)
-    if save is not None:
-        index.save(save)
     with input_errors():
         threshold = index.threshold(fpir, aggregation) if fpir is not None else analyzer.embedder.threshold(far)
+    if save is not None:
+        index.save(save)
     answers: list[dict[str, Any]] = []
     errors, lines = [], []
     for photo in analyzer(photos, faces, batch_size, num_threads):
@@ -148,7 +155,13 @@ def analyzer(
 ) -> Answer:
     """Put a detector and an embedder into one folder, for verify, embed and identify."""
     check_destination(output, overwrite)
-    face_analyzer.compose_analyzer(hub.other_model(detector), hub.model(embedder), output)
+    checkpoint = hub.model(embedder)
+    face_analyzer.compose_analyzer(hub.other_model(detector), checkpoint, output)
+    if checkpoint.thresholds is None:
+        warn(
+            f"{embedder} has no thresholds, so verify and identify cannot decide with it; measure it with `hfembed "
+            f"evaluate lfw {embedder} ... --store-thresholds` and put the two together again"
+        )
     text = f"written to {output}: use it with --model {output}, or set {options.MODEL_VARIABLE}={output}"
     return Answer.written(output, text)
 
@@ -174,8 +187,12 @@ def group(
     """Group the faces of a folder by person, with one contact sheet per group."""
     clustering.check_output(output)
     check_output_folder(output)
-    faces = detection.read_face_crops(folder, hub.model(model), aligned, device=device)
-    chosen = clustering.choose_threshold(faces.thresholds, far) if threshold is None else threshold
+    photo_files.find_photos(folder)  # this and what follows is reported before a model is loaded
+    if map_method != "none":
+        projection_plot.check_method(map_method)
+    checkpoint = hub.model(model)
+    chosen = clustering.choose_threshold(checkpoint.thresholds, far) if threshold is None else threshold
+    faces = detection.read_face_crops(folder, checkpoint, aligned, device=device)
     groups = clustering.group_embeddings(faces.embeddings, chosen)
     clustering.write_groups(faces, groups, output, None if map_method == "none" else map_method)
     sizes = [int((groups == number).sum()) for number in range(int(groups.max()) + 1)]
@@ -208,6 +225,7 @@ def explain(
 ) -> Answer:
     """Draw which regions make two faces similar, by covering them one by one."""
     check_writable(output)
+    photo_files.check_photos(a, b)
     with input_errors():
         embedder, processor, crop_a, crop_b = detection.read_face_pair(a, b, hub.model(model), aligned, device)
         map_a, similarity = occlusion.occlusion_map(embedder, processor, crop_a, crop_b, patch, stride)
@@ -231,13 +249,17 @@ def _load_analyzer(model: str | None, detector: str | None, device: str, hub: Hu
 def _load_gallery(
     gallery: str, analyzer: "face_analyzer.FaceAnalyzer", batch_size: int, num_threads: int, hub: Hub
 ) -> "embedding_index.EmbeddingIndex":
-    if Path(gallery).is_dir() and not (Path(gallery) / embedding_index.INDEX_FILE).exists():
+    if _is_folder_of_people(gallery):
         index, summary = photo_folders.read_gallery(analyzer, gallery, batch_size, num_threads, sys.stderr.isatty())
         _warn(summary.errors)
         return index
     index = embedding_index.EmbeddingIndex.from_pretrained(gallery, token=hub.token)
     index.check_origin(analyzer.origin, name=gallery)
     return index
+
+
+def _is_folder_of_people(gallery: str) -> bool:
+    return Path(gallery).is_dir() and not (Path(gallery) / embedding_index.INDEX_FILE).exists()
 
 
 def _warn(errors: list[str]) -> None:

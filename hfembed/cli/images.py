@@ -76,6 +76,7 @@ def morph(
 ) -> Answer:
     """Morph one face into another."""
     check_writable(output)
+    photo_files.check_photos(a, b)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
     with input_errors():
         start, end = processor.preprocess([a, b]).pixel_values
@@ -102,6 +103,7 @@ def walk(
     check_writable(output)
     if (with_ is None) != (without is None):
         raise InputError("an attribute's direction needs both --with and --without")
+    photo_files.check_photos(photo)
     checkpoint = hub.model(model)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     with input_errors():
@@ -162,6 +164,7 @@ def compress(
 ) -> Answer:
     """Compress a face to a few dozen bytes, for the same model to decompress."""
     check_writable(output)
+    photo_files.check_photos(photo)
     checkpoint = hub.model(model)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     with input_errors():
@@ -207,6 +210,7 @@ def similar(
     """Find the photos most similar to a photo."""
     if output is not None:
         check_writable(output)
+    photo_files.check_photos(photo)
     embed = image_embedders.load_image_embedder(model if model.startswith("timm/") else hub.model(model), device)
     query = embed([photo])
     files, embeddings = image_embedders.embed_folder(embed, folder, without=photo)
@@ -234,6 +238,7 @@ def denoise(
 ) -> Answer:
     """Remove the noise from a photo."""
     check_writable(output)
+    photo_files.check_photos(photo)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
     return _write_picture(restoration.denoise(autoencoder, _read_photo(photo), overlap), output)
 
@@ -250,6 +255,7 @@ def inpaint(
 ) -> Answer:
     """Fill a hole in a photo."""
     check_writable(output)
+    photo_files.check_photos(photo, mask)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
     hole = _read_photo(mask).mean(0) > 0.5
     return _write_picture(restoration.inpaint(autoencoder, _read_photo(photo), hole, overlap=overlap), output)

@@ -13,6 +13,7 @@ from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports
 from hfembed.errors import InputError
 
 with lazy_imports():
+    from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
     from hfembed.faces.swap import face_swapper, provenance_mark
 
@@ -47,6 +48,7 @@ def swap(
     if (detector is None) == (landmarks is None):
         raise InputError("where are the faces? give either --detector or --landmarks")
     check_writable(output)
+    photo_files.check_photos(photo)
     points = None if landmarks is None else read_points(landmarks, photo.name)
     swapper, processor = loading.load_face_swap(hub.model(model), device)
     finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]

@@ -1,5 +1,6 @@
 """A plot of embeddings in the plane: pictures lie near those that are similar to them."""
 
+import importlib.util
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,16 @@ from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 
 ProjectionMethod = Literal["t-sne", "umap", "pca"]
+
+
+def check_method(method: ProjectionMethod) -> None:
+    """Refuse a projection that cannot be made here, before the work.
+
+    Raises:
+        InputError: umap-learn is not installed.
+    """
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise InputError('umap-learn is not installed: pip install "hfembed[map]", or choose t-sne')
 
 
 def project(embeddings: np.ndarray, method: ProjectionMethod = "t-sne", seed: int = 0) -> np.ndarray:
@@ -36,10 +47,9 @@ def project(embeddings: np.ndarray, method: ProjectionMethod = "t-sne", seed: in
         perplexity = min(30, (len(embeddings) - 1) / 3)
         return TSNE(2, perplexity=perplexity, metric="cosine", random_state=seed).fit_transform(embeddings)
     if method == "umap":
-        try:
-            from umap import UMAP
-        except ImportError:
-            raise InputError('umap-learn is not installed: pip install "hfembed[map]", or choose t-sne') from None
+        check_method(method)
+        from umap import UMAP
+
         neighbors = min(15, len(embeddings) - 1)
         # a spectral start needs more points than it finds neighbors
         start = "spectral" if len(embeddings) > 15 else "random"

@@ -97,7 +97,10 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
                 return f"{repo_id}: there is no such repository on the Hub, or your token may not see it"
             return f"{repo_id}: there is no such repository on the Hub; if it is private, {log_in}"
         case LocalEntryNotFoundError() if isinstance(error.__cause__, OfflineModeIsEnabled | None):
-            return f"{repo_id} is not in the cache of this machine, or not all of it: load it once with a network"
+            return (
+                f"{repo_id}: no such folder; as a Hub id it is not in the cache of this machine, or not all of it: "
+                "load it once with a network"
+            )
         case EntryNotFoundError() if not isinstance(error, LocalEntryNotFoundError):
             return f"{repo_id}: a file is missing there ({first_line(error)})"
         case HFValidationError():

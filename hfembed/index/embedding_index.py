@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -116,6 +116,9 @@ class EmbeddingIndex:
     def __len__(self) -> int:
         """Number of vectors."""
         return len(self._files)
+
+    def __contains__(self, label: object) -> bool:
+        return label in self._number
 
     @property
     def names(self) -> list[str]:
@@ -437,17 +440,28 @@ class EmbeddingIndex:
         cache_dir: str | Path | None = None,
         subfolder: str = "",
         local_files_only: bool = False,
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> "EmbeddingIndex":
         """Read an index from a folder, or from a data set repository on the Hub.
 
         Args:
             name: A folder, "owner/name" or "owner/name@revision".
             revision, token, cache_dir, subfolder, local_files_only: See `Checkpoint.resolve`.
+            device: "cpu" or "auto": an index is searched in the machine's memory.
+            dtype: Keep the vectors in this precision: float32, float16 or int8, by name too; None or "auto" keeps
+                them as they were saved.
 
         Raises:
-            InputError: There is no index, its files do not fit together, or a number in them is not finite.
+            InputError: There is no such device or precision, there is no index, its files do not fit together, or a
+                number in them is not finite.
             HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         """
+        precision = str(dtype or "auto").removeprefix("torch.")
+        if str(device or "cpu") not in ("cpu", "auto"):
+            raise InputError(f"device '{device}': an index is searched on the CPU; queries may come from any device")
+        if precision not in ("auto", *PRECISIONS):
+            raise InputError(f"dtype '{dtype}': an index keeps float32, float16 or int8")
         folder = Path(name)
         if folder.is_dir() and revision:
             raise InputError(f"{name} is a folder; a revision ({revision}) applies to Hub repositories only")
@@ -464,7 +478,13 @@ class EmbeddingIndex:
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
-        return cls._read(folder / subfolder, str(name))
+        index = cls._read(folder / subfolder, str(name))
+        if precision not in ("auto", index.precision):
+            vectors = index.vectors()
+            index.precision = cast(Precision, precision)
+            index._vectors = VectorStore(vectors.shape[1], index.precision)
+            index._vectors.append(vectors)
+        return index
 
     @classmethod
     def load(cls, folder_or_repo: str | Path, revision: str | None = None) -> "EmbeddingIndex":

@@ -145,3 +145,59 @@ def test_an_analyzer_is_put_together(hfembed, photos, folder, tmp_path):  # noqa
     assert "already exists" in hfembed("analyzer", folder / "detector", folder, output, fails=True)
     assert "not a face detector" in hfembed("analyzer", folder, folder, tmp_path / "other", fails=True)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("command", ["verify", "explain", "identify", "swap", "denoise", "similar"])
+def test_a_mistyped_photo_is_named_before_a_model_is_loaded(hfembed, photos, command):
+    nothing, out, model = photos / "nothing.jpg", photos / "out.png", photos / "no_model"
+    arguments = {
+        "verify": (photos / "a.png", nothing, "--model", model),
+        "explain": (photos / "a.png", nothing, out, "--model", model),
+        "identify": (photos, nothing, "--model", model),
+        "swap": (model, nothing, "ann", out, "--landmarks", "1,1 2,2 3,3 4,4 5,5"),
+        "denoise": (model, nothing, out),
+        "similar": (model, photos, nothing),
+    }[command]
+    assert hfembed(command, *arguments, fails=True) == f"error: {nothing}: no such file\n"
+
+
+def test_a_folder_has_no_calibrated_threshold(hfembed, photos):
+    arguments = ("identify", photos, photos / "a.png", "--model", photos / "no_model", "--fpir", "0.01")
+    error = hfembed(*arguments, fails=True)
+    assert error.startswith(f"error: --fpir needs an index that was calibrated, and {photos} is a folder of photos")
+
+
+def test_an_index_without_the_threshold_is_not_saved(hfembed, photos, folder):  # noqa: F811
+    (photos / "gallery" / "Ann").mkdir(parents=True)
+    draw((50, 30), person=1).save(photos / "gallery" / "Ann" / "1.png")
+    asked = (photos / "a.png", "--model", folder)
+    hfembed("identify", photos / "gallery", *asked, "--save", photos / "index")
+    error = hfembed("identify", photos / "index", *asked, "--fpir", "0.1", "--save", photos / "copy", fails=True)
+    assert "no threshold at FPIR" in error and not (photos / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--map", "umap", "--threshold", "0.5"], "umap-learn is not installed"),
+        ([], "no threshold for a false accept"),
+    ],
+)
+def test_what_grouping_lacks_is_said_before_the_work(hfembed, photos, folder, monkeypatch, options, line):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "umap", None)
+    monkeypatch.setattr("hfembed.faces.detection.read_face_crops", None)  # not called
+    assert line in hfembed("group", photos, photos / "groups", "--model", folder, *options, fails=True)
+
+
+def test_an_analyzer_without_thresholds_is_said_to_be_one(hfembed, folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+    model = FaceEmbedderModel.from_pretrained(folder)
+    model.config.thresholds = None
+    model.save_pretrained(tmp_path / "model")
+    FaceImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(sys, "argv", [str(part) for part in (
+        "hfembed", "analyzer", folder / "detector", tmp_path / "model", tmp_path / "out"
+    )])  # fmt: skip
+    with pytest.raises(SystemExit):
+        main()
+    warning = capsys.readouterr().err
+    assert f"`hfembed evaluate lfw {tmp_path}/model ... --store-thresholds`" in warning

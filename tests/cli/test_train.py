@@ -10,7 +10,8 @@ from accelerate.commands.launch import launch_command_parser
 from typer.testing import CliRunner
 
 from hfembed.cli import app
-from hfembed.cli.train import split_arguments
+from hfembed.cli.train import launch, split_arguments
+from hfembed.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -37,6 +38,19 @@ def test_options_of_the_launcher_pass_through(arguments, launcher, recipe):
 def test_recipes_of_the_package_are_listed():
     listed = CliRunner().invoke(app, ["train", "--list"]).output
     assert "face_softmax" in listed and "word2vec_skip_gram_gpu" in listed and "DeepFace" in listed
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments", "line"),
+    [
+        ("words", ["--corpus", "nowhere.txt"], "no file or folder nowhere.txt"),
+        ("faces", ["--config", "face_triplet", "--metric_loss", "lifted"], "unknown metric_loss 'lifted'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_the_launch(family, arguments, line, monkeypatch):
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", None)  # not called
+    with pytest.raises(InputError, match=line):
+        launch(family, arguments)
 
 
 @pytest.mark.multiprocess

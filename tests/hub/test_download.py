@@ -210,7 +210,7 @@ def test_what_cannot_be_loaded_is_one_line(hub, client, folder, tmp_path):
         ("ann/odd", {}, "embedding_size"),
         ("ann/broken", {}, "config.json is not JSON"),
         ("ann/cut", {}, "model.safetensors is truncated or damaged"),
-        ("ann/never-fetched", {"offline": True}, "not in the cache"),
+        ("ann/never-fetched", {"offline": True}, "never-fetched: no such folder; as a Hub id it is not in the cache"),
     ]
     for source, options, line in cases:
         with pytest.raises(ClientError) as error:

@@ -382,3 +382,21 @@ def test_faiss_takes_the_same_rows():
         index.to_faiss("Round")
     with pytest.raises(InputError, match="empty"):
         EmbeddingIndex().to_faiss()
+
+
+def test_an_index_knows_its_labels_and_takes_a_precision_when_loaded(tmp_path):
+    index = EmbeddingIndex()
+    index.add(torch.eye(3), ["Tony", "Ann", "Tony"])
+    assert "Tony" in index and "Bob" not in index
+    index.save_pretrained(tmp_path / "index")
+    for dtype in ("float16", torch.float16):
+        half = EmbeddingIndex.from_pretrained(tmp_path / "index", dtype=dtype, device="auto")
+        assert half.precision == "float16" and half.nbytes == index.nbytes / 2
+        assert half.search(torch.eye(3)[1], top_k=1).labels == [["Ann"]]
+    for options, line in (
+        ({"device": "cuda"}, "searched on the CPU"),
+        ({"dtype": "float64"}, "keeps float32, float16 or int8"),
+        ({"revision": "v1"}, "is a folder; a revision"),
+    ):
+        with pytest.raises(InputError, match=line):
+            EmbeddingIndex.from_pretrained(tmp_path / "index", **options)

@@ -154,3 +154,13 @@ def test_the_margin_of_the_contrastive_loss_reaches_the_model():
     arguments = ["--objective", "triplet", "--photos_per_identity", "4", "--metric_loss", "contrastive"]
     config = read_config(FaceTrainingConfig, [*arguments, "--contrastive_margin", "0.7"])
     assert make_model_config(config, 2).contrastive_margin == 0.7
+
+
+def test_missing_validation_files_are_found_before_the_photos_are_aligned(tmp_path, monkeypatch, capsys):
+    from hfembed.faces.training import train
+
+    monkeypatch.setattr(train, "load_photos", None)  # not called
+    arguments = ["--validation_images", "nowhere.tgz", "--validation_pairs", "nowhere.txt"]
+    with pytest.raises(SystemExit):
+        train.main([*arguments, "--output_dir", str(tmp_path / "out"), "--mixed_precision", "no"])
+    assert "nowhere" in capsys.readouterr().err

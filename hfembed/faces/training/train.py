@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = read_config(FaceTrainingConfig, arguments, __doc__)
     run = Run(config, "faces", make_accelerator(config))
     processor = make_processor(config)
+    validation = None if config.held_out else load_validation(config)  # a missing file is found before the long work
     photos, held_out = run.prepare(lambda: load_photos(config, processor))
     run.describe_data(describe_faces(config, photos), **photo_facts(photos))
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = make_model(config, photos.identities).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     size = (processor.size["height"], processor.size["width"])
     unchanged = FaceCollator(processor, make_augmentation(config, size, off=True))
-    protocol = HeldOutIdentification(held_out, unchanged) if held_out else load_validation(config)
+    protocol = HeldOutIdentification(held_out, unchanged) if held_out else validation
     dataset: AlignedFaces | FrozenFeatures = photos
     collate: FaceCollator | None = FaceCollator(processor, make_augmentation(config, size))
     if config.imprint or config.features_once:

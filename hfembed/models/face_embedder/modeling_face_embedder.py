@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,6 +22,8 @@ from .iresnet import IRESNET_DEPTHS, IResNet
 from .margin_softmax import MarginSoftmax
 from .metric_losses import METRIC_LOSSES
 from .mobilefacenet import MobileFaceNet
+
+Embeddings = torch.Tensor | np.ndarray
 
 
 @dataclass
@@ -289,11 +292,11 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
             copied.face_embedder.images_at_a_time = 32
         return copied.to(memory_format=torch.channels_last)
 
-    def similarity(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
+    def similarity(self, embeddings_a: Embeddings, embeddings_b: Embeddings) -> torch.Tensor:
         """Cosine similarity of each of the embeddings with each of the others.
 
         Args:
-            embeddings_a: (N, D), from `embed`.
+            embeddings_a: (N, D), from `embed`, a tensor or an array.
             embeddings_b: (M, D), from `embed`.
 
         Returns:
@@ -302,11 +305,11 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
         Raises:
             ValueError: The shapes do not fit, or an embedding is not finite.
         """
-        _check_embeddings(embeddings_a, embeddings_b)
+        embeddings_a, embeddings_b = _checked_embeddings(embeddings_a, embeddings_b)
         cosines = F.normalize(embeddings_a.float()) @ F.normalize(embeddings_b.float()).T
         return cosines.clamp(-1, 1)
 
-    def similarity_pairwise(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> torch.Tensor:
+    def similarity_pairwise(self, embeddings_a: Embeddings, embeddings_b: Embeddings) -> torch.Tensor:
         """Cosine similarity row by row.
 
         Args:
@@ -319,14 +322,14 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
         Raises:
             ValueError: The shapes differ or are not (N, D), or an embedding is not finite.
         """
-        _check_embeddings(embeddings_a, embeddings_b)
+        embeddings_a, embeddings_b = _checked_embeddings(embeddings_a, embeddings_b)
         if len(embeddings_a) != len(embeddings_b):
             raise ValueError(
                 f"expected the same number of embeddings, got {len(embeddings_a)} and {len(embeddings_b)}"
             )
         return F.cosine_similarity(embeddings_a.float(), embeddings_b.float())
 
-    def verify(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor, far: float | None = None) -> torch.Tensor:
+    def verify(self, embeddings_a: Embeddings, embeddings_b: Embeddings, far: float | None = None) -> torch.Tensor:
         """Decide for each row whether both faces are one person's, by a threshold stored in the config.
 
         Args:
@@ -363,7 +366,7 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
             raise ValueError(f"this checkpoint has no threshold for a false accept rate of {far}; it has: {known}")
         return thresholds["accuracy"] if far is None else by_far[float(far)]
 
-    def probability(self, embeddings_a: torch.Tensor, embeddings_b: torch.Tensor, prior: float = 0.5) -> torch.Tensor:
+    def probability(self, embeddings_a: Embeddings, embeddings_b: Embeddings, prior: float = 0.5) -> torch.Tensor:
         """Probability for each row that both faces are one person's, by the calibration stored in the config.
 
         Args:
@@ -381,7 +384,7 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
             raise ValueError(f"a prior lies between 0 and 1, got {prior}")
         calibration = self._thresholds().get("calibration")
         if calibration is None:
-            raise ValueError("this checkpoint's thresholds have no calibration; measure it again (hfembed evaluate)")
+            raise ValueError(f"this checkpoint's thresholds have no calibration; {self._how_to_measure()}")
         log_odds = (
             calibration["slope"] * self.similarity_pairwise(embeddings_a, embeddings_b) + calibration["intercept"]
         )
@@ -389,10 +392,12 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
 
     def _thresholds(self) -> dict[str, Any]:
         if self.config.thresholds is None:
-            raise ValueError(
-                "this checkpoint has no thresholds; measure it (hfembed evaluate) or set config.thresholds"
-            )
+            raise ValueError(f"this checkpoint has no thresholds; {self._how_to_measure()}, or set config.thresholds")
         return self.config.thresholds
+
+    def _how_to_measure(self) -> str:
+        name = self.config.name_or_path or "MODEL"
+        return f"measure it with `hfembed evaluate lfw {name} ... --store-thresholds`"
 
 
 class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
@@ -610,12 +615,15 @@ def _trunk_and_pooling(config: FaceEmbedderConfig) -> tuple[nn.Module, nn.Module
     return trunk, DepthwisePooling(trunk.out_channels, height, width), trunk.out_channels
 
 
-def _check_embeddings(embeddings_a: torch.Tensor, embeddings_b: torch.Tensor) -> None:
+def _checked_embeddings(embeddings_a: Embeddings, embeddings_b: Embeddings) -> tuple[torch.Tensor, torch.Tensor]:
+    embeddings_a = torch.as_tensor(embeddings_a)
+    embeddings_b = torch.as_tensor(embeddings_b, device=embeddings_a.device)
     if embeddings_a.ndim != 2 or embeddings_b.ndim != 2 or embeddings_a.shape[1] != embeddings_b.shape[1]:
         shapes = f"{tuple(embeddings_a.shape)} and {tuple(embeddings_b.shape)}"
         raise ValueError(f"expected embeddings (N, D) and (M, D), as embed() gives them; got {shapes}")
     if not torch.isfinite(embeddings_a).all() or not torch.isfinite(embeddings_b).all():
         raise ValueError("the embeddings contain non-finite numbers; no similarity can be told")
+    return embeddings_a, embeddings_b
 
 
 def _classifier(config: FaceEmbedderConfig) -> nn.Module:

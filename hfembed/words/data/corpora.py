@@ -191,11 +191,7 @@ def open_source(source: object, column: str, split: str, config_name: str | None
         if Path(source).exists():
             files = _list_files(Path(source))
             return _identify_files(files, column), _read_files(files, column)
-        if (
-            isinstance(source, Path)
-            or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
-            or source.endswith(_TEXT_SUFFIXES)
-        ):
+        if isinstance(source, Path) or not may_be_hub_id(source):
             raise InputError(f"there is no file or folder {source}")
         try:
             check_dataset_card(source)
@@ -214,6 +210,11 @@ def open_source(source: object, column: str, split: str, config_name: str | None
     if isinstance(source, Iterable) and not isinstance(source, str | bytes):
         return str(uuid.uuid4()), _join_texts(source)
     raise InputError(f"a corpus is a file, a folder, a dataset or an iterable of texts, not a {type(source).__name__}")
+
+
+def may_be_hub_id(source: str) -> bool:
+    """Whether a name may be that of a data set on the Hub, and not of a file."""
+    return bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)) and not source.endswith(_TEXT_SUFFIXES)
 
 
 def _is_file_name(part: object) -> bool:

@@ -14,7 +14,7 @@ from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import RunConfig, setting
-from hfembed.words.data.corpora import EncodedCorpus, prepare_corpus
+from hfembed.words.data.corpora import EncodedCorpus, may_be_hub_id, prepare_corpus
 from hfembed.words.data.phrases import learn_phrases
 from hfembed.words.data.vocabulary import merge_vocabularies
 from hfembed.words.evaluation.word_tests import WordTests
@@ -114,14 +114,25 @@ class Word2VecTrainingConfig(RunConfig):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(other) if field.name in ours}
 
 
+def check_corpus(config: Word2VecTrainingConfig) -> None:
+    """Refuse a corpus that is missing, unless it may be a data set on the Hub.
+
+    Raises:
+        InputError: No corpus is named, or there is no such file or folder.
+    """
+    if not config.corpus:
+        raise InputError("corpus must name a text file, a folder or a dataset")
+    if not Path(config.corpus).exists() and not may_be_hub_id(config.corpus):
+        raise InputError(f"there is no file or folder {config.corpus}")
+
+
 def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     """Text -> ids; with `init_from`, the text's new words are added to the model's.
 
     Raises:
         InputError: No corpus is named, or it cannot be read.
     """
-    if not config.corpus:
-        raise InputError("corpus must name a text file, a folder or a dataset")
+    check_corpus(config)
     source: dict[str, Any] = {"source": config.corpus, "column": config.column, "split": config.split}
     cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}

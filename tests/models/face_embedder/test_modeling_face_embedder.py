@@ -312,11 +312,14 @@ def test_verify_decides_by_the_stored_thresholds():
     torch.testing.assert_close(model.similarity_pairwise(first, second), angles.cos())
     torch.testing.assert_close(model.similarity(first[:2], second), angles.cos().expand(2, 4))
     assert model.verify(first, second).tolist() == [False, False, True, True]
+    # arrays too
+    torch.testing.assert_close(model.similarity(first.numpy(), second.numpy()), model.similarity(first, second))
+    assert model.verify(first.numpy(), second.numpy()).tolist() == [False, False, True, True]
     assert model.verify(first, second, far=0.1).tolist() == [False, True, True, True]
     assert model.verify(first, second, far=1e-2).tolist() == [False, False, False, True]
     with pytest.raises(ValueError, match="rate of 0.001; it has: 0.01, 0.1"):
         model.verify(first, second, far=0.001)
-    with pytest.raises(ValueError, match="no thresholds"):
+    with pytest.raises(ValueError, match="no thresholds; measure it with `hfembed evaluate lfw MODEL"):
         FaceEmbedderModel(tiny_config()).verify(first, second)
     with pytest.raises(ValueError, match="as embed"):
         model.similarity(images(model.config), images(model.config))
