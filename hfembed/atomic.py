@@ -1,4 +1,4 @@
-"""Outputs are written whole or not at all: under a temporary name beside the target, then renamed."""
+"""Outputs are written atomically: under a temporary name beside the target, then renamed."""
 
 import functools
 import os

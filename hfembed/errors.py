@@ -43,12 +43,12 @@ _EXTRAS = {
 
 
 class InputError(ValueError):
-    """Bad input from outside (a file, a config, a name). The message says what is wrong with it and what to do."""
+    """Invalid input (a file, a config, a name). The message says what is wrong with it and what to do."""
 
 
 @contextmanager
 def input_errors() -> Iterator[None]:
-    """Turn a `ValueError` or `KeyError` of a model, whose folder knows nothing of hfembed, into an `InputError`."""
+    """Turn a `ValueError` or `KeyError` of a model, whose folder does not import hfembed, into an `InputError`."""
     try:
         yield
     except (ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""Photos from outside: the one way to open them, and the one way to find them in a folder."""
+"""Untrusted photos: the one way to open them, and the one way to find them in a folder."""
 
 import logging
 import os

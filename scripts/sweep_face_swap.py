@@ -4,7 +4,7 @@ python scripts/sweep_face_swap.py --config hfembed/recipes/face_swap.yaml --root
     --ways "warped: {}" "unwarped: {warping: {warp: 0}}" --seeds 3 --embedder FACE_EMBEDDER --output_dir OUT
 
 Every way is trained on every group with every seed by scripts/train_face_swap.py, and measured on held-out photos.
-Runs that are done already are not repeated: a sweep that was stopped goes on.
+Finished runs are not repeated, so that a stopped sweep continues.
 """
 
 import argparse

@@ -260,7 +260,7 @@ class Checkpoint:
         return False
 
     def validate(self) -> PreTrainedConfig:
-        """Check that the checkpoint is whole: config, every weight, processor or words, nothing pickled.
+        """Check that the checkpoint is complete: config, every weight, processor or words, nothing pickled.
 
         Returns:
             The model's config.
@@ -274,7 +274,7 @@ class Checkpoint:
         """Share the checkpoint on the Hub; the options are those of `push_folder`.
 
         Raises:
-            InputError: The checkpoint is not whole, or the Hub refuses it.
+            InputError: The checkpoint is incomplete or damaged, or the Hub refuses it.
             HubUnavailableError: The Hub cannot be reached; push later.
         """
         from hfembed.checkpoint.push import push_folder

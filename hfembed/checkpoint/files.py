@@ -8,6 +8,6 @@ TRAINING_FILE = "training.json"
 RESULTS_FILE = "results.json"
 CARD_FILE = "README.md"
 STATISTICS_FILE = "latent_statistics.safetensors"
-# a face embedder with a detector in this folder is a whole analyzer
+# a face embedder with a detector in this folder is a complete analyzer
 DETECTOR_FOLDER = "detector"
 WORD_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab_counts.safetensors")

@@ -41,7 +41,7 @@ def read_json(path: Path, name: str | None = None) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object, whole or not at all.
+    """Write a JSON object, atomically.
 
     Raises:
         InputError: A number in it is not finite.

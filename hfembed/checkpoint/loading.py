@@ -154,7 +154,7 @@ def _one_line(name: str, kind: str) -> Iterator[None]:
         raise
     # what a damaged file makes the libraries stumble over is anybody's guess
     except Exception as error:
-        raise InputError(f"{name} is not a whole checkpoint of {kind}: {first_line(error)}") from error
+        raise InputError(f"{name}: incomplete or damaged checkpoint of {kind}: {first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bar:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hfembed.checkpoint.card import render_card
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.contents import model_files
 from hfembed.checkpoint.files import CARD_FILE, DETECTOR_FOLDER
+from hfembed.checkpoint.pushed_files import model_files
 from hfembed.checkpoint.saving import finish_save
 from hfembed.hub.card_marker import is_generated, mark, unmarked
 from hfembed.hub.commit import Pushed, commit_files, full_name
@@ -39,7 +39,7 @@ def push_folder(
 
     `model_files` says what belongs to it. The same folder again makes no commit. Interrupted at any moment, the branch
     holds the old model or the new one. A generated card is sent with the repository's name in its code, and one that
-    was edited by hand as it is.
+    was edited by hand unchanged.
 
     Args:
         folder: A folder for `from_pretrained`.
@@ -56,7 +56,7 @@ def push_folder(
         Where the model is now.
 
     Raises:
-        InputError: The folder is not a whole checkpoint, or the Hub refuses: token, rights, name, tag.
+        InputError: The checkpoint is incomplete or damaged, or the Hub refuses: token, rights, name, tag.
         HubUnavailableError: The Hub cannot be reached, or fails again and again; push later.
         OSError: A file cannot be read.
     """

@@ -24,7 +24,7 @@ def write_results(
     details: dict[str, Any],
     measured: str | Path | Checkpoint | PreTrainedModel | None = None,
 ) -> Path:
-    """Put one evaluation into the folder's results.json, whole or not at all.
+    """Put one evaluation into the folder's results.json, atomically.
 
     The metrics stand at the top level, the details under `name`, with the fingerprint of the weights that were
     measured. An earlier run of the same evaluation is replaced; other evaluations of the same weights stay.

@@ -24,7 +24,7 @@ from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError
 from hfembed.hub.card_marker import is_generated
 
-# a whole new model inside its folder, until its files are moved to their places
+# a complete new model inside its folder, until its files are moved to their places
 _SAVED = ".saved"
 _UNFINISHED = ".saving."
 _MANIFEST = "manifest.json"

@@ -1,4 +1,4 @@
-"""Validate a checkpoint's folder: everything `from_pretrained` needs is there, whole and finite."""
+"""Validate a checkpoint's folder: everything `from_pretrained` needs is there, intact and finite."""
 
 import dataclasses
 import importlib
@@ -80,7 +80,7 @@ def parse_config(content: dict[str, Any], name: str) -> PreTrainedConfig:
 
 
 def check_weights(folder: Path, name: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Check the files with the weights: all there, all whole, every number finite, none in a pickle file.
+    """Check the files with the weights: all there, all intact, every number finite, none in a pickle file.
 
     Args:
         folder: The checkpoint's folder.
@@ -103,7 +103,7 @@ def check_weights(folder: Path, name: str | None = None) -> dict[str, tuple[int,
 
 
 def check_checkpoint(folder: str | Path) -> PreTrainedConfig:
-    """Check that a folder is a whole checkpoint of one of our models, ready to be shared.
+    """Check that a folder is a complete checkpoint of a supported model, ready to be shared.
 
     Returns:
         The model's config.

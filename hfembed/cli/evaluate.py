@@ -333,10 +333,10 @@ def evaluate_swap(
     """Measure a face swap model on the photos of its people that it was not trained on."""
     checkpoint = _prepare(hub, model, output, num_threads)
     swapper, processor = loading.load_face_swap(checkpoint, device)
-    judge = loading.load_face_embedder(hub.other_model(embedder), device)
+    identity_model = loading.load_face_embedder(hub.other_model(embedder), device)
     finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]
     trained, tested = swap_report.read_sides(checkpoint.folder / "training.json", people, swapper, processor)
-    evaluation = swap_evaluation.SwapEvaluation(trained, tested, *judge, finder)
+    evaluation = swap_evaluation.SwapEvaluation(trained, tested, *identity_model, finder)
     figures = swap_report.report_swap(evaluation, swapper, processor, output, {"model": model, "embedder": embedder})
     return _answer(figures, output, swap_report.summary(figures))
 

@@ -68,7 +68,7 @@ def export_gensim(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; large matrices go beside it.")],
     hub: Hub,
 ) -> Answer:
-    """Write a gensim Word2Vec that goes on training, or KeyedVectors where there are no output vectors."""
+    """Write a gensim Word2Vec that can continue training, or KeyedVectors where there are no output vectors."""
     check_writable(output)
     kind = gensim.export_gensim_model(hub.model(model), output)
     text = f"a gensim {kind} written to {output}: load it with gensim.models.{kind}.load"

@@ -3,6 +3,7 @@
 import importlib
 import importlib.resources
 import os
+import re
 import signal
 import sys
 from typing import Annotated
@@ -30,10 +31,19 @@ def train(
         recipes = importlib.resources.files("hfembed.recipes")
         for recipe in sorted(recipes.iterdir(), key=lambda path: path.name):
             if recipe.name.endswith(".yaml"):
-                about = recipe.read_text(encoding="utf-8").split("\n")[0].lstrip("# ")
-                print(f"{recipe.name.removesuffix('.yaml'):36} {about}")
+                print(f"{recipe.name.removesuffix('.yaml'):36} {first_sentence(recipe.read_text(encoding='utf-8'))}")
     elif context.invoked_subcommand is None:
         print(context.get_help())
+
+
+def first_sentence(recipe: str) -> str:
+    """The first sentence of the comment at the top of a recipe, which may span lines."""
+    comment: list[str] = []
+    for line in recipe.splitlines():
+        if not line.startswith("#") or line.startswith(("# hfembed ", "# python ")):
+            break
+        comment.append(line.lstrip("# "))
+    return re.split(r"(?<=\.)\s(?=[A-Z])", " ".join(comment), maxsplit=1)[0].rstrip(".")
 
 
 @app.command("faces", context_settings=_PASS_THROUGH)

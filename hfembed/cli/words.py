@@ -45,7 +45,7 @@ def neighbors(
 def analogy(
     model: options.WordVectors,
     a: Annotated[str, typer.Argument(help="A is to B ...")],
-    b: Annotated[str, typer.Argument(help="")],
+    b: Annotated[str, typer.Argument(help="... B,")],
     c: Annotated[str, typer.Argument(help="... as C is to ?")],
     hub: Hub,
     top_k: options.TopK = 5,

@@ -135,7 +135,7 @@ def _adaface_iresnet(tensors: Mapping[str, torch.Tensor], source: str, layout: s
 
 
 def _what_the_file_lacks(model: FaceEmbedderModel) -> dict[str, torch.Tensor]:
-    """Layers that are here and not there, set so that they change nothing."""
+    """Layers missing from the file, set to identity."""
     size = model.config.embedding_size
     given = {"norm.weight": torch.ones(size), "norm.bias": torch.zeros(size)}
     # the first block takes every second pixel where ours convolves

@@ -1,4 +1,4 @@
-"""What every converter does: find a foreign file, read its tensors, say what differs, write a whole folder."""
+"""What every converter does: find a foreign file, read its tensors, report differences, write a complete folder."""
 
 import hashlib
 import json
@@ -167,7 +167,7 @@ def write_checkpoint(
     layout: str,
     note: str,
 ) -> None:
-    """Write the folder that `from_pretrained` reads, whole or not at all.
+    """Write the folder that `from_pretrained` reads, atomically.
 
     It holds config.json, model.safetensors, preprocessor_config.json, training.json (where the weights come from) and
     README.md.

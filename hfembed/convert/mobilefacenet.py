@@ -129,7 +129,7 @@ def convert_mobilefacenet(source: str, destination: str | Path, overwrite: bool 
     """Turn a foreign MobileFaceNet file into a folder that `from_pretrained` reads.
 
     The folder holds config.json, model.safetensors, preprocessor_config.json, training.json (where the weights come
-    from) and README.md, and appears whole or not at all.
+    from) and README.md, and is written atomically.
     """
     check_destination(destination, overwrite)
     file = find_file(source)

@@ -307,7 +307,7 @@ def _swap_tab(checkpoint: Checkpoint, reader: FaceReader | None, device: str) ->
     def swap(photo: str | None, person: str) -> Path:
         if photo is None:
             raise InputError("choose a photo first")
-        # a file in the page's own folder is handed on as it is, with the note that it was generated, and is deleted
+        # a file in the page's own folder is passed on unchanged, with the note that it was generated, and is deleted
         file = Path(picture.GRADIO_CACHE) / f"swapped_{uuid.uuid4().hex}.png"
         save_marked(swapper(photo, person), file)
         return file

@@ -158,7 +158,7 @@ def seconds_old(file: Path) -> float:
 
 
 def delete_old(folder: Path, age: Callable[[Path], float] = seconds_old) -> None:
-    """Delete uploads that have lain long enough, and those that never became whole, which lie at the top."""
+    """Delete expired uploads, and incomplete ones in the top folder."""
     for path in folder.rglob("*"):
         kept = _UNFINISHED_SECONDS if path.parent == folder else KEPT_SECONDS
         with suppress(OSError):

@@ -18,8 +18,8 @@ from transformers.dynamic_module_utils import get_relative_imports
 import hfembed.auto  # noqa: F401  registers the models
 from hfembed.atomic import atomic_folder, check_destination
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.contents import copy_model
 from hfembed.checkpoint.files import DETECTOR_FOLDER, PROCESSOR_FILE
+from hfembed.checkpoint.pushed_files import copy_model
 from hfembed.checkpoint.validation import check_weights, read_config
 from hfembed.hub.card_marker import mark, unmarked
 
@@ -44,13 +44,13 @@ def export_with_code(
 ) -> list[str]:
     """Copy a checkpoint and put beside it the code that its Auto classes need.
 
-    Weights are copied as they are, so that what is computed from them is the same to the bit. config.json and
+    Weights are copied unchanged, so that what is computed from them is the same to the bit. config.json and
     preprocessor_config.json get an `auto_map` with every Auto class that the model has. Only what belongs to the
     model is copied, as in a push.
 
     Raises:
-        InputError: There is no such checkpoint, its model is none of ours, or its weights are damaged; the destination
-            is taken.
+        InputError: There is no such checkpoint, its model_type is unsupported, or its weights are damaged; the
+            destination is taken.
         OSError: The folder cannot be written.
     """
     destination = Path(destination)

@@ -75,7 +75,7 @@ def check_output(folder: str | Path) -> None:
     """Refuse to write groups where something else is; to be called before any work is done.
 
     Raises:
-        InputError: The folder holds something else.
+        InputError: The folder contains other files.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -84,7 +84,7 @@ def check_output(folder: str | Path) -> None:
     ours = rf"{GROUPS_FILE}|index\.html|map\.png|group_\d{{3,}}"
     others = sorted(name for name in others if not re.fullmatch(ours, name))
     if others:
-        raise InputError(f"{folder} contains other files than groups of faces ({others[0]}); name a new folder")
+        raise InputError(f"{folder} is not a folder of groups (contains {others[0]}); choose another folder")
 
 
 def write_groups(
@@ -97,7 +97,7 @@ def write_groups(
         map_method: "t-sne", "umap" or "pca" for map.png; None for no plot.
 
     Raises:
-        InputError: The folder holds something else.
+        InputError: The folder contains other files.
         OSError: The folder cannot be written.
     """
     output = Path(output)

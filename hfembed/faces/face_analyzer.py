@@ -431,7 +431,7 @@ class FaceAnalyzer:
         if kept is None or kept[0] != state:
             try:
                 kept = state, cast(FaceEmbedderModel, self.embedder.optimize_for_inference())
-            except ValueError:  # the trunk's outputs would change: it embeds as it is
+            except ValueError:  # the trunk's outputs would change: embed without folding
                 kept = state, self.embedder
             self._folded = kept
         return kept[1]

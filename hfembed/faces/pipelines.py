@@ -38,7 +38,7 @@ class FaceEmbeddingPipeline(ChunkPipeline):
 
     The model is a folder or repository of a `FaceAnalyzer`, or a face embedder together with `detector=`. With
     `batch_size` above 1 the faces of several photos go through the embedder together. Photos are searched one at a
-    time; `FaceAnalyzer` itself searches many at once, and goes on where one cannot be read.
+    time; `FaceAnalyzer` itself searches many at once, and continues if one cannot be read.
 
     Args:
         detector: Folder or Hub id of a face detector; by default the one beside the model, of the same revision.

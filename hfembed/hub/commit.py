@@ -60,7 +60,7 @@ def commit_files(
     """Put files on a branch in one commit, whose parent is the head that was compared with.
 
     The large files travel first; the branch moves when all have arrived. So whoever reads the branch sees the old
-    files or the new ones, whenever this is interrupted, and the same call again goes on where it stopped.
+    files or the new ones, whenever this is interrupted, and the same call again continues where it stopped.
 
     Args:
         files: Path in the repository -> local file, or its content.

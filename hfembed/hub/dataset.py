@@ -1,4 +1,4 @@
-"""Data sets: what one from outside may name (its own files alone), and how one is pushed (Parquet, in one commit)."""
+"""Data sets: load untrusted ones (they may name their own files only), and push (Parquet, in one commit)."""
 
 import glob
 import os
@@ -118,7 +118,7 @@ class OwnFiles:
         """Check the image columns of a table.
 
         Args:
-            table: The rows as they are in the source.
+            table: The rows of the source, unchanged.
             names: Columns that are images even where they are stored as text (paths) or bytes.
 
         Returns:

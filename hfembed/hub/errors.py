@@ -110,7 +110,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case _ if _is_disk_full(error):
             return f"the disk is full; free some space and fetch {repo_id} again (HF_HOME says where it goes)"
         case OSError() if str(error).startswith("Consistency check failed"):
-            return f"{repo_id}: a file did not arrive whole ({first_line(error)}); load it again"
+            return f"{repo_id}: a file was not downloaded completely ({first_line(error)}); load it again"
         case HfHubHTTPError() if _status(error) == 401:
             return f"{repo_id}: the Hub does not know your token; {log_in}"
         case HfHubHTTPError() if _status(error) == 403:
@@ -122,7 +122,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case HfHubHTTPError() if _status(error) >= 500:
             return f"{repo_id}: the Hub fails now ({_status(error)}); try again later"
         case httpx2.TransportError():
-            return f"the Hub cannot be reached ({first_line(error)}); {repo_id} was left as it is"
+            return f"the Hub cannot be reached ({first_line(error)}); {repo_id} is unchanged"
     return None
 
 

@@ -200,7 +200,7 @@ class EmbeddingIndex:
         """Add everything that another index holds; equal labels are one person.
 
         Args:
-            other: An index of the same dimension, of any precision; it stays as it is.
+            other: An index of the same dimension, of any precision; it is not changed.
 
         Raises:
             InputError: The dimensions differ, or the embeddings are of two models.
@@ -234,7 +234,7 @@ class EmbeddingIndex:
             logger.warning("%s does not say which weights made it; make it again to be sure that they match", name)
 
     def vectors(self, label: str | None = None) -> torch.Tensor:
-        """The vectors as they are kept, of unit length up to the precision.
+        """The stored vectors, of unit length up to the precision.
 
         Args:
             label: Only this label's; None takes all (N, D).
@@ -413,13 +413,13 @@ class EmbeddingIndex:
         )
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `embeddings.safetensors`, `labels.parquet` and `index.json`, whole or not at all.
+        """Write `embeddings.safetensors`, `labels.parquet` and `index.json`, all or none of them.
 
         Args:
             folder: A folder that is new, empty, or holds an index, which is then replaced.
 
         Raises:
-            InputError: The index is empty, or the folder holds something else.
+            InputError: The index is empty, or the folder contains other files.
             OSError: The folder cannot be written; an earlier index is left as it was.
         """
         self._store()
@@ -537,7 +537,7 @@ class EmbeddingIndex:
         Args:
             repo_id: "owner/name", or "name" for one of the token's owner. Made where it does not exist.
             private: Make a new repository private, as embeddings of faces have to be; an existing public one is then
-                refused. None leaves an existing repository as it is.
+                refused. None does not change the visibility of an existing one.
             revision: The branch, made where it does not exist; None means main.
 
         Raises:
@@ -652,7 +652,7 @@ def check_index_folder(folder: str | Path) -> Path:
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     others = sorted({*others} - {*INDEX_FILES, "README.md", ".cache", ".gitattributes"})
     if others:
-        raise InputError(f"{folder} contains other files than an index ({utf8_name(others[0])}); name a new folder")
+        raise InputError(f"{folder} is not an index (contains {utf8_name(others[0])}); choose another folder")
     return folder
 
 

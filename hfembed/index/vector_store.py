@@ -22,7 +22,7 @@ _FEW_QUERIES = 8  # up to here the product is faster with the rows first
 
 
 class _Block(NamedTuple):
-    """Rows as they are kept.
+    """The stored rows.
 
     Attributes:
         vectors: (n, D) float32, float16 or int8.

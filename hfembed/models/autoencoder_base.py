@@ -228,7 +228,7 @@ class AutoencoderModelBase(DeviceLoading, PreTrainedModel):
             kind = "gray" if config.num_channels == 1 else "color"
             raise ValueError(
                 f"pixel_values must be (batch, {config.num_channels}, height, width) for this {kind} model, got "
-                f"{tuple(pixel_values.shape)}; its image processor makes them so"
+                f"{tuple(pixel_values.shape)}; use the model's image processor"
             )
         height, width = pixel_values.shape[2:]
         if not config.takes_any_size and [height, width] != config.image_size:

@@ -1,4 +1,4 @@
-"""Open images from outside: which formats are read, how large an image may be, and how any pixels become 8 bits."""
+"""Open untrusted images: which formats are read, how large an image may be, and how any pixels become 8 bits."""
 
 import functools
 import io

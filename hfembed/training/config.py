@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -140,7 +141,7 @@ class TrainingConfig(RunConfig):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not '{getattr(self, name)}'")
 
     def path(self, source: str) -> str:
-        """Where a source of this recipe is: below `data_dir` if it exists there, otherwise as it is written."""
+        """Where a source of this recipe is: below `data_dir` if it exists there, otherwise the path as given."""
         below = Path(self.data_dir) / source
         return str(below) if source and below.exists() else source
 
@@ -178,15 +179,18 @@ def find_recipe(name: str) -> Path:
         return Path(name)
     if Path(name).name == name and packaged.is_file():
         return packaged
+    if Path(name).parent.name == "recipes" and (RECIPES / f"{Path(name).stem}.yaml").is_file():
+        print(f"{name}: no such file; using the recipe {Path(name).stem} of the package", file=sys.stderr)  # noqa: T201
+        return RECIPES / f"{Path(name).stem}.yaml"
     near = difflib.get_close_matches(name, [path.stem for path in RECIPES.glob("*.yaml")], n=1)
     hint = f"did you mean '{near[0]}'?" if near else "`hfembed train --list` shows those of the package"
-    raise InputError(f"recipe {name} does not exist; {hint}")
+    raise InputError(f"{name}: no such recipe; {hint}")
 
 
 def read_config(config_class: type[Config], arguments: Sequence[str] | None = None, description: str = "") -> Config:
     """Read a recipe named by `--config NAME_OR_PATH` and the `--field value` pairs that override it.
 
-    Text fields take the text as it is written; other values are written as in YAML: `--learning_rate 1e-3`,
+    Text fields take the text literally; other values are written as in YAML: `--learning_rate 1e-3`,
     `--depths "[1, 1, 1, 1]"`, and lists as several values too: `--depths 1 1 1 1`. `--resume` alone means true.
     `--weight-decay` is `--weight_decay`.
 

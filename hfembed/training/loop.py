@@ -127,9 +127,9 @@ def train(run: Run, task: Task) -> None:
     accumulation see the same data.
 
     Raises:
-        InputError: No whole batch in the data, a checkpoint of another run, a damaged checkpoint.
+        InputError: Not enough data for a full batch, a checkpoint of another run, a damaged checkpoint.
         FloatingPointError: The loss is no longer a finite number.
-        OSError: The disk is full; earlier checkpoints are whole.
+        OSError: The disk is full; earlier checkpoints are intact.
     """
     config, accelerator = run.config, run.accelerator
     assert isinstance(config, TrainingConfig)

@@ -50,7 +50,7 @@ class ShardedBatchSampler(Sampler[list[Key]]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Steps in a whole epoch, whatever `start_batch` is."""
+        """Steps in a full epoch, whatever `start_batch` is."""
 
     @abstractmethod
     def _batches_of_all_ranks(self) -> Iterator[list[Key]]: ...

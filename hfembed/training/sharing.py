@@ -35,7 +35,7 @@ class HubSharing:
             say(f"no token for the Hub: log in with `hf auth login` meanwhile, or later {self._command(output_dir)}")
 
     def push_step(self, step: int, save: Callable[[Path], None]) -> None:
-        """Start pushing the model as it is now; left out where the push before is not done.
+        """Start pushing the current model; skipped if the previous push is still running.
 
         Args:
             step: How far the training is.

@@ -44,7 +44,7 @@ class Checkpoints:
     """The checkpoints of one run, `output_dir/checkpoints/step_00000123`, the newest `keep` of them.
 
     A checkpoint is written under another name and renamed when every rank is done, so that a run killed at any moment
-    leaves whole checkpoints only.
+    leaves complete checkpoints only.
 
     Args:
         accelerator: Holds what is saved.
@@ -86,7 +86,7 @@ class Checkpoints:
             reason = first_line(error)
             raise OSError(
                 f"checkpoint {target} could not be written ({reason}); free some space and continue with --resume: "
-                "earlier checkpoints are whole"
+                "earlier checkpoints are intact"
             ) from error
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:

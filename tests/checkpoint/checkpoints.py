@@ -1,4 +1,4 @@
-"""A small, whole checkpoint a family, as training would leave it; and what a loaded one is compared by."""
+"""One small, complete checkpoint per family, as training would leave it; and how a loaded one is compared."""
 
 import hashlib
 import json

@@ -38,6 +38,7 @@ def test_options_of_the_launcher_pass_through(arguments, launcher, recipe):
 def test_recipes_of_the_package_are_listed():
     listed = CliRunner().invoke(app, ["train", "--list"]).output
     assert "face_softmax" in listed and "word2vec_skip_gram_gpu" in listed and "DeepFace" in listed
+    assert "a small U-Net that predicts the correction\n" in listed, "the whole first sentence, and no more"
 
 
 @pytest.mark.parametrize(

@@ -124,12 +124,12 @@ def test_group_writes_contact_sheets_and_a_table(run, photos, checkpoint, tmp_pa
 
     (out / "notes.txt").write_text("dear to somebody")
     code, _, err = run(*arguments, "--threshold", "0.99")
-    assert code == 1 and "other files than groups of faces (notes.txt)" in err
+    assert code == 1 and "not a folder of groups (contains notes.txt)" in err
     (out / "notes.txt").unlink()
     code, _, _ = run(*arguments, "--threshold", "-1", "--map", "none")
     assert code == 0 and not (out / "map.png").exists() and not (out / "group_002").exists(), "replaced whole"
     for changed, message in (
-        (("group", photos, photos, *arguments[3:]), "other files than groups"),
+        (("group", photos, photos, *arguments[3:]), "not a folder of groups"),
         (("group", tmp_path / "nowhere", *arguments[2:]), "no such folder"),
         (arguments, "no threshold for a false accept rate of 0.001"),
     ):

@@ -63,7 +63,7 @@ def test_vectors_are_what_gensim_reads_or_refused(tmp_path, kind):
             assert np.isfinite(vectors).all()
             theirs = read_by_gensim(path, kind)
             if theirs is None:
-                continue  # GloVe's words with blanks, a damage beyond the limit
+                continue  # GloVe's words with spaces, a damage beyond the limit
             read += 1
             assert words == theirs[0][: len(words)], path.read_bytes()
             np.testing.assert_array_equal(vectors, theirs[1][: len(words)], str(path.read_bytes()))

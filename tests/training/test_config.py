@@ -60,7 +60,7 @@ def test_a_list_of_the_wrong_kind_is_refused():
         (["--optimizer", "adam2"], ["optimizer", "sgd, adamw"]),
         (["--schedule", "zigzag"], ["schedule", "cosine"]),
         (["--batch_size", "10", "--accumulation_steps", "3"], ["10", "accumulation_steps 3"]),
-        (["--config", "missing.yaml"], ["missing.yaml", "does not exist"]),
+        (["--config", "missing.yaml"], ["missing.yaml", "no such recipe"]),
     ],
 )
 def test_errors_are_one_line_that_names_the_field(arguments, words):
@@ -109,6 +109,13 @@ def test_recipes_of_the_package_are_found_by_name():
     assert find_recipe("face_softmax") == find_recipe("face_softmax.yaml")
     with pytest.raises(InputError, match="did you mean 'face_softmax'"):
         find_recipe("face_sofmax")
+
+
+def test_an_earlier_path_of_a_recipe_of_the_package_is_found(capsys):
+    assert find_recipe("scripts/recipes/face_softmax.yaml") == find_recipe("face_softmax")
+    assert "using the recipe face_softmax" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no such recipe"):
+        find_recipe("elsewhere/face_softmax.yaml")
 
 
 def test_an_earlier_name_of_a_field_is_read(tmp_path):

@@ -39,7 +39,7 @@ def read_landmarks(path: str | Path) -> dict[str, np.ndarray | None]:
 
 
 def read_json(path: str | Path, what: str) -> Any:
-    """Read a JSON file from outside.
+    """Read an untrusted JSON file.
 
     Raises:
         InputError: The file is missing, too large, not JSON, or nested too deeply.

@@ -14,7 +14,7 @@ class IdentityBatchSampler(ShardedBatchSampler):
     """Batches of P identities with K photos each, as pair and triplet losses need them.
 
     An epoch has as many steps as fill the number of photos. Identities come in rounds: each round goes through all
-    identities in a new order, whole batches only, so that none comes twice in a batch. The photos of an identity
+    identities in a new order, full batches only, so that none comes twice in a batch. The photos of an identity
     come in a shuffled circle: K go by at each of its turns, all of them are seen before one comes again, and fewer
     than K photos repeat as evenly as can be. Identities with a single photo make no pair and are left out.
 

@@ -45,7 +45,7 @@ class OpenSet(NamedTuple):
 
     Attributes:
         rate: DIR: mated probes whose own person is first and scores at least the threshold.
-        far: Share of strangers' probes with a match at least as good as the threshold; at most the target.
+        far: Fraction of strangers' probes with a match at least as good as the threshold; at most the target.
         threshold: The cosine.
         hits: (mated probes,) bool.
     """
@@ -141,8 +141,8 @@ def detection_and_identification(found: Identification, far: float) -> OpenSet:
         raise InputError("no probe's person is in the gallery")
     allowed = int(np.floor(far * len(strangers) * (1 + 1e-12)))
     # above the first stranger too many; where that one failed (-inf), nobody else is accepted either
-    floor = strangers[allowed] if allowed < len(strangers) else np.float32(-np.inf)
-    threshold = np.nextafter(floor, np.float32(np.inf)) if np.isfinite(floor) else np.float32(-1)
+    highest_rejected = strangers[allowed] if allowed < len(strangers) else np.float32(-np.inf)
+    threshold = np.nextafter(highest_rejected, np.float32(np.inf)) if np.isfinite(highest_rejected) else np.float32(-1)
     hits = (found.rank[found.mated] == 1) & (found.best_score[found.mated] >= threshold)
     return OpenSet(float(hits.mean()), float((strangers >= threshold).mean()), float(threshold), hits)
 
@@ -315,7 +315,7 @@ class Megaface(NamedTuple):
     """MegaFace challenge 1.
 
     Attributes:
-        rank_1: Number of distractors -> share of (probe, mate) searches with the mate first.
+        rank_1: Number of distractors -> fraction of (probe, mate) searches with the mate first.
         tar: True accept rate at the false accept rate, over all distractors; None where too few were seen.
         threshold: The cosine that goes with it.
         hits: Number of distractors -> (searches,) bool.

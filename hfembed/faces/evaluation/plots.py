@@ -32,12 +32,12 @@ class Mistake(NamedTuple):
 
 
 def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
-    """Draw ROC curves twice: whole, and the low false accept rates. The first is the model, the others baselines."""
+    """Draw ROC curves twice: complete, and at low false accept rates. The first is the model, the others baselines."""
     curves = {name: _drawable(curve) for name, curve in curves.items()}
     figure = Figure(figsize=(11, 5), layout="constrained")
     whole, low = figure.subplots(1, 2)
     lowest = min(MINIMUM_EXPECTED_FALSE_ACCEPTS / curve.impostors for curve in curves.values())
-    floor = min(float(curve.tar[curve.far <= lowest].max()) for curve in curves.values())
+    lowest_tar = min(float(curve.tar[curve.far <= lowest].max()) for curve in curves.values())
     for number, (name, curve) in enumerate(curves.items()):
         style = (
             {"color": _BLUE, "linewidth": 2.2, "zorder": 3}
@@ -51,7 +51,10 @@ def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
     whole.set_aspect("equal")
     low.set_xscale("log")
     low.set(
-        xlim=(lowest, 1), ylim=(max(0, floor - 0.05), 1.005), xlabel="false accept rate", ylabel="true accept rate"
+        xlim=(lowest, 1),
+        ylim=(max(0, lowest_tar - 0.05), 1.005),
+        xlabel="false accept rate",
+        ylabel="true accept rate",
     )
     low.set_title(f"from FAR {lowest:.0e}, three false accepts, upwards".replace("e-0", "e-"), fontsize=10)
     whole.set_title("the whole curve", fontsize=10)
@@ -152,6 +155,6 @@ def show_crop(axes: Axes, crop: torch.Tensor, name: str) -> None:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure, whole or not at all; the suffix chooses the format."""
+    """Write a figure atomically; the suffix chooses the format."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)

@@ -191,7 +191,7 @@ def area_under_curve(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | 
 def equal_error(curve: Roc) -> EqualError:
     """The equal error rate, interpolated linearly between the two ROC points around FAR = FRR.
 
-    With so many failed genuine pairs that FAR stays below FRR even when all scored pairs are accepted, the rate is the
+    If so many genuine pairs failed that FAR stays below FRR even when all scored pairs are accepted, the rate is the
     FRR at that end.
     """
     frr = 1.0 - curve.tar

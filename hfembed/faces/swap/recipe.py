@@ -204,7 +204,7 @@ def make_model_config(config: SwapTrainingConfig, people: list[str]) -> FaceSwap
 def make_model(config: SwapTrainingConfig, people: list[str]) -> FaceSwapModel:
     """The model to train: random weights, or those of `init_from`.
 
-    A person whom `init_from` knows goes on with their decoder; everybody else starts from its first one.
+    A person of `init_from` keeps their decoder; everybody else starts from its first one.
 
     Raises:
         InputError: `init_from` is no face swap model, or has no mask where the recipe wants one.
@@ -232,7 +232,7 @@ def make_loss(
     device: torch.device,
     ranks: int,
 ) -> Callable:
-    """The loss of this recipe, with the face embedder that judges swaps if there is one.
+    """The loss of this recipe, with the identity model if there is one.
 
     Raises:
         InputError: The embedder cannot be loaded, or the swaps do not divide.

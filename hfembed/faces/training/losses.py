@@ -34,7 +34,7 @@ class MetricLoss:
         self.collapsed = False
 
     def __call__(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, Figures]:
-        """The loss of the whole step's batch, the share of active triplets, the embeddings' mean squared distance."""
+        """The loss of the step's batch, the fraction of active triplets, the embeddings' mean squared distance."""
         embeddings = gather_with_gradient(model(batch["pixel_values"]).embeddings)
         loss, active_share = self.model.metric_loss(embeddings, gather_labels(batch["labels"]))
         spread = 2 - 2 * embeddings.detach().mean(dim=0).square().sum()

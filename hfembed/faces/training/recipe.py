@@ -21,6 +21,7 @@ from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthe
 from hfembed.faces.evaluation.lfw import LfwVerification
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
+from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
     FaceEmbedderForTripletLearning,
@@ -87,7 +88,7 @@ class FaceTrainingConfig(TrainingConfig):
     scale: float = setting(64.0, "s of a margin head")
     margin: float | None = setting(None, "m of a margin head; null = the paper's")
     label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")
-    metric_loss: str = setting("triplet", "triplet or contrastive")
+    metric_loss: str = setting("triplet", "objective triplet: " + " or ".join(METRIC_LOSSES))
     contrastive_margin: float = setting(1.0, "distance up to which the contrastive loss pushes people apart")
     triplet_margin: float = setting(0.2, "alpha, on squared distances of unit vectors")
     triplet_mining: str = setting("semi-hard", "semi-hard, hard, all or all-violating")

@@ -76,7 +76,7 @@ def plot_rates(points: Sequence[RatePoint], path: str | Path) -> None:
                 [point.data_bytes for point in line], values, "o:", color=drawn.get_color(), alpha=0.5,
                 label=f"{method}, without headers and tables",
             )  # fmt: skip
-        axes.set(xscale="log", xlabel="bytes an image", ylabel=label)
+        axes.set(xscale="log", xlabel="bytes per image", ylabel=label)
         axes.grid(True, color="#dddddd", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)

@@ -124,7 +124,7 @@ def read_images(files: list[bytes], channels: int) -> torch.Tensor:
 
 
 class HeldOutReconstruction:
-    """PSNR and SSIM on images (N, C, H, W) uint8 that were not trained on; what a training run is judged by.
+    """PSNR and SSIM on images (N, C, H, W) uint8 that were not trained on; the metrics of a training run.
 
     Image i is damaged by the corruption's key (0, i), the same at every call; None lets the model see images as they
     are. Names of figures start with `name`.

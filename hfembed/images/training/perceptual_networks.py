@@ -1,4 +1,4 @@
-"""Frozen networks that an autoencoder's reconstructions are judged by in training."""
+"""Frozen networks for the perceptual and identity losses of an autoencoder."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,5 @@
 """The three networks of MTCNN: Zhang et al., "Joint face detection and alignment using multi-task cascaded
-convolutional networks", 2016, figure 2. Each judges whether a window shows a face, and where in it.
+convolutional networks", 2016, figure 2. Each classifies a window as face or not, and locates the face in it.
 """
 
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class ProposalNetwork(nn.Module):
-    """Slides a window of 12 x 12 pixels over a picture, two pixels a step ("P-Net")."""
+    """Slides a window of 12 x 12 pixels over a picture, with a stride of two pixels ("P-Net")."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -212,13 +212,13 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The proposals that a closer look lets stand: photo (K,) and square windows (K, 4)."""
         photo, windows, edges = _within_photos(photo, windows, sizes)
-        judged = [
+        outputs = [
             self.refinement(self._input(resampling.crops(photo[part], edges[part], 24)))
             for part in self._parts(len(windows), 24)
         ]
-        if not judged:
+        if not outputs:
             return photo, windows
-        scores, shifts = (torch.cat(column) for column in zip(*judged, strict=True))
+        scores, shifts = (torch.cat(column) for column in zip(*outputs, strict=True))
         kept = scores >= self.config.score_thresholds[1]
         windows, scores, shifts, photo = windows[kept], scores[kept], shifts[kept], photo[kept]
         kept = batched_nms(windows, scores, photo, self.config.nms_thresholds[2])
@@ -229,13 +229,13 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The faces: photo (K,), boxes (K, 4), scores (K,), landmarks (K, 5, 2)."""
         photo, windows, edges = _within_photos(photo, windows, sizes)
-        judged = [
+        outputs = [
             self.landmark(self._input(resampling.crops(photo[part], edges[part], 48)))
             for part in self._parts(len(windows), 48)
         ]
-        if not judged:
+        if not outputs:
             return photo, windows, windows.new_zeros(0), windows.new_zeros(0, 5, 2)
-        scores, shifts, landmarks = (torch.cat(column) for column in zip(*judged, strict=True))
+        scores, shifts, landmarks = (torch.cat(column) for column in zip(*outputs, strict=True))
         kept = scores >= self.config.score_thresholds[2]
         windows, scores, shifts, photo = windows[kept], scores[kept], shifts[kept], photo[kept]
         sides = windows[:, 2:] - windows[:, :2] + 1

@@ -50,7 +50,7 @@ def clip_windows(windows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
 
 
 def suppress_within(windows: torch.Tensor, scores: torch.Tensor, photo: torch.Tensor, overlap: float) -> torch.Tensor:
-    """Non-maximum suppression by the share of the smaller window, which also drops a face found within a face."""
+    """Non-maximum suppression by the fraction of the smaller window, which also drops a face found within a face."""
     order = scores.argsort(descending=True, stable=True)
     windows, photo = windows[order], photo[order]
     areas = (windows[:, 2:] - windows[:, :2] + 1).prod(1)

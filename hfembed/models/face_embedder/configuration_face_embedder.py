@@ -13,7 +13,7 @@ from hfembed.models.config_fields import check_fields, check_sizes
 from .margin_softmax import MARGIN_HEADS
 from .metric_losses import METRIC_LOSSES
 
-# trunk -> (what its trunk_arguments may hold, the poolings it allows; the first is its customary one)
+# trunk -> (what its trunk_arguments may hold, the poolings it allows; the first is the default)
 _TRUNKS = {
     "iresnet18": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
     "iresnet34": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
@@ -89,7 +89,7 @@ def _check_trunk_argument(name: str, value: Any) -> None:
     if len(values) > _MAX_BLOCKS or (
         name in ("depth", "depths", "layers") and sum(item for item in values if isinstance(item, int)) > _MAX_BLOCKS
     ):
-        raise ValueError(f"trunk_arguments: '{name}' asks for more than {_MAX_BLOCKS} blocks")
+        raise ValueError(f"trunk_arguments: '{name}' exceeds {_MAX_BLOCKS} blocks")
 
 
 @strict
@@ -114,7 +114,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
             Length D of an embedding.
         pooling (`str`, *optional*):
             How the last feature map becomes a vector: `"flatten"`, `"average"`, or `"depthwise"` (a learned weight for
-            each position, channel). `None` stands for the trunk's customary one and is replaced by it; a timm network
+            each position, channel). `None` stands for the trunk's default and is replaced by it; a timm network
             has its own pooling, which goes by `"average"`.
         dropout (`float`, *optional*, defaults to 0.0):
             Dropout before the last linear layer.
@@ -243,7 +243,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
                 raise ValueError(f"the threshold for {name} must be a cosine in [-1, 1], got {cosine!r}")
         for far in by_far:
             if not 1 / impostors <= float(far) <= 1:
-                raise ValueError(f"a false accept rate of {far} cannot be told from {impostors} impostor pairs")
+                raise ValueError(f"a false accept rate of {far} cannot be estimated from {impostors} impostor pairs")
         in_order = [by_far[far] for far in sorted(by_far, key=float)]
         if in_order != sorted(in_order, reverse=True):
             raise ValueError("a lower false accept rate needs a higher threshold; thresholds['far'] is out of order")

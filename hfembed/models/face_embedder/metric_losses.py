@@ -26,7 +26,7 @@ def contrastive_loss(
         margin: Euclidean distance (not squared) up to which different people are pushed apart.
 
     Returns:
-        Loss, and the share of the pairs of different people that are nearer than the margin; scalars.
+        Loss, and the fraction of the pairs of different people that are nearer than the margin; scalars.
     """
     distances_squared = squared_distances(embeddings)
     positive, negative = positive_and_negative_pairs(labels)
@@ -38,8 +38,8 @@ def contrastive_loss(
     return (attraction + repulsion) / pairs.clamp(min=1), active_share.float()
 
 
-# name -> function of embeddings (B, D) of unit length, labels (B,) and the config: the loss, and the share of active
-# triplets or pairs
+# name -> function of embeddings (B, D) of unit length, labels (B,) and the config: the loss, and the fraction of
+# active triplets or pairs
 METRIC_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], tuple[torch.Tensor, torch.Tensor]]] = {
     "triplet": lambda embeddings, labels, config: triplet_loss(
         embeddings, labels, config.triplet_margin, config.triplet_mining

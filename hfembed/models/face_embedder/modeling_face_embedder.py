@@ -70,7 +70,7 @@ class FaceTripletOutput(ModelOutput):
         loss (`torch.FloatTensor`, *optional*): Triplet or contrastive loss; present when labels are given.
         embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
         norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalization.
-        active_share (`torch.FloatTensor`, *optional*): Share of the triplets (pairs) that the loss still acts on.
+        active_share (`torch.FloatTensor`, *optional*): Fraction of the triplets (pairs) with a nonzero loss.
     """
 
     loss: torch.Tensor | None = None
@@ -273,7 +273,8 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
         """A copy that embeds faster and can do nothing else: every BatchNorm that follows a layer is folded into it.
 
         MobileFaceNet's copy also takes more images through its later layers at a time than through its first.
-        Outputs are the same within 1e-5. Train and save the original.
+        Embeddings are checked to differ by at most 1e-4 (float32) or 0.1 (half precision) in norm. Train and save the
+        original.
 
         Returns:
             The copy, in eval mode, its weights channels-last.
@@ -283,8 +284,8 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
         """
         copied = copy.deepcopy(self).eval()
         fold_batch_norm(copied.base_model)
-        probe = torch.rand(2, self.config.num_channels, *self.config.image_size, device=self.device)
-        difference = (copied.embed(probe) - self.embed(probe)).norm(dim=1)  # of unit vectors
+        pixels = torch.rand(2, self.config.num_channels, *self.config.image_size, device=self.device)
+        difference = (copied.embed(pixels) - self.embed(pixels)).norm(dim=1)  # of unit vectors
         if difference.max() > (1e-4 if self.dtype == torch.float32 else 0.1):
             raise ValueError(f"trunk '{self.config.trunk}' cannot be folded: its outputs would change")
         if self.config.trunk == "mobilefacenet" and self.device.type == "cpu":
@@ -346,7 +347,7 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
         return self.similarity_pairwise(embeddings_a, embeddings_b) >= self.threshold(far)
 
     def threshold(self, far: float | None = None) -> float:
-        """The cosine from which on `verify` takes two faces for one person's.
+        """Cosine threshold for `verify`.
 
         Args:
             far: False accept rate to decide at; None takes the threshold of the highest accuracy.
@@ -453,7 +454,7 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
                 f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
-                f"{tuple(pixel_values.shape)}; its image processor makes them so"
+                f"{tuple(pixel_values.shape)}; use the model's image processor"
             )
 
 
@@ -622,7 +623,7 @@ def _checked_embeddings(embeddings_a: Embeddings, embeddings_b: Embeddings) -> t
         shapes = f"{tuple(embeddings_a.shape)} and {tuple(embeddings_b.shape)}"
         raise ValueError(f"expected embeddings (N, D) and (M, D), as embed() gives them; got {shapes}")
     if not torch.isfinite(embeddings_a).all() or not torch.isfinite(embeddings_b).all():
-        raise ValueError("the embeddings contain non-finite numbers; no similarity can be told")
+        raise ValueError("the embeddings contain non-finite numbers; cannot compute the similarity")
     return embeddings_a, embeddings_b
 
 

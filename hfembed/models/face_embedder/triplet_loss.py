@@ -21,23 +21,23 @@ def triplet_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean of max(0, d2(a, p) - d2(a, n) + margin) over the mined triplets (section 3.1), d2 the squared distance.
 
-    What is mined, and what the mean and the share are taken over:
+    What is mined, and what the mean and the fraction are taken over:
 
-    | mining | triplets in the mean | active share |
+    | mining | triplets in the mean | active fraction |
     |---|---|---|
     | `semi-hard` | of each anchor-positive pair one negative, see `semi_hard_triplets` | mined / pairs |
     | `hard` | of each anchor the farthest positive and nearest negative | above zero / anchors |
     | `all` | all | above zero / all |
     | `all-violating` | all above zero | above zero / all |
 
-    A collapsed network (all embeddings equal) shows as a loss that stays at the margin with an active share of 1.
+    A collapsed network (all embeddings equal) shows as a loss that stays at the margin with an active fraction of 1.
 
     Args:
         embeddings: (B, D), unit length; from all ranks where there are several.
         labels: (B,) integers.
 
     Returns:
-        Loss and active share, scalars; both 0 (with a gradient of 0) where the batch has no such triplet.
+        Loss and active fraction, scalars; both 0 (with a gradient of 0) where the batch has no such triplet.
 
     Raises:
         ValueError: An unknown mining.
@@ -48,7 +48,7 @@ def triplet_loss(
         counts, violating, triplets = violation_counts(fixed, labels, margin)
         total = (counts * distances).sum() + margin * violating
         mean_over = triplets if mining == "all" else violating
-        return (total / mean_over.clamp(min=1)).to(distances.dtype), _share(violating, triplets)
+        return (total / mean_over.clamp(min=1)).to(distances.dtype), _fraction(violating, triplets)
     if mining == "semi-hard":
         anchors, positives, negatives = semi_hard_triplets(fixed, labels, margin)
         positive, negative = positive_and_negative_pairs(labels)
@@ -60,8 +60,8 @@ def triplet_loss(
         raise ValueError(f"unknown mining '{mining}'; known: semi-hard, hard, all, all-violating")
     violations = (distances[anchors, positives] - distances[anchors, negatives] + margin).relu()
     loss = violations.sum() / max(len(anchors), 1)
-    return loss, _share((violations > 0).sum(), candidates)
+    return loss, _fraction((violations > 0).sum(), candidates)
 
 
-def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def _fraction(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return (part / whole.clamp(min=1)).detach().float()

@@ -41,7 +41,7 @@ def semi_hard_triplets(
     positive, negative = positive_and_negative_pairs(labels)
     anchors, positives = positive.nonzero(as_tuple=True)
     by_distance, negatives = distances.masked_fill(~negative, torch.inf).sort(dim=1)
-    # one row of positives an anchor, padded: a search a row finds the first negative that is farther
+    # one row of positives per anchor, padded: one search per row finds the first negative that is farther
     rows, columns, padded = _rows_of_pairs(anchors, positives, distances)
     first_farther = torch.searchsorted(by_distance, padded, right=True)[rows, columns]
     counts = negative.sum(1)[anchors]

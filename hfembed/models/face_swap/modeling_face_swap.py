@@ -257,7 +257,7 @@ class FaceSwapModel(DeviceLoading, PreTrainedModel):
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
                 f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
-                f"{tuple(pixel_values.shape)}; its image processor makes them so"
+                f"{tuple(pixel_values.shape)}; use the model's image processor"
             )
         return self.encoder(pixel_values.to(self.dtype))
 

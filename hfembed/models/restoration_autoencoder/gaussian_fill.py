@@ -16,7 +16,7 @@ class GaussianFill(nn.Module):
     outside: Bishop, "Pattern Recognition and Machine Learning", 2006, eq. 2.75. P has D ** 2 numbers: 67 MB for gray
     images of 64 x 64 pixels.
 
-    Measured, not learned; a new one knows nothing and fills with gray.
+    Measured, not learned; a new one is untrained and fills with gray.
     """
 
     mean: torch.Tensor

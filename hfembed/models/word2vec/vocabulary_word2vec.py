@@ -58,12 +58,12 @@ class TextRules:
         if self.word_pattern is None:
             return
         try:
-            probe = normalizers.Replace(Regex(self.word_pattern), "#").normalize_str("\n\t\n")
+            replaced = normalizers.Replace(Regex(self.word_pattern), "#").normalize_str("\n\t\n")
         except Exception as error:  # tokenizers has no class of its own for it
             raise ValueError(
                 f"word_pattern {self.word_pattern!r} is not a regular expression of the tokenizer (Oniguruma): {error}"
             ) from None
-        if "#" in probe and probe.replace("#", "") == "\n\t\n":
+        if "#" in replaced and replaced.replace("#", "") == "\n\t\n":
             raise ValueError(f"word_pattern {self.word_pattern!r} matches the empty word; use '+' instead of '*'")
 
     def normalizer(self) -> normalizers.Normalizer:
@@ -73,7 +73,7 @@ class TextRules:
             steps.append(normalizers.Lowercase())
         if any(self.phrases):
             if self.word_pattern is not None:
-                # what is not a word becomes blank, so that pairs are neighbors; \G walks from match to match
+                # what is not a word becomes a space, so that pairs are neighbors; \G walks from match to match
                 steps.append(normalizers.Replace(Regex(rf"\G(?:{self.word_pattern}|\n)*+\K[^\n]"), " "))
             steps.append(normalizers.Replace(Regex(r"[^\S\n]+"), " "))
             steps += [normalizers.Replace(Regex(_phrase_pattern(pairs)), "_") for pairs in self.phrases if pairs]
@@ -263,7 +263,7 @@ class Vocabulary:
             One int64 array per document, of shape (known words,); unknown words are skipped.
 
         Raises:
-            TypeError: One text instead of a list of texts, or something else than texts and words.
+            TypeError: One text instead of a list of texts, or items that are neither texts nor words.
         """
         if isinstance(documents, str | bytes):
             raise TypeError("documents is a list of texts; for a single text give [text]")
@@ -378,7 +378,7 @@ def _damaged(path: str | Path, error: BaseException) -> ValueError:
 
 
 def _phrase_pattern(pairs: Iterable[tuple[str, str]]) -> str:
-    r"""An Oniguruma pattern that matches the blank inside each pair, joining left to right without overlap.
+    r"""An Oniguruma pattern that matches the space inside each pair, joining left to right without overlap.
 
     All pairs form one trie, so that the cost does not grow with their number. `\K` leaves the first word out of the
     match. After a match `\G` is the start of the second word, which must not begin another pair: with (new, york)

@@ -125,11 +125,11 @@ def write_word2vec_format(
     path = Path(path)
     if binary and not header:
         raise ValueError("the binary format always has a header")
-    # a blank ends the word in the file, and a leading line break would be skipped by readers
+    # a space ends the word in the file, and a leading line break would be skipped by readers
     broken = next((word for word in words if not word or re.search(r"[ \n\r]", word)), None)
     if broken is not None:
         raise ValueError(
-            f"the word {broken!r} cannot be written: in this format words are not empty and have no blanks"
+            f"the word {broken!r} cannot be written: in this format words must not be empty or contain spaces"
         )
     with _OPENERS.get(path.suffix, open)(path, "wb") as file:
         if header:
@@ -175,20 +175,20 @@ class _Reader:
             return self.read_glove(stream, first)
         size, dimension = (int(number) for number in header.groups())
         if size == 0 or dimension == 0:
-            raise self.fail(f"its header promises {size} words of {dimension} dimensions")
+            raise self.fail(f"the header declares {size} words of {dimension} dimensions")
         start = stream.read(_LONGEST_WORD_BYTES + _NUMBER_BYTES * min(dimension, 100_000))
         if binary is None:
             binary = not self.looks_like_text(start, dimension)
-        # the smallest row: a one-byte word, a blank, and four bytes per number or two characters
+        # the smallest row: a one-byte word, a space, and four bytes per number or two characters
         least = size * ((2 + 4 * dimension) if binary else (2 + 2 * dimension))
         if least > stream.most:
-            raise self.fail(f"its header promises {size} words of {dimension} dimensions, more than the file can hold")
+            raise self.fail(f"the header declares {size} words of {dimension} dimensions, more than the file can hold")
         if binary:
             return self.read_binary(stream, size, dimension, start)
         return self.read_text(stream, size, dimension, start)
 
     def looks_like_text(self, start: bytes, dimension: int) -> bool:
-        """Whether the first row is text; its word may have blanks, and a number of it may be damaged."""
+        """Whether the first row is text; its word may contain spaces, and one of its numbers may be damaged."""
         line = start.partition(b"\n")[0].rstrip(b"\r")
         numbers = sum(_is_number(field) for field in line.split(b" ")[1:])
         return not re.search(rb"[\x00-\x08\x0e-\x1f]", line) and numbers >= max(1, dimension // 2)
@@ -226,31 +226,31 @@ class _Reader:
         row_bytes = 4 * dimension
         position = checked = 0
         while len(self.words) < wanted:
-            blank = buffer.find(b" ", position)
-            if blank < 0 or blank + 1 + row_bytes > len(buffer):
+            space = buffer.find(b" ", position)
+            if space < 0 or space + 1 + row_bytes > len(buffer):
                 self.check_finite(matrix[checked : len(self.words)], checked)
                 checked = len(self.words)
-                if blank - position > _LONGEST_WORD_BYTES or (
-                    blank < 0 and len(buffer) - position > _LONGEST_WORD_BYTES
+                if space - position > _LONGEST_WORD_BYTES or (
+                    space < 0 and len(buffer) - position > _LONGEST_WORD_BYTES
                 ):
                     raise self.fail(
                         f"word {len(self.words) + 1} does not end: the header is wrong, or it is not binary"
                     )
                 more = stream.read(max(_BUFFER_BYTES, row_bytes))
                 if not more:
-                    raise self.fail(f"it ends after {len(self.words)} of the {size} words that its header promises")
+                    raise self.fail(f"it ends after {len(self.words)} of the {size} words that the header declares")
                 buffer, position = buffer[position:] + more, 0
                 continue
-            matrix[len(self.words)] = np.frombuffer(buffer, "<f4", dimension, blank + 1)
-            self.add_word(buffer[position:blank].lstrip(b"\n"))
-            position = blank + 1 + row_bytes
+            matrix[len(self.words)] = np.frombuffer(buffer, "<f4", dimension, space + 1)
+            self.add_word(buffer[position:space].lstrip(b"\n"))
+            position = space + 1 + row_bytes
         self.check_finite(matrix[checked:], checked)
         if wanted == size and (buffer[position:] + stream.read(16)).strip():
-            raise self.fail(f"it goes on after the {size} words that its header promises")
+            raise self.fail(f"extra data after the {size} words that the header declares")
         return self.words, matrix
 
     def read_glove(self, stream: _Stream, first: bytes) -> tuple[list[str], np.ndarray]:
-        """Most of the first lines tell the dimensions: words may have blanks, and a line may be damaged."""
+        """Infer the dimension from the first lines: words may contain spaces, and a line may be damaged."""
         start = first + stream.read(_FIRST_LINE_BYTES)
         whole = start.splitlines() if len(start) < len(first) + _FIRST_LINE_BYTES else start.split(b"\n")[:-1]
         lines = [line.rstrip(b" \r\t").split(b" ") for line in whole[:100] if line.strip()]
@@ -265,7 +265,7 @@ class _Reader:
     def read_text(
         self, stream: _Stream, size: int | None, dimension: int, start: bytes
     ) -> tuple[list[str], np.ndarray]:
-        """`size` is None for GloVe's files, whose words may have blanks."""
+        """`size` is None for GloVe's files, whose words may contain spaces."""
         wanted = self.limit if size is None else min(size, self.limit or size)
         matrix = self.allocate(
             wanted if wanted is not None and size is not None else min(wanted or 4096, 4096), dimension
@@ -278,7 +278,7 @@ class _Reader:
                 raise self.fail(f"it has more than {_MOST_EMPTY_LINES} empty lines")
             if len(self.words) == wanted:
                 if wanted == size and line:
-                    raise self.fail(f"it goes on after the {size} words that its header promises")
+                    raise self.fail(f"extra data after the {size} words that the header declares")
                 if line or wanted != size:
                     break
                 continue
@@ -302,7 +302,7 @@ class _Reader:
         if size is None:
             matrix.resize((len(self.words), dimension), refcheck=False)
         elif wanted is not None and len(self.words) < wanted:
-            raise self.fail(f"it ends after {len(self.words)} of the {size} words that its header promises")
+            raise self.fail(f"it ends after {len(self.words)} of the {size} words that the header declares")
         self.check_finite(matrix[checked:], checked)
         return self.words, matrix
 

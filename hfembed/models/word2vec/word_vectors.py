@@ -178,8 +178,8 @@ class WordVectorQueries:
         """Words whose vectors have the largest cosine to a sum of words and vectors.
 
         Args:
-            positive: Words (their unit vectors), vectors (as they are, like gensim) or (word or vector, weight) pairs
-                to add; `["czech", "currency"]` composes.
+            positive: Words (their unit vectors), vectors (not normalized, as in gensim) or (word or vector, weight)
+                pairs to add; `["czech", "currency"]` composes.
             restrict_vocab: Search only the first rows, the most frequent words.
 
         Returns:
@@ -237,7 +237,7 @@ class WordVectorQueries:
                 if isinstance(item, str):
                     rows.append(self._words()[item])
                     vector = unit_rows(matrix[rows[-1]].unsqueeze(0))[0]
-                elif isinstance(item, np.ndarray | torch.Tensor):  # as it is: a vector has its length already
+                elif isinstance(item, np.ndarray | torch.Tensor):  # not normalized: the caller chose its length
                     vector = torch.as_tensor(item, device=matrix.device)
                     if vector.shape != total.shape:
                         raise ValueError(f"a vector has the shape {tuple(total.shape)}, not {tuple(vector.shape)}")

@@ -192,7 +192,7 @@ def open_source(source: object, column: str, split: str, config_name: str | None
             files = _list_files(Path(source))
             return _identify_files(files, column), _read_files(files, column)
         if isinstance(source, Path) or not may_be_hub_id(source):
-            raise InputError(f"there is no file or folder {source}")
+            raise InputError(f"{source}: no such file or folder")
         try:
             check_dataset_card(source)
             source = datasets.load_dataset(source, config_name, split=split)
@@ -230,7 +230,7 @@ def _list_files(path: Path) -> list[Path]:
             raise InputError(f"{path} {reason}")
         return [path]
     if not path.is_dir():
-        raise InputError(f"there is no file or folder {path}")
+        raise InputError(f"{path}: no such file or folder")
     files: list[Path] = []
     skipped: list[Path] = []
     for file in sorted(path.rglob("*")):
@@ -328,7 +328,7 @@ def _read_pieces(stream: BinaryIO, file: Path) -> Iterator[bytes]:
 
 
 def _cut_blocks(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """Pieces of any size -> blocks that end at a line break (if their second half has one) or at a blank."""
+    """Pieces of any size -> blocks that end at a line break (if their second half has one) or at a space or tab."""
     rest = b""
     for piece in pieces:
         rest += piece

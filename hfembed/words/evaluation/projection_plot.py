@@ -81,7 +81,7 @@ def write_projector(
     """Write a folder that `tensorboard --logdir FOLDER` shows in its projector.
 
     Args:
-        words: The words; line breaks and tabs in them become blanks.
+        words: The words; line breaks and tabs in them become spaces.
         vectors: float of shape (words, dimensions).
         folder: The folder to make; an earlier one is replaced.
         counts: int of shape (words,), shown beside the words.

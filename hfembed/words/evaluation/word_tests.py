@@ -68,7 +68,7 @@ def read_analogies(path: str | Path) -> list[AnalogySection]:
 
 
 def read_word_pairs(path: str | Path) -> list[tuple[str, str, float]]:
-    """Read lines of word, word, score, separated by tabs, commas or blanks; comments (#) and headers are skipped.
+    """Read lines of word, word, score, separated by tabs, commas or spaces; comments (#) and headers are skipped.
 
     Raises:
         InputError: Not such a file.

@@ -30,7 +30,7 @@ from hfembed.errors import InputError
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.run import Identity
 from hfembed.words.data.corpora import EncodedCorpus
-from hfembed.words.training.block_step import TorchWorker
+from hfembed.words.training.kernel_torch import TorchWorker
 from hfembed.words.training.segments import Objective, SegmentPlan
 from hfembed.words.training.synchronization import DeltaSynchronizer
 
@@ -257,7 +257,7 @@ class _Training:
             if device.type != "cpu":
                 raise InputError(f"engine 'numba' computes on the CPU, not on {device.type}: take engine 'torch'")
             try:
-                from hfembed.words.training.hogwild import NumbaWorker
+                from hfembed.words.training.kernel_numba import NumbaWorker
             except ImportError as error:
                 raise InputError(
                     f"engine 'numba' cannot be used ({error}): install hfembed[fast], or take engine 'torch'"
@@ -273,7 +273,7 @@ class _Training:
             if device.type != "cuda":
                 raise InputError(f"engine 'triton' computes on a GPU, not on {device.type}: take engine 'torch'")
             try:
-                from hfembed.words.training.triton_blocks import BLOCK_SIZE, TritonWorker
+                from hfembed.words.training.kernel_triton import BLOCK_SIZE, TritonWorker
             except ImportError as error:
                 raise InputError(f"engine 'triton' cannot be used ({error}): take engine 'torch'") from None
             # a multiprocessor holds the rows of one block

@@ -345,7 +345,7 @@ def test_probability_follows_the_stored_calibration(tmp_path):
         ({"impostors": None}, "number of impostor pairs"),
         ({"data": None}, "name the data"),
         ({"accuracy": 1.2}, "threshold for accuracy must be a cosine"),
-        ({"far": {"0.0001": 0.6}}, "0.0001 cannot be told from 3000"),
+        ({"far": {"0.0001": 0.6}}, "0.0001 cannot be estimated from 3000"),
         ({"far": {"0.1": 0.4, "0.01": 0.1}}, "out of order"),
         ({"frr": 0.1}, "unknown key 'frr'"),
         ({"calibration": {"slope": 3.0}}, "must have a slope and an intercept"),

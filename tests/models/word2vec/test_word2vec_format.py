@@ -68,10 +68,10 @@ DAMAGED = {
     "truncated text": (TEXT.encode()[:-70], "ends after|numbers in place"),
     "truncated binary": (BINARY[:-30], "ends after 2 of the 4|more than the file can hold"),
     "fewer than promised, text": (b"9" + TEXT.encode()[1:], "ends after 4 of the 9"),
-    "more than promised, text": (b"3" + TEXT.encode()[1:], "goes on after the 3"),
-    "more than promised, binary": (b"3" + BINARY[1:], "goes on after the 3"),
+    "more than promised, text": (b"3" + TEXT.encode()[1:], "extra data after the 3"),
+    "more than promised, binary": (b"3" + BINARY[1:], "extra data after the 3"),
     "wrong dimension, text": (b"4 6" + TEXT.encode()[3:], "line 2 has 5 numbers in place of 6"),
-    "wrong dimension, binary": (b"4 4" + BINARY[3:], "not UTF-8|goes on|twice|not finite|does not end"),
+    "wrong dimension, binary": (b"4 4" + BINARY[3:], "not UTF-8|extra data|twice|not finite|does not end"),
     "header larger than the file": (b"900000000000 300\n" + TEXT.encode()[4:], "more than the file can hold"),
     "header larger than the file, binary": (b"900000000000 300\n" + BINARY[4:], "more than the file can hold"),
     "a word twice": (TEXT.replace("naïve", "the").encode(), "'the' is in it twice"),
@@ -92,7 +92,7 @@ DAMAGED = {
     "not UTF-8": (TEXT.encode().replace("naïve".encode(), b"na\xefve"), "word 2 is not UTF-8"),
     "not UTF-8, binary": (BINARY.replace("naïve".encode(), b"na\xefve"), "word 2 is not UTF-8"),
     "prose": (b"It was a dark and stormy night.\n" * 9, "first line"),
-    "zero words": (b"0 5\n", "promises 0"),
+    "zero words": (b"0 5\n", "declares 0"),
 }
 
 

@@ -151,7 +151,7 @@ def test_bad_sources_are_one_line(tmp_path):
         "bytes.txt": "is it text",
         "a.parquet": r"no column 'text' but \['body'\]",
         "folder": "has no file ending in",
-        "missing.txt": "no file or folder",
+        "missing.txt": "no such file or folder",
     }.items():
         with pytest.raises(InputError, match=message) as caught:
             prepare_corpus(tmp_path / source, tmp_path / "cache")

@@ -161,6 +161,6 @@ def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch):
 
 def test_without_numba_its_engine_is_an_error_and_not_another_engine(corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
-    monkeypatch.delitem(sys.modules, "hfembed.words.training.hogwild", raising=False)
+    monkeypatch.delitem(sys.modules, "hfembed.words.training.kernel_numba", raising=False)
     with pytest.raises(InputError, match=r"install hfembed\[fast\]"):
         train_word2vec(make_model(corpus), corpus, EngineSettings(engine="numba"))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hfembed.words.training.alias_table import alias_table
-from hfembed.words.training.block_step import CbowStep, NegativeSampler, SkipGramStep, TorchWorker
-from hfembed.words.training.hogwild import NumbaWorker
+from hfembed.words.training.kernel_numba import NumbaWorker
+from hfembed.words.training.kernel_torch import CbowStep, NegativeSampler, SkipGramStep, TorchWorker
 from hfembed.words.training.segments import Objective
 
 VOCAB_SIZE, SIZE, WINDOW, NEGATIVE, NOISE_WORD = 12, 7, 2, 3, 11
@@ -75,7 +75,7 @@ def learn(engine: str, rows: tuple[torch.Tensor, torch.Tensor], objective: Objec
     elif engine == "numba":
         worker = NumbaWorker(*rows, objective)
     else:
-        from hfembed.words.training.triton_blocks import TritonWorker
+        from hfembed.words.training.kernel_triton import TritonWorker
 
         worker = TritonWorker(*rows, objective, num_programs=1, precision="ieee")
     return worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=rate, last_rate=rate)

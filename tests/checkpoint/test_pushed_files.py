@@ -10,7 +10,7 @@ from PIL import Image
 
 from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.contents import copy_model, model_files
+from hfembed.checkpoint.pushed_files import copy_model, model_files
 from hfembed.checkpoint.redaction import redact
 from hfembed.errors import InputError
 from hfembed.export.with_code import export_with_code

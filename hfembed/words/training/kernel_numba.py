@@ -1,7 +1,7 @@
 """The numba kernel: word2vec a few center words at a time, several threads on shared rows without locks ("Hogwild").
 
-Needs `hfembed[fast]`. Its unit is the block of `block_step`, but small and processed one after the other: the rows of
-about 30 words, centers and context of each other, and of the negatives that they share fit into the L1 cache, and
+Needs `hfembed[fast]`. Its unit is the block of `kernel_torch`, but small and processed one after the other: the rows
+of about 30 words, centers and context of each other, and of the negatives that they share fit into the L1 cache, and
 small matrix products (BLAS, through `np.dot`) do the arithmetic. word2vec.c fetches five negatives from main memory
 per center; here it is one, or less. CBOW is bound by memory: a block has one window, and the context is a running sum
 that rows enter and leave, so that each row is read and written once.

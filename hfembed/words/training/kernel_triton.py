@@ -1,11 +1,11 @@
 """The Triton kernels: blocks of word2vec on a GPU, a hundred at once on shared rows without locks ("Hogwild").
 
-The unit is the block of `block_step`: N consecutive words, centers and context of each other, with K negatives that
+The unit is the block of `kernel_torch`: N consecutive words, centers and context of each other, with K negatives that
 they share. One program of the kernel processes a block from its words to the last row written, all in the registers of
 a multiprocessor: rows are loaded once, three matrix products run on the tensor cores, and atomic additions write the
 steps back. A program continues with the next block at once; as many blocks as there are programs are in flight, and
-they do not see each other's steps, like the words of one step in `block_step`: the row cap limits them, here with the
-pair weight that the other blocks in flight are *expected* to put on a row.
+they do not see each other's steps, like the words of one step in `kernel_torch`: the row cap limits them, here with
+the pair weight that the other blocks in flight are *expected* to put on a row.
 
 Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013, equation 4; Recht
 et al., "Hogwild!: A Lock-Free Approach to Parallelizing Stochastic Gradient Descent", 2011.
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from hfembed.words.training.alias_table import alias_table
-from hfembed.words.training.block_step import CbowStep, SkipGramStep, subsample
+from hfembed.words.training.kernel_torch import CbowStep, SkipGramStep, subsample
 from hfembed.words.training.segments import Objective
 
 BLOCK_SIZE = 32

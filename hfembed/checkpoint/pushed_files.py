@@ -1,4 +1,4 @@
-"""Which files belong to a model: a push and an export take these, and nothing else that lies in the folder."""
+"""Which files belong to a model: a push and an export take these, and no other file of the folder."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def model_files(checkpoint: Checkpoint, card: str) -> dict[str, Path | bytes]:
     pictures that the card shows, the code that config.json names, and the same of a detector in `detector/`.
 
     Args:
-        checkpoint: A whole one.
+        checkpoint: A complete one.
         card: The card to go with it.
 
     Returns:
