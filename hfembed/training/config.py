@@ -207,7 +207,7 @@ def read_config(config_class: type[Config], arguments: Sequence[str] | None = No
     """
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", metavar="NAME_OR_PATH", help="recipe: one of the package, or a YAML file")
-    fields = {config_field.name: config_field for config_field in dataclasses.fields(config_class)}
+    fields = {config_field.name: config_field for config_field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     for name, config_field in fields.items():
         # a switch may stand alone, a list takes any number of values, everything else takes one
         count: dict[str, Any] = {"nargs": "?", "const": "true"} if config_field.type is bool else {}
@@ -240,7 +240,7 @@ def build_config(config_class: type[Config], values: dict[str, Any]) -> Config:
     Raises:
         InputError: A field is unknown, of a wrong type, or has a value no run can have.
     """
-    fields = {config_field.name: config_field for config_field in dataclasses.fields(config_class)}
+    fields = {config_field.name: config_field for config_field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     for name, value in values.items():
         if name not in fields:
             raise InputError(_unknown_field(name, list(fields), "the config"))

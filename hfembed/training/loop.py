@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +23,7 @@ from hfembed.errors import InputError
 from hfembed.training.config import TrainingConfig
 from hfembed.training.optim import make_optimizer, make_schedule
 from hfembed.training.run import PATIENCE, Run
-from hfembed.training.samplers import KeyedBatchSampler
+from hfembed.training.samplers import ShardedBatchSampler
 from hfembed.training.state import Checkpoints, Progress
 
 ComputeLoss = Callable[[torch.nn.Module, dict[str, Any]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
@@ -51,7 +51,7 @@ class Task:
     processor: BaseImageProcessor
     compute_loss: ComputeLoss
     dataset: Dataset
-    sampler: KeyedBatchSampler
+    sampler: ShardedBatchSampler
     collate: Callable[[list], dict[str, torch.Tensor]] | None
     evaluate: Callable[[PreTrainedModel], dict[str, float]] | None = None
     primary_metric: str = "loss"
@@ -175,7 +175,7 @@ def train(run: Run, task: Task) -> None:
     set_seed(config.seed, device_specific=True)
     if config.resume:
         _resume(accelerator, checkpoints, progress)
-    model_to_keep = accelerator.unwrap_model(model) if ema is None else ema.module
+    model_to_keep = cast(PreTrainedModel, accelerator.unwrap_model(model) if ema is None else ema.module)
 
     def save(folder: Path) -> None:
         model_to_keep.save_pretrained(folder)
@@ -343,8 +343,8 @@ class _Log:
             FloatingPointError: The mean loss is not finite.
         """
         names = sorted(self.sums)
-        means = torch.stack([self.sums[name].to(self.accelerator.device) for name in names]) / self.rounds
-        means = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+        stacked = torch.stack([self.sums[name].to(self.accelerator.device) for name in names]) / self.rounds
+        means = dict(zip(names, self.accelerator.reduce(stacked, "mean").tolist(), strict=True))
         self.sums, self.rounds = {}, 0
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(

@@ -30,6 +30,7 @@ class HubSharing:
     def __init__(self, config: RunConfig, output_dir: str | Path, say: Callable[[str], None] = print):
         self.config, self.output_dir, self.say = config, Path(output_dir), say
         self.process: subprocess.Popen | None = None
+        self.folder = self.output_dir
         if config.push_to_hub and not get_token():
             say(f"no token for the Hub: log in with `hf auth login` meanwhile, or later {self._command(output_dir)}")
 

@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.swap.recrop import Recrop
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
 from hfembed.models.face_swap.modeling_face_swap import reconstruction_loss
 
@@ -27,21 +28,21 @@ class Likeness:
 
     def __init__(
         self,
-        embedder: PreTrainedModel,
-        embedder_processor: BaseImageProcessor,
+        embedder: FaceEmbedderModel,
+        embedder_processor: FaceImageProcessor,
         photos: AlignedFaces,
-        processor: BaseImageProcessor,
+        processor: FaceImageProcessor,
         device: torch.device,
     ):
-        self.embedder = embedder.to(device).optimize_for_inference().requires_grad_(False)
+        self.embedder = embedder.to(device).optimize_for_inference().requires_grad_(False)  # type: ignore[arg-type]
         self.recrop = Recrop(processor, embedder_processor).to(device)
         with torch.no_grad():
-            sums = None
             for index in range(len(photos)):
                 sample = photos[0, index]
                 pixels = sample["pixels"].to(device).float().unsqueeze(0) / 255
                 embedding = self.embed(pixels)[0]
-                sums = torch.zeros(len(photos.identities), len(embedding), device=device) if sums is None else sums
+                if index == 0:
+                    sums = torch.zeros(len(photos.identities), len(embedding), device=device)
                 sums[sample["label"]] += embedding
         self.people = F.normalize(sums)
 

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import torch
 from huggingface_hub.dataclasses import strict
-from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers import AutoImageProcessor
 
 from hfembed.checkpoint.loading import load_face_embedder, load_face_swap
 from hfembed.errors import InputError, first_line
@@ -147,7 +147,7 @@ def load_photos(config: SwapTrainingConfig) -> datasets.Dataset:
     )
 
 
-def make_processor(config: SwapTrainingConfig) -> BaseImageProcessor:
+def make_processor(config: SwapTrainingConfig) -> FaceImageProcessor:
     """The image processor of this recipe: that of `init_from`, or one by the recipe's crop; pixels in [0, 1].
 
     Raises:
@@ -173,7 +173,7 @@ def make_warp(config: SwapTrainingConfig, size: int) -> WarpedPairs:
     return build_config(WarpedPairs, {"seed": config.seed, "output_size": size, **config.warping})
 
 
-def make_collator(config: SwapTrainingConfig, processor: BaseImageProcessor) -> SwapCollator:
+def make_collator(config: SwapTrainingConfig, processor: FaceImageProcessor) -> SwapCollator:
     """Batches of this recipe."""
     size, margin = processor.size["height"], config.frame_margin
     mask = None
@@ -191,7 +191,7 @@ def make_model_config(config: SwapTrainingConfig, people: list[str]) -> FaceSwap
         image_size=config.image_size,
         num_channels=1 if config.color == "gray" else 3,
         encoder_widths=config.encoder_widths,
-        bottleneck=config.bottleneck,
+        bottleneck=config.bottleneck,  # type: ignore[arg-type]
         latent_size=config.latent_size,
         decoder_widths=config.decoder_widths,
         residual_blocks=config.residual_blocks,
@@ -228,7 +228,7 @@ def make_loss(
     config: SwapTrainingConfig,
     model: FaceSwapModel,
     photos: AlignedFaces,
-    processor: BaseImageProcessor,
+    processor: FaceImageProcessor,
     device: torch.device,
     ranks: int,
 ) -> Callable:

@@ -8,6 +8,7 @@ hfembed train swap --config face_swap --people DIR DIR --init_from A --output_di
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -57,14 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "held_out_files": held_out.files if held_out else [],
     }
     set_seed(config.seed)
-    model = make_model(config, photos.identities).to(memory_format=torch.channels_last)
+    model = make_model(config, photos.identities).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     accelerator = run.accelerator
 
     def draw(model: PreTrainedModel, path: Path) -> None:
         chosen = held_out or AlignedFaces(load_photos(config), processor)
         count = min(PICTURED, *np.bincount(chosen.labels))
         rows = [np.flatnonzero(chosen.labels == label)[:count] for label in range(len(chosen.identities))]
-        draw_swap_grid(model, [as_pixel_values(chosen, row) for row in rows], path)
+        draw_swap_grid(cast(FaceSwapModel, model), [as_pixel_values(chosen, row) for row in rows], path)
+
+    def evaluate(model: PreTrainedModel) -> dict[str, float]:
+        assert held_out is not None
+        return {"held_out_error": reconstruction_error(cast(FaceSwapModel, model), held_out)}
 
     batches = shard(config, accelerator)
     train(
@@ -78,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 photos.labels, num_batches=config.steps_per_epoch * config.accumulation_steps, **batches
             ),
             collate=make_collator(config, processor),
-            evaluate=held_out and (lambda model: {"held_out_error": reconstruction_error(model, held_out)}),
+            evaluate=evaluate if held_out else None,
             primary_metric="held_out_error",
             greater_is_better=False,
             draw=draw,

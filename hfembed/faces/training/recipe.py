@@ -141,7 +141,7 @@ class FaceTrainingConfig(TrainingConfig):
 
     def validate_parts(self) -> None:
         """Refuse what the network, the processor or the augmentation would refuse, before any data is loaded."""
-        make_augmentation(self, tuple(self.image_size))
+        make_augmentation(self, (self.image_size[0], self.image_size[1]))
         if self.init_from:
             FaceEmbedderConfig(**_use_and_loss(self))
         else:
@@ -199,13 +199,13 @@ def make_augmentation(config: FaceTrainingConfig, size: tuple[int, int], off: bo
 
 def make_model_config(config: FaceTrainingConfig, num_labels: int) -> FaceEmbedderConfig:
     """The config of a network that starts from random weights."""
-    return FaceEmbedderConfig(
+    return FaceEmbedderConfig(  # type: ignore[call-arg]  # num_labels is a field of PreTrainedConfig
         trunk=config.trunk,
         trunk_arguments=config.trunk_arguments,
         image_size=config.image_size,
         num_channels=1 if config.color == "gray" else 3,
         embedding_size=config.embedding_size,
-        pooling=config.pooling or None,
+        pooling=config.pooling or None,  # type: ignore[arg-type]
         dropout=config.dropout,
         bn_neck=config.bn_neck,
         num_labels=num_labels,
@@ -325,7 +325,7 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
     Raises:
         InputError: A file is missing or not such a file.
     """
-    quiet = {"progress": False, "num_workers": config.num_workers, "batch_size": 128}
+    quiet: dict[str, Any] = {"progress": False, "num_workers": config.num_workers, "batch_size": 128}
     if config.validation_images:
         return LfwVerification(
             config.path(config.validation_images),

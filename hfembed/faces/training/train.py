@@ -6,10 +6,11 @@ hfembed train faces --config face_softmax --output_dir outputs/mine --resume
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
-from torch.utils.data import Dataset
 
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
@@ -48,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.describe_data(describe_faces(config, photos), **photo_facts(photos))
 
     set_seed(config.seed)
-    model = make_model(config, photos.identities).to(memory_format=torch.channels_last)
+    model = make_model(config, photos.identities).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     size = (processor.size["height"], processor.size["width"])
     unchanged = FaceCollator(processor, make_augmentation(config, size, off=True))
     protocol = HeldOutIdentification(held_out, unchanged) if held_out else validation
-    dataset: Dataset = photos
+    dataset: AlignedFaces | FrozenFeatures = photos
     collate: FaceCollator | None = FaceCollator(processor, make_augmentation(config, size))
     if config.imprint or config.features_once:
         features = FrozenFeatures(
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dataset=dataset,
             sampler=make_sampler(config, dataset.labels, shard(config, run.accelerator)),
             collate=collate,
-            evaluate=protocol and (lambda model: protocol(model, processor)),
+            evaluate=(lambda model: protocol(model, processor)) if protocol else None,
             primary_metric=protocol.primary_metric if protocol else "",
         ),
     )
@@ -89,7 +90,7 @@ def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tu
 
 
 def make_sampler(
-    config: FaceTrainingConfig, labels: Sequence[int], shard: dict[str, int]
+    config: FaceTrainingConfig, labels: Sequence[int] | np.ndarray, shard: dict[str, Any]
 ) -> KeyedBatchSampler | IdentityBatchSampler:
     """Batches of samples at random, or of the same number of photos of each person."""
     if not config.photos_per_identity:

@@ -262,7 +262,7 @@ class _Training:
                 raise InputError(
                     f"engine 'numba' cannot be used ({error}): install hfembed[fast], or take engine 'torch'"
                 ) from None
-            return lambda: NumbaWorker(*self.rows, self.objective), f"numba (Hogwild, {place})"
+            return lambda: NumbaWorker(self.rows[0], self.rows[1], self.objective), f"numba (Hogwild, {place})"
         centers = settings.centers_per_step
         if not centers:
             centers = 4096 if settings.engine == "triton" else 8192
@@ -280,11 +280,11 @@ class _Training:
             multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
             programs = min(max(centers // BLOCK_SIZE, 1), multiprocessors)
             return (
-                lambda: TritonWorker(*self.rows, self.objective, programs),
+                lambda: TritonWorker(self.rows[0], self.rows[1], self.objective, programs),
                 f"triton (Hogwild, {programs} blocks of {BLOCK_SIZE} words in flight, {place})",
             )
         return (
-            lambda: TorchWorker(*self.rows, self.objective, centers),
+            lambda: TorchWorker(self.rows[0], self.rows[1], self.objective, centers),
             f"torch (block-banded, {centers} center words per step, {place})",
         )
 
@@ -294,7 +294,7 @@ class _Training:
         logger.info("engine: %s", self.engine)
         total = self.plan.num_segments * self.settings.epochs
         loss = None
-        idle = queue.SimpleQueue()
+        idle: queue.SimpleQueue = queue.SimpleQueue()
         for _ in range(self.num_threads):
             idle.put(self.make_worker())
         if self.num_ranks > 1:
@@ -336,8 +336,8 @@ class _Training:
                 try:
                     for future in as_completed(futures):
                         segment = futures[future]
-                        if future.result() is not None:
-                            losses.append(future.result())
+                        if (segment_loss := future.result()) is not None:
+                            losses.append(segment_loss)
                             bar.set_postfix(
                                 loss=f"{losses[-1]:.3f}", rate=f"{self._rate(self._words_before(segment)):.4f}"
                             )

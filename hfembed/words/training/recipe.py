@@ -133,12 +133,12 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
         InputError: No corpus is named, or it cannot be read.
     """
     check_corpus(config)
-    source = {"source": config.corpus, "column": config.column, "split": config.split}
+    source: dict[str, Any] = {"source": config.corpus, "column": config.column, "split": config.split}
     cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
     rules: dict[str, Any] = {"lowercase": config.lowercase, "word_pattern": config.word_pattern or None}
     if config.init_from:
-        old = load_start(config).vocabulary
+        old = load_start(config).require_vocabulary()
         rules = dataclasses.asdict(old.rules)
     elif config.phrase_thresholds:
         rules["phrases"] = learn_phrases(
@@ -204,7 +204,8 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
     model = Word2VecForPreTraining(config.model_config(len(vocabulary)), vocabulary)
     if config.init_from:
         old = load_start(config)
-        rows = torch.tensor([old.vocabulary.index.get(word, -1) for word in vocabulary])
+        index = old.require_vocabulary().index
+        rows = torch.tensor([index.get(word, -1) for word in vocabulary])
         known = rows >= 0
         with torch.no_grad():
             for new, trained in (
