@@ -24,11 +24,11 @@ quickstart: install  ## train, save, reload and show small models: face embeddin
 		--corpus "$$($(BIN)/python -c 'from gensim.test.utils import datapath; print(datapath("lee_background.cor"))')"
 	$(BIN)/python scripts/show_word_vectors.py outputs/quickstart/words
 
-test: install  ## the default tests: offline, no research data needed, under 6 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: install  ## the default tests: offline, no research data needed; one thread per worker, as torch's threads spin
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: install  ## the long tests too
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
 fuzz: install  ## mutated inputs, with new seeds, until you stop it (FUZZ_SECONDS=600 for ten minutes)
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-1000000} $(BIN)/python -m pytest -q -s tests/fuzz
