@@ -3,6 +3,7 @@
 import json
 import socket
 
+import PIL.Image
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -112,7 +113,10 @@ def test_commands_refuse_it_in_one_line(command, checkpoint, tmp_path):
     if command == "verify":
         FaceDetectorModel(FaceDetectorConfig()).save_pretrained(folder / "detector")
         FaceDetectorImageProcessor().save_pretrained(folder / "detector")
-    arguments = {"verify": ["verify", "a.jpg", "b.jpg", "--model", str(folder)], "push": ["push", str(folder), "a/b"]}
+    photo = tmp_path / "a.png"
+    PIL.Image.new("RGB", (8, 8)).save(photo)
+    verify = ["verify", str(photo), str(photo), "--model", str(folder)]
+    arguments = {"verify": verify, "push": ["push", str(folder), "a/b"]}
     before = files_under(tmp_path)
     done = CliRunner().invoke(app, arguments[command])
     assert done.exit_code == 1 and "'pretrained' is not allowed" in str(done.exception), done.output

@@ -60,16 +60,18 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: The source points, or their images, fall onto one point: no scale or rotation can be told.
     """
-    z, w = source[..., 0] + 1j * source[..., 1], target[..., 0] + 1j * target[..., 1]
-    z_mean, w_mean = z.mean(-1, keepdims=True), w.mean(-1, keepdims=True)
-    z = z - z_mean
-    spread = (z.conj() * z).real.sum(-1, keepdims=True)
-    a = (z.conj() * (w - w_mean)).sum(-1, keepdims=True) / np.where(spread > 1e-9, spread, np.inf)
-    if (abs(a) < 1e-9).any():
+    source_mean, target_mean = source.mean(-2, keepdims=True), target.mean(-2, keepdims=True)
+    x, y = np.moveaxis(source - source_mean, -1, 0)
+    u, v = np.moveaxis(target - target_mean, -1, 0)
+    # in real numbers: complex products may leave a rotation of 1e-17 where source and target are the same
+    spread = (x * x + y * y).sum(-1)
+    spread = np.where(spread > 1e-9, spread, np.inf)
+    cosine, sine = (x * u + y * v).sum(-1) / spread, (x * v - y * u).sum(-1) / spread
+    if (np.hypot(cosine, sine) < 1e-9).any():
         raise ValueError("landmarks give no scale or rotation: the points coincide")
-    shift = w_mean - a * z_mean
-    entries = [a.real, -a.imag, shift.real, a.imag, a.real, shift.imag]
-    return np.concatenate(entries, -1).reshape(*a.shape[:-1], 2, 3)
+    rotation = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
+    shift = np.swapaxes(target_mean, -1, -2) - rotation @ np.swapaxes(source_mean, -1, -2)
+    return np.concatenate([rotation, shift], -1)
 
 
 class FaceImageProcessorKwargs(TypedDict, total=False):
