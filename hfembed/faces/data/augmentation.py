@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
+from hfembed.training.config import setting
 from hfembed.training.keyed_randomness import keyed_generator
 from hfembed.training.pixel_filters import blur_matrix, resampling_matrix
 
@@ -24,10 +25,6 @@ _DRAWS = (
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class FaceAugmentation:
     """Changes a batch of aligned crops; what happens to a sample depends on (seed, key) alone.
@@ -41,37 +38,39 @@ class FaceAugmentation:
         ValueError: A field has an impossible value; the message names it.
     """
 
-    seed: int = _help("Seed of all draws.", 0)
-    output_size: tuple[int, int] | None = _help(
-        "Height and width to cut from the middle of crops aligned with a margin; None keeps the size of the crops.",
+    seed: int = setting(0, "Seed of all draws.")
+    output_size: tuple[int, int] | None = setting(
         None,
+        "Height and width to cut from the middle of crops aligned with a margin; None keeps the size of the crops.",
     )
-    mirror: float = _help("Probability of a mirror image.", 0.0)
-    zoom: tuple[float, float] = _help(
-        "Smallest and largest magnification (drawn evenly in the logarithm).", (1.0, 1.0)
+    mirror: float = setting(0.0, "Probability of a mirror image.")
+    zoom: tuple[float, float] = setting(
+        (1.0, 1.0), "Smallest and largest magnification (drawn evenly in the logarithm)."
     )
-    aspect: float = _help("Stretch width against height by up to exp(+-aspect) each.", 0.0)
-    rotation: float = _help("Largest rotation to either side, in degrees.", 0.0)
-    shear: float = _help("Largest horizontal shear to either side (shift per height).", 0.0)
-    shift: float = _help("Largest shift to every side, as a fraction of the size.", 0.0)
-    perspective: float = _help("Largest way a corner moves (each by itself), as a fraction of the size.", 0.0)
-    padding: Literal["border", "zeros", "reflection"] = _help("What lies outside of the crop.", "border")
-    grayscale: float = _help("Probability of removing all color (crops with three channels).", 0.0)
-    saturation: float = _help("Multiply the colors' distance from gray by up to exp(+-saturation).", 0.0)
-    downsample: float = _help("Probability of shrinking and enlarging again.", 0.0)
-    downsample_size: tuple[float, float] = _help("Smallest and largest size in between, as a fraction.", (0.35, 0.8))
-    blur: float = _help("Probability of a Gaussian blur.", 0.0)
-    blur_sigma: tuple[float, float] = _help("Smallest and largest sigma of the blur, in pixels.", (0.5, 1.5))
-    gamma: float = _help("Raise the values in [0, 1] to a power of up to exp(+-gamma).", 0.0)
-    contrast: float = _help("Multiply the distance from the crop's mean by up to exp(+-contrast).", 0.0)
-    brightness: float = _help("Add up to +-brightness to the values in [0, 1].", 0.0)
-    light: float = _help("Multiply by a ramp of 1 +- light from edge to edge, across and down (side light).", 0.0)
-    noise: float = _help("Probability of Gaussian noise.", 0.0)
-    noise_strength: float = _help("Largest standard deviation of the noise, for values in [0, 1].", 0.05)
-    erase: float = _help("Probability of covering a rectangle, at any place, partly outside too.", 0.0)
-    erase_size: tuple[float, float] = _help("Smallest and largest side of the rectangle, as a fraction.", (0.2, 0.45))
-    erase_fill: Literal["level", "mean", "noise"] = _help(
-        "Cover with one random gray level, with the crop's mean color, or with noise.", "level"
+    aspect: float = setting(0.0, "Stretch width against height by up to exp(+-aspect) each.")
+    rotation: float = setting(0.0, "Largest rotation to either side, in degrees.")
+    shear: float = setting(0.0, "Largest horizontal shear to either side (shift per height).")
+    shift: float = setting(0.0, "Largest shift to every side, as a fraction of the size.")
+    perspective: float = setting(0.0, "Largest way a corner moves (each by itself), as a fraction of the size.")
+    padding: Literal["border", "zeros", "reflection"] = setting("border", "What lies outside of the crop.")
+    grayscale: float = setting(0.0, "Probability of removing all color (crops with three channels).")
+    saturation: float = setting(0.0, "Multiply the colors' distance from gray by up to exp(+-saturation).")
+    downsample: float = setting(0.0, "Probability of shrinking and enlarging again.")
+    downsample_size: tuple[float, float] = setting((0.35, 0.8), "Smallest and largest size in between, as a fraction.")
+    blur: float = setting(0.0, "Probability of a Gaussian blur.")
+    blur_sigma: tuple[float, float] = setting((0.5, 1.5), "Smallest and largest sigma of the blur, in pixels.")
+    gamma: float = setting(0.0, "Raise the values in [0, 1] to a power of up to exp(+-gamma).")
+    contrast: float = setting(0.0, "Multiply the distance from the crop's mean by up to exp(+-contrast).")
+    brightness: float = setting(0.0, "Add up to +-brightness to the values in [0, 1].")
+    light: float = setting(0.0, "Multiply by a ramp of 1 +- light from edge to edge, across and down (side light).")
+    noise: float = setting(0.0, "Probability of Gaussian noise.")
+    noise_strength: float = setting(0.05, "Largest standard deviation of the noise, for values in [0, 1].")
+    erase: float = setting(0.0, "Probability of covering a rectangle, at any place, partly outside too.")
+    erase_size: tuple[float, float] = setting(
+        (0.2, 0.45), "Smallest and largest side of the rectangle, as a fraction."
+    )
+    erase_fill: Literal["level", "mean", "noise"] = setting(
+        "level", "Cover with one random gray level, with the crop's mean color, or with noise."
     )
 
     def __post_init__(self) -> None:

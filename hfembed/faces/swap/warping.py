@@ -2,23 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
+from hfembed.training.config import setting
 from hfembed.training.keyed_randomness import keyed_generator
 
 _STREAM = 2  # of `keyed_generator`: augmentation and corruption have others
 # every random parameter has its own position among a sample's draws: switching one off leaves the others as they are
 _DRAWS = ("mirror", "rotation", "zoom", "shift_x", "shift_y", "gain", "offset", "saturation", "tint_r", "tint_b")
-
-
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -35,17 +31,19 @@ class WarpedPairs:
         ValueError: A field has an impossible value; the message names it.
     """
 
-    seed: int = _help("Seed of all draws.", 0)
-    output_size: int | None = _help("Side of inputs and targets; None takes the crops' own.", None)
-    warp: float = _help("Standard deviation of a node's displacement, as a fraction of the size; 0: no warp.", 5 / 256)
-    nodes: int = _help("Nodes per side of the grid.", 5)
-    rotation: float = _help("Largest rotation to either side, in degrees.", 10.0)
-    zoom: float = _help("Largest magnification and reduction, as a fraction.", 0.05)
-    shift: float = _help("Largest shift to every side, as a fraction of the size.", 0.05)
-    mirror: float = _help("Probability of a mirror image.", 0.5)
-    brightness: float = _help("Multiply values by up to 1 +- this, and add up to +- half of it.", 0.0)
-    tint: float = _help("Multiply red and blue each by up to 1 +- this.", 0.0)
-    saturation: float = _help("Multiply the colors' distance from gray by up to 1 +- this.", 0.0)
+    seed: int = setting(0, "Seed of all draws.")
+    output_size: int | None = setting(None, "Side of inputs and targets; None takes the crops' own.")
+    warp: float = setting(
+        5 / 256, "Standard deviation of a node's displacement, as a fraction of the size; 0: no warp."
+    )
+    nodes: int = setting(5, "Nodes per side of the grid.")
+    rotation: float = setting(10.0, "Largest rotation to either side, in degrees.")
+    zoom: float = setting(0.05, "Largest magnification and reduction, as a fraction.")
+    shift: float = setting(0.05, "Largest shift to every side, as a fraction of the size.")
+    mirror: float = setting(0.5, "Probability of a mirror image.")
+    brightness: float = setting(0.0, "Multiply values by up to 1 +- this, and add up to +- half of it.")
+    tint: float = setting(0.0, "Multiply red and blue each by up to 1 +- this.")
+    saturation: float = setting(0.0, "Multiply the colors' distance from gray by up to 1 +- this.")
 
     def __post_init__(self) -> None:
         if self.nodes < 2:

@@ -5,13 +5,13 @@ The functions take and return one image, (channels, height, width) float32 in [0
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
+from hfembed.training.config import setting
 from hfembed.training.keyed_randomness import keyed_generator
 from hfembed.training.pixel_filters import blur_matrix, resampling_matrix
 
@@ -62,10 +62,6 @@ def compress_as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return decoded.reshape(*pixels.shape).transpose(2, 0, 1)
 
 
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class Corruption:
     """Damages a batch of images; what happens to a sample depends on (seed, key) and on nothing else.
@@ -78,15 +74,15 @@ class Corruption:
         ValueError: A field has an impossible value; the message names it.
     """
 
-    seed: int = _help("Seed of all draws.", 0)
-    blur: tuple[float, float] = _help("Sigma of a Gaussian blur, in pixels.", (0.0, 0.0))
-    downsample: tuple[float, float] = _help("Shrink to this fraction of the sides and enlarge again.", (1.0, 1.0))
-    noise: tuple[float, float] = _help("Sigma of Gaussian noise, as a fraction of the range.", (0.0, 0.0))
-    salt_and_pepper: tuple[float, float] = _help("Fraction of pixels turned black or white.", (0.0, 0.0))
-    jpeg: tuple[int, int] | None = _help("Quality of a JPEG (1 to 95) the image passes through.", None)
-    holes: int = _help("Number of square holes to mask.", 0)
-    hole_size: tuple[int, int] = _help("Side of a hole, in pixels.", (16, 16))
-    hole_level: float = _help("The gray level that fills a hole, in [0, 1].", 0.5)
+    seed: int = setting(0, "Seed of all draws.")
+    blur: tuple[float, float] = setting((0.0, 0.0), "Sigma of a Gaussian blur, in pixels.")
+    downsample: tuple[float, float] = setting((1.0, 1.0), "Shrink to this fraction of the sides and enlarge again.")
+    noise: tuple[float, float] = setting((0.0, 0.0), "Sigma of Gaussian noise, as a fraction of the range.")
+    salt_and_pepper: tuple[float, float] = setting((0.0, 0.0), "Fraction of pixels turned black or white.")
+    jpeg: tuple[int, int] | None = setting(None, "Quality of a JPEG (1 to 95) the image passes through.")
+    holes: int = setting(0, "Number of square holes to mask.")
+    hole_size: tuple[int, int] = setting((16, 16), "Side of a hole, in pixels.")
+    hole_level: float = setting(0.5, "The gray level that fills a hole, in [0, 1].")
 
     def __post_init__(self) -> None:
         for name, highest in (("blur", np.inf), ("downsample", 1), ("noise", np.inf), ("salt_and_pepper", 1)):
