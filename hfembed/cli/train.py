@@ -89,9 +89,7 @@ def launch(family: str, arguments: list[str]) -> None:
     parser = launch_command_parser()
     launcher, recipe = split_arguments(arguments, set(program.CONFIG.__dataclass_fields__) | {"config"}, parser)
     # what is wrong with a recipe is said before the launcher imports everything a second time
-    config = read_config(program.CONFIG, recipe)
-    if family == "words":
-        program.check_corpus(config)
+    read_config(program.CONFIG, recipe).check_sources()
     options, _ = parser.parse_known_args([*launcher, program.__name__])
     is_configured = options.config_file is not None or os.path.isfile(default_config_file)
     if not is_configured:

@@ -25,7 +25,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def setting(default: Any, help: str, changes_result: bool = True, was: str = "") -> Any:
-    """A dataclass field of a recipe.
+    """A dataclass field of a recipe, or of what a recipe configures, with its help text.
 
     Args:
         default: Its default.
@@ -53,6 +53,13 @@ class RunConfig:
         0, f"also push to its branch '{CHECKPOINT_BRANCH}', at this interval, as checkpoint_every; 0 = never", False
     )
     hub_private: bool = setting(False, "make a new repository private", False)
+
+    def check_sources(self) -> None:
+        """Refuse data that is not there, before anything slow is imported or read; nothing by default.
+
+        Raises:
+            InputError: A source is missing.
+        """
 
     named: typing.ClassVar[frozenset[str]] = frozenset()  # of an instance: the fields set by recipe and command line
 

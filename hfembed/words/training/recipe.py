@@ -1,10 +1,11 @@
 """A recipe for word vectors: its settings, and the corpus and model they stand for."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -19,6 +20,8 @@ from hfembed.words.data.phrases import learn_phrases
 from hfembed.words.data.vocabulary import merge_vocabularies
 from hfembed.words.evaluation.word_tests import WordTests
 from hfembed.words.training.engine import EngineSettings
+
+Loaded = TypeVar("Loaded")
 
 
 @strict
@@ -98,6 +101,17 @@ class Word2VecTrainingConfig(RunConfig):
         if not 0 < self.initializer_scale:
             raise ValueError(f"initializer_scale must be positive, not {self.initializer_scale}")
 
+    def check_sources(self) -> None:
+        """Refuse a corpus that is missing, unless it may be a data set on the Hub.
+
+        Raises:
+            InputError: No corpus is named, or there is no such file or folder.
+        """
+        if not self.corpus:
+            raise InputError("corpus must name a text file, a folder or a dataset")
+        if not Path(self.corpus).exists() and not may_be_hub_id(self.corpus):
+            raise InputError(f"{self.corpus}: no such file or folder")
+
     def engine_settings(self) -> EngineSettings:
         """The engine's share of the settings."""
         return EngineSettings(**self._shared_with(EngineSettings))
@@ -114,25 +128,12 @@ class Word2VecTrainingConfig(RunConfig):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(other) if field.name in ours}
 
 
-def check_corpus(config: Word2VecTrainingConfig) -> None:
-    """Refuse a corpus that is missing, unless it may be a data set on the Hub.
-
-    Raises:
-        InputError: No corpus is named, or there is no such file or folder.
-    """
-    if not config.corpus:
-        raise InputError("corpus must name a text file, a folder or a dataset")
-    if not Path(config.corpus).exists() and not may_be_hub_id(config.corpus):
-        raise InputError(f"{config.corpus}: no such file or folder")
-
-
 def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     """Text -> ids; with `init_from`, the text's new words are added to the model's.
 
     Raises:
-        InputError: No corpus is named, or it cannot be read.
+        InputError: It cannot be read.
     """
-    check_corpus(config)
     source: dict[str, Any] = {"source": config.corpus, "column": config.column, "split": config.split}
     cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
@@ -164,7 +165,7 @@ def keep_objective(config: Word2VecTrainingConfig) -> str:
     """
     if not config.init_from:
         return ""
-    old, changes = _load(config.init_from).config, []
+    old, changes = _load(config.init_from, Word2VecConfig.from_pretrained), []
     for name in [field.name for field in dataclasses.fields(Word2VecConfig) if hasattr(config, field.name)]:
         if name not in config.named:
             setattr(config, name, getattr(old, name))
@@ -179,7 +180,7 @@ def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:
     Raises:
         InputError: It cannot be loaded, or lacks the words and counts that training on needs.
     """
-    model = _load(config.init_from)
+    model = _load(config.init_from, functools.partial(Word2VecForPreTraining.from_pretrained, dtype=torch.float32))
     if model.vocabulary is None or model.vocabulary.counts is None:
         raise InputError(f"init_from {config.init_from} lacks its words or their counts: it cannot be trained on")
     if model.config.embedding_size != config.embedding_size:
@@ -190,9 +191,9 @@ def load_start(config: Word2VecTrainingConfig) -> Word2VecForPreTraining:
     return model
 
 
-def _load(name: str) -> Word2VecForPreTraining:
+def _load(name: str, from_pretrained: Callable[[str], Loaded]) -> Loaded:
     try:
-        return Word2VecForPreTraining.from_pretrained(name, dtype=torch.float32)
+        return from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"init_from {name} cannot be loaded: {' '.join(str(error).split())}") from None
 

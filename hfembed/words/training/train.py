@@ -19,7 +19,6 @@ from hfembed.words.training.engine import fingerprint_corpus, train_word2vec
 from hfembed.words.training.recipe import (
     TrainingTests,
     Word2VecTrainingConfig,
-    check_corpus,
     keep_objective,
     load_corpus,
     start_model,
@@ -32,7 +31,7 @@ CONFIG = Word2VecTrainingConfig
 def main(arguments: Sequence[str] | None = None) -> None:
     """Recipe -> ids -> model -> engine -> a folder for `from_pretrained`."""
     config = read_config(Word2VecTrainingConfig, arguments, __doc__)
-    check_corpus(config)
+    config.check_sources()
     tests = TrainingTests(config.analogies, config.word_pairs, config.restrict_vocab)
     accelerator = Accelerator(kwargs_handlers=[PATIENCE])
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
