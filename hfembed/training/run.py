@@ -7,7 +7,6 @@ is resumed by no other. The final model, its notes and its card take the place o
 import dataclasses
 import functools
 import json
-import os
 import platform
 import re
 import shlex
@@ -31,6 +30,7 @@ from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.files import CARD_FILE, CONFIG_FILE, TRAINING_FILE
 from hfembed.checkpoint.fingerprint import fingerprint_weights
 from hfembed.checkpoint.json_notes import read_json, write_json
+from hfembed.checkpoint.redaction import redact
 from hfembed.checkpoint.saving import finish_save, save_checkpoint
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.training.config import RunConfig, default_of
@@ -327,12 +327,12 @@ class Run:
             for field in dataclasses.fields(self.config)
             if getattr(self.config, field.name) != default_of(field) and field.name not in _NOT_THE_RECIPE
         }
-        commands = [shlex.join(map(_without_folder, shlex.split(command))) for command in self._run["commands"]]
+        said = redact({"recipe": recipe, "command": "\n".join(self._run["commands"])})
         return {
             "name": self.folder.resolve().name,
             **notes,
-            "recipe": _without_folder(recipe),
-            "command": "\n".join(dict.fromkeys(commands)),
+            "recipe": said["recipe"],
+            "command": "\n".join(dict.fromkeys(said["command"].splitlines())),
             "version": describe_version(),
         }
 
@@ -354,18 +354,6 @@ def describe_version() -> str:
         return f"hfembed {__version__}"
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     return f"hfembed {__version__}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
-
-
-def _without_folder(value: Any) -> Any:
-    """Absolute paths as their last part."""
-    if isinstance(value, dict):
-        return {key: _without_folder(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folder(item) for item in value]
-    if isinstance(value, str):
-        option, equals, path = value.rpartition("=")
-        return f"{option}{equals}{Path(path).name}" if os.path.isabs(path) and Path(path).name else value
-    return value
 
 
 def _show(value: Any) -> str:
