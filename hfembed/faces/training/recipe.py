@@ -25,9 +25,7 @@ from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
     FaceEmbedderForTripletLearning,
-    FaceEmbedderModel,
 )
-from hfembed.models.face_embedder.timm_trunk import pretrained_state_dict
 from hfembed.training.config import TrainingConfig, build_config, setting
 
 
@@ -236,7 +234,12 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
     if embedder is None:
         model = model_class(model_config)
         if config.trunk_pretrained:
-            load_pretrained_trunk(model.embedder)
+            from hfembed.models.face_embedder.timm_trunk import load_pretrained_trunk  # imports timm
+
+            try:
+                load_pretrained_trunk(model)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise InputError(f"trunk_pretrained: {config.trunk}: {first_line(error)}") from error
         return model
     for name, value in _use_and_loss(config).items():
         setattr(model_config, name, value)
@@ -250,22 +253,6 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
         except ValueError as error:
             raise InputError(f"unfreeze_last {config.unfreeze_last}: {error}") from error
     return model
-
-
-def load_pretrained_trunk(embedder: FaceEmbedderModel) -> None:
-    """Give a timm trunk the weights that timm has for it.
-
-    Raises:
-        InputError: There are none, or they cannot be fetched.
-    """
-    config = embedder.config
-    try:
-        weights = pretrained_state_dict(
-            config.trunk.removeprefix("timm/"), config.num_channels, config.image_size, config.trunk_arguments
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"trunk_pretrained: {config.trunk}: {first_line(error)}") from error
-    embedder.trunk.backbone.load_state_dict(weights)
 
 
 def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:

@@ -77,26 +77,13 @@ def load_pretrained_trunk(model: PreTrainedModel, weights: str | None = None) ->
     if not config.trunk.startswith("timm/"):
         raise ValueError(f"trunk '{config.trunk}' has no pretrained weights; choose timm/<architecture>")
     architecture = config.trunk.removeprefix("timm/")
-    pretrained = pretrained_state_dict(
-        architecture, config.num_channels, config.image_size, config.trunk_arguments, weights
-    )
-    embedder: Any = model.base_model
-    embedder.trunk.backbone.load_state_dict(pretrained)
-
-
-def pretrained_state_dict(
-    architecture: str,
-    num_channels: int,
-    image_size: Sequence[int],
-    arguments: dict[str, Any] | None = None,
-    weights: str | None = None,
-) -> dict[str, torch.Tensor]:
-    """Timm's pretrained weights for the network of a trunk, from the Hub or from the file `weights`."""
-    created = _timm_arguments(architecture, num_channels, image_size, arguments or {})
+    created = _timm_arguments(architecture, config.num_channels, config.image_size, config.trunk_arguments or {})
     if weights is None and not timm.is_model_pretrained(architecture):
         raise ValueError(f"timm has no pretrained weights for '{architecture}'")
     source: dict[str, Any] = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
-    return timm.create_model(architecture, pretrained=True, **source, **created).state_dict()
+    pretrained = timm.create_model(architecture, pretrained=True, **source, **created)
+    embedder: Any = model.base_model
+    embedder.trunk.backbone.load_state_dict(pretrained.state_dict())
 
 
 def _timm_arguments(
