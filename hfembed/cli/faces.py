@@ -187,12 +187,12 @@ def group(
     """Group the faces of a folder by person, with one contact sheet per group."""
     clustering.check_output(output)
     check_output_folder(output)
-    photo_files.find_photos(folder)  # this and what follows is reported before a model is loaded
+    listing = photo_files.find_photos(folder)  # this and what follows is reported before a model is loaded
     if map_method != "none":
         projection_plot.check_method(map_method)
     checkpoint = hub.model(model)
     chosen = clustering.choose_threshold(checkpoint.thresholds, far) if threshold is None else threshold
-    faces = detection.read_face_crops(folder, checkpoint, aligned, device=device)
+    faces = detection.read_face_crops(listing, checkpoint, aligned, device=device)
     groups = clustering.group_embeddings(faces.embeddings, chosen)
     clustering.write_groups(faces, groups, output, None if map_method == "none" else map_method)
     sizes = [int((groups == number).sum()) for number in range(int(groups.max()) + 1)]

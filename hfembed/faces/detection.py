@@ -32,7 +32,7 @@ class FaceCrops(NamedTuple):
 
 
 def read_face_crops(
-    folder: str | Path,
+    folder: str | Path | PhotoListing,
     model: str | Path | Checkpoint,
     aligned: bool = False,
     batch_size: int = 32,
@@ -43,7 +43,7 @@ def read_face_crops(
     Raises:
         InputError: There is no such folder or model, no photo, or no face in any of them.
     """
-    listing = find_photos(folder)
+    listing = folder if isinstance(folder, PhotoListing) else find_photos(folder)
     faces = (_aligned if aligned else _detected)(listing, model, batch_size, device)
     if not faces.files:
         name, reason = next(iter(faces.failures.items()))

@@ -81,6 +81,12 @@ def test_what_embed_skips_is_said_once(hfembed, photos, folder, caplog):  # noqa
     assert caplog.text.count("notes.txt") == 1
 
 
+def test_what_group_skips_is_said_once(hfembed, photos, folder, tmp_path, caplog):  # noqa: F811
+    (photos / "notes.txt").write_text("x")
+    hfembed("group", photos, tmp_path / "groups", "--model", folder, "--map", "none", "--far", 0.01)
+    assert caplog.text.count("notes.txt") == 1
+
+
 def test_a_read_only_output_is_refused_before_the_work(hfembed, photos, folder, monkeypatch):  # noqa: F811
     (photos / "kept").mkdir()
     access = os.access
