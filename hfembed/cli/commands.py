@@ -8,10 +8,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -26,13 +26,18 @@ class _LazyModule(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(importlib.import_module(self.__name__), name)
-        # a bar per file read or written is noise beside an answer; the Hub's bars of downloads stay
-        if transformers_logging := sys.modules.get("transformers.utils.logging"):
-            transformers_logging.disable_progress_bar()
-        if datasets_bars := sys.modules.get("datasets.utils"):
-            datasets_bars.disable_progress_bars()
-        return found
+        return getattr(_import_quietly(self.__name__), name)
+
+
+@functools.cache
+def _import_quietly(name: str) -> ModuleType:
+    module = importlib.import_module(name)
+    # a bar per file read or written is noise beside an answer; the Hub's bars of downloads stay
+    if transformers_logging := sys.modules.get("transformers.utils.logging"):
+        transformers_logging.disable_progress_bar()
+    if datasets_bars := sys.modules.get("datasets.utils"):
+        datasets_bars.disable_progress_bars()
+    return module
 
 
 class _LazyPackage:
@@ -98,12 +103,19 @@ class Answer(NamedTuple):
         return cls({**record, "output": output}, text or f"written to {output}")
 
 
-@dataclass(frozen=True)
-class Hub:
-    """--revision and --token of a command; a parameter of this type gives it both."""
+Token = Annotated[str | None, typer.Option(help="Hub token, instead of the one that this machine is logged in with.")]
 
-    revision: str | None = None
-    token: str | None = None
+
+class OptionGroup:
+    """A dataclass of options that several commands take: a parameter of its type gives a command all of them."""
+
+
+@dataclass(frozen=True)
+class Hub(OptionGroup):
+    """Where on the Hub a command's models are."""
+
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of MODEL on the Hub.")] = None
+    token: Token = None
 
     def model(self, name: str) -> "checkpoints.Checkpoint":
         """Find the model that the command is about."""
@@ -129,8 +141,8 @@ class Commands:
     def command(self, name: str, *aliases: str) -> Callable[[Function], Function]:
         """Register a function as a command; aliases are not listed in the help.
 
-        A parameter `hub: Hub` becomes the options --revision and --token, and a function that returns an `Answer` gets
-        --json.
+        A parameter of an `OptionGroup` becomes its options (`hub: Hub` gives --revision and --token), and a function
+        that returns an `Answer` gets --json.
         """
 
         def register(function: Function) -> Function:
@@ -186,21 +198,27 @@ def _with_new_names(arguments: list[str], options: set[str]) -> list[str]:
 
 def _with_shared_options(function: Callable[..., Any]) -> Callable[..., None]:
     signature = inspect.signature(function)
-    parameters = [parameter for name, parameter in signature.parameters.items() if name != "hub"]
-    takes_model = len(parameters) < len(signature.parameters)
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, OptionGroup):
+            groups[name] = parameter.annotation
+        else:
+            parameters.append(parameter)
+    for group in groups.values():
+        types = get_type_hints(group, include_extras=True)
+        parameters += [_option(field.name, types[field.name], field.default) for field in fields(group)]
     answers = signature.return_annotation is Answer
-    if takes_model:
-        parameters += [_option("revision", Revision), _option("token", Token)]
     if answers:
         parameters.append(_option("as_json", Json, default=False))
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
         as_json = answers and given.pop("as_json")
-        if takes_model:
-            given["hub"] = Hub(given.pop("revision"), given.pop("token"))
-            if given["hub"].token:  # the command line is noted in results.json, which is published
-                sys.argv[:] = [argument.replace(given["hub"].token, "***") for argument in sys.argv]
+        if given.get("token"):  # the command line is noted in results.json, which is published
+            sys.argv[:] = [argument.replace(given["token"], "***") for argument in sys.argv]
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         answer = function(**given)
         if answers:
             print(_to_json(answer.record) if as_json else answer.text)
@@ -210,8 +228,6 @@ def _with_shared_options(function: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of MODEL on the Hub.")]
-Token = Annotated[str | None, typer.Option(help="Hub token, instead of the one that this machine is logged in with.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

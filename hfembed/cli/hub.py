@@ -1,12 +1,13 @@
 """Commands that share checkpoints and data sets."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hfembed.atomic import check_writable
-from hfembed.cli.commands import Answer, Commands, lazy_imports
+from hfembed.cli.commands import Answer, Commands, OptionGroup, Token, lazy_imports
 
 with lazy_imports():
     from hfembed.checkpoint import card as model_card
@@ -23,16 +24,30 @@ datasets = Commands(help="Share prepared data on the Hub: Parquet with a card, i
 
 Folder = Annotated[Path, typer.Argument(help="Checkpoint folder.")]
 RepoId = Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hub; created if it does not exist.")]
-License = Annotated[str | None, typer.Option(help="The license's name on the Hub; default: other, as its source.")]
 Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
 PrivateByDefault = Annotated[
     bool | None,
     typer.Option("--private/--public", help="Visibility of a new repository; default: private, as it shows people."),
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch to push to; default: main.")]
-Tag = Annotated[str | None, typer.Option(help="Also give this version a tag, such as v1.0.")]
-Token = Annotated[str | None, typer.Option(help="Hub token, instead of the one that this machine is logged in with.")]
 Landmarks = Annotated[Path | None, typer.Option(help="JSON: file -> five points.")]
+
+
+@dataclass(frozen=True)
+class Version(OptionGroup):
+    """Which version of a repository a push makes."""
+
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; default: main.")] = None
+    token: Token = None
+    tag: Annotated[str | None, typer.Option(help="Also give this version a tag, such as v1.0.")] = None
+
+
+@dataclass(frozen=True)
+class DataVersion(Version):
+    """The same of a data set, and its license."""
+
+    license: Annotated[
+        str | None, typer.Option(help="The license's name on the Hub; default: other, as its source.")
+    ] = None
 
 
 @commands.command("card")
@@ -47,6 +62,7 @@ def card(folder: Folder) -> Answer:
 def push(
     folder: Folder,
     repo_id: RepoId,
+    version: Version,
     private: Annotated[
         bool | None,
         typer.Option(
@@ -54,9 +70,6 @@ def push(
             help="Visibility of a new repository; default: private for models trained on photos of people.",
         ),
     ] = None,
-    revision: Revision = None,
-    token: Token = None,
-    tag: Tag = None,
     message: Annotated[str, typer.Option(help="Title of the commit.")] = "Upload model",
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace a card that was edited on the Hub.")
@@ -67,11 +80,9 @@ def push(
         folder,
         repo_id,
         private=private,
-        revision=revision,
-        tag=tag,
         commit_message=message,
         overwrite_card=overwrite_card,
-        token=token,
+        **vars(version),
     )
     return _answer(pushed)
 
@@ -82,16 +93,13 @@ def push_faces(
         str, typer.Argument(help="Folder with one directory per person, its archive, Parquet, URL or Hub id.")
     ],
     repo_id: RepoId,
+    version: DataVersion,
     landmarks: Landmarks = None,
     min_photos: Annotated[int, typer.Option(min=1, help="Leave out people with fewer photos.")] = 1,
     crop_size: Annotated[
         int | None, typer.Option(min=16, help="Push crops of this size on the standard template, not the photos.")
     ] = None,
-    license: License = None,
     private: PrivateByDefault = None,
-    revision: Revision = None,
-    token: Token = None,
-    tag: Tag = None,
 ) -> Answer:
     """Push photos of people: image, label, file, landmarks."""
     photos = faces.load_faces(source, landmarks=landmarks, min_photos=min_photos, follow_links=False)
@@ -105,11 +113,8 @@ def push_faces(
         repo_id,
         title="Faces of people",
         about=f"{what}, from {Path(source).name}: {len(photos):,} of {people:,} people.",
-        license=license,
         private=private,
-        revision=revision,
-        tag=tag,
-        token=token,
+        **vars(version),
     )
     return _answer(pushed)
 
@@ -119,12 +124,9 @@ def push_lfw(
     images: Annotated[str, typer.Argument(help="LFW's archive (.tgz, .zip), folder, URL or Hub id.")],
     repo_id: RepoId,
     pairs: Annotated[Path, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
+    version: DataVersion,
     landmarks: Landmarks = None,
-    license: License = None,
     private: PrivateByDefault = None,
-    revision: Revision = None,
-    token: Token = None,
-    tag: Tag = None,
 ) -> Answer:
     """Push LFW: identities, and the pairs with their folds."""
     identities = lfw.load_lfw(images, landmarks=landmarks, follow_links=False)
@@ -141,11 +143,8 @@ def push_lfw(
         title="Labeled Faces in the Wild",
         about=f"{Path(images).name} and {pairs.name}. Huang, Ramesh, Berg and Learned-Miller, 2007.",
         tags=["face-verification", "lfw"],
-        license=license,
         private=private,
-        revision=revision,
-        tag=tag,
-        token=token,
+        **vars(version),
     )
     return _answer(pushed)
 
@@ -156,22 +155,17 @@ def push_corpus(
         str, typer.Argument(help="Text file, folder of text files, or data set on the Hub; one sentence per line.")
     ],
     repo_id: RepoId,
+    version: DataVersion,
     min_count: Annotated[int, typer.Option(min=1, help="Drop words that occur less often.")] = 5,
     lowercase: Annotated[bool, typer.Option("--lowercase", help="Fold the case.")] = False,
     cache_dir: Annotated[Path, typer.Option(help="Folder for the encoded corpus.")] = Path("outputs/corpora"),
-    license: License = None,
     private: Private = False,
-    revision: Revision = None,
-    token: Token = None,
-    tag: Tag = None,
 ) -> Answer:
     """Push a text as word ids, with its vocabulary and counts."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     corpus = corpora.prepare_corpus(source, cache_dir, min_count, lowercase=lowercase)
     about = f"{Path(source).name}, words that occur {min_count} times or more."
-    pushed = corpus_push.push_corpus(
-        corpus, repo_id, about=about, license=license, private=private or None, revision=revision, tag=tag, token=token
-    )
+    pushed = corpus_push.push_corpus(corpus, repo_id, about=about, private=private or None, **vars(version))
     return _answer(pushed)
 
 

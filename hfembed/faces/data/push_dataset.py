@@ -1,6 +1,7 @@
 """Photos of people -> a dataset repository on the Hub."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -22,17 +23,14 @@ def push_faces(
     about: str,
     tags: Sequence[str] = (),
     license: str | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    tag: str | None = None,
-    token: str | None = None,
+    **options: Any,
 ) -> Pushed:
-    """Push photos of people; see `hfembed.hub.dataset.push_dataset`.
+    """Push photos of people, to a private repository unless `private` is False.
 
     Args:
         tags: To find it by, beside "face-recognition".
         license: The Hub's name of its license; "other" where it is not given.
-        private: Make a new repository private; None does too, as it shows people. False makes it public.
+        **options: private, revision, tag and token of `hfembed.hub.dataset.push_dataset`.
     """
     card = dataset_card(
         parts,
@@ -42,9 +40,7 @@ def push_faces(
         task="image-feature-extraction",
         license=license,
     )
-    return push_dataset(
-        parts, repo_id, card, private=private, private_if_new=True, revision=revision, tag=tag, token=token
-    )
+    return push_dataset(parts, repo_id, card, private_if_new=True, **options)
 
 
 def crop_faces(faces: datasets.Dataset, size: int, num_workers: int = 0) -> datasets.Dataset:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -26,10 +27,7 @@ def push_corpus(
     *,
     about: str,
     license: str | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    tag: str | None = None,
-    token: str | None = None,
+    **options: Any,
 ) -> Pushed:
     """Push a corpus as ids, one row per sentence, with its vocabulary as a tokenizer and the words' counts.
 
@@ -38,10 +36,7 @@ def push_corpus(
         repo_id: "owner/name", or "name" for one of the token's owner.
         about: What text it is and where it comes from, for the card.
         license: The Hub's name of its license; "other" where it is not given.
-        private: Make a new repository private.
-        revision: The branch; None means main.
-        tag: Also give the commit this tag.
-        token: Instead of this machine's.
+        **options: private, revision, tag and token of `hfembed.hub.dataset.push_dataset`.
 
     Returns:
         Where the data is now.
@@ -70,9 +65,7 @@ def push_corpus(
         task="feature-extraction",
         license=license,
     )
-    return push_dataset(
-        parts, repo_id, card, extra_files=files, private=private, revision=revision, tag=tag, token=token
-    )
+    return push_dataset(parts, repo_id, card, extra_files=files, **options)
 
 
 def _sentences(corpus: EncodedCorpus) -> Iterator[dict[str, np.ndarray]]:
