@@ -106,12 +106,13 @@ def _remove_leftovers(folder: Path, process: int) -> None:
     prefix = f".hfembed-{platform.node()}-"
     for entry in folder.iterdir():
         number = entry.name.removeprefix(prefix).partition("-")[0]
-        if entry.name.startswith(prefix) and number.isdigit() and not _is_running(int(number)):
+        if entry.name.startswith(prefix) and number.isdigit() and not is_running(int(number)):
             with suppress(OSError):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from hfembed.checkpoint.files import INDEX_FILE, WEIGHTS_FILE
 from hfembed.checkpoint.json_notes import read_json
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -136,8 +136,7 @@ def _read_header(file: Path, name: str | None) -> tuple[dict[str, str], dict[str
             header: dict[str, Any] = json.loads(opened.read(length))
     except (SafetensorError, ValueError, RecursionError, struct.error, OSError) as error:
         label = f"{name}: {file.name}" if name else str(file)
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{label} is truncated or damaged ({reason}); write or fetch it again") from error
+        raise InputError(f"{label} is truncated or damaged ({first_line(error)}); write or fetch it again") from error
     metadata = header.pop("__metadata__", None) or {}
     start = 8 + length
     return metadata, {

@@ -15,13 +15,8 @@ from hfembed.checkpoint.fingerprint import PICKLES, StoredTensor, stored_tensors
 from hfembed.checkpoint.json_notes import read_json
 from hfembed.errors import InputError, first_line
 from hfembed.models.autoencoder_config import upgrade_config
+from hfembed.models.config_fields import WRITTEN_BY_TRANSFORMERS
 from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
-
-# what transformers writes into a config.json besides the fields of the class
-_WRITTEN_BY_TRANSFORMERS = {
-    "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "per_layer_config",
-    "quantization_config", "tie_word_embeddings", "torch_dtype", "transformers_version",
-}  # fmt: skip
 
 _ADAPTER_FILE = "adapter_config.json"
 _IMAGE_FILES = {PROCESSOR_FILE: "the image processor"}
@@ -62,8 +57,8 @@ def parse_config(content: dict[str, Any], name: str) -> PreTrainedConfig:
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
     config_class: Any = CONFIG_MAPPING[content["model_type"]]
-    known = {field.name for field in dataclasses.fields(config_class)} | _WRITTEN_BY_TRANSFORMERS
-    known |= set(getattr(config_class, "old_names", ()))
+    known = {field.name for field in dataclasses.fields(config_class)} | WRITTEN_BY_TRANSFORMERS
+    known |= {"torch_dtype", "transformers_version"}
     unknown = sorted(key for key in content if key not in known and not key.startswith("_"))
     if unknown:
         raise InputError(

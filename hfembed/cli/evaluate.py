@@ -278,9 +278,17 @@ def evaluate_generation(
         known, held_out = (
             processor.normalize(aligned_faces.AlignedFaces(side, processor).pixels()) for side in people
         )
-        name = Path(model.partition("@")[0]).resolve().name
-        case = (name, autoencoder, statistics, functools.partial(embed, points), held_out[:max_images], known, split)
-        cases.append(generation.GenerationCase(*case))
+        cases.append(
+            generation.GenerationCase(
+                name=Path(model.partition("@")[0]).resolve().name,
+                model=autoencoder,
+                statistics=statistics,
+                embed=functools.partial(embed, points),
+                held_out=held_out[:max_images],
+                known=known,
+                split=split,
+            )
+        )
     files: dict[str, str | Path | None] = {"images": images, "landmarks": landmarks}
     distances = generation.report_generation(cases, output, files, draws)
     lines = [f"{'Frechet distance to held-out faces':64}{'mean':>8}"]

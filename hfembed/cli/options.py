@@ -31,7 +31,6 @@ Faces = Annotated[Literal["all", "largest", "only"], typer.Option(help="Of a pho
 Far = Annotated[float | None, typer.Option(help="Decide at this false accept rate; default: at the highest accuracy.")]
 TopK = Annotated[int, typer.Option(min=1, help="How many answers to list.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
-Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 
 Picture = Annotated[Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg, .webp.")]
 Film = Annotated[Path, typer.Argument(metavar="OUT", help=".gif or .mp4 for a film, .png for a row of pictures.")]

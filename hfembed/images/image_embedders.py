@@ -22,7 +22,7 @@ from hfembed.checkpoint.loading import (
     load_face_embedder,
 )
 from hfembed.checkpoint.validation import read_config
-from hfembed.errors import InputError, input_errors
+from hfembed.errors import InputError, first_line, input_errors
 from hfembed.images.latent_statistics import LatentStatistics, encode_images
 from hfembed.photos import find_photos, open_photo
 
@@ -111,8 +111,9 @@ class TimmFeatures(ImageEmbedder):
                 architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay, num_classes=0
             )
         except (RuntimeError, ValueError, OSError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(f"timm/{architecture}: no such network, or no weights for it: {reason}") from error
+            raise InputError(
+                f"timm/{architecture}: no such network, or no weights for it: {first_line(error)}"
+            ) from error
         self.device = choose_device(device)
         self.model.to(self.device).eval()
         self.transform = create_transform(**resolve_model_data_config(self.model), is_training=False)

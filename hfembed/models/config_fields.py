@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig
 
 # keys that transformers and the Hub write into a config.json, or pass to a config, besides its declared fields
-_IGNORED_KEYS = {
+WRITTEN_BY_TRANSFORMERS = {
     "auto_map",
     "attn_implementation",
     "custom_pipelines",
@@ -49,7 +49,7 @@ def check_fields(config: PreTrainedConfig, others: Mapping[str, Any]) -> None:
         if name.removeprefix("_").endswith("_implementation") and not (value is None or _is_plain_name(value)):
             raise ValueError(f"{kind}: '{name}' must be a plain name such as 'eager', got {value!r}")
         check_value(name, value)
-        if name.startswith("_") or name in _IGNORED_KEYS or name in dir(PreTrainedConfig):
+        if name.startswith("_") or name in WRITTEN_BY_TRANSFORMERS or name in dir(PreTrainedConfig):
             continue
         nearest = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8 if from_file else 0.0)
         if nearest:
@@ -108,4 +108,4 @@ def _is_plain_name(value: Any) -> bool:
     return isinstance(value, str) and value.replace("_", "").isalnum()
 
 
-__all__ = ["check_fields", "check_sizes", "check_value"]
+__all__ = ["WRITTEN_BY_TRANSFORMERS", "check_fields", "check_sizes", "check_value"]

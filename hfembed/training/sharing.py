@@ -13,6 +13,7 @@ from huggingface_hub import get_token
 from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.files import TRAINING_FILE
 from hfembed.checkpoint.push import push_folder
+from hfembed.errors import first_line
 from hfembed.training.config import CHECKPOINT_BRANCH, RunConfig
 
 
@@ -85,7 +86,7 @@ class HubSharing:
         try:
             pushed = push_folder(self.output_dir, self.config.push_to_hub, private=self.config.hub_private or None)
         except Exception as error:  # whatever the Hub's libraries raise: the model is trained, and kept
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            reason = first_line(error)
             self.say(
                 f"not pushed ({reason}); the model is in {self.output_dir}, later {self._command(self.output_dir)}"
             )

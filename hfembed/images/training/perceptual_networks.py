@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.faces.swap.recrop import face_grid, sample_faces
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -35,8 +35,7 @@ class TimmFeatures(nn.Module):
                 out_indices=tuple(layers),
             )
         except (RuntimeError, ValueError, IndexError, AssertionError, OSError) as error:
-            reason = str(error).split("\n")[0]
-            raise InputError(f"no features {list(layers)} of timm's '{architecture}': {reason}") from error
+            raise InputError(f"no features {list(layers)} of timm's '{architecture}': {first_line(error)}") from error
         settings: Any = self.network.pretrained_cfg
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(settings["std"]).view(1, -1, 1, 1))
