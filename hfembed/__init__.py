@@ -30,6 +30,9 @@ _PUBLIC_NAMES = {
     "Word2VecConfig": "hfembed.models.word2vec.configuration_word2vec",
     "Word2VecModel": "hfembed.models.word2vec.modeling_word2vec",
     "Word2VecForPreTraining": "hfembed.models.word2vec.modeling_word2vec",
+    "YuNetConfig": "hfembed.models.yunet.configuration_yunet",
+    "YuNetModel": "hfembed.models.yunet.modeling_yunet",
+    "YuNetImageProcessor": "hfembed.models.yunet.image_processing_yunet",
 }
 
 __all__ = [*_PUBLIC_NAMES, "__version__"]
