@@ -24,14 +24,10 @@ from hfembed.faces.threads import map_in_threads
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
 from hfembed.index.origin import Origin, checksum_tensors
-from hfembed.models.face_detector.image_processing_face_detector import (
-    FaceDetectorImageProcessor,
-    Photo,
-    PhotoSource,
-)
-from hfembed.models.face_detector.modeling_face_detector import DetectedFaces, FaceDetectorModel
+from hfembed.models.detected_faces import DetectedFaces, FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor, PhotoSource
 from hfembed.photos import utf8_name
 
 WhichFaces = Literal["all", "largest", "only"]
@@ -125,8 +121,8 @@ class FaceAnalyzer:
 
     def __init__(
         self,
-        detector: FaceDetectorModel,
-        detector_processor: FaceDetectorImageProcessor,
+        detector: FaceDetector,
+        detector_processor: PhotoImageProcessor,
         embedder: FaceEmbedderModel,
         embedder_processor: FaceImageProcessor,
     ) -> None:

@@ -12,9 +12,9 @@ from transformers.pipelines.base import ChunkPipeline
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_detector
 from hfembed.errors import InputError
-from hfembed.models.face_detector.image_processing_face_detector import PhotoSource
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.photo_image_processor import PhotoSource
 
 if TYPE_CHECKING:
     from hfembed.faces.face_analyzer import WhichFaces
