@@ -221,7 +221,7 @@ def _with_shared_options(function: Callable[..., Any]) -> Callable[..., None]:
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         answer = function(**given)
         if answers:
-            print(_to_json(answer.record) if as_json else answer.text)
+            print_answer(answer, as_json)
 
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -229,6 +229,11 @@ def _with_shared_options(function: Callable[..., Any]) -> Callable[..., None]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def print_answer(answer: Answer, as_json: bool) -> None:
+    """Print what a command found out, for people or as JSON."""
+    print(_to_json(answer.record) if as_json else answer.text)
 
 
 def _option(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
