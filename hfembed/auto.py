@@ -25,6 +25,9 @@ from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
+from hfembed.models.retinaface.configuration_retinaface import RetinaFaceConfig
+from hfembed.models.retinaface.image_processing_retinaface import RetinaFaceImageProcessor
+from hfembed.models.retinaface.modeling_retinaface import RetinaFaceModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 from hfembed.models.yunet.configuration_yunet import YuNetConfig
@@ -41,6 +44,7 @@ AutoImageProcessor.register(
 
 detectors: tuple[tuple[Any, type, type], ...] = (
     (FaceDetectorConfig, FaceDetectorModel, FaceDetectorImageProcessor),
+    (RetinaFaceConfig, RetinaFaceModel, RetinaFaceImageProcessor),
     (YuNetConfig, YuNetModel, YuNetImageProcessor),
 )
 for config_class, model_class, processor_class in detectors:

@@ -1,6 +1,6 @@
 """The YuNet weights of libfacedetection.train and of OpenCV, as a face detector folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -8,16 +8,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hfembed.atomic import check_destination
 from hfembed.convert.foreign_checkpoint import check_layout, find_file, read_state_dict, write_checkpoint
+from hfembed.convert.onnx_graph import OnnxGraph, Weights, under
 from hfembed.models.yunet.configuration_yunet import YuNetConfig
 from hfembed.models.yunet.image_processing_yunet import YuNetImageProcessor
-from hfembed.models.yunet.modeling_yunet import YuNetModel
+from hfembed.models.yunet.modeling_yunet import STRIDES, YuNetModel
 
 LAYOUT = "a YuNet of ShiqiYu/libfacedetection.train"
 NOTE = "That repository is under the Apache License 2.0 and trains on WIDER FACE."
-# our 16 numbers per position, in the order of the original's heads; theirs are the position's x, y of each landmark
+# the original has a head for each of these, we have one for all 16 numbers
 _HEADS = ("cls", "obj", "bbox", "kps")
-
-Weights = dict[str, torch.Tensor]
 
 
 def convert_yunet(source: str, destination: str | Path, overwrite: bool = False) -> YuNetModel:
@@ -30,7 +29,7 @@ def convert_yunet(source: str, destination: str | Path, overwrite: bool = False)
     """
     check_destination(destination, overwrite)
     file = find_file(source)
-    theirs = read_state_dict(file)
+    theirs = _read_onnx(file, str(file)) if file.suffix == ".onnx" else read_state_dict(file)
     config = _config(theirs)
     model = YuNetModel(config).eval()
     weights = _translate(theirs, config, str(file))
@@ -97,6 +96,60 @@ def _translate(theirs: Weights, config: YuNetConfig, source: str) -> Weights:
             parts.append((weight, bias))
         weights[f"{name}.weight"], weights[f"{name}.bias"] = (torch.cat(part) for part in zip(*parts, strict=True))
     weights["stem.weight"] = weights["stem.weight"].flip(1)  # it was trained on BGR
+    return weights
+
+
+def _read_onnx(file: Path, source: str) -> Weights:
+    """The weights by the names of a `.pth`, read from the outputs back to the input."""
+    graph = OnnxGraph(file, source, "YuNet")
+    weights: Weights = {}
+
+    def before(name: str, *kinds: str) -> str:
+        return graph.node(name, " or ".join(kinds), *kinds).input[0]
+
+    def conv(name: str) -> tuple[Weights, str]:
+        node = graph.node(name, "a convolution", "Conv")
+        return {"weight": graph.constant(node, 1), "bias": graph.constant(node, 2)}, node.input[0]
+
+    def unit(name: str) -> tuple[Weights, str]:
+        second, name = conv(before(name, "Relu") if graph.kind(name) == "Relu" else name)
+        first, name = conv(name)
+        return under("conv1", first) | under("conv2", second), name
+
+    def head(output: str) -> tuple[Weights, str]:
+        if output not in graph.outputs:
+            raise graph.error(f"it has no output '{output}'")
+        name = output
+        while graph.kind(name) in ("Sigmoid", "Reshape", "Transpose"):
+            name = before(name, graph.kind(name))
+        return unit(name)
+
+    def read(prefix: str, read_layer: Callable[[str], tuple[Weights, str]], name: str) -> str:
+        layer, name = read_layer(name)
+        weights.update(under(prefix, layer))
+        return name
+
+    head_units = 0
+    for level, stride in enumerate(STRIDES):
+        for output in _HEADS:
+            name = read(f"bbox_head.multi_level_{output}.{level}", head, f"{output}_{stride}")
+        units = []
+        # behind the coarsest map's lateral layer comes the trunk at once, elsewhere a sum
+        while graph.kind(name) == "Relu" and (level < 2 or len(units) <= head_units):
+            layer, name = unit(name)
+            units.append(layer)
+        if not units:
+            raise graph.error(f"a {graph.kind(name)} where a lateral layer should be")
+        weights |= under(f"neck.lateral_convs.{level}", units.pop())
+        head_units = len(units)
+        for number, layer in enumerate(reversed(units)):
+            weights |= under(f"bbox_head.multi_level_share_convs.{level}.{number}", layer)
+    for stage in (5, 4, 3, 2, 1):
+        name = read(f"backbone.model{stage}.conv2", unit, name)
+        name = read(f"backbone.model{stage}.conv1", unit, name)
+        name = name if stage == 2 else before(name, "MaxPool")
+    name = read("backbone.model0.conv2", unit, name)
+    read("backbone.model0.conv1", conv, before(name, "Relu"))
     return weights
 
 

@@ -135,7 +135,7 @@ class FaceDetector(DeviceLoading, PreTrainedModel):
         return pixels
 
     def padded_batches(
-        self, photos: torch.Tensor | Sequence[torch.Tensor], multiple: int
+        self, photos: torch.Tensor | Sequence[torch.Tensor], multiple: int = 1
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Photos that a convolutional network takes together: those of one size once padded.
 
