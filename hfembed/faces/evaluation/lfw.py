@@ -19,7 +19,7 @@ from hfembed.faces.data.lfw import LfwPairs, load_lfw, read_pairs
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.detection import Detection, detect_central_faces
 from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
-from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 REGIME = "unrestricted, labeled outside data"
@@ -101,7 +101,7 @@ class LfwVerification:
         batch_size: int = 64,
         num_workers: int = 2,
         progress: bool = True,
-        detector: FaceDetectorModel | None = None,
+        detector: FaceDetector | None = None,
     ) -> None:
         if detector is not None and landmarks is not None:
             raise InputError("give either landmarks or a detector that finds them")
