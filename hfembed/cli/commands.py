@@ -73,6 +73,7 @@ with lazy_imports():
     import torch as torch
 
     from hfembed.checkpoint import checkpoint as checkpoints
+    from hfembed.faces import default_model
 
 # options and values that had another name before; accepted for this release
 RENAMED_OPTIONS = {
@@ -120,6 +121,10 @@ class Hub(OptionGroup):
     def model(self, name: str) -> "checkpoints.Checkpoint":
         """Find the model that the command is about."""
         return checkpoints.Checkpoint.resolve(name, revision=self.revision, token=self.token)
+
+    def face_model(self, name: str | None) -> "checkpoints.Checkpoint":
+        """Find the face model that the command is about: the named one, or the default one."""
+        return default_model.resolve_face_model(name, revision=self.revision, token=self.token)
 
     def other_model(self, name: str) -> "checkpoints.Checkpoint":
         """Find another model that the command uses; its revision is part of its name."""
