@@ -8,6 +8,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
+    AutoTokenizer,
 )
 
 from hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder import AppearanceAutoencoderConfig
@@ -27,6 +28,7 @@ from hfembed.models.restoration_autoencoder.configuration_restoration_autoencode
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
+from hfembed.models.word2vec.tokenization_word2vec import Word2VecTokenizer
 
 AutoConfig.register("hfembed_face_embedder", FaceEmbedderConfig)
 AutoModel.register(FaceEmbedderConfig, FaceEmbedderModel)
@@ -46,6 +48,7 @@ AutoImageProcessor.register(
 AutoConfig.register("hfembed_word2vec", Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)
 AutoModelForPreTraining.register(Word2VecConfig, Word2VecForPreTraining)
+AutoTokenizer.register(Word2VecConfig, fast_tokenizer_class=Word2VecTokenizer)
 
 # one image processor for all autoencoders: it knows sizes and channels, and no network
 autoencoders: dict[Any, type] = {
