@@ -21,7 +21,7 @@ from hfembed.faces.evaluation.detection import Detection, detect_central_faces
 from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned_with_norms
 from hfembed.faces.evaluation.groups import rates_by_group, read_groups
 from hfembed.faces.quality import norm_reference
-from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 REGIME = "unrestricted, labeled outside data"
@@ -104,7 +104,7 @@ class LfwVerification:
         batch_size: int = 64,
         num_workers: int = 2,
         progress: bool = True,
-        detector: FaceDetectorModel | None = None,
+        detector: FaceDetector | None = None,
         groups: Sequence[str | Path] = (),
     ) -> None:
         if detector is not None and landmarks is not None:
