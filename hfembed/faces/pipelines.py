@@ -178,11 +178,19 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         return self.analyzer.compare(a, b, far)._asdict()
 
 
-PIPELINE_REGISTRY.register_pipeline(
-    "face-embedding", pipeline_class=FaceEmbeddingPipeline, pt_model=_AutoFaceModel, type="image"
-)
-PIPELINE_REGISTRY.register_pipeline(
-    "face-verification", pipeline_class=FaceVerificationPipeline, pt_model=_AutoFaceModel, type="image"
-)
+class _DefaultModel(dict[str, Any]):
+    """What `pipeline` takes without a model, found when it is asked for."""
+
+    def __getitem__(self, key: str) -> Any:
+        from hfembed.faces.default_model import resolve_face_model  # imported late, as FaceAnalyzer
+
+        return (str(resolve_face_model().folder), None) if key == "model" else super().__getitem__(key)
+
+
+_TASKS: dict[str, type] = {"face-embedding": FaceEmbeddingPipeline, "face-verification": FaceVerificationPipeline}
+for task, pipeline_class in _TASKS.items():
+    PIPELINE_REGISTRY.register_pipeline(
+        task, pipeline_class, pt_model=_AutoFaceModel, default=_DefaultModel(model=None), type="image"
+    )
 
 __all__ = ["FaceEmbeddingPipeline", "FaceVerificationPipeline"]
