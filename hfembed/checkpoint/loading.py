@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from transformers import MODEL_MAPPING, BaseImageProcessor, PreTrainedModel
+from transformers import IMAGE_PROCESSOR_MAPPING, MODEL_MAPPING, BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
 from hfembed.checkpoint.checkpoint import Checkpoint
@@ -14,11 +14,11 @@ from hfembed.checkpoint.validation import check_weights, read_config
 from hfembed.errors import InputError, first_line
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
-from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
-from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.models.photo_image_processor import PhotoImageProcessor
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 FACE_DETECTOR = "hfembed_face_detector"
@@ -43,11 +43,9 @@ def load_face_embedder(
 
 def load_face_detector(
     checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
-) -> tuple[FaceDetectorModel, FaceDetectorImageProcessor]:
-    """Load a face detector and its processor; as `load_image_model`."""
-    return load_image_model(
-        checkpoint, FaceDetectorModel, FaceDetectorImageProcessor, "a face detector", device, dtype, **hub
-    )
+) -> tuple[FaceDetector, PhotoImageProcessor]:
+    """Load a face detector, of any family, and its processor; as `load_image_model`."""
+    return load_image_model(checkpoint, FaceDetector, PhotoImageProcessor, "a face detector", device, dtype, **hub)
 
 
 def load_autoencoder(
@@ -110,6 +108,9 @@ def load_image_model(
     """
     checkpoint = Checkpoint.resolve(checkpoint, **hub)
     model = _load_model(checkpoint, model_class, kind, device, dtype)
+    processors: Any = IMAGE_PROCESSOR_MAPPING  # its type in transformers is that of older versions
+    registered = processors[type(model.config)]["pil"]
+    processor_class = registered if issubclass(registered, processor_class) else processor_class
     with _one_line(checkpoint.name, kind):
         processor: Processor = processor_class.from_pretrained(checkpoint.folder)
     return model, processor

@@ -78,10 +78,6 @@ def push_folder(
         is_stale=lambda path: _is_part_of_a_model(path) or _is_leak(path),
         overwrite_card=overwrite_card,
     )
-    if pushed.kept_card:
-        logger.warning(
-            "%s: README.md was edited there and is kept; --overwrite-card (overwrite_card=True) replaces it", repo_id
-        )
     leaks = [path for path in pushed.removed if _is_leak(path)]
     if leaks:
         logger.warning(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hfembed.cli import convert, demo, evaluate, export, faces, hub, images, swap, train, words
+from hfembed.cli import convert, demo, evaluate, export, faces, hub, images, models, swap, train, words
 from hfembed.errors import exit_on_input_error
 from hfembed.version import __version__
 
@@ -17,6 +17,7 @@ app = typer.Typer(
 # without a name, a module's commands are the program's own; the headings of the help come in this order
 for module in (faces, swap, images, words, hub, demo):
     app.add_typer(module.commands.app)
+app.add_typer(models.commands.app, name="models", rich_help_panel="Hub")
 app.add_typer(convert.commands.app, name="convert", rich_help_panel="Hub")
 app.add_typer(export.commands.app, name="export", rich_help_panel="Hub")
 app.add_typer(hub.datasets.app, name="push-dataset", rich_help_panel="Hub")

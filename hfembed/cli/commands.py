@@ -73,6 +73,7 @@ with lazy_imports():
     import torch as torch
 
     from hfembed.checkpoint import checkpoint as checkpoints
+    from hfembed.faces import default_model
 
 # options and values that had another name before; accepted for this release
 RENAMED_OPTIONS = {
@@ -120,6 +121,10 @@ class Hub(OptionGroup):
     def model(self, name: str) -> "checkpoints.Checkpoint":
         """Find the model that the command is about."""
         return checkpoints.Checkpoint.resolve(name, revision=self.revision, token=self.token)
+
+    def face_model(self, name: str | None) -> "checkpoints.Checkpoint":
+        """Find the face model that the command is about: the named one, or the default one."""
+        return default_model.resolve_face_model(name, revision=self.revision, token=self.token)
 
     def other_model(self, name: str) -> "checkpoints.Checkpoint":
         """Find another model that the command uses; its revision is part of its name."""
@@ -221,7 +226,7 @@ def _with_shared_options(function: Callable[..., Any]) -> Callable[..., None]:
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         answer = function(**given)
         if answers:
-            print(_to_json(answer.record) if as_json else answer.text)
+            print_answer(answer, as_json)
 
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -229,6 +234,11 @@ def _with_shared_options(function: Callable[..., Any]) -> Callable[..., None]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def print_answer(answer: Answer, as_json: bool) -> None:
+    """Print what a command found out, for people or as JSON."""
+    print(_to_json(answer.record) if as_json else answer.text)
 
 
 def _option(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:

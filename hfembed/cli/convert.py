@@ -11,14 +11,18 @@ from hfembed.cli.commands import Answer, Commands, lazy_imports
 with lazy_imports():
     from hfembed.convert import (
         adaface,
+        dlib,
         facenet_pytorch,
         fasttext,
         foreign_checkpoint,
         insightface,
         mobilefacenet,
         mtcnn,
+        retinaface,
+        sface,
         timm_face,
         word2vec,
+        yunet,
     )
 if TYPE_CHECKING:
     from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
@@ -92,12 +96,51 @@ def convert_timm_face(source: Source, destination: Destination, overwrite: Overw
     return _answer(source, timm_face.convert_timm_face(source, destination, overwrite), destination)
 
 
+@commands.command("sface")
+def convert_sface(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert SFace of the OpenCV model zoo: face_recognition_sface_2021dec.onnx, or its int8bq file."""
+    check_destination(destination, overwrite)
+    return _answer(source, sface.convert_sface(source, destination, overwrite), destination)
+
+
+@commands.command("dlib")
+def convert_dlib(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert dlib's face recognition network: dlib_face_recognition_resnet_model_v1.dat."""
+    check_destination(destination, overwrite)
+    return _answer(source, dlib.convert_dlib(source, destination, overwrite), destination)
+
+
 @commands.command("mtcnn")
 def convert_mtcnn(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
     """Convert the MTCNN face detector of facenet-pytorch: pnet.pt, rnet.pt and onet.pt in a folder."""
     check_destination(destination, overwrite)
     mtcnn.convert_mtcnn(source, destination, overwrite)
     return Answer.written(destination, f"{source}: an MTCNN face detector; written to {destination}")
+
+
+@commands.command("yunet")
+def convert_yunet(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert a YuNet face detector, n or s: .pth of libfacedetection.train, or .onnx, also OpenCV's int8."""
+    check_destination(destination, overwrite)
+    model = yunet.convert_yunet(source, destination, overwrite)
+    text = f"{source}: a YuNet face detector of {model.num_parameters():,} weights; written to {destination}"
+    return Answer.written(destination, text)
+
+
+@commands.command("retinaface")
+def convert_retinaface(
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
+    trainer: Annotated[
+        Literal["Face-Detector-1MB-with-landmark", "Pytorch_Retinaface"],
+        typer.Option(help="Repository of biubug6 that the file is from; activations and priors differ."),
+    ] = "Face-Detector-1MB-with-landmark",
+) -> Answer:
+    """Convert the RetinaFace MobileNet-0.25 face detector of biubug6: mobilenet0.25_Final.pth."""
+    check_destination(destination, overwrite)
+    retinaface.convert_retinaface(source, destination, overwrite, trainer)
+    return Answer.written(destination, f"{source}: a RetinaFace face detector; written to {destination}")
 
 
 @commands.command("word2vec")

@@ -15,11 +15,14 @@ commands = Commands("Hub")
 
 @commands.command("demo")
 def demo(
-    models: Annotated[
-        list[str],
-        typer.Argument(metavar="MODEL...", help="At most one of each: face analyzer, words, autoencoder, swap."),
-    ],
     hub: Hub,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL...]",
+            help="At most one of each: face analyzer, words, autoencoder, swap. Without any, the default face model.",
+        ),
+    ] = None,
     gallery: Annotated[
         str | None, typer.Option(help="EmbeddingIndex to identify people in: folder or Hub id.")
     ] = None,
@@ -28,4 +31,5 @@ def demo(
     device: options.Device = "auto",
 ) -> None:
     """Open a page in the browser to try models on; needs the demo extra."""
-    page.serve([hub.model(model) for model in models], gallery, host, port, device)
+    checkpoints = [hub.model(model) for model in models or []] or [hub.face_model(None)]
+    page.serve(checkpoints, gallery, host, port, device)

@@ -1,6 +1,7 @@
 """`hfembed evaluate`: measure a model by a published protocol."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
     from hfembed.checkpoint import loading
+    from hfembed.faces import default_model
     from hfembed.faces.data import aligned_faces, faces, lfw, splits
     from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings
     from hfembed.faces.evaluation import lfw as lfw_protocol
@@ -38,14 +40,17 @@ StoreThresholds = Annotated[
 
 @commands.command("lfw")
 def evaluate_lfw(
-    model: options.FaceEmbedder,
     images: Annotated[str, typer.Option(help="LFW's archive (.tgz, .zip), folder, URL or Hub id.")],
     pairs: Annotated[str, typer.Option(help="pairs.txt for View 2, pairsDevTest.txt for View 1.")],
     output: options.Report,
     hub: Hub,
+    model: options.FaceEmbedder = None,
     landmarks: options.Landmarks = None,
     detector: Annotated[
-        str | None, typer.Option(help="Instead of landmarks: checkpoint folder or Hub id of a face detector.")
+        str | None,
+        typer.Option(
+            help="Instead of landmarks: checkpoint folder or Hub id of a face detector. Without MODEL: the default's."
+        ),
     ] = None,
     threshold_pairs: Annotated[
         str | None, typer.Option(help="View 1: pairsDevTrain.txt, to choose the threshold on.")
@@ -57,6 +62,10 @@ def evaluate_lfw(
     mirror: Annotated[
         Literal["none", "sum", "concatenate"] | None, typer.Option(help="Test-time mirror; default: the checkpoint's.")
     ] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(help="A list of photos, male_names.txt: also error rates for this group; repeat it for others."),
+    ] = None,
     baselines: Annotated[bool, typer.Option("--baselines", help="Also score raw pixels and eigenfaces.")] = False,
     store_thresholds: StoreThresholds = False,
     batch_size: options.BatchSize = 64,
@@ -65,11 +74,14 @@ def evaluate_lfw(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure a face embedder on Labeled Faces in the Wild."""
-    checkpoint = _prepare(hub, model, output, num_threads, store_thresholds)
+    checkpoint = _prepare(hub.face_model, model, output, num_threads, store_thresholds)
     embedder, processor = loading.load_face_embedder(checkpoint, device)
     if mirror is not None:
         embedder.config.mirror = mirror
-    finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]
+    found = None if detector is None else hub.other_model(detector)
+    if model is None and landmarks is None and found is None:
+        found = checkpoint.detector
+    finder = None if found is None else loading.load_face_detector(found, device)[0]
     protocol = lfw_protocol.LfwVerification(
         images,
         lfw.read_pairs(pairs).in_folds(fold) if fold else pairs,
@@ -79,6 +91,7 @@ def evaluate_lfw(
         batch_size=batch_size,
         num_workers=num_workers,
         detector=finder,
+        groups=groups or (),
     )
     files = {
         "images": images,
@@ -86,6 +99,7 @@ def evaluate_lfw(
         "landmarks": landmarks,
         "detector": detector,
         "threshold_pairs": threshold_pairs,
+        **{f"group_{Path(file).stem}": file for file in groups or ()},
     }
     report = lfw_report.report_lfw(protocol, embedder, processor, output, baselines, files=files)
     if store_thresholds:
@@ -95,10 +109,10 @@ def evaluate_lfw(
 
 @commands.command("identification")
 def evaluate_identification(
-    model: options.FaceEmbedder,
     images: options.People,
     output: options.Report,
     hub: Hub,
+    model: options.FaceEmbedder = None,
     landmarks: options.Landmarks = None,
     undetected: options.Undetected = "error",
     distractors: Annotated[
@@ -115,7 +129,7 @@ def evaluate_identification(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure identification: closed set, open set, all pairs, BLUFR, MegaFace."""
-    checkpoint = _prepare(hub, model, output, num_threads, store_thresholds)
+    checkpoint = _prepare(hub.face_model, model, output, num_threads, store_thresholds)
     embedder, processor = loading.load_face_embedder(checkpoint, device)
 
     def embed(photos: str, points: Path | None, kept: Path | None = None) -> "people_embeddings.PeopleEmbeddings":
@@ -156,7 +170,7 @@ def evaluate_denoising(
     """Measure a denoiser on held-out people, beside non-local means, total variation, Wiener, biharmonic."""
     if not sigma and not hole:
         raise InputError("nothing to test: give --sigma 0.1, --hole 16, or both")
-    checkpoint = _prepare(hub, model, output)
+    checkpoint = _prepare(hub.model, model, output)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     split = choose_split(checkpoint, held_out_share, split_seed)
     known, held_out = (
@@ -194,7 +208,7 @@ def evaluate_reconstruction(
         raise InputError("--embedder needs --landmarks: where the faces are in the photos")
     if pairs is not None and embedder is None:
         raise InputError("--pairs needs --embedder: whose embeddings are compared")
-    checkpoint = _prepare(hub, model, output, num_threads)
+    checkpoint = _prepare(hub.model, model, output, num_threads)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     identity_model = None
     if embedder is not None and landmarks is not None:
@@ -222,7 +236,7 @@ def evaluate_compression(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure bytes against quality on held-out people: compressed latents, JPEG, WebP."""
-    checkpoint = _prepare(hub, model, output)
+    checkpoint = _prepare(hub.model, model, output)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
     split = choose_split(checkpoint, held_out_share, split_seed)
@@ -317,7 +331,7 @@ def evaluate_words(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure word vectors by analogies and by word pairs rated by people."""
-    checkpoint = _prepare(hub, model, output)
+    checkpoint = _prepare(hub.model, model, output)
     tests = word_tests.WordTests(
         analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method
     )
@@ -339,7 +353,7 @@ def evaluate_swap(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure a face swap model on the photos of its people that it was not trained on."""
-    checkpoint = _prepare(hub, model, output, num_threads)
+    checkpoint = _prepare(hub.model, model, output, num_threads)
     swapper, processor = loading.load_face_swap(checkpoint, device)
     identity_model = loading.load_face_embedder(hub.other_model(embedder), device)
     finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]
@@ -366,13 +380,21 @@ def choose_split(checkpoint: "Checkpoint", share: float | None, seed: int | None
 
 
 def _prepare(
-    hub: Hub, model: str, output: Path, num_threads: int | None = None, writes_into_model: bool = False
+    find: Callable[[Any], "Checkpoint"],
+    model: str | None,
+    output: Path,
+    num_threads: int | None = None,
+    writes_into_model: bool = False,
 ) -> "Checkpoint":
     """Find the model; refuse before the work what could not be written after it."""
     check_output_folder(output)
-    checkpoint = hub.model(model)
+    checkpoint = find(model)
     if writes_into_model:
         checkpoint.check_writable()
+        if default_model.is_default(checkpoint):
+            raise InputError(
+                "--store-thresholds needs a MODEL of your own: the default one in the cache stays as it is"
+            )
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     return checkpoint

@@ -13,7 +13,7 @@ from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
     from hfembed import photos as photo_files
-    from hfembed.faces import clustering, detection, face_analyzer, photo_folders, projection_plot
+    from hfembed.faces import clustering, default_model, detection, face_analyzer, photo_folders, projection_plot
     from hfembed.faces.evaluation import occlusion
     from hfembed.index import embedding_index
 
@@ -162,7 +162,7 @@ def analyzer(
             f"{embedder} has no thresholds, so verify and identify cannot decide with it; measure it with `hfembed "
             f"evaluate lfw {embedder} ... --store-thresholds` and put the two together again"
         )
-    text = f"written to {output}: use it with --model {output}, or set {options.MODEL_VARIABLE}={output}"
+    text = f"written to {output}: use it with --model {output}, or set {default_model.MODEL_VARIABLE}={output}"
     return Answer.written(output, text)
 
 
@@ -170,8 +170,8 @@ def analyzer(
 def group(
     folder: Annotated[Path, typer.Argument(help="Folder of photos, without names.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the contact sheets; open its index.html.")],
-    model: options.AnalyzerOrEmbedder,
     hub: Hub,
+    model: options.AnalyzerOrEmbedder = None,
     aligned: Aligned = False,
     far: Annotated[
         float | None, typer.Option(help="Merge groups at the threshold of this false accept rate; default: 1e-3.")
@@ -190,7 +190,7 @@ def group(
     listing = photo_files.find_photos(folder)  # this and what follows is reported before a model is loaded
     if map_method != "none":
         projection_plot.check_method(map_method)
-    checkpoint = hub.model(model)
+    checkpoint = hub.face_model(model)
     chosen = clustering.choose_threshold(checkpoint.thresholds, far) if threshold is None else threshold
     faces = detection.read_face_crops(listing, checkpoint, aligned, device=device)
     groups = clustering.group_embeddings(faces.embeddings, chosen)
@@ -216,8 +216,8 @@ def explain(
     a: Photo,
     b: OtherPhoto,
     output: options.Figure,
-    model: options.AnalyzerOrEmbedder,
     hub: Hub,
+    model: options.AnalyzerOrEmbedder = None,
     aligned: Aligned = False,
     patch: Annotated[int, typer.Option(min=1, help="Side of the covering square, in pixels of the crop.")] = 24,
     stride: Annotated[int, typer.Option(min=1, help="Step between its positions, in pixels.")] = 8,
@@ -227,7 +227,7 @@ def explain(
     check_writable(output)
     photo_files.check_photos(a, b)
     with input_errors():
-        embedder, processor, crop_a, crop_b = detection.read_face_pair(a, b, hub.model(model), aligned, device)
+        embedder, processor, crop_a, crop_b = detection.read_face_pair(a, b, hub.face_model(model), aligned, device)
         map_a, similarity = occlusion.occlusion_map(embedder, processor, crop_a, crop_b, patch, stride)
         map_b, _ = occlusion.occlusion_map(embedder, processor, crop_b, crop_a, patch, stride)
     occlusion.plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, output)
@@ -237,13 +237,10 @@ def explain(
 
 
 def _load_analyzer(model: str | None, detector: str | None, device: str, hub: Hub) -> "face_analyzer.FaceAnalyzer":
-    if model is None:
-        raise InputError(
-            f"no model: give --model, or set {options.MODEL_VARIABLE}, to a face analyzer (hfembed analyzer makes one)"
-        )
+    checkpoint = hub.face_model(model)
     if detector is not None:
-        return face_analyzer.FaceAnalyzer.from_models(hub.other_model(detector), hub.model(model), device)
-    return face_analyzer.FaceAnalyzer.from_pretrained(hub.model(model), device=device)
+        return face_analyzer.FaceAnalyzer.from_models(hub.other_model(detector), checkpoint, device)
+    return face_analyzer.FaceAnalyzer.from_pretrained(checkpoint, device=device)
 
 
 def _load_gallery(

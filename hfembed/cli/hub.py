@@ -39,6 +39,9 @@ class Version(OptionGroup):
     revision: Annotated[str | None, typer.Option(help="Branch to push to; default: main.")] = None
     token: Token = None
     tag: Annotated[str | None, typer.Option(help="Also give this version a tag, such as v1.0.")] = None
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a card that was edited on the Hub.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,6 @@ def push(
         ),
     ] = None,
     message: Annotated[str, typer.Option(help="Title of the commit.")] = "Upload model",
-    overwrite_card: Annotated[
-        bool, typer.Option("--overwrite-card", help="Replace a card that was edited on the Hub.")
-    ] = False,
 ) -> Answer:
     """Share a model on the Hub, in one commit; none if nothing has changed."""
     pushed = checkpoint_push.push_folder(
@@ -81,7 +81,6 @@ def push(
         repo_id,
         private=private,
         commit_message=message,
-        overwrite_card=overwrite_card,
         **vars(version),
     )
     return _answer(pushed)

@@ -8,18 +8,22 @@ import typer
 _CHECKPOINT = "Checkpoint folder or Hub id (owner/name, owner/name@revision) of"
 _DETECTOR = "Checkpoint folder or Hub id of a face detector"
 _ANALYZER = "Checkpoint folder or Hub id of a face analyzer"
-MODEL_VARIABLE = "HFEMBED_FACE_MODEL"
+_DEFAULT = "Default: the environment's HFEMBED_FACE_MODEL, or else a model that is fetched once (`hfembed models`)"
 
-FaceEmbedder = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} a face embedder.")]
+FaceEmbedder = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help=f"{_CHECKPOINT} a face embedder. {_DEFAULT}.")
+]
 Autoencoder = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} an autoencoder.")]
 FaceSwap = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} a face swap model.")]
 WordVectors = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} word vectors.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_CHECKPOINT} a model.")]
 Analyzer = Annotated[
     str | None,
-    typer.Option("--model", envvar=MODEL_VARIABLE, help=f"{_ANALYZER}, or of an embedder with --detector."),
+    typer.Option("--model", help=f"{_ANALYZER}, or of an embedder with --detector. {_DEFAULT}."),
 ]
-AnalyzerOrEmbedder = Annotated[str, typer.Option("--model", help=f"{_ANALYZER}; with --aligned, of a face embedder.")]
+AnalyzerOrEmbedder = Annotated[
+    str | None, typer.Option("--model", help=f"{_ANALYZER}; with --aligned, of a face embedder. {_DEFAULT}.")
+]
 Detector = Annotated[str | None, typer.Option(help=f"{_DETECTOR}; default: the one in the model's folder.")]
 OtherDetector = Annotated[str | None, typer.Option("--detector", help=f"{_DETECTOR}.")]
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from hfembed.atomic import check_destination
+from hfembed.convert.batch_norms import unscaled_norm
 from hfembed.convert.foreign_checkpoint import (
     check_layout,
     fill,
@@ -18,7 +19,7 @@ from hfembed.convert.foreign_checkpoint import (
     write_checkpoint,
 )
 from hfembed.convert.insightface import arcface_iresnet
-from hfembed.convert.iresnet import iresnet_config, unscaled_norm
+from hfembed.convert.iresnet import iresnet_config
 from hfembed.errors import InputError
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel

@@ -1,14 +1,10 @@
-"""What the converters of IResNets share: our configuration for given stages, and layers that change nothing."""
+"""What the converters of IResNets share: our configuration for given stages."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.iresnet import IRESNET_DEPTHS, IRESNET_WIDTHS
-
-EPS = 1e-5  # of every BatchNorm, here as there
 
 
 def iresnet_config(
@@ -26,13 +22,3 @@ def iresnet_config(
     return FaceEmbedderConfig(
         trunk="iresnet", trunk_arguments=arguments, image_size=[side, side], embedding_size=embedding_size
     )
-
-
-def unscaled_norm(channels: int, shift: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-    """A BatchNorm that adds `shift` (channels,), or nothing, and does not scale: parameters and statistics by name."""
-    return {
-        "weight": torch.full((channels,), (1 + EPS) ** 0.5),
-        "bias": torch.zeros(channels) if shift is None else shift,
-        "running_mean": torch.zeros(channels),
-        "running_var": torch.ones(channels),
-    }

@@ -20,18 +20,15 @@ from hfembed.checkpoint.loading import choose_device, choose_dtype, load_face_de
 from hfembed.checkpoint.push import push_folder
 from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
+from hfembed.faces.default_model import resolve_face_model
 from hfembed.faces.threads import map_in_threads
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
 from hfembed.index.origin import Origin, checksum_tensors
-from hfembed.models.face_detector.image_processing_face_detector import (
-    FaceDetectorImageProcessor,
-    Photo,
-    PhotoSource,
-)
-from hfembed.models.face_detector.modeling_face_detector import DetectedFaces, FaceDetectorModel
+from hfembed.models.detected_faces import DetectedFaces, FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor, PhotoSource
 from hfembed.photos import utf8_name
 
 WhichFaces = Literal["all", "largest", "only"]
@@ -125,8 +122,8 @@ class FaceAnalyzer:
 
     def __init__(
         self,
-        detector: FaceDetectorModel,
-        detector_processor: FaceDetectorImageProcessor,
+        detector: FaceDetector,
+        detector_processor: PhotoImageProcessor,
         embedder: FaceEmbedderModel,
         embedder_processor: FaceImageProcessor,
     ) -> None:
@@ -146,7 +143,7 @@ class FaceAnalyzer:
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path | Checkpoint,
+        name: str | Path | Checkpoint | None = None,
         device: str = "auto",
         dtype: torch.dtype | str = torch.float32,
         *,
@@ -160,7 +157,7 @@ class FaceAnalyzer:
 
         Args:
             name: What `save_pretrained` wrote: a folder, "owner/name", "owner/name@revision", or a resolved
-                checkpoint.
+                checkpoint. None takes the default model, as `hfembed verify` does without --model.
             device: A torch device, or "auto" for the accelerator where there is one.
             dtype: Of the embedder's weights, also by name, or "auto" for the checkpoint's own; the detector's stay
                 float32.
@@ -170,7 +167,7 @@ class FaceAnalyzer:
             InputError: There is no such folder or repository, or it lacks one of the two models.
             HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         """
-        checkpoint = Checkpoint.resolve(
+        checkpoint = resolve_face_model(
             name,
             revision=revision,
             token=token,

@@ -12,9 +12,9 @@ from transformers.pipelines.base import ChunkPipeline
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_detector
 from hfembed.errors import InputError
-from hfembed.models.face_detector.image_processing_face_detector import PhotoSource
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.photo_image_processor import PhotoSource
 
 if TYPE_CHECKING:
     from hfembed.faces.face_analyzer import WhichFaces
@@ -178,11 +178,19 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         return self.analyzer.compare(a, b, far)._asdict()
 
 
-PIPELINE_REGISTRY.register_pipeline(
-    "face-embedding", pipeline_class=FaceEmbeddingPipeline, pt_model=_AutoFaceModel, type="image"
-)
-PIPELINE_REGISTRY.register_pipeline(
-    "face-verification", pipeline_class=FaceVerificationPipeline, pt_model=_AutoFaceModel, type="image"
-)
+class _DefaultModel(dict[str, Any]):
+    """What `pipeline` takes without a model, found when it is asked for."""
+
+    def __getitem__(self, key: str) -> Any:
+        from hfembed.faces.default_model import resolve_face_model  # imported late, as FaceAnalyzer
+
+        return (str(resolve_face_model().folder), None) if key == "model" else super().__getitem__(key)
+
+
+_TASKS: dict[str, type] = {"face-embedding": FaceEmbeddingPipeline, "face-verification": FaceVerificationPipeline}
+for task, pipeline_class in _TASKS.items():
+    PIPELINE_REGISTRY.register_pipeline(
+        task, pipeline_class, pt_model=_AutoFaceModel, default=_DefaultModel(model=None), type="image"
+    )
 
 __all__ = ["FaceEmbeddingPipeline", "FaceVerificationPipeline"]

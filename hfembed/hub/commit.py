@@ -55,7 +55,7 @@ def commit_files(
     tag: str | None = None,
     token: str | None = None,
     is_stale: Callable[[str], bool] = lambda path: False,
-    overwrite_card: bool = True,
+    overwrite_card: bool = False,
 ) -> Pushed:
     """Put files on a branch in one commit, whose parent is the head that was compared with.
 
@@ -73,7 +73,8 @@ def commit_files(
         tag: Also give the commit this tag.
         token: Instead of this machine's.
         is_stale: Whether a file that is there and not in `files` is removed with this commit.
-        overwrite_card: Replace README.md even where the one that is there was edited since hfembed pushed it.
+        overwrite_card: Replace a README.md that was edited there since hfembed pushed it; it is kept otherwise, and
+            said.
 
     Returns:
         Where the files are now.
@@ -125,6 +126,10 @@ def commit_files(
                 time.sleep(2**attempt)
         if tag is not None:
             api.create_tag(repo_id, tag=tag, revision=head, repo_type=repo_type, exist_ok=True)
+    if kept_card:
+        logger.warning(
+            "%s: README.md was edited there and is kept; --overwrite-card (overwrite_card=True) replaces it", repo_id
+        )
     kind = "" if repo_type == "model" else f"{repo_type}s/"
     tree = "" if branch == "main" else f"/tree/{branch}"
     url = f"{api.endpoint}/{kind}{repo_id}{tree}"

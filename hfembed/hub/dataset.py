@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from hfembed.errors import InputError, first_line
+from hfembed.hub.card_marker import mark
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
 from hfembed.models.image_opening import MAX_FILE_BYTES
@@ -205,6 +206,7 @@ def push_dataset(
     revision: str | None = None,
     tag: str | None = None,
     token: str | None = None,
+    overwrite_card: bool = False,
 ) -> Pushed:
     """Write Parquet and a card, and commit them at once; the same data again makes no commit.
 
@@ -221,6 +223,7 @@ def push_dataset(
         revision: The branch, made where it does not exist; None means main.
         tag: Also give the commit this tag.
         token: Instead of this machine's.
+        overwrite_card: Replace a card that was edited on the Hub; it is kept otherwise.
 
     Returns:
         Where the data is now.
@@ -239,7 +242,7 @@ def push_dataset(
         for name, part in parts.items():
             for shard in _write_shards(part, Path(scratch) / name):
                 files[f"{name}/{shard.name}"] = shard
-        files["README.md"] = card(repo_id).encode()
+        files["README.md"] = mark(card(repo_id), "generated").encode()
         return commit_files(
             files,
             repo_id,
@@ -251,6 +254,7 @@ def push_dataset(
             tag=tag,
             token=token,
             is_stale=lambda path: path.endswith(".parquet"),
+            overwrite_card=overwrite_card,
         )
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError, first_line
+from hfembed.hub.card_marker import mark
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
 from hfembed.index.card import render_index_card
@@ -529,6 +530,7 @@ class EmbeddingIndex:
         revision: str | None = None,
         token: str | None = None,
         commit_message: str = "Upload index",
+        overwrite_card: bool = False,
     ) -> Pushed:
         """Put the index on the Hub as a data set with a card, in one commit.
 
@@ -539,6 +541,7 @@ class EmbeddingIndex:
             private: Make a new repository private, as embeddings of faces have to be; an existing public one is then
                 refused. None does not change the visibility of an existing one.
             revision: The branch, made where it does not exist; None means main.
+            overwrite_card: Replace a card that was edited on the Hub; it is kept otherwise.
 
         Raises:
             InputError: The index is empty, or the Hub refuses: token, rights, name.
@@ -549,7 +552,7 @@ class EmbeddingIndex:
         with tempfile.TemporaryDirectory() as folder:
             self._write(Path(folder), _relative(self._files))
             files: dict[str, Path | bytes] = {path.name: path for path in sorted(Path(folder).iterdir())}
-            files["README.md"] = render_index_card(self, repo_id).encode()
+            files["README.md"] = mark(render_index_card(self, repo_id), "generated").encode()
             return commit_files(
                 files,
                 repo_id,
@@ -558,6 +561,7 @@ class EmbeddingIndex:
                 private=private,
                 revision=revision,
                 token=token,
+                overwrite_card=overwrite_card,
             )
 
     def _write(self, folder: Path, files: Sequence[str | None]) -> None:

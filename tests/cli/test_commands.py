@@ -23,7 +23,9 @@ from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
 # what issues and earlier releases promised, to the letter
 COMMANDS = {
     "": "verify embed identify analyzer group explain swap fit-latents morph walk sample compress decompress similar "
-    "denoise inpaint neighbors neighbours analogy map card push demo convert export push-dataset evaluate",
+    "denoise inpaint neighbors neighbours analogy map card push demo convert export push-dataset evaluate "
+    "models",
+    "models": "get",
     "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec",
     "evaluate": "lfw identification denoising reconstruction compression generation words swap",
     "export": "with-code word2vec gensim onnx",

@@ -30,7 +30,7 @@ def push_faces(
     Args:
         tags: To find it by, beside "face-recognition".
         license: The Hub's name of its license; "other" where it is not given.
-        **options: private, revision, tag and token of `hfembed.hub.dataset.push_dataset`.
+        **options: private, revision, tag, token and overwrite_card of `hfembed.hub.dataset.push_dataset`.
     """
     card = dataset_card(
         parts,

@@ -8,14 +8,14 @@ import torch
 from tqdm import tqdm
 
 from hfembed.faces.threads import map_in_threads
-from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor, Photo
-from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.detected_faces import FaceDetector
+from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor
 
 Detection = np.ndarray | str
 
 
 def detect_central_faces(
-    detector: FaceDetectorModel,
+    detector: FaceDetector,
     photos: Mapping[str, bytes | Path],
     batch_size: int = 32,
     num_threads: int = 1,
@@ -40,8 +40,8 @@ def detect_central_faces(
     return found
 
 
-def _detect(detector: FaceDetectorModel, photos: Mapping[str, bytes | Path]) -> dict[str, Detection]:
-    processor = FaceDetectorImageProcessor()
+def _detect(detector: FaceDetector, photos: Mapping[str, bytes | Path]) -> dict[str, Detection]:
+    processor = PhotoImageProcessor()
     opened: dict[str, Photo] = {}
     found: dict[str, Detection] = {}
     for file, photo in photos.items():

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.swap.recrop import Recrop
-from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
@@ -76,7 +76,7 @@ class SwapEvaluation:
         tested: Faces,
         embedder: FaceEmbedderModel,
         embedder_processor: FaceImageProcessor,
-        detector: FaceDetectorModel | None = None,
+        detector: FaceDetector | None = None,
         batch_size: int = 64,
     ) -> None:
         self.trained = trained
@@ -170,7 +170,7 @@ class SwapEvaluation:
         return Swaps(torch.stack(drawn, dim=1), torch.stack(cosines, dim=1).numpy(), photo_cosines.numpy())
 
     def _poses(
-        self, detector: FaceDetectorModel, tested: Swaps, trained: Swaps
+        self, detector: FaceDetector, tested: Swaps, trained: Swaps
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """`pose_figures` of held-out photos, and one point per swap, of training photos too."""
         points: list[dict[str, Any]] = []
@@ -283,7 +283,7 @@ def face_poses(landmarks: np.ndarray) -> np.ndarray:
     return np.stack([(nose * right).sum(axis=1) / square, (nose * down).sum(axis=1) / square], axis=1)
 
 
-def find_landmarks(detector: FaceDetectorModel, faces: torch.Tensor | Sequence[torch.Tensor]) -> np.ndarray:
+def find_landmarks(detector: FaceDetector, faces: torch.Tensor | Sequence[torch.Tensor]) -> np.ndarray:
     """Find five landmarks in face crops.
 
     Args:

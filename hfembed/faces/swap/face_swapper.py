@@ -9,7 +9,7 @@ from PIL import Image
 
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.swap.face_oval import face_oval
-from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
+from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.photos import open_photo
@@ -28,7 +28,7 @@ class FaceSwapper:
         self,
         model: FaceSwapModel,
         processor: FaceImageProcessor,
-        detector: FaceDetectorModel | None = None,
+        detector: FaceDetector | None = None,
         match_colors: bool = True,
         softness: float = 0.3,
     ) -> None:

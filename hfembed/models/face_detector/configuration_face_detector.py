@@ -1,16 +1,15 @@
 """Configuration of the face detector."""
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-from hfembed.models.config_fields import check_fields
+from hfembed.models.face_detector_config import DetectorConfig
 
 
 @strict
-class FaceDetectorConfig(PreTrainedConfig):
+class FaceDetectorConfig(DetectorConfig):
     r"""Configuration of `FaceDetectorModel`, the MTCNN cascade (Zhang et al. 2016).
 
     Args:
@@ -41,22 +40,14 @@ class FaceDetectorConfig(PreTrainedConfig):
     model_type: ClassVar[str] = "hfembed_face_detector"
 
     min_face_size: float | int = 40
-    max_image_size: int | None = 1280
     pyramid_factor: float = 0.709
     score_thresholds: list[float] = field(default_factory=lambda: [0.6, 0.7, 0.7])
     nms_thresholds: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.7, 0.7])
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        check_fields(self, kwargs)
-        super().__post_init__(**kwargs)
-
     def validate_sizes(self) -> None:
-        """Refuse faces and photos too small for the networks."""
+        """Refuse faces too small for the networks, and pyramids of hundreds of levels."""
         if self.min_face_size < 12:
             raise ValueError(f"min_face_size is at least 12 pixels, got {self.min_face_size}")
-        if self.max_image_size is not None and self.max_image_size < 12:
-            raise ValueError(f"max_image_size is at least 12 pixels, or None, got {self.max_image_size}")
-        # nearer to 1 the pyramid has hundreds of levels
         if not 0 < self.pyramid_factor <= 0.95:
             raise ValueError(f"pyramid_factor must lie in (0, 0.95], got {self.pyramid_factor}")
 

@@ -1,55 +1,20 @@
 """Face detector: boxes, scores and five landmarks, by a cascade of three small networks."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torchvision.ops import batched_nms
-from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
-from hfembed.models.device_loading import DeviceLoading
+from hfembed.models.detected_faces import DetectedFaces, FaceDetector, FaceDetectorOutput, output_by_photo
 
 from .area_resampling import AreaResampling
 from .cascade_networks import LandmarkNetwork, ProposalNetwork, RefinementNetwork
 from .configuration_face_detector import FaceDetectorConfig
-from .image_processing_face_detector import FaceDetectorImageProcessor, PhotoSource
 from .windows import cell_windows, clip_windows, pyramid_scales, shift_windows, square_windows, suppress_within
-
-
-@dataclass
-class FaceDetectorOutput(ModelOutput):
-    """Output of `FaceDetectorModel`; num_faces is the largest number of faces in a photo of the batch.
-
-    Args:
-        scores (`torch.FloatTensor` of shape `(batch_size, num_faces)`): Probabilities, falling; 0 where a photo has
-            no more faces.
-        boxes (`torch.FloatTensor` of shape `(batch_size, num_faces, 4)`): Left, top, right, bottom in pixels.
-        landmarks (`torch.FloatTensor` of shape `(batch_size, num_faces, 5, 2)`): Left eye, right eye, nose, left and
-            right mouth corner as seen in the photo, [x, y] in pixels.
-    """
-
-    scores: torch.Tensor | None = None
-    boxes: torch.Tensor | None = None
-    landmarks: torch.Tensor | None = None
-
-
-class DetectedFaces(NamedTuple):
-    """The n faces of one photo, the highest-scoring first; n may be 0. On the CPU.
-
-    Attributes:
-        boxes: (n, 4), left, top, right, bottom in pixels of the upright photo; may reach beyond its edges.
-        scores: (n,), probabilities.
-        landmarks: (n, 5, 2), left eye, right eye, nose, left and right mouth corner as seen in the photo, [x, y].
-    """
-
-    boxes: torch.Tensor
-    scores: torch.Tensor
-    landmarks: torch.Tensor
 
 
 class _Level(NamedTuple):
@@ -61,15 +26,10 @@ class _Level(NamedTuple):
     width: int
 
 
-class FaceDetectorPreTrainedModel(DeviceLoading, PreTrainedModel):
-    """Loading and initialization of the detector."""
+class FaceDetectorPreTrainedModel(FaceDetector):
+    """Initialization of the detector."""
 
     config: FaceDetectorConfig
-    base_model_prefix = "detector"
-    main_input_name = "pixel_values"
-    input_modalities = ["image"]
-    model_tags = ["hfembed", "face-detection"]
-    _no_split_modules = []
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -91,12 +51,10 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
     a third one decides, and finds the landmarks.
 
     Attributes:
-        pixels_at_a_time: Pixels of photos that `detect` searches together.
         windows_at_a_time: Windows of 48 x 48 pixels, or the same number of pixels otherwise, that a network takes
             at a time on a CPU: their maps then stay in the cache.
     """
 
-    pixels_at_a_time = 4_000_000
     windows_at_a_time = 16
 
     def __init__(self, config: FaceDetectorConfig) -> None:
@@ -105,52 +63,6 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         self.refinement = RefinementNetwork()
         self.landmark = LandmarkNetwork()
         self.post_init()
-
-    @torch.no_grad()
-    def detect(self, images: PhotoSource | Sequence[PhotoSource]) -> list[DetectedFaces]:
-        """Find the faces in photos of any sizes.
-
-        Args:
-            images: A photo or a list of photos: whatever `FaceDetectorImageProcessor` opens. Those larger than
-                `config.max_image_size` are searched at that size.
-
-        Returns:
-            One entry per photo, in pixels of the photo itself, upright by its EXIF orientation.
-
-        Raises:
-            ValueError: A photo cannot be read; the message names it.
-        """
-        photos = FaceDetectorImageProcessor().preprocess(images, self.config.max_image_size)
-        return self.detect_in(photos.pixel_values, photos.shrinkage)
-
-    @torch.no_grad()
-    def detect_in(
-        self, pixel_values: Sequence[torch.Tensor], shrinkage: Sequence[float] | None = None
-    ) -> list[DetectedFaces]:
-        """Find the faces in decoded photos of any sizes: no one's faces depend on what else is in the list.
-
-        Args:
-            pixel_values: (3, H, W) each, RGB, uint8 or float in [0, 255], from `FaceDetectorImageProcessor`.
-            shrinkage: How much larger each photo was before it was decoded to this size; 1 by default.
-
-        Returns:
-            One entry per photo, in pixels of the photo before it was shrunk.
-
-        Raises:
-            ValueError: A photo has another shape.
-        """
-        shrinkage = [1.0] * len(pixel_values) if shrinkage is None else shrinkage
-        faces: dict[int, DetectedFaces] = {}
-        for numbers in self._searched_together([(pixels.shape[-2], pixels.shape[-1]) for pixels in pixel_values]):
-            found = self([pixel_values[number] for number in numbers])
-            counts = (found.scores > 0).sum(1).tolist()
-            for place, (number, count) in enumerate(zip(numbers, counts, strict=True)):
-                factor = shrinkage[number]
-                # pixel centers lie at whole numbers: the photo's corner, about which it was shrunk, half a pixel off
-                boxes = (found.boxes[place, :count] + 0.5) * factor - 0.5
-                landmarks = (found.landmarks[place, :count] + 0.5) * factor - 0.5
-                faces[number] = DetectedFaces(boxes.cpu(), found.scores[place, :count].cpu(), landmarks.cpu())
-        return [faces[number] for number in range(len(pixel_values))]
 
     def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
         """Find the faces in photos.
@@ -165,19 +77,14 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         Raises:
             ValueError: A photo has another shape.
         """
-        photos = [self._checked(pixels).to(self.device) for pixels in pixel_values]
+        photos = [self.check_photo(pixels).to(self.device) for pixels in pixel_values]
         resampling = AreaResampling(photos)
         sizes = torch.tensor([photo.shape[1:] for photo in photos], device=self.device)
 
         photo, windows = self._propose(resampling, sizes.tolist())
         photo, windows = self._refine(resampling, sizes, photo, windows)
         photo, windows, scores, landmarks = self._locate(resampling, sizes, photo, windows)
-        return _by_photo(len(photos), photo, windows, scores, landmarks)
-
-    def _checked(self, pixels: torch.Tensor) -> torch.Tensor:
-        if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
-            raise ValueError(f"a photo must be (3, height, width), got {tuple(pixels.shape)}; use its image processor")
-        return pixels
+        return output_by_photo(len(photos), photo, windows, scores, landmarks)
 
     def _propose(self, resampling: AreaResampling, sizes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """All windows that may show a face: photo (K,) and square windows (K, 4)."""
@@ -265,20 +172,6 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
             for start in range(0, len(alike), at_a_time):
                 yield alike[start : start + at_a_time]
 
-    def _searched_together(self, sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
-        """Numbers of photos, grouped by size, up to a number of pixels."""
-        batch: list[int] = []
-        pixels = 0
-        for number in sorted(range(len(sizes)), key=sizes.__getitem__):
-            height, width = sizes[number]
-            if batch and pixels + height * width > self.pixels_at_a_time:
-                yield batch
-                batch, pixels = [], 0
-            batch.append(number)
-            pixels += height * width
-        if batch:
-            yield batch
-
 
 def _no_proposals(device: torch.device) -> tuple[torch.Tensor, ...]:
     floats, numbers = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.long, device=device)
@@ -292,20 +185,6 @@ def _within_photos(
     edges = clip_windows(windows, sizes[photo])
     shown = (edges[:, 2:] > edges[:, :2]).all(1)
     return photo[shown], windows[shown], edges[shown]
-
-
-def _by_photo(
-    photos: int, photo: torch.Tensor, boxes: torch.Tensor, scores: torch.Tensor, landmarks: torch.Tensor
-) -> FaceDetectorOutput:
-    """Faces (K, ...) of a batch, falling in score, as (photos, largest number of faces, ...)."""
-    # the place of each face among those of its photo
-    place = (photo[:, None] == photo[None]).tril(-1).sum(1)
-    most = int(place.max()) + 1 if len(place) else 0
-    padded = []
-    for values in (scores, boxes, landmarks):
-        padded.append(values.new_zeros(photos, most, *values.shape[1:]))
-        padded[-1][photo, place] = values
-    return FaceDetectorOutput(*padded)
 
 
 __all__ = ["DetectedFaces", "FaceDetectorModel", "FaceDetectorOutput", "FaceDetectorPreTrainedModel"]

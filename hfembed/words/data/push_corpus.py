@@ -36,7 +36,7 @@ def push_corpus(
         repo_id: "owner/name", or "name" for one of the token's owner.
         about: What text it is and where it comes from, for the card.
         license: The Hub's name of its license; "other" where it is not given.
-        **options: private, revision, tag and token of `hfembed.hub.dataset.push_dataset`.
+        **options: private, revision, tag, token and overwrite_card of `hfembed.hub.dataset.push_dataset`.
 
     Returns:
         Where the data is now.

@@ -205,6 +205,31 @@ def test_public_layouts_are_understood(hub, client, photos):
     assert all(names == [4, ["Ann_Lee", "Bo_Ma"]] for names in found.values())
 
 
+def test_a_card_edited_on_the_hub_is_kept(hub, client, photos):
+    def edit(repo_id):
+        from huggingface_hub import HfApi, hf_hub_download
+
+        with open(hf_hub_download(repo_id, "README.md", repo_type="dataset"), encoding="utf-8") as file:
+            text = file.read() + "\nEdited on the page.\n"
+        HfApi().upload_file(
+            path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=repo_id, repo_type="dataset"
+        )
+
+    arguments = ["push-dataset", "faces", str(photos / "lfw"), "ann/faces"]
+    assert client(run, arguments=arguments) == 0
+    (photos / "lfw" / "Bo_Ma" / "Bo_Ma_0001.jpg").unlink()
+    assert client(run, arguments=arguments) == 0  # a generated card follows the data
+    assert "edited there" not in client.output
+    assert b"5" in hub.files("ann/faces", kind="datasets")["README.md"]
+    client(edit, repo_id="ann/faces")
+    (photos / "lfw" / "Bo_Ma" / "Bo_Ma_0002.jpg").unlink()
+    assert client(run, arguments=arguments) == 0
+    assert "was edited there and is kept; --overwrite-card" in client.output
+    assert b"Edited on the page." in hub.files("ann/faces", kind="datasets")["README.md"]
+    assert client(run, arguments=[*arguments, "--overwrite-card"]) == 0
+    assert b"Edited on the page." not in hub.files("ann/faces", kind="datasets")["README.md"]
+
+
 def test_a_push_that_breaks_leaves_the_old_data(hub, client, photos):
     arguments = ["push-dataset", "faces", str(photos / "lfw"), "ann/faces"]
     assert client(run, arguments=arguments) == 0

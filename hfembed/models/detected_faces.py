@@ -1,0 +1,227 @@
+"""What all face detectors share: what they return, and the way from photos of any sizes to it and back."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torchvision.ops import batched_nms
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from hfembed.models.device_loading import DeviceLoading
+from hfembed.models.face_detector_config import DetectorConfig
+from hfembed.models.photo_image_processor import PhotoImageProcessor, PhotoSource
+
+
+@dataclass
+class FaceDetectorOutput(ModelOutput):
+    """Output of a face detector; num_faces is the largest number of faces in a photo of the batch.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(batch_size, num_faces)`): Probabilities, falling; 0 where a photo has
+            no more faces.
+        boxes (`torch.FloatTensor` of shape `(batch_size, num_faces, 4)`): Left, top, right, bottom in pixels.
+        landmarks (`torch.FloatTensor` of shape `(batch_size, num_faces, 5, 2)`): Left eye, right eye, nose, left and
+            right mouth corner as seen in the photo, [x, y] in pixels.
+    """
+
+    scores: torch.Tensor | None = None
+    boxes: torch.Tensor | None = None
+    landmarks: torch.Tensor | None = None
+
+
+class DetectedFaces(NamedTuple):
+    """The n faces of one photo, the highest-scoring first; n may be 0. On the CPU.
+
+    Attributes:
+        boxes: (n, 4), left, top, right, bottom in pixels of the upright photo; may reach beyond its edges.
+        scores: (n,), probabilities.
+        landmarks: (n, 5, 2), left eye, right eye, nose, left and right mouth corner as seen in the photo, [x, y].
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    landmarks: torch.Tensor
+
+
+class FaceDetector(DeviceLoading, PreTrainedModel):
+    """Base of the face detectors; a family implements `forward`.
+
+    Attributes:
+        pixels_at_a_time: Pixels of photos that `detect` searches together.
+        pixels_in_cache: Pixels of photos that a convolutional network takes at a time on a CPU.
+    """
+
+    config: DetectorConfig
+    base_model_prefix = "detector"
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+    model_tags = ["hfembed", "face-detection"]
+    _no_split_modules = []
+
+    pixels_at_a_time = 4_000_000
+    pixels_in_cache = 300_000
+
+    def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
+        """Find the faces in photos.
+
+        Args:
+            pixel_values: (batch_size, 3, H, W), or a list of (3, H, W) of different sizes; RGB, uint8 or float in
+                [0, 255].
+
+        Returns:
+            FaceDetectorOutput, float32, in pixels of the photos as given.
+
+        Raises:
+            ValueError: A photo has another shape.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def detect(self, images: PhotoSource | Sequence[PhotoSource]) -> list[DetectedFaces]:
+        """Find the faces in photos of any sizes.
+
+        Args:
+            images: A photo or a list of photos: whatever its image processor opens. Those larger than
+                `config.max_image_size` are searched at that size.
+
+        Returns:
+            One entry per photo, in pixels of the photo itself, upright by its EXIF orientation.
+
+        Raises:
+            ValueError: A photo cannot be read; the message names it.
+        """
+        photos = PhotoImageProcessor().preprocess(images, self.config.max_image_size)
+        return self.detect_in(photos.pixel_values, photos.shrinkage)
+
+    @torch.no_grad()
+    def detect_in(
+        self, pixel_values: Sequence[torch.Tensor], shrinkage: Sequence[float] | None = None
+    ) -> list[DetectedFaces]:
+        """Find the faces in decoded photos of any sizes: no one's faces depend on what else is in the list.
+
+        Args:
+            pixel_values: (3, H, W) each, RGB, uint8 or float in [0, 255], from its image processor.
+            shrinkage: How much larger each photo was before it was decoded to this size; 1 by default.
+
+        Returns:
+            One entry per photo, in pixels of the photo before it was shrunk.
+
+        Raises:
+            ValueError: A photo has another shape.
+        """
+        shrinkage = [1.0] * len(pixel_values) if shrinkage is None else shrinkage
+        faces: dict[int, DetectedFaces] = {}
+        for numbers in self._searched_together([(pixels.shape[-2], pixels.shape[-1]) for pixels in pixel_values]):
+            found = self([pixel_values[number] for number in numbers])
+            counts = (found.scores > 0).sum(1).tolist()
+            for place, (number, count) in enumerate(zip(numbers, counts, strict=True)):
+                factor = shrinkage[number]
+                # pixel centers lie at whole numbers: the photo's corner, about which it was shrunk, half a pixel off
+                boxes = (found.boxes[place, :count] + 0.5) * factor - 0.5
+                landmarks = (found.landmarks[place, :count] + 0.5) * factor - 0.5
+                faces[number] = DetectedFaces(boxes.cpu(), found.scores[place, :count].cpu(), landmarks.cpu())
+        return [faces[number] for number in range(len(pixel_values))]
+
+    def check_photo(self, pixels: torch.Tensor) -> torch.Tensor:
+        """A photo (3, H, W) as it was given.
+
+        Raises:
+            ValueError: It has another shape.
+        """
+        if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+            raise ValueError(f"a photo must be (3, height, width), got {tuple(pixels.shape)}; use its image processor")
+        return pixels
+
+    def padded_batches(
+        self, photos: torch.Tensor | Sequence[torch.Tensor], multiple: int = 1
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Photos that a convolutional network takes together: those of one size once padded.
+
+        Args:
+            photos: (3, H, W) each, uint8 or float in [0, 255].
+            multiple: Height and width are padded with black, at the bottom and on the right, to multiples of it.
+
+        Yields:
+            The photos' positions (B,), int64, and their pixels (B, 3, H, W) in the network's type.
+
+        Raises:
+            ValueError: A photo has another shape.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, photo in enumerate(photos):
+            height, width = self.check_photo(photo).shape[1:]
+            groups.setdefault((-(-height // multiple) * multiple, -(-width // multiple) * multiple), []).append(number)
+        limit = self.pixels_in_cache if self.device.type == "cpu" else self.pixels_at_a_time
+        for (height, width), numbers in groups.items():
+            step = max(limit // (height * width), 1)
+            for part in (numbers[start : start + step] for start in range(0, len(numbers), step)):
+                # a decoded photo has all channels of a pixel beside each other, and so has the batch: the faster way
+                pixels = torch.zeros(len(part), height, width, 3, dtype=self.dtype, device=self.device)
+                for place, number in enumerate(part):
+                    photo = photos[number]
+                    pixels[place, : photo.shape[1], : photo.shape[2]] = photo.permute(1, 2, 0).to(self.device)
+                yield torch.tensor(part, device=self.device), pixels.permute(0, 3, 1, 2)
+
+    def _searched_together(self, sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
+        """Numbers of photos, grouped by size, up to a number of pixels."""
+        batch: list[int] = []
+        pixels = 0
+        for number in sorted(range(len(sizes)), key=sizes.__getitem__):
+            height, width = sizes[number]
+            if batch and pixels + height * width > self.pixels_at_a_time:
+                yield batch
+                batch, pixels = [], 0
+            batch.append(number)
+            pixels += height * width
+        if batch:
+            yield batch
+
+
+def output_by_photo(
+    photos: int, photo: torch.Tensor, boxes: torch.Tensor, scores: torch.Tensor, landmarks: torch.Tensor
+) -> FaceDetectorOutput:
+    """Pad the faces of a batch, highest scores first, to one row per photo.
+
+    Args:
+        photos: Number of photos.
+        photo: (K,) int64, the photo of each face.
+        boxes: (K, 4).
+        scores: (K,).
+        landmarks: (K, 5, 2).
+
+    Returns:
+        (photos, largest number of faces in a photo, ...) each.
+    """
+    # the place of each face among those of its photo
+    place = (photo[:, None] == photo[None]).tril(-1).sum(1)
+    most = int(place.max()) + 1 if len(place) else 0
+    padded = []
+    for values in (scores, boxes, landmarks):
+        padded.append(values.new_zeros(photos, most, *values.shape[1:]))
+        padded[-1][photo, place] = values
+    return FaceDetectorOutput(*padded)
+
+
+def select_faces(
+    photos: int, found: Sequence[tuple[torch.Tensor, ...]], nms_threshold: float, max_candidates: int
+) -> FaceDetectorOutput:
+    """Drop all but the highest-scoring of the boxes that overlap.
+
+    Args:
+        photos: Number of photos.
+        found: Parts in any order: photo (K,), scores (K,), boxes (K, 4) and landmarks (K, 5, 2).
+        nms_threshold: Intersection over union above which the weaker of two is dropped.
+        max_candidates: This many boxes of a photo are compared at most, those of the highest scores.
+    """
+    photo, scores, boxes, landmarks = (torch.cat(column) for column in zip(*found, strict=True))
+    order = scores.argsort(descending=True, stable=True)
+    if len(order) > max_candidates:
+        order = torch.cat([order[photo[order] == number][:max_candidates] for number in range(photos)])
+    photo, scores, boxes, landmarks = photo[order], scores[order], boxes[order], landmarks[order]
+    kept = batched_nms(boxes, scores, photo, nms_threshold)
+    return output_by_photo(photos, photo[kept], boxes[kept], scores[kept], landmarks[kept])
+
+
+__all__ = ["DetectedFaces", "FaceDetector", "FaceDetectorOutput", "output_by_photo", "select_faces"]
