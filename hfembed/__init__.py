@@ -27,9 +27,15 @@ _PUBLIC_NAMES = {
     "FaceSwapModel": "hfembed.models.face_swap.modeling_face_swap",
     "RestorationAutoencoderConfig": "hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder",
     "RestorationAutoencoderModel": "hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder",
+    "RetinaFaceConfig": "hfembed.models.retinaface.configuration_retinaface",
+    "RetinaFaceModel": "hfembed.models.retinaface.modeling_retinaface",
+    "RetinaFaceImageProcessor": "hfembed.models.retinaface.image_processing_retinaface",
     "Word2VecConfig": "hfembed.models.word2vec.configuration_word2vec",
     "Word2VecModel": "hfembed.models.word2vec.modeling_word2vec",
     "Word2VecForPreTraining": "hfembed.models.word2vec.modeling_word2vec",
+    "YuNetConfig": "hfembed.models.yunet.configuration_yunet",
+    "YuNetModel": "hfembed.models.yunet.modeling_yunet",
+    "YuNetImageProcessor": "hfembed.models.yunet.image_processing_yunet",
 }
 
 __all__ = [*_PUBLIC_NAMES, "__version__"]

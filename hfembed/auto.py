@@ -25,8 +25,14 @@ from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
+from hfembed.models.retinaface.configuration_retinaface import RetinaFaceConfig
+from hfembed.models.retinaface.image_processing_retinaface import RetinaFaceImageProcessor
+from hfembed.models.retinaface.modeling_retinaface import RetinaFaceModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
+from hfembed.models.yunet.configuration_yunet import YuNetConfig
+from hfembed.models.yunet.image_processing_yunet import YuNetImageProcessor
+from hfembed.models.yunet.modeling_yunet import YuNetModel
 
 AutoConfig.register("hfembed_face_embedder", FaceEmbedderConfig)
 AutoModel.register(FaceEmbedderConfig, FaceEmbedderModel)
@@ -36,12 +42,17 @@ AutoImageProcessor.register(
     FaceEmbedderConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
 )
 
-AutoConfig.register("hfembed_face_detector", FaceDetectorConfig)
-AutoModel.register(FaceDetectorConfig, FaceDetectorModel)
-AutoImageProcessor.register(
-    FaceDetectorConfig,
-    image_processor_classes={"pil": FaceDetectorImageProcessor, "torchvision": FaceDetectorImageProcessor},
+detectors: tuple[tuple[Any, type, type], ...] = (
+    (FaceDetectorConfig, FaceDetectorModel, FaceDetectorImageProcessor),
+    (RetinaFaceConfig, RetinaFaceModel, RetinaFaceImageProcessor),
+    (YuNetConfig, YuNetModel, YuNetImageProcessor),
 )
+for config_class, model_class, processor_class in detectors:
+    AutoConfig.register(config_class.model_type, config_class)
+    AutoModel.register(config_class, model_class)
+    AutoImageProcessor.register(
+        config_class, image_processor_classes={"pil": processor_class, "torchvision": processor_class}
+    )
 
 AutoConfig.register("hfembed_word2vec", Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)

@@ -136,3 +136,14 @@ def test_heic_without_its_package_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "IMG_1.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # phones also rename them
     with pytest.raises(InputError, match=r"IMG_1\.jpg: .*pip install 'hfembed\[heic\]'"):
         open_photo(tmp_path / "IMG_1.jpg")
+
+
+def test_heic_photos_of_phones(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    across = np.tile(np.linspace(0, 255, 80), (60, 1))
+    pixels = np.stack([across, across[:, ::-1], np.full_like(across, 99)], -1).astype(np.uint8)
+    (tmp_path / "IMG_1.jpg").write_bytes(encoded(Image.fromarray(pixels), "HEIF", quality=95))
+    photo = open_photo(tmp_path / "IMG_1.jpg")
+    assert photo.size == (80, 60) and np.abs(np.asarray(photo).astype(int) - pixels).mean() < 3
+    with pytest.raises(InputError, match="more than max_pixels = 4,000"):  # before it is decoded
+        open_photo(tmp_path / "IMG_1.jpg", max_pixels=4000)

@@ -247,6 +247,8 @@ def _sha256(details: dict[str, Any], *roles: str) -> str | None:
 FAMILY_CARDS: dict[str, Callable[[CardNotes], CardParts]] = {
     "hfembed_face_embedder": _face_card,
     "hfembed_face_detector": _detector_card,
+    "hfembed_retinaface": _detector_card,
+    "hfembed_yunet": _detector_card,
     "hfembed_conv_autoencoder": _autoencoder_card,
     "hfembed_appearance_autoencoder": _autoencoder_card,
     "hfembed_restoration_autoencoder": _autoencoder_card,

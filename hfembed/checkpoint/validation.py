@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +66,24 @@ def parse_config(content: dict[str, Any], name: str) -> PreTrainedConfig:
         raise InputError(
             f"{name}: {CONFIG_FILE} has the unknown key '{unknown[0]}': of another version of hfembed, or misspelled"
         )
-    try:
+    with _possible(name):
         config: PreTrainedConfig = config_class.from_dict(content)
-    except MemoryError:
+        architectures = config.architectures or []
+        if not isinstance(architectures, list) or not all(isinstance(each, str) for each in architectures):
+            raise ValueError(f"architectures must be names of classes, got {architectures!r}")
+    return config
+
+
+@contextmanager
+def _possible(name: str | Path) -> Iterator[None]:
+    """Turn whatever damaged fields make transformers and the models raise into one line."""
+    try:
+        yield
+    except (MemoryError, InputError):
         raise
-    except Exception as error:  # whatever damaged fields make transformers raise
+    except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(f"{name}: {CONFIG_FILE} describes no possible model: {reason}") from error
-    return config
 
 
 def check_weights(folder: Path, name: str | None = None) -> dict[str, tuple[int, ...]]:
@@ -112,7 +124,7 @@ def check_checkpoint(folder: str | Path) -> PreTrainedConfig:
     config = read_config(folder)
     shapes = check_weights(folder)
     architecture = (config.architectures or [""])[0]
-    with torch.device("meta"):
+    with _possible(folder), torch.device("meta"):
         model = _model_class(config, architecture, folder)(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     missing = sorted(expected.keys() - shapes.keys())

@@ -16,8 +16,10 @@ with lazy_imports():
         insightface,
         mobilefacenet,
         mtcnn,
+        retinaface,
         timm_face,
         word2vec,
+        yunet,
     )
 if TYPE_CHECKING:
     from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
@@ -97,6 +99,31 @@ def convert_mtcnn(source: Source, destination: Destination, overwrite: Overwrite
     check_destination(destination, overwrite)
     mtcnn.convert_mtcnn(source, destination, overwrite)
     return Answer.written(destination, f"{source}: an MTCNN face detector; written to {destination}")
+
+
+@commands.command("yunet")
+def convert_yunet(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert a YuNet face detector, n or s: .pth of libfacedetection.train, or .onnx, also OpenCV's int8."""
+    check_destination(destination, overwrite)
+    model = yunet.convert_yunet(source, destination, overwrite)
+    text = f"{source}: a YuNet face detector of {model.num_parameters():,} weights; written to {destination}"
+    return Answer.written(destination, text)
+
+
+@commands.command("retinaface")
+def convert_retinaface(
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
+    trainer: Annotated[
+        Literal["Face-Detector-1MB-with-landmark", "Pytorch_Retinaface"],
+        typer.Option(help="Repository of biubug6 that the file is from; activations and priors differ."),
+    ] = "Face-Detector-1MB-with-landmark",
+) -> Answer:
+    """Convert the RetinaFace MobileNet-0.25 face detector of biubug6: mobilenet0.25_Final.pth."""
+    check_destination(destination, overwrite)
+    retinaface.convert_retinaface(source, destination, overwrite, trainer)
+    return Answer.written(destination, f"{source}: a RetinaFace face detector; written to {destination}")
 
 
 @commands.command("word2vec")

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.resources
+import logging
 import os
 import re
 import signal
@@ -96,13 +97,19 @@ def launch(family: str, arguments: list[str]) -> None:
         launcher += _defaults(options)
     # the program says what is wrong, in one line; the launcher is not to add a traceback
     command = parser.parse_args(["--quiet", *launcher, "--module", program.__name__, *recipe])
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the program; an ignored signal would be inherited
+    # Ctrl-C is for the program, which says how to go on; an ignored signal would be inherited
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    for module in ("agent.server.api", "multiprocessing.api"):
+        logging.getLogger(f"torch.distributed.elastic.{module}").setLevel(logging.ERROR)
     try:
         launch_command(command)
-    except ChildFailedError as error:
-        sys.exit(error.get_first_failure()[1].exitcode)
     except SignalException:
         sys.exit(130)
+    except ChildFailedError as error:
+        sys.exit(130 if interrupts else error.get_first_failure()[1].exitcode)
+    except SystemExit as ended:
+        sys.exit(130 if interrupts else ended.code)
     except ValueError as error:
         from hfembed.errors import InputError
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torchvision.ops import batched_nms
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -49,6 +50,7 @@ class FaceDetector(DeviceLoading, PreTrainedModel):
 
     Attributes:
         pixels_at_a_time: Pixels of photos that `detect` searches together.
+        pixels_in_cache: Pixels of photos that a convolutional network takes at a time on a CPU.
     """
 
     config: DetectorConfig
@@ -59,6 +61,7 @@ class FaceDetector(DeviceLoading, PreTrainedModel):
     _no_split_modules = []
 
     pixels_at_a_time = 4_000_000
+    pixels_in_cache = 300_000
 
     def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
         """Find the faces in photos.
@@ -131,6 +134,36 @@ class FaceDetector(DeviceLoading, PreTrainedModel):
             raise ValueError(f"a photo must be (3, height, width), got {tuple(pixels.shape)}; use its image processor")
         return pixels
 
+    def padded_batches(
+        self, photos: torch.Tensor | Sequence[torch.Tensor], multiple: int = 1
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Photos that a convolutional network takes together: those of one size once padded.
+
+        Args:
+            photos: (3, H, W) each, uint8 or float in [0, 255].
+            multiple: Height and width are padded with black, at the bottom and on the right, to multiples of it.
+
+        Yields:
+            The photos' positions (B,), int64, and their pixels (B, 3, H, W) in the network's type.
+
+        Raises:
+            ValueError: A photo has another shape.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, photo in enumerate(photos):
+            height, width = self.check_photo(photo).shape[1:]
+            groups.setdefault((-(-height // multiple) * multiple, -(-width // multiple) * multiple), []).append(number)
+        limit = self.pixels_in_cache if self.device.type == "cpu" else self.pixels_at_a_time
+        for (height, width), numbers in groups.items():
+            step = max(limit // (height * width), 1)
+            for part in (numbers[start : start + step] for start in range(0, len(numbers), step)):
+                # a decoded photo has all channels of a pixel beside each other, and so has the batch: the faster way
+                pixels = torch.zeros(len(part), height, width, 3, dtype=self.dtype, device=self.device)
+                for place, number in enumerate(part):
+                    photo = photos[number]
+                    pixels[place, : photo.shape[1], : photo.shape[2]] = photo.permute(1, 2, 0).to(self.device)
+                yield torch.tensor(part, device=self.device), pixels.permute(0, 3, 1, 2)
+
     def _searched_together(self, sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
         """Numbers of photos, grouped by size, up to a number of pixels."""
         batch: list[int] = []
@@ -171,4 +204,24 @@ def output_by_photo(
     return FaceDetectorOutput(*padded)
 
 
-__all__ = ["DetectedFaces", "FaceDetector", "FaceDetectorOutput", "output_by_photo"]
+def select_faces(
+    photos: int, found: Sequence[tuple[torch.Tensor, ...]], nms_threshold: float, max_candidates: int
+) -> FaceDetectorOutput:
+    """Drop all but the highest-scoring of the boxes that overlap.
+
+    Args:
+        photos: Number of photos.
+        found: Parts in any order: photo (K,), scores (K,), boxes (K, 4) and landmarks (K, 5, 2).
+        nms_threshold: Intersection over union above which the weaker of two is dropped.
+        max_candidates: This many boxes of a photo are compared at most, those of the highest scores.
+    """
+    photo, scores, boxes, landmarks = (torch.cat(column) for column in zip(*found, strict=True))
+    order = scores.argsort(descending=True, stable=True)
+    if len(order) > max_candidates:
+        order = torch.cat([order[photo[order] == number][:max_candidates] for number in range(photos)])
+    photo, scores, boxes, landmarks = photo[order], scores[order], boxes[order], landmarks[order]
+    kept = batched_nms(boxes, scores, photo, nms_threshold)
+    return output_by_photo(photos, photo[kept], boxes[kept], scores[kept], landmarks[kept])
+
+
+__all__ = ["DetectedFaces", "FaceDetector", "FaceDetectorOutput", "output_by_photo", "select_faces"]

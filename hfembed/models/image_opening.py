@@ -118,7 +118,7 @@ def image_errors(source: Any, failure: str = "cannot be read as an image") -> It
     # what Pillow and its plugins raise for broken files of one format or another
     except (
         *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
-        *(AttributeError, ZeroDivisionError, NotImplementedError, Image.DecompressionBombError),
+        *(AttributeError, ZeroDivisionError, RuntimeError, Image.DecompressionBombError),
     ) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{image_name(source)}: {failure}: {reason}") from error

@@ -7,6 +7,7 @@ is resumed by no other. The final model, its notes and its card take the place o
 import dataclasses
 import functools
 import json
+import os
 import platform
 import re
 import shlex
@@ -99,7 +100,9 @@ def training_program(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*arguments)
         except KeyboardInterrupt:
-            print("interrupted: the same command with --resume continues from the newest checkpoint", file=sys.stderr)  # noqa: T201
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                line = "interrupted: the same command with --resume continues from the newest checkpoint"
+                print(line, file=sys.stderr)  # noqa: T201
             sys.exit(130)
 
     return exit_on_input_error(wrapper)

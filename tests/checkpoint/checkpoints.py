@@ -29,8 +29,14 @@ from hfembed import (
     FaceSwapModel,
     RestorationAutoencoderConfig,
     RestorationAutoencoderModel,
+    RetinaFaceConfig,
+    RetinaFaceImageProcessor,
+    RetinaFaceModel,
     Word2VecConfig,
     Word2VecForPreTraining,
+    YuNetConfig,
+    YuNetImageProcessor,
+    YuNetModel,
 )
 from hfembed.checkpoint.card import write_card
 from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
@@ -61,6 +67,18 @@ def face_detector(folder: Path) -> None:
             head.weight.mul_(0.01), head.bias.mul_(0.01)
     model.save_pretrained(folder)
     FaceDetectorImageProcessor().save_pretrained(folder)
+
+
+def yunet(folder: Path) -> None:
+    config = YuNetConfig(widths=[4, 8, 8, 8, 8, 8], score_threshold=0.5)
+    YuNetModel(config).eval().save_pretrained(folder)
+    YuNetImageProcessor().save_pretrained(folder)
+
+
+def retinaface(folder: Path) -> None:
+    config = RetinaFaceConfig(base_width=2, feature_width=8, score_threshold=0.5)
+    RetinaFaceModel(config).eval().save_pretrained(folder)
+    RetinaFaceImageProcessor().save_pretrained(folder)
 
 
 def conv_autoencoder(folder: Path) -> None:
@@ -117,6 +135,16 @@ FAMILIES = {
         face_detector,
         ("AutoModel", "FaceDetectorModel"),
         ("AutoConfig", "AutoImageProcessor", "FaceDetectorConfig", "FaceDetectorImageProcessor"),
+    ),
+    "hfembed_yunet": Family(
+        yunet,
+        ("AutoModel", "YuNetModel"),
+        ("AutoConfig", "AutoImageProcessor", "YuNetConfig", "YuNetImageProcessor"),
+    ),
+    "hfembed_retinaface": Family(
+        retinaface,
+        ("AutoModel", "RetinaFaceModel"),
+        ("AutoConfig", "AutoImageProcessor", "RetinaFaceConfig", "RetinaFaceImageProcessor"),
     ),
     "hfembed_conv_autoencoder": Family(
         conv_autoencoder,
@@ -183,7 +211,7 @@ def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     config = model.config
     if config.model_type == "hfembed_word2vec":
         return {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 9]])}
-    if config.model_type == "hfembed_face_detector":
+    if config.model_type in ("hfembed_face_detector", "hfembed_retinaface", "hfembed_yunet"):
         return {"pixel_values": torch.randint(0, 256, (2, 3, 40, 32), dtype=torch.uint8)}
     size = config.image_size if isinstance(config.image_size, list) else [config.image_size] * 2
     inputs = {"pixel_values": torch.rand(2, config.num_channels, *size)}

@@ -23,6 +23,8 @@ _IMAGES = _ALL | {"preprocessor_config.json"}
 CONTENTS = {
     "hfembed_face_embedder": _IMAGES | {"roc.png"},
     "hfembed_face_detector": _IMAGES | {"detections.png"},
+    "hfembed_yunet": _IMAGES | {"detections.png"},
+    "hfembed_retinaface": _IMAGES | {"detections.png"},
     "hfembed_conv_autoencoder": _IMAGES | {"latent_statistics.safetensors", "reconstructions.png"},
     "hfembed_appearance_autoencoder": _IMAGES | {"latent_statistics.safetensors", "reconstructions.png"},
     "hfembed_restoration_autoencoder": _IMAGES | {"reconstructions.png"},

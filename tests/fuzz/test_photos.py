@@ -24,8 +24,10 @@ def encode(format, size=(24, 20), **options):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "HEIF"])
 def test_images(format):
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
     content = encode(format)
 
     def try_case(rng):

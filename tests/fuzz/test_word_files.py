@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from gensim.models import KeyedVectors
 
+from hfembed.errors import InputError
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import TextRules, Vocabulary
 from hfembed.models.word2vec.word2vec_format import read_word2vec_format
+from tests.fuzz.fuzzing import fuzz, mutate_bytes, put
 
 WORDS = ["the", "naïve", "猫", "new_york", "don't", "3"]
 VECTORS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -20,22 +22,18 @@ BINARY = b"6 4\n" + b"".join(word + b" " + row.tobytes() for (word, _), row in z
 FILES = {"text": TEXT, "binary": BINARY, "glove": TEXT.partition(b"\n")[2], "gzip": gzip.compress(TEXT, mtime=0)}
 
 
-def mutate(content: bytes, rng: np.random.Generator) -> bytes:
-    """Flip a bit, or overwrite, delete, insert, repeat or cut off bytes; sometimes twice."""
-    for _ in range(rng.integers(1, 3)):
-        if not content:
-            break
-        at, other = int(rng.integers(len(content))), int(rng.integers(len(content)))
-        head, byte, tail = content[:at], content[at], content[at + 1 :]
-        content = (
-            head + bytes([byte ^ 1 << int(rng.integers(8))]) + tail,
-            head + rng.bytes(1) + tail,
-            head + content[at + int(rng.integers(1, 9)) :],
-            head + bytes([b" \n0.9e-_x"[rng.integers(9)]]) + content[at:],
-            content[: max(at, other)] + content[min(at, other) :],
-            head,
-        )[rng.integers(6)]
-    return content
+def mutate(content, rng):
+    """As any bytes, or a character that means something in such a file inserted."""
+    if rng.random() < 0.3:
+        at = int(rng.integers(len(content)))
+        return content[:at] + bytes([b" \n0.9e-_x"[rng.integers(9)]]) + content[at:]
+    return mutate_bytes(content, rng)
+
+
+def one_line(error, path):
+    """Errors of these readers are ValueErrors, which callers of the library catch."""
+    assert str(path) in str(error) and "\n" not in str(error)
+    return InputError(str(error))
 
 
 def read_by_gensim(path, kind):
@@ -49,25 +47,24 @@ def read_by_gensim(path, kind):
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.filterwarnings("ignore")
 def test_vectors_are_what_gensim_reads_or_refused(tmp_path, kind):
-    rng = np.random.default_rng(1)
     path = tmp_path / ("vectors.gz" if kind == "gzip" else "vectors")
-    read = 0
-    for _ in range(80):
-        path.write_bytes(mutate(FILES[kind], rng))
-        for limit in (None, 2):
-            try:
-                words, vectors, _ = read_word2vec_format(path, limit=limit)
-            except ValueError as error:
-                assert str(path) in str(error) and "\n" not in str(error)
-                continue
-            assert np.isfinite(vectors).all()
-            theirs = read_by_gensim(path, kind)
-            if theirs is None:
-                continue  # GloVe's words with spaces, a damage beyond the limit
-            read += 1
+    compared = []
+
+    def try_case(rng):
+        put(path, mutate(FILES[kind], rng))
+        limit = None if rng.random() < 0.5 else 2
+        try:
+            words, vectors, _ = read_word2vec_format(path, limit=limit)
+        except ValueError as error:
+            raise one_line(error, path) from error
+        assert np.isfinite(vectors).all()
+        theirs = read_by_gensim(path, kind)
+        if theirs is not None:  # GloVe's words with spaces, a damage beyond the limit
+            compared.append(len(words))
             assert words == theirs[0][: len(words)], path.read_bytes()
             np.testing.assert_array_equal(vectors, theirs[1][: len(words)], str(path.read_bytes()))
-    assert read
+
+    assert fuzz(f"word2vec format, {kind}", 400, try_case)["refused"] and compared
 
 
 @pytest.mark.parametrize("damaged", ["tokenizer.json", "vocab_counts.safetensors", "both"])
@@ -77,16 +74,17 @@ def test_damaged_vocabularies_are_one_line_or_the_same_words(tmp_path, damaged):
     vocabulary.save(tmp_path)
     names = ["tokenizer.json", "vocab_counts.safetensors"] if damaged == "both" else [damaged]
     whole = {name: (tmp_path / name).read_bytes() for name in names}
-    rng = np.random.default_rng(2)
-    for _ in range(60):
+
+    def try_case(rng):
         for name in names:
-            (tmp_path / name).write_bytes(mutate(whole[name], rng))
+            put(tmp_path / name, mutate(whole[name], rng))
         try:
             read = Vocabulary.load(tmp_path)
         except ValueError as error:
-            assert str(tmp_path) in str(error) and "\n" not in str(error)
-            continue
+            raise one_line(error, tmp_path) from error
         assert read.words == WORDS and read.counts.tolist() == vocabulary.counts.tolist() and read.rules == rules
+
+    assert fuzz(f"vocabulary, {damaged}", 300, try_case)["refused"]
 
 
 DAMAGES = [

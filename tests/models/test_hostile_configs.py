@@ -17,6 +17,8 @@ from hfembed import (
     FaceEmbedderModel,
     FaceImageProcessor,
     FaceSwapConfig,
+    RetinaFaceConfig,
+    YuNetConfig,
 )
 from hfembed.checkpoint.validation import read_config
 from hfembed.cli import app
@@ -192,6 +194,16 @@ def test_deep_nesting_is_refused(checkpoint, tmp_path):
     [
         (FaceDetectorConfig, {"min_face_size": float("nan")}),
         (FaceDetectorConfig, {"pyramid_factor": 0.9999999}),
+        (YuNetConfig, {"score_threshold": float("nan")}),
+        (YuNetConfig, {"widths": [10**9] * 6}),
+        (YuNetConfig, {"widths": []}),
+        (YuNetConfig, {"head_units": 10**9}),
+        (YuNetConfig, {"max_candidates": 10**9}),
+        (RetinaFaceConfig, {"base_width": 10**9}),
+        (RetinaFaceConfig, {"feature_width": 10**9}),
+        (RetinaFaceConfig, {"min_sizes": [[10] * 10**4] * 3}),
+        (RetinaFaceConfig, {"min_sizes": [[0], [1], [2]]}),
+        (RetinaFaceConfig, {"variances": [float("inf"), 0.2]}),
         (FaceSwapConfig, {"mask_weight": float("nan")}),
         (FaceSwapConfig, {"latent_size": 10**9}),
         (FaceSwapConfig, {"image_size": 2**12, "latent_size": 10**4}),

@@ -1,0 +1,166 @@
+"""YuNet and RetinaFace as their users meet them: photos of any sizes in, faces in the photos' own pixels out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+from hfembed import (
+    RetinaFaceConfig,
+    RetinaFaceImageProcessor,
+    RetinaFaceModel,
+    YuNetConfig,
+    YuNetImageProcessor,
+    YuNetModel,
+)
+from tests.contract import ModelContract
+
+SMALL_YUNET = {"widths": [4, 8, 8, 8, 8, 8]}
+SMALL_RETINAFACE = {"base_width": 2, "feature_width": 8}
+
+
+@torch.no_grad()
+def shrink_heads(model, factor=0.1):
+    """Random logarithms of box sizes would make boxes of any size from nothing to infinity."""
+    for head in model.heads:
+        last = head if isinstance(head, torch.nn.Conv2d) else head[-1].depthwise
+        last.weight.mul_(factor)
+    return model.eval()
+
+
+def random_detector(family, **fields):
+    torch.manual_seed(3)
+    if family == "yunet":
+        return shrink_heads(YuNetModel(YuNetConfig(**(SMALL_YUNET | {"score_threshold": 0.5} | fields))), 1e-3)
+    return shrink_heads(RetinaFaceModel(RetinaFaceConfig(**(SMALL_RETINAFACE | {"score_threshold": 0.5} | fields))))
+
+
+def random_photos(*sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+
+
+class DetectorContract(ModelContract):
+    typo = ("score_treshold", "score_threshold")
+
+    def model(self, model_class):
+        return shrink_heads(super().model(model_class), 1e-3)
+
+    def outputs(self, model, **inputs):
+        inputs = inputs or self.inputs(model.config)
+        best = {name: value[:, :1] for name, value in super().outputs(model, **inputs).items()}
+        with torch.no_grad():
+            maps = model.predict(inputs["pixel_values"].to(model.dtype))
+        return maps_of(best, maps) if model.dtype == torch.float32 else maps_of({}, maps)
+
+    def inputs(self, config, batch_size=3):
+        generator = torch.Generator().manual_seed(0)
+        return {"pixel_values": 255 * torch.rand(batch_size, 3, 32, 64, generator=generator)}
+
+
+def maps_of(best, maps):
+    return best | {f"map {number}": values.float() for number, values in enumerate(maps)}
+
+
+class TestYuNet(DetectorContract):
+    base_class = YuNetModel
+    auto_classes = {AutoModel: YuNetModel}
+    impossible = {
+        "widths": [16, 64, 64, 64, 64, 32],
+        "head_units": -1,
+        "score_threshold": 1.5,
+        "nms_threshold": -0.1,
+        "max_candidates": 0,
+        "max_image_size": 4,
+    }
+
+    def config(self):
+        return YuNetConfig(**SMALL_YUNET, head_units=2, score_threshold=0.0)
+
+
+class TestRetinaFace(DetectorContract):
+    base_class = RetinaFaceModel
+    auto_classes = {AutoModel: RetinaFaceModel}
+    impossible = {
+        "feature_width": 6,
+        "min_sizes": [[10, 20], [32], [64, 128]],
+        "variances": [0.1, 0.0],
+        "image_mean": [1.0, 2.0],
+        "negative_slope": 2.0,
+        "score_threshold": 1.5,
+        "max_image_size": 4,
+    }
+
+    def config(self):
+        return RetinaFaceConfig(**SMALL_RETINAFACE, negative_slope=0.1, score_threshold=0.0)
+
+
+def assert_same_faces(first, second, tolerance):
+    assert first.scores.shape == second.scores.shape
+    for values, others in zip(first, second, strict=True):
+        torch.testing.assert_close(values, others, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("family", ["yunet", "retinaface"])
+class TestDetection:
+    def test_a_photo_is_searched_alike_alone_and_among_others(self, family):
+        model = random_detector(family)
+        # 60 x 80 and 61 x 83 are one size once padded to multiples of 32
+        photos = random_photos((60, 80), (200, 120), (61, 83), (12, 300), (60, 80), (5, 7), (1, 1))
+        together = model.detect_in(photos)
+        assert sum(len(faces.scores) for faces in together) > 20
+        for photo, faces in zip(photos, together, strict=True):
+            assert_same_faces(model.detect_in([photo])[0], faces, 0.01)
+        model.pixels_at_a_time, model.pixels_in_cache = 10_000, 1
+        for faces, in_parts in zip(together, model.detect_in(photos), strict=True):
+            assert_same_faces(in_parts, faces, 0.01)
+
+    def test_faces_come_in_the_pixels_of_the_photo_itself(self, family, tmp_path):
+        model = random_detector(family, max_image_size=100)
+        photo = Image.fromarray(random_photos((80, 100))[0].permute(1, 2, 0).numpy())
+        faces = model.detect(photo)[0]
+        assert len(faces.scores) > 2
+        photo.resize((400, 320), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+        large = model.detect(tmp_path / "large.png")[0]
+        torch.testing.assert_close(large.boxes, (faces.boxes + 0.5) * 4 - 0.5)
+        torch.testing.assert_close(large.landmarks, (faces.landmarks + 0.5) * 4 - 0.5)
+        # turned by its EXIF orientation, the file shows the same upright photo
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+        assert_same_faces(model.detect(tmp_path / "turned.png")[0], faces, 1e-3)
+
+    def test_faces_fall_in_score_and_do_not_overlap(self, family):
+        faces = random_detector(family, nms_threshold=0.0).detect_in(random_photos((96, 128)))[0]
+        assert (faces.scores.diff() <= 0).all() and faces.scores.min() >= 0.5
+        corner = torch.maximum(faces.boxes[:, None, :2], faces.boxes[None, :, :2])
+        other = torch.minimum(faces.boxes[:, None, 2:], faces.boxes[None, :, 2:])
+        shared = (other - corner).clamp(min=0).prod(2).fill_diagonal_(0)
+        assert len(faces.scores) > 1 and (shared == 0).all()
+
+    def test_of_many_candidates_the_highest_scoring_are_kept(self, family):
+        photos = random_photos((96, 128), (64, 64))
+        every = random_detector(family, nms_threshold=1.0).detect_in(photos)
+        some = random_detector(family, nms_threshold=1.0, max_candidates=5).detect_in(photos)
+        for faces, best in zip(every, some, strict=True):
+            assert len(faces.scores) > 5
+            assert_same_faces(type(faces)(*(values[:5] for values in faces)), best, 1e-4)
+
+    def test_no_photo_or_no_face(self, family):
+        model = random_detector(family, score_threshold=1.0)
+        assert model.detect([]) == []
+        faces = model.detect([np.zeros((1, 1, 3), np.uint8), np.zeros((23, 500), np.uint8)])
+        assert [tuple(found.landmarks.shape) for found in faces] == [(0, 5, 2), (0, 5, 2)]
+
+    def test_a_photo_of_another_shape_is_refused(self, family):
+        with pytest.raises(ValueError, match=r"\(3, height, width\).*\(4, 20, 20\)"):
+            random_detector(family)(torch.zeros(1, 4, 20, 20))
+
+    def test_processor_and_model_load_by_the_auto_classes(self, family, tmp_path):
+        processor_class = {"yunet": YuNetImageProcessor, "retinaface": RetinaFaceImageProcessor}[family]
+        random_detector(family).save_pretrained(tmp_path)
+        processor_class(max_pixels=1000).save_pretrained(tmp_path)
+        assert type(AutoModel.from_pretrained(tmp_path)) is type(random_detector(family))
+        processor = AutoImageProcessor.from_pretrained(tmp_path)
+        assert type(processor) is processor_class and processor.max_pixels == 1000
