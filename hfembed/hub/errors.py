@@ -23,6 +23,7 @@ from hfembed.errors import InputError, first_line
 _client = next(kind.__module__ for kind in HfHubHTTPError.__mro__ if kind.__module__.startswith("httpx"))
 TransportError: type[Exception] = importlib.import_module(_client.partition(".")[0]).TransportError
 
+
 class HubUnavailableError(InputError):
     """The Hub cannot be reached or cannot answer now; nothing is wrong with the input."""
 

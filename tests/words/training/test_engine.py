@@ -10,8 +10,9 @@ import torch
 from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
+from hfembed.threads import available_cores
 from hfembed.words.data.corpora import EncodedCorpus, prepare_corpus
-from hfembed.words.training.engine import EngineSettings, available_cores, train_word2vec
+from hfembed.words.training.engine import EngineSettings, train_word2vec
 
 TOPICS, WORDS_PER_TOPIC = 5, 8
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
