@@ -106,6 +106,7 @@ def _face_card(notes: CardNotes) -> CardParts:
         {
             "roc.png": "ROC curve",
             "mistakes.png": "The most confident mistakes",
+            "groups.png": "Error rates by group of people, with 95 % intervals",
             "neighbors.png": "Nearest neighbors",
             "neighbours.png": "Nearest neighbors",  # the name in folders written before
         },
@@ -144,11 +145,24 @@ def _lfw_rows(details: dict[str, Any]) -> list[tuple[str, str]]:
         if interval:
             text += f" ({interval[0]:.1f} to {interval[1]:.1f})"
         rows.append((label, text))
+    for group, rates in details.get("groups", {}).get("rows", {}).items():
+        if group != "all":
+            rows.append((f"group: {group} ({rates['genuine']} + {rates['impostor']} pairs)", _group_text(rates)))
     baselines = details.get("baselines") or details.get("floors", {})  # as older versions called them
     for baseline, measured in baselines.get("rows", {}).items():
         accuracy = next(value for figure, value in measured.items() if figure.endswith("_accuracy"))
         rows.append((f"baseline: {baseline.replace('_', ' ')}, accuracy", f"{accuracy:.2f} %"))
     return rows
+
+
+def _group_text(rates: dict[str, Any]) -> str:
+    """Accuracy, FMR and FNMR at the threshold of the highest accuracy over all pairs."""
+    shown = []
+    for key, label in (("accuracy", "accuracy"), ("fmr", "FMR"), ("fnmr", "FNMR")):
+        if rates[key] is not None:
+            low, high = rates[f"{key}_interval_95"]
+            shown.append(f"{label} {rates[key]:.2f} % ({low:.2f} to {high:.2f})")
+    return ", ".join(shown)
 
 
 def _lfw_results(name: str, details: dict[str, Any]) -> list[EvalResult]:

@@ -11,12 +11,14 @@ from hfembed.cli.commands import Answer, Commands, lazy_imports
 with lazy_imports():
     from hfembed.convert import (
         adaface,
+        dlib,
         facenet_pytorch,
         foreign_checkpoint,
         insightface,
         mobilefacenet,
         mtcnn,
         retinaface,
+        sface,
         timm_face,
         word2vec,
         yunet,
@@ -91,6 +93,20 @@ def convert_timm_face(source: Source, destination: Destination, overwrite: Overw
     """Convert a timm-face network, whose head is the embedding."""
     check_destination(destination, overwrite)
     return _answer(source, timm_face.convert_timm_face(source, destination, overwrite), destination)
+
+
+@commands.command("sface")
+def convert_sface(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert SFace of the OpenCV model zoo: face_recognition_sface_2021dec.onnx, or its int8bq file."""
+    check_destination(destination, overwrite)
+    return _answer(source, sface.convert_sface(source, destination, overwrite), destination)
+
+
+@commands.command("dlib")
+def convert_dlib(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert dlib's face recognition network: dlib_face_recognition_resnet_model_v1.dat."""
+    check_destination(destination, overwrite)
+    return _answer(source, dlib.convert_dlib(source, destination, overwrite), destination)
 
 
 @commands.command("mtcnn")

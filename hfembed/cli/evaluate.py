@@ -63,6 +63,10 @@ def evaluate_lfw(
     mirror: Annotated[
         Literal["none", "sum", "concatenate"] | None, typer.Option(help="Test-time mirror; default: the checkpoint's.")
     ] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(help="A list of photos, male_names.txt: also error rates for this group; repeat it for others."),
+    ] = None,
     baselines: Annotated[bool, typer.Option("--baselines", help="Also score raw pixels and eigenfaces.")] = False,
     store_thresholds: StoreThresholds = False,
     batch_size: options.BatchSize = 64,
@@ -88,6 +92,7 @@ def evaluate_lfw(
         batch_size=batch_size,
         num_workers=threads.available_cores() if num_workers is None else num_workers,
         detector=finder,
+        groups=groups or (),
     )
     files = {
         "images": images,
@@ -95,6 +100,7 @@ def evaluate_lfw(
         "landmarks": landmarks,
         "detector": detector,
         "threshold_pairs": threshold_pairs,
+        **{f"group_{Path(file).stem}": file for file in groups or ()},
     }
     report = lfw_report.report_lfw(protocol, embedder, processor, output, baselines, files=files)
     if store_thresholds:

@@ -166,11 +166,12 @@ def write_checkpoint(
     files: Iterable[Path],
     layout: str,
     note: str,
+    license: str | None = None,
 ) -> None:
     """Write the folder that `from_pretrained` reads, atomically.
 
     It holds config.json, model.safetensors, preprocessor_config.json, training.json (where the weights come from) and
-    README.md.
+    README.md. `license` is the weights' license by its name on the Hub, where the source states one.
     """
     destination = Path(destination)
     named = ", ".join(f"`{file.name}` (sha256 `{hashlib.sha256(file.read_bytes()).hexdigest()}`)" for file in files)
@@ -179,6 +180,8 @@ def write_checkpoint(
         "source": f"{named}, in the layout of {layout}",
         "note": note,
     }
+    if license:
+        training["license"] = license
     with atomic_folder(destination) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)

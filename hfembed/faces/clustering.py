@@ -2,13 +2,16 @@
 
 import csv
 import re
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
-from sklearn.cluster import AgglomerativeClustering
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist
 
 from hfembed.atomic import atomic_folder
 from hfembed.errors import InputError
@@ -19,14 +22,16 @@ MAX_FACES = 20_000  # all pairs are compared: 3 GB
 GROUPS_FILE = "groups.csv"
 
 
-def group_embeddings(embeddings: np.ndarray, threshold: float) -> np.ndarray:
+def group_embeddings(embeddings: np.ndarray, threshold: float, photos: Sequence[str] | None = None) -> np.ndarray:
     """Group embeddings by agglomerative clustering with average linkage (Sokal, Michener 1958).
 
     Two groups are joined while their mean cosine is high enough. One good pair joins nobody, unlike with single
-    linkage, where two people become one by a chain of bad photos.
+    linkage, where two people become one by a chain of bad photos. Two faces of one photo are two people: groups that
+    hold them are never joined.
 
     Args:
         embeddings: (N, D) float, unit length.
+        photos: The photo of each face; by default all are of different ones.
 
     Returns:
         (N,) int, the group of each face: 0 is the largest; groups of one size are in the order of their first face.
@@ -40,15 +45,24 @@ def group_embeddings(embeddings: np.ndarray, threshold: float) -> np.ndarray:
         raise InputError("an embedding or the threshold is not finite, so there are no groups")
     if len(embeddings) < 2:
         return np.zeros(len(embeddings), dtype=np.int64)
-    clustering = AgglomerativeClustering(
-        n_clusters=None, metric="cosine", linkage="average", distance_threshold=1 - threshold
-    )
-    found = clustering.fit_predict(np.asarray(embeddings, dtype=np.float32))
+    distances = pdist(np.asarray(embeddings, dtype=np.float64), "cosine")
+    for a, b in () if photos is None else _pairs_of_one_photo(photos):
+        # far enough that no mean over two groups that hold the pair comes near any threshold
+        distances[len(embeddings) * a - a * (a + 1) // 2 + b - a - 1] = 1e12
+    found = fcluster(linkage(distances, "average"), 1 - threshold, "distance")
     _, first, position, size = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -size))
     number = np.empty(len(order), dtype=np.int64)
     number[order] = np.arange(len(order))
     return number[position]
+
+
+def _pairs_of_one_photo(photos: Sequence[str]) -> Iterator[tuple[int, int]]:
+    faces: dict[str, list[int]] = {}
+    for face, photo in enumerate(photos):
+        faces.setdefault(photo, []).append(face)
+    for together in faces.values():
+        yield from combinations(together, 2)
 
 
 def choose_threshold(thresholds: dict[str, Any] | None, far: float | None = None) -> float:

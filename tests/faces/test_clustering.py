@@ -43,6 +43,15 @@ def test_a_chain_of_pairs_does_not_join_strangers():
     assert groups[0] != groups[3]
 
 
+def test_two_faces_of_one_photo_are_two_people():
+    # alike as they are, the faces of photo "a" stay apart, and those who belong to one of them stay with it
+    angles = np.radians([0, 2, -3, -4, 6])
+    faces = np.stack([np.cos(angles), np.sin(angles)], 1)
+    assert group_embeddings(faces, 0.9).tolist() == [0] * 5
+    assert group_embeddings(faces, -1, ["a", "a", "b", "c", "d"]).tolist() == [0, 1, 0, 0, 1]
+    assert sorted(group_embeddings(faces, -1, ["a"] * 5)) == [0, 1, 2, 3, 4]
+
+
 def test_the_threshold_comes_from_the_checkpoint():
     thresholds = {"far": {"0.01": 0.3, "0.001": 0.4}}
     assert choose_threshold(thresholds) == 0.4 and choose_threshold(thresholds, 1e-2) == 0.3
@@ -164,8 +173,9 @@ class LeftHalf(torch.nn.Module):
     base_model = property(lambda self: self)
     device, dtype = torch.device("cpu"), torch.float32
 
-    def embed(self, pixel_values):
-        return torch.nn.functional.normalize(pixel_values[..., :16].flatten(1) + 1e-3)
+    def embed_with_norms(self, pixel_values):
+        seen = pixel_values[..., :16].flatten(1) + 1e-3
+        return torch.nn.functional.normalize(seen), seen.norm(dim=1)
 
 
 def test_regions_the_model_does_not_see_have_no_say():

@@ -67,7 +67,6 @@ def align_faces(
     return AlignedCrops([face.file for face in faces], pixels, failures)
 
 
-@torch.inference_mode()
 def embed_aligned(
     model: PreTrainedModel,
     processor: FaceImageProcessor,
@@ -86,12 +85,26 @@ def embed_aligned(
     Raises:
         InputError: An embedding is not finite: the weights are broken.
     """
-    embeddings = []
+    return embed_aligned_with_norms(model, processor, pixels, batch_size, progress)[0]
+
+
+@torch.inference_mode()
+def embed_aligned_with_norms(
+    model: PreTrainedModel,
+    processor: FaceImageProcessor,
+    pixels: torch.Tensor,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `embed_aligned` returns, and the norms (N,) float32 before normalization."""
+    embeddings, norms = [], []
     with tqdm(total=len(pixels), desc="embedding", unit=" images", disable=not progress) as bar:
         for batch in pixels.split(batch_size):
-            embeddings.append(_embed_batch(model, processor, batch))
+            embedded, lengths = _embed_batch(model, processor, batch)
+            embeddings.append(embedded)
+            norms.append(lengths)
             bar.update(len(batch))
-    return torch.cat(embeddings).numpy()
+    return torch.cat(embeddings).numpy(), torch.cat(norms).numpy()
 
 
 def embed_faces(
@@ -118,7 +131,7 @@ def embed_faces(
         for start, done, crops, failed in batches:
             failures.update(failed)
             if len(crops):
-                embedded = _embed_batch(model, processor, crops).numpy()
+                embedded = _embed_batch(model, processor, crops)[0].numpy()
                 if embeddings is None:
                     embeddings = np.full((len(faces), embedded.shape[1]), np.nan, dtype=np.float32)
                 embeddings[start + np.array(done)] = embedded
@@ -176,12 +189,15 @@ def _crop_batches(
             bar.update(len(done) + len(failed))
 
 
-def _embed_batch(model: PreTrainedModel, processor: FaceImageProcessor, crops: torch.Tensor) -> torch.Tensor:
+def _embed_batch(
+    model: PreTrainedModel, processor: FaceImageProcessor, crops: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     embedder = cast(FaceEmbedderModel, model.base_model)
     pixel_values = processor.normalize(crops.to(embedder.device)).to(embedder.dtype)
     # convolutions on a CPU are 1.6 times faster on channels-last input; the weights are left as they are
     with input_errors():  # an embedding is not finite
-        return embedder.embed(pixel_values.to(memory_format=torch.channels_last)).float().cpu()
+        embeddings, norms = embedder.embed_with_norms(pixel_values.to(memory_format=torch.channels_last))
+    return embeddings.float().cpu(), norms.float().cpu()
 
 
 def _nothing_left(failures: dict[str, str]) -> InputError:

@@ -4,7 +4,7 @@ Huang, Ramesh, Berg, Learned-Miller: "Labeled Faces in the Wild", 2007; the regi
 "Labeled Faces in the Wild: Updates and New Reporting Procedures", 2014.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,9 @@ from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.lfw import LfwPairs, load_lfw, read_pairs
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.detection import Detection, detect_central_faces
-from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned
+from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned_with_norms
+from hfembed.faces.evaluation.groups import rates_by_group, read_groups
+from hfembed.faces.quality import norm_reference
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
@@ -80,6 +82,7 @@ class LfwVerification:
         landmarks: JSON file, or mapping: file name -> five (x, y) points in the photo's pixels, null where no face was
             detected. Without it all images get the processor's center crop.
         threshold_pairs: View 1 only: the pairs that choose the threshold.
+        groups: Lists of photos, see `read_groups`: error rates are also given for each of these groups of people.
         undetected: With landmarks or a detector: what an image without a detected face means: "error", or
             "center-crop" to use the processor's center crop.
 
@@ -102,6 +105,7 @@ class LfwVerification:
         num_workers: int = 2,
         progress: bool = True,
         detector: FaceDetector | None = None,
+        groups: Sequence[str | Path] = (),
     ) -> None:
         if detector is not None and landmarks is not None:
             raise InputError("give either landmarks or a detector that finds them")
@@ -113,6 +117,7 @@ class LfwVerification:
         if threshold_pairs is not None and self.pairs.view == 2:
             raise InputError("threshold pairs belong to View 1: in View 2 the other nine folds choose the threshold")
         self.threshold_pairs = threshold_pairs
+        self.groups = read_groups(groups, self.pairs.files) if groups else None
         self.files = sorted({*self.pairs.files, *(threshold_pairs.files if threshold_pairs is not None else [])})
         self.detector = detector
         self._detections: dict[str, Detection] = {}
@@ -147,7 +152,8 @@ class LfwVerification:
             InputError: None of the images can be used, or the embeddings are not finite.
         """
         crops = self.aligned(processor)
-        return self.result(embed_aligned(model, processor, crops.pixels, self.batch_size, self.progress), crops)
+        measured = embed_aligned_with_norms(model, processor, crops.pixels, self.batch_size, self.progress)
+        return self.result(measured[0], crops, measured[1])
 
     def aligned(self, processor: FaceImageProcessor) -> AlignedCrops:
         """The crops of `files`, read and aligned once per processor setting.
@@ -167,10 +173,10 @@ class LfwVerification:
             self._aligned = (settings, self._align(processor, self.files, photos))
         return self._aligned[1]
 
-    def result(self, embeddings: np.ndarray, crops: AlignedCrops) -> LfwResult:
+    def result(self, embeddings: np.ndarray, crops: AlignedCrops, norms: np.ndarray | None = None) -> LfwResult:
         """The figures of given embeddings, (N, D) of any length, of the crops from `aligned`.
 
-        Rows of failed crops are ignored.
+        Rows of failed crops are ignored. What the norms (N,) before normalization are like goes with the thresholds.
         """
         scorer = PairScorer(crops, self.pairs)
         scores, failed = scorer.cosines(embeddings), scorer.failed
@@ -219,9 +225,18 @@ class LfwVerification:
         details["pairs"] = {"genuine": curve.genuine, "impostor": curve.impostors, "failed": int(failed.sum())}
         details["images"] = {"named": len(self.files), "failed": len(crops.failures)}
         details["failures"] = dict(sorted(crops.failures.items()))
+        thresholds = verification.decision_thresholds(scores, same, failed, data=f"{self.name}, {len(same):,} pairs")
+        if norms is not None:
+            thresholds["norm"] = norm_reference(norms[[file not in crops.failures for file in crops.files]])
+        if self.groups is not None:
+            threshold = thresholds["accuracy"]
+            rates = rates_by_group(
+                *(scores >= threshold, same, failed, self.pairs.file_a, self.pairs.file_b, self.groups)
+            )
+            details["groups"] = {"threshold": threshold, **rates}
         return LfwResult(
             {f"{self.name}_{figure}": float(value) for figure, value in metrics.items()},
-            verification.decision_thresholds(scores, same, failed, data=f"{self.name}, {len(same):,} pairs"),
+            thresholds,
             details,
             scores,
             scorer,

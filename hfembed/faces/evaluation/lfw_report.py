@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.faces.evaluation import verification
+from hfembed.faces.evaluation.groups import plot_groups, summary_of_groups
 from hfembed.faces.evaluation.lfw import LfwResult, LfwVerification
 from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.faces.evaluation.plots import Mistake, plot_mistakes, plot_roc
@@ -24,7 +25,7 @@ def report_lfw(
     mistakes: int = 5,
     files: dict[str, str | Path | None] | None = None,
 ) -> dict[str, Any]:
-    """Measure, write results.json, roc.png and mistakes.png.
+    """Measure, write results.json, roc.png, mistakes.png and, where there are groups, groups.png.
 
     Args:
         baselines: Also score raw pixels and eigenfaces, fitted on the people whom no pair names.
@@ -64,6 +65,9 @@ def report_lfw(
 
     accuracy = result.metrics[lfw.primary_metric]
     plot_roc(curves, output / "roc.png", f"{lfw.name}: accuracy {accuracy:.2f} %")
+    if "groups" in details:
+        title = f"{lfw.name}, at the threshold of the highest accuracy ({details['groups']['threshold']:.3f})"
+        plot_groups(details["groups"], output / "groups.png", title)
     draw_mistakes(result, output / "mistakes.png", mistakes)
     write_results(output, lfw.name, result.metrics, details, model)
     return {**result.metrics, lfw.name: details}
@@ -84,6 +88,8 @@ def summary(name: str, report: dict[str, Any]) -> str:
         lines.append(f"  no TAR at FAR {target}: {reason}")
     for baseline, metrics in details.get("baselines", {}).get("rows", {}).items():
         lines.append(f"  baseline, {baseline.replace('_', ' ')}: accuracy {metrics[f'{name}_accuracy']:.2f} %")
+    if "groups" in details:
+        lines += summary_of_groups(details["groups"])
     failures = details["failures"]
     if failures:
         lines.append(f"  {len(failures)} images failed and make {details['pairs']['failed']} pairs errors:")

@@ -25,6 +25,8 @@ _TRUNKS = {
     ),
     "mobilefacenet": ({"activation", "stem", "stem_activation"}, ("depthwise", "flatten", "average")),
     "inception_resnet_v1": (set(), ("average", "flatten", "depthwise")),
+    "sface": (set(), ("flatten", "average", "depthwise")),
+    "dlib_resnet29": (set(), ("average", "flatten", "depthwise")),
 }
 _TIMM_POOLINGS = ("average",)
 
@@ -99,7 +101,8 @@ class FaceEmbedderConfig(PreTrainedConfig):
     Args:
         trunk (`str`, *optional*, defaults to `"iresnet50"`):
             The convolutional network: `"iresnet18"`, `"iresnet34"`, `"iresnet50"`, `"iresnet100"`, `"iresnet"` (free
-            depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, or `"timm/<architecture>"`.
+            depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, `"sface"`, `"dlib_resnet29"`, or
+            `"timm/<architecture>"`.
         trunk_arguments (`dict`, *optional*, defaults to `{}`):
             More about the trunk. iresnet: `use_se`, `stochastic_depth` (rate at the last block); only `"iresnet"`:
             `depths` and `widths` (one entry per stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
@@ -144,7 +147,8 @@ class FaceEmbedderConfig(PreTrainedConfig):
             `{"data": "LFW View 2", "impostors": 3000, "genuine": 3000, "accuracy": 0.31, "eer": 0.29, "far": {"0.01":
             0.27}, "calibration": {"slope": 24.5, "intercept": -7.6}}`. The calibration turns a cosine into the
             probability that both faces are one person's, `sigmoid(slope * cosine + intercept)`, when that is as
-            likely as not beforehand.
+            likely as not beforehand. `"norm": {"mean": 9.1, "std": 1.2}` is what norms are like on those photos: a
+            face of a much lower norm is a poor one.
 
     Raises:
         ValueError: A field that does not exist, named together with the nearest one that does. Fields of a
@@ -224,7 +228,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         """Refuse thresholds without their source, outside [-1, 1], or finer than the impostors carry."""
         if self.thresholds is None:
             return
-        known = ("data", "impostors", "genuine", "accuracy", "eer", "far", "calibration", "weights")
+        known = ("data", "impostors", "genuine", "accuracy", "eer", "far", "calibration", "norm", "weights")
         unknown = sorted(set(self.thresholds) - set(known))
         if unknown:
             raise ValueError(f"thresholds has an unknown key '{unknown[0]}'; known: {', '.join(known)}")
@@ -249,6 +253,10 @@ class FaceEmbedderConfig(PreTrainedConfig):
             raise ValueError("a lower false accept rate needs a higher threshold; thresholds['far'] is out of order")
         if "calibration" in self.thresholds:
             self._validate_calibration(self.thresholds["calibration"])
+        norm = self.thresholds.get("norm", {"mean": 1.0, "std": 1.0})
+        is_pair = isinstance(norm, dict) and set(norm) == {"mean", "std"}
+        if not is_pair or not all(isinstance(value, int | float) and 0 < value < 1e9 for value in norm.values()):
+            raise ValueError(f"thresholds['norm'] must have a positive mean and std, got {norm!r}")
 
     def _validate_calibration(self, calibration: Any) -> None:
         if not isinstance(calibration, dict) or set(calibration) != {"slope", "intercept"}:
