@@ -13,6 +13,7 @@ with lazy_imports():
         adaface,
         dlib,
         facenet_pytorch,
+        fasttext,
         foreign_checkpoint,
         insightface,
         mobilefacenet,
@@ -162,6 +163,24 @@ def convert_word2vec(
     words, dimensions = model.config.vocab_size, model.config.embedding_size
     text = f"{words} words of {dimensions} dimensions written to {destination}"
     return Answer.written(destination, text, words=words, dimensions=dimensions)
+
+
+@commands.command("fasttext")
+def convert_fasttext(
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
+    output_rows: Annotated[bool, typer.Option(help="Keep the output rows, which only training on needs.")] = True,
+) -> Answer:
+    """Convert fastText's .bin or .ftz (also .gz) with its n-grams, so that unknown words have vectors too."""
+    check_destination(destination, overwrite)
+    model = fasttext.convert_fasttext(foreign_checkpoint.find_file(source), destination, output_rows)
+    config = model.config
+    text = f"{config.vocab_size} words of {config.embedding_size} dimensions"
+    if config.subwords is not None:
+        text += f" and n-grams of {config.subwords[0]} to {config.subwords[1]} characters"
+    counts = {"words": config.vocab_size, "dimensions": config.embedding_size, "subwords": config.subwords}
+    return Answer.written(destination, f"{text} written to {destination}", **counts)
 
 
 def _answer(source: str, model: "FaceEmbedderModel | FaceEmbedderForClassification", destination: Path) -> Answer:
