@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.files import TRAINING_FILE
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx")
 _COUNTER = "num_batches_tracked"
@@ -62,11 +62,6 @@ def find_beside(source: str, file: Path, name: str) -> Path | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{name} of {repo} could not be fetched from the Hub: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _choose(source: str, names: list[str], preferred: Iterable[str], way_out: str) -> str:

@@ -281,6 +281,7 @@ def test_onnx_graphs_that_are_no_iresnet_are_refused(tmp_path):
         convert_insightface(str(tmp_path / "net.onnx"), tmp_path / "out")
 
 
+@pytest.mark.attack
 def test_an_onnx_file_names_no_other_file_and_runs_in_no_circle(tmp_path):
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper

@@ -705,7 +705,9 @@ def check_finite_rows(matrix: torch.Tensor, vocabulary: Vocabulary | None = None
         return
     for start in range(0, len(matrix), 65_536):
         chunk = matrix.detach()[start : start + 65_536]
-        if bool(torch.isfinite(chunk.sum(dtype=torch.float64))):
+        # a sum that overflows on a device without float64 is looked into below
+        widest = torch.float32 if chunk.device.type == "mps" else torch.float64
+        if bool(torch.isfinite(chunk.sum(dtype=widest))):
             continue
         rows = (~torch.isfinite(chunk).all(dim=1)).nonzero().flatten().tolist()
         for row in rows[:1]:

@@ -7,7 +7,6 @@ the two matrices.
 
 import hashlib
 import logging
-import os
 import queue
 import shutil
 import time
@@ -28,6 +27,7 @@ from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
+from hfembed.threads import available_cores
 from hfembed.training.run import Identity
 from hfembed.words.data.corpora import EncodedCorpus
 from hfembed.words.training.kernel_torch import TorchWorker
@@ -161,12 +161,6 @@ def train_word2vec(
         model, corpus, settings, accelerator, checkpoint_folder, evaluate, show_progress, share, identity
     )
     return training.train(resume)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def fingerprint_corpus(corpus: EncodedCorpus) -> str:
