@@ -13,6 +13,7 @@ from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
     from hfembed import photos as photo_files
+    from hfembed import threads
     from hfembed.faces import clustering, default_model, detection, face_analyzer, photo_folders, projection_plot
     from hfembed.faces.evaluation import occlusion
     from hfembed.index import embedding_index
@@ -22,7 +23,10 @@ commands = Commands("Faces")
 Photo = Annotated[Path, typer.Argument(help="A photo.")]
 OtherPhoto = Annotated[Path, typer.Argument(help="Another photo.")]
 Aligned = Annotated[bool, typer.Option("--aligned", help="The photos are cropped faces already: no detector.")]
-BatchThreads = Annotated[int, typer.Option("--num-threads", min=1, help="Threads, each with its own batch of photos.")]
+BatchThreads = Annotated[
+    int | None,
+    typer.Option("--num-threads", min=1, help="Threads, each with its own batch of photos; default: one per core."),
+]
 
 
 @commands.command("verify")
@@ -63,7 +67,7 @@ def embed(
     detector: options.Detector = None,
     faces: options.Faces = "all",
     batch_size: options.BatchSize = 32,
-    num_threads: BatchThreads = 2,
+    num_threads: BatchThreads = None,
     device: options.Device = "auto",
 ) -> Answer:
     """Detect and embed the faces in a folder of photos: one row per face, with box, landmarks and quality."""
@@ -73,7 +77,7 @@ def embed(
     listing = photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
     analyzer = _load_analyzer(model, detector, device, hub)
     summary = photo_folders.embed_folder(
-        analyzer, listing, output, faces, batch_size, num_threads, sys.stderr.isatty()
+        analyzer, listing, output, faces, batch_size, num_threads or "auto", sys.stderr.isatty()
     )
     _warn(summary.errors)
     return Answer(
@@ -101,7 +105,7 @@ def identify(
     faces: options.Faces = "all",
     save: Annotated[Path | None, typer.Option(help="Also write the gallery's index into this folder.")] = None,
     batch_size: options.BatchSize = 32,
-    num_threads: BatchThreads = 2,
+    num_threads: BatchThreads = None,
     device: options.Device = "auto",
 ) -> Answer:
     """Name the people in photos; "unknown" if nobody in the gallery is similar enough."""
@@ -119,14 +123,14 @@ def identify(
     if fpir is None:
         with input_errors():
             analyzer.embedder.threshold(far)  # what cannot be decided at the end should fail before the work
-    index = _load_gallery(gallery, analyzer, batch_size, num_threads, hub)
+    index = _load_gallery(gallery, analyzer, batch_size, num_threads or "auto", hub)
     with input_errors():
         threshold = index.threshold(fpir, aggregation) if fpir is not None else analyzer.embedder.threshold(far)
     if save is not None:
         index.save(save)
     answers: list[dict[str, Any]] = []
     errors, lines = [], []
-    for photo in analyzer(photos, faces, batch_size, num_threads):
+    for photo in analyzer(photos, faces, batch_size, num_threads or "auto"):
         for face in photo.faces:
             matches = index.search(face.embedding, top_k, aggregation)
             nearest = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
@@ -244,7 +248,7 @@ def _load_analyzer(model: str | None, detector: str | None, device: str, hub: Hu
 
 
 def _load_gallery(
-    gallery: str, analyzer: "face_analyzer.FaceAnalyzer", batch_size: int, num_threads: int, hub: Hub
+    gallery: str, analyzer: "face_analyzer.FaceAnalyzer", batch_size: int, num_threads: "threads.NumThreads", hub: Hub
 ) -> "embedding_index.EmbeddingIndex":
     if _is_folder_of_people(gallery):
         index, summary = photo_folders.read_gallery(analyzer, gallery, batch_size, num_threads, sys.stderr.isatty())

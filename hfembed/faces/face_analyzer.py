@@ -21,7 +21,6 @@ from hfembed.checkpoint.push import push_folder
 from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.default_model import resolve_face_model
-from hfembed.faces.threads import map_in_threads
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
 from hfembed.index.origin import Origin, checksum_tensors
@@ -30,6 +29,7 @@ from hfembed.models.face_embedder.image_processing_face_embedder import FaceImag
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor, PhotoSource
 from hfembed.photos import utf8_name
+from hfembed.threads import NumThreads, choose_threads, map_in_threads, split_batches
 
 WhichFaces = Literal["all", "largest", "only"]
 
@@ -282,7 +282,7 @@ class FaceAnalyzer:
         photos: PhotoSource | Sequence[PhotoSource],
         faces: WhichFaces = "all",
         batch_size: int = 32,
-        num_threads: int = 1,
+        num_threads: NumThreads = "auto",
         *,
         num_workers: int | None = None,
     ) -> list[AnalyzedPhoto]:
@@ -292,7 +292,8 @@ class FaceAnalyzer:
             photos: A photo or several: paths, encoded bytes, PIL images, uint8 arrays or tensors.
             faces: "all" faces of a photo, its "largest", or its "only" one: several are then an error.
             batch_size: Photos that go through the networks together.
-            num_threads: Threads, each with its own batch; as many as there are cores is fastest on a CPU.
+            num_threads: Threads, each with its own batch and one core; "auto" is one per core on a CPU, and one beside
+                an accelerator. 1 leaves it to torch how many cores it uses.
             num_workers: Deprecated name of `num_threads`.
 
         Returns:
@@ -314,7 +315,7 @@ class FaceAnalyzer:
         photos: Sequence[PhotoSource],
         faces: WhichFaces = "all",
         batch_size: int = 32,
-        num_threads: int = 1,
+        num_threads: NumThreads = "auto",
         return_crops: bool = False,
     ) -> Iterator[AnalyzedPhoto]:
         """Yield what calling the analyzer returns, each batch's photos as soon as they are done.
@@ -327,7 +328,8 @@ class FaceAnalyzer:
         """
         _check_choice(faces, ("all", "largest", "only"))
         names = [_name(photo, number) for number, photo in enumerate(photos)]
-        batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
+        num_threads = choose_threads(num_threads, self.embedder.device)
+        batches = split_batches(len(photos), batch_size, num_threads)
         for done in map_in_threads(
             lambda batch: self._analyze(photos[batch], names[batch], faces, return_crops), batches, num_threads
         ):

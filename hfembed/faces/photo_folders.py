@@ -14,6 +14,7 @@ from hfembed.faces.data.person_folders import check_person_names
 from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.photos import PhotoListing, find_photos, utf8_name
+from hfembed.threads import NumThreads
 
 _NUMBER = pa.float32()
 # a photo without usable faces is one row without a face
@@ -44,7 +45,7 @@ def embed_folder(
     output: str | Path,
     faces: WhichFaces = "all",
     batch_size: int = 32,
-    num_threads: int = 1,
+    num_threads: NumThreads = "auto",
     show_progress_bar: bool = True,
 ) -> FolderSummary:
     """Write the faces of a folder's photos as a Parquet table, with the columns of `FACE_TABLE`.
@@ -75,7 +76,7 @@ def read_gallery(
     analyzer: FaceAnalyzer,
     folder: str | Path,
     batch_size: int = 32,
-    num_threads: int = 1,
+    num_threads: NumThreads = "auto",
     show_progress_bar: bool = True,
 ) -> tuple[EmbeddingIndex, FolderSummary]:
     """Index the known people of a folder with a directory per person; of each photo the largest face.
@@ -107,7 +108,7 @@ def _stream(
     paths: list[Path],
     faces: WhichFaces,
     batch_size: int,
-    num_threads: int,
+    num_threads: NumThreads,
     show_progress_bar: bool,
 ) -> Iterator[AnalyzedPhoto]:
     photos = analyzer.stream(paths, faces, batch_size, num_threads)
