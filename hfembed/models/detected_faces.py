@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torchvision.ops import batched_nms
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -117,11 +118,11 @@ class FaceDetector(DeviceLoading, PreTrainedModel):
             found = self([pixel_values[number] for number in numbers])
             counts = (found.scores > 0).sum(1).tolist()
             for place, (number, count) in enumerate(zip(numbers, counts, strict=True)):
-                factor = shrinkage[number]
-                # pixel centers lie at whole numbers: the photo's corner, about which it was shrunk, half a pixel off
-                boxes = (found.boxes[place, :count] + 0.5) * factor - 0.5
-                landmarks = (found.landmarks[place, :count] + 0.5) * factor - 0.5
-                faces[number] = DetectedFaces(boxes.cpu(), found.scores[place, :count].cpu(), landmarks.cpu())
+                scores = found.scores[place, :count]
+                factors = scores.new_full((count, 2), shrinkage[number])
+                boxes = scale_back(found.boxes[place, :count].unflatten(1, (2, 2)), factors).flatten(1)
+                landmarks = scale_back(found.landmarks[place, :count], factors)
+                faces[number] = DetectedFaces(boxes.cpu(), scores.cpu(), landmarks.cpu())
         return [faces[number] for number in range(len(pixel_values))]
 
     def check_photo(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -135,23 +136,27 @@ class FaceDetector(DeviceLoading, PreTrainedModel):
         return pixels
 
     def padded_batches(
-        self, photos: torch.Tensor | Sequence[torch.Tensor], multiple: int = 1
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self, photos: torch.Tensor | Sequence[torch.Tensor], multiple: int = 1, scale: float = 1.0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Photos that a convolutional network takes together: those of one size once padded.
 
         Args:
             photos: (3, H, W) each, uint8 or float in [0, 255].
             multiple: Height and width are padded with black, at the bottom and on the right, to multiples of it.
+            scale: Photos are resized to this fraction of their size first.
 
         Yields:
-            The photos' positions (B,), int64, and their pixels (B, 3, H, W) in the network's type.
+            The photos' positions (B,), int64, their pixels (B, 3, H, W) in the network's type, and how many pixels of
+            a photo, [x, y], each pixel of these is (B, 2).
 
         Raises:
             ValueError: A photo has another shape.
         """
         groups: dict[tuple[int, int], list[int]] = {}
+        sizes = []
         for number, photo in enumerate(photos):
-            height, width = self.check_photo(photo).shape[1:]
+            height, width = (max(round(side * scale), 1) for side in self.check_photo(photo).shape[1:])
+            sizes.append((height, width))
             groups.setdefault((-(-height // multiple) * multiple, -(-width // multiple) * multiple), []).append(number)
         limit = self.pixels_in_cache if self.device.type == "cpu" else self.pixels_at_a_time
         for (height, width), numbers in groups.items():
@@ -160,9 +165,14 @@ class FaceDetector(DeviceLoading, PreTrainedModel):
                 # a decoded photo has all channels of a pixel beside each other, and so has the batch: the faster way
                 pixels = torch.zeros(len(part), height, width, 3, dtype=self.dtype, device=self.device)
                 for place, number in enumerate(part):
-                    photo = photos[number]
-                    pixels[place, : photo.shape[1], : photo.shape[2]] = photo.permute(1, 2, 0).to(self.device)
-                yield torch.tensor(part, device=self.device), pixels.permute(0, 3, 1, 2)
+                    photo = _resized(photos[number].to(self.device), sizes[number])
+                    pixels[place, : photo.shape[1], : photo.shape[2]] = photo.permute(1, 2, 0)
+                factors = [[photos[n].shape[2] / sizes[n][1], photos[n].shape[1] / sizes[n][0]] for n in part]
+                yield (
+                    torch.tensor(part, device=self.device),
+                    pixels.permute(0, 3, 1, 2),
+                    torch.tensor(factors, device=self.device),
+                )
 
     def _searched_together(self, sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
         """Numbers of photos, grouped by size, up to a number of pixels."""
@@ -204,6 +214,21 @@ def output_by_photo(
     return FaceDetectorOutput(*padded)
 
 
+def _resized(photo: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(3, H, W) of another size."""
+    if photo.shape[1:] == size:
+        return photo
+    if photo.dtype != torch.uint8 or photo.device.type != "cpu":  # only a CPU resizes integers
+        photo = photo.float()
+    return F.interpolate(photo[None], size, mode="bilinear", antialias=True)[0]
+
+
+def scale_back(points: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Points (K, n, 2) of resized photos in pixels of the photos themselves, by the factors (K, 2), [x, y]."""
+    # pixel centers lie at whole numbers: the photo's corner, about which it was resized, half a pixel off
+    return (points + 0.5) * factors[:, None] - 0.5
+
+
 def select_faces(
     photos: int, found: Sequence[tuple[torch.Tensor, ...]], nms_threshold: float, max_candidates: int
 ) -> FaceDetectorOutput:
@@ -224,4 +249,4 @@ def select_faces(
     return output_by_photo(photos, photo[kept], boxes[kept], scores[kept], landmarks[kept])
 
 
-__all__ = ["DetectedFaces", "FaceDetector", "FaceDetectorOutput", "output_by_photo", "select_faces"]
+__all__ = ["DetectedFaces", "FaceDetector", "FaceDetectorOutput", "output_by_photo", "scale_back", "select_faces"]
