@@ -78,6 +78,8 @@ class RetinaFaceModel(RetinaFacePreTrainedModel):
     here it is part of the convolutions' weights, so that the network cannot be trained further as it was.
     """
 
+    sure_score = 0.995
+
     def __init__(self, config: RetinaFaceConfig) -> None:
         super().__init__(config)
         base, width, slope = config.base_width, config.feature_width, config.negative_slope

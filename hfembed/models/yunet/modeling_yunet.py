@@ -53,6 +53,8 @@ class YuNetModel(YuNetPreTrainedModel):
     of the convolutions' weights, so that the network cannot be trained further as it was.
     """
 
+    sure_score = 0.9
+
     def __init__(self, config: YuNetConfig) -> None:
         super().__init__(config)
         widths = config.widths
