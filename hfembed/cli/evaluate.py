@@ -364,7 +364,7 @@ def evaluate_detection(
 ) -> Answer:
     """Measure a face detector by WIDER FACE's protocol: average precision, easy, medium, hard."""
     detector, _ = loading.load_face_detector(_prepare(hub.model, model, output, num_threads), device)
-    changed = {"max_image_size": max_image_size or None}
+    changed: dict[str, Any] = {"max_image_size": max_image_size or None}
     if min_face_size is not None:
         changed["min_face_size"] = min_face_size
     with input_errors():
