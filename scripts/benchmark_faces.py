@@ -5,7 +5,8 @@ python scripts/benchmark_faces.py outputs/mobilefacenet --images lfw-a/ --detect
     --original facenet-pytorch/ --part detection --part photos
 
 `--original` is a clone of timesler/facenet-pytorch, whose MTCNN, one photo after the other, detection is compared
-with. `--detector` may be repeated for "photos"; all look for faces from `--min-face-size`. All parts take one thread but "photos", the whole way from files to embeddings, which takes two cores.
+with. `--detector` may be repeated for "photos"; all look for faces from `--min-face-size`. All parts take one thread
+but "photos", the whole way from files to embeddings, which takes two cores.
 
 The variants take turns, round by round, and the figures are medians of CPU time: other load on the machine then
 disturbs all of them alike. Absolute figures are this machine's; the ratios are what carries over.
@@ -269,7 +270,10 @@ def photo_rows(
             else:
                 landmarks = mtcnn.detect(image, landmarks=True)[2]
             for points in [] if landmarks is None else landmarks:
-                pixels = processor(image, landmarks=points.astype(float), return_tensors="pt").pixel_values
+                try:
+                    pixels = processor(image, landmarks=points.astype(float), return_tensors="pt").pixel_values
+                except ValueError:  # landmarks outside the photo, where the analyzer notes an error
+                    continue
                 views = [pixels] if embedder.config.mirror == "none" else [pixels, pixels.flip(3)]
                 for view in views:
                     embedder(view)
