@@ -364,11 +364,8 @@ def evaluate_detection(
 ) -> Answer:
     """Measure a face detector by WIDER FACE's protocol: average precision, easy, medium, hard."""
     detector, _ = loading.load_face_detector(_prepare(hub.model, model, output, num_threads), device)
-    changed: dict[str, Any] = {"max_image_size": max_image_size or None}
-    if min_face_size is not None:
-        changed["min_face_size"] = min_face_size
     with input_errors():
-        detector.config = type(detector.config).from_dict(detector.config.to_dict() | changed)
+        detector.change_search(None, max_image_size, min_face_size)
     report = wider_face.report_detection(detector, images, ground_truth, output, score_threshold, batch_size)
     return _answer(report, output, wider_face.summary(report))
 

@@ -77,7 +77,8 @@ def export_onnx(checkpoint: str | Checkpoint, output: str | Path) -> list[OnnxFi
 
     Raises:
         InputError: No such checkpoint, or of a family without networks to export; a package of the extra is missing.
-        RuntimeError: A file's outputs are not torch's within 1e-4 (of the largest value, where that is above 1); it is not kept.
+        RuntimeError: A file's outputs are not torch's within 1e-4, of the largest value where that is above 1; it is
+            not kept.
         OSError: A file cannot be written.
     """
     try:
