@@ -21,6 +21,7 @@ from hfembed.checkpoint.push import push_folder
 from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.default_model import resolve_face_model
+from hfembed.faces.display import draw_faces, png
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
 from hfembed.index.origin import Origin, checksum_tensors
@@ -70,6 +71,9 @@ class Face(NamedTuple):
     def __repr__(self) -> str:
         return f"Face(box={[round(float(side), 1) for side in self.box]}, score={self.quality.score:.2f})"
 
+    def _repr_png_(self) -> bytes | None:
+        return None if self.crop is None else png(self.crop)
+
 
 class AnalyzedPhoto(NamedTuple):
     """What was found in one photo.
@@ -84,6 +88,9 @@ class AnalyzedPhoto(NamedTuple):
     name: str
     faces: list[Face]
     error: str | None = None
+
+    def _repr_png_(self) -> bytes | None:
+        return draw_faces(self.name, [(face.box, face.landmarks) for face in self.faces])
 
 
 class Verification(NamedTuple):
