@@ -320,6 +320,12 @@ def evaluate_words(
     word_pairs: Annotated[
         list[Path] | None, typer.Option(help="A file of word, word, score lines, or a folder of such; may repeat.")
     ] = None,
+    suite: Annotated[
+        Literal["en", "ru"] | None, typer.Option(help="The tests of a language that --suite-data has.")
+    ] = None,
+    suite_data: Annotated[
+        Path | None, typer.Option(help="Folder with questions-words.txt and word-sim/ (en), russian/russe-*.csv (ru).")
+    ] = None,
     restrict_vocab: Annotated[
         int, typer.Option(min=1, help="Use only this many of the most frequent words.")
     ] = 300_000,
@@ -332,6 +338,11 @@ def evaluate_words(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure word vectors by analogies and by word pairs rated by people."""
+    if (suite is None) != (suite_data is None):
+        raise InputError("--suite and --suite-data belong together: the folder has the files, the suite chooses them")
+    if suite is not None and suite_data is not None:
+        more_analogies, more_pairs = word_tests.list_suite(suite, suite_data)
+        analogies, word_pairs = [*(analogies or []), *more_analogies], [*(word_pairs or []), *more_pairs]
     checkpoint = _prepare(hub.model, model, output)
     tests = word_tests.WordTests(
         analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method
