@@ -459,7 +459,7 @@ class FaceAnalyzer:
         for number, detected in found.items():
             count = len(detected.scores)
             if faces != "all" and count == 0:
-                errors[number] = f"{names[number]}: no face was found"
+                errors[number] = f"{names[number]}: {nothing_found(opened[number])}"
             elif faces == "only" and count > 1:
                 errors[number] = f"{names[number]}: {count} faces, where only one was expected"
             else:
@@ -548,6 +548,17 @@ def _copy_notes(source: Checkpoint, folder: Path) -> None:
     card = source.folder / CARD_FILE
     if card.is_file() and not is_generated(text := card.read_text(encoding="utf-8", errors="replace")):
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def nothing_found(photo: Photo) -> str:
+    """Say that a photo shows no face, and at what size it was searched, if that is not its own."""
+    if photo.shrinkage <= 1:
+        return "no face was found"
+    searched = max(photo.pixels.shape)
+    return (
+        f"no face was found in it at {searched} of {round(searched * photo.shrinkage)} pixels; a larger "
+        "max_image_size finds smaller faces"
+    )
 
 
 def _largest(faces: DetectedFaces) -> DetectedFaces:
