@@ -8,6 +8,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
+    AutoTokenizer,
 )
 
 from hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder import AppearanceAutoencoderConfig
@@ -30,6 +31,7 @@ from hfembed.models.retinaface.image_processing_retinaface import RetinaFaceImag
 from hfembed.models.retinaface.modeling_retinaface import RetinaFaceModel
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
+from hfembed.models.word2vec.tokenization_word2vec import Word2VecTokenizer
 from hfembed.models.yunet.configuration_yunet import YuNetConfig
 from hfembed.models.yunet.image_processing_yunet import YuNetImageProcessor
 from hfembed.models.yunet.modeling_yunet import YuNetModel
@@ -57,6 +59,7 @@ for config_class, model_class, processor_class in detectors:
 AutoConfig.register("hfembed_word2vec", Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)
 AutoModelForPreTraining.register(Word2VecConfig, Word2VecForPreTraining)
+AutoTokenizer.register(Word2VecConfig, fast_tokenizer_class=Word2VecTokenizer)
 
 # one image processor for all autoencoders: it knows sizes and channels, and no network
 autoencoders: dict[Any, type] = {

@@ -11,12 +11,15 @@ from hfembed.cli.commands import Answer, Commands, lazy_imports
 with lazy_imports():
     from hfembed.convert import (
         adaface,
+        dlib,
         facenet_pytorch,
+        fasttext,
         foreign_checkpoint,
         insightface,
         mobilefacenet,
         mtcnn,
         retinaface,
+        sface,
         timm_face,
         word2vec,
         yunet,
@@ -93,6 +96,20 @@ def convert_timm_face(source: Source, destination: Destination, overwrite: Overw
     return _answer(source, timm_face.convert_timm_face(source, destination, overwrite), destination)
 
 
+@commands.command("sface")
+def convert_sface(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert SFace of the OpenCV model zoo: face_recognition_sface_2021dec.onnx, or its int8bq file."""
+    check_destination(destination, overwrite)
+    return _answer(source, sface.convert_sface(source, destination, overwrite), destination)
+
+
+@commands.command("dlib")
+def convert_dlib(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert dlib's face recognition network: dlib_face_recognition_resnet_model_v1.dat."""
+    check_destination(destination, overwrite)
+    return _answer(source, dlib.convert_dlib(source, destination, overwrite), destination)
+
+
 @commands.command("mtcnn")
 def convert_mtcnn(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
     """Convert the MTCNN face detector of facenet-pytorch: pnet.pt, rnet.pt and onet.pt in a folder."""
@@ -146,6 +163,24 @@ def convert_word2vec(
     words, dimensions = model.config.vocab_size, model.config.embedding_size
     text = f"{words} words of {dimensions} dimensions written to {destination}"
     return Answer.written(destination, text, words=words, dimensions=dimensions)
+
+
+@commands.command("fasttext")
+def convert_fasttext(
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
+    output_rows: Annotated[bool, typer.Option(help="Keep the output rows, which only training on needs.")] = True,
+) -> Answer:
+    """Convert fastText's .bin or .ftz (also .gz) with its n-grams, so that unknown words have vectors too."""
+    check_destination(destination, overwrite)
+    model = fasttext.convert_fasttext(foreign_checkpoint.find_file(source), destination, output_rows)
+    config = model.config
+    text = f"{config.vocab_size} words of {config.embedding_size} dimensions"
+    if config.subwords is not None:
+        text += f" and n-grams of {config.subwords[0]} to {config.subwords[1]} characters"
+    counts = {"words": config.vocab_size, "dimensions": config.embedding_size, "subwords": config.subwords}
+    return Answer.written(destination, f"{text} written to {destination}", **counts)
 
 
 def _answer(source: str, model: "FaceEmbedderModel | FaceEmbedderForClassification", destination: Path) -> Answer:

@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.files import TRAINING_FILE
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx")
 _COUNTER = "num_batches_tracked"
@@ -62,11 +62,6 @@ def find_beside(source: str, file: Path, name: str) -> Path | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{name} of {repo} could not be fetched from the Hub: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _choose(source: str, names: list[str], preferred: Iterable[str], way_out: str) -> str:
@@ -166,11 +161,12 @@ def write_checkpoint(
     files: Iterable[Path],
     layout: str,
     note: str,
+    license: str | None = None,
 ) -> None:
     """Write the folder that `from_pretrained` reads, atomically.
 
     It holds config.json, model.safetensors, preprocessor_config.json, training.json (where the weights come from) and
-    README.md.
+    README.md. `license` is the weights' license by its name on the Hub, where the source states one.
     """
     destination = Path(destination)
     named = ", ".join(f"`{file.name}` (sha256 `{hashlib.sha256(file.read_bytes()).hexdigest()}`)" for file in files)
@@ -179,6 +175,8 @@ def write_checkpoint(
         "source": f"{named}, in the layout of {layout}",
         "note": note,
     }
+    if license:
+        training["license"] = license
     with atomic_folder(destination) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)

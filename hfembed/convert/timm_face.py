@@ -13,12 +13,11 @@ from hfembed.convert.foreign_checkpoint import (
     fill,
     find_beside,
     find_file,
-    first_line,
     read_state_dict,
     weights_of,
     write_checkpoint,
 )
-from hfembed.errors import InputError
+from hfembed.errors import InputError, first_line
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel

@@ -120,8 +120,8 @@ def _read_onnx(file: Path, source: str) -> Weights:
         if output not in graph.outputs:
             raise graph.error(f"it has no output '{output}'")
         name = output
-        while graph.kind(name) in ("Sigmoid", "Reshape", "Transpose"):
-            name = before(name, graph.kind(name))
+        while graph.kind(name) in ("Sigmoid", "Reshape", "Transpose", "Identity"):
+            name = before(name, "Sigmoid", "Reshape", "Transpose")
         return unit(name)
 
     def read(prefix: str, read_layer: Callable[[str], tuple[Weights, str]], name: str) -> str:
@@ -133,7 +133,7 @@ def _read_onnx(file: Path, source: str) -> Weights:
     for level, stride in enumerate(STRIDES):
         for output in _HEADS:
             name = read(f"bbox_head.multi_level_{output}.{level}", head, f"{output}_{stride}")
-        units = []
+        units: list[Weights] = []
         # behind the coarsest map's lateral layer comes the trunk at once, elsewhere a sum
         while graph.kind(name) == "Relu" and (level < 2 or len(units) <= head_units):
             layer, name = unit(name)

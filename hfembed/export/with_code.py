@@ -22,11 +22,13 @@ from hfembed.checkpoint.files import DETECTOR_FOLDER, PROCESSOR_FILE
 from hfembed.checkpoint.pushed_files import copy_model
 from hfembed.checkpoint.validation import check_weights, read_config
 from hfembed.hub.card_marker import mark, unmarked
+from hfembed.models.word2vec.tokenization_word2vec import Word2VecTokenizer
 
 _AUTO_MODELS = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining)
 # a module that several families share, directly in hfembed/models
 _SHARED_MODULE = re.compile(r"^from (hfembed\.models\.\w+) import", re.MULTILINE)
 _SHARED_IMPORT = re.compile(r"^(\s*)from hfembed\.models\.(?=\w+ import)", re.MULTILINE)
+TOKENIZER_CONFIG = "tokenizer_config.json"
 _HEADING = "## Without hfembed"
 _HOW_TO_LOAD = """
 This folder brings its code. Look it through, then:
@@ -83,6 +85,10 @@ def _add_code(model: Path, code: Path, name: str) -> list[str]:
         processor = {"AutoImageProcessor": type(AutoImageProcessor.from_pretrained(model))}
         _add_auto_map(model / PROCESSOR_FILE, processor)
         classes |= processor
+    tokenizer = model / TOKENIZER_CONFIG
+    if tokenizer.is_file() and Word2VecTokenizer.__name__ in tokenizer.read_text(encoding="utf-8"):
+        _add_auto_map(tokenizer, {"AutoTokenizer": Word2VecTokenizer})
+        classes["AutoTokenizer"] = Word2VecTokenizer
     for file in _code_files(classes.values()):
         # all lie in one folder there: what families share becomes a sibling
         text = _SHARED_IMPORT.sub(r"\1from .", file.read_text(encoding="utf-8"))
@@ -92,9 +98,9 @@ def _add_code(model: Path, code: Path, name: str) -> list[str]:
 
 def _add_auto_map(file: Path, classes: dict[str, type]) -> None:
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    settings["auto_map"] = {
-        name: f"{found.__module__.rpartition('.')[2]}.{found.__name__}" for name, found in classes.items()
-    }
+    names = {name: f"{found.__module__.rpartition('.')[2]}.{found.__name__}" for name, found in classes.items()}
+    # a slow tokenizer, which there is not, and a fast one
+    settings["auto_map"] = {name: [None, found] if name == "AutoTokenizer" else found for name, found in names.items()}
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

@@ -91,6 +91,7 @@ def test_a_hub_checkpoint_is_not_written_to(folder):
             write()
 
 
+@pytest.mark.attack
 def test_an_adapter_beside_the_weights_loads_no_other_model(folder):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "mallory/model"}')
     for read in (lambda: load_face_embedder(folder, "cpu"), lambda: Checkpoint.resolve(folder).validate()):
@@ -98,6 +99,7 @@ def test_an_adapter_beside_the_weights_loads_no_other_model(folder):
             read()
 
 
+@pytest.mark.attack
 def test_a_deeply_nested_config_is_one_line(folder):
     (folder / "config.json").write_text('{"model_type": ' + "[" * 100_000 + "]" * 100_000 + "}")
     with pytest.raises(InputError, match="config.json.*nested too deeply") as caught:
@@ -130,6 +132,7 @@ def test_a_damaged_note_is_one_line(folder, content, line):
         assert file in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.attack
 def test_a_note_is_bounded_before_it_is_read(folder):
     with (folder / "training.json").open("wb") as file:
         file.truncate(1 << 40)  # sparse
@@ -156,6 +159,7 @@ def test_an_index_that_no_loader_reads_counts_for_nothing(folder):
     load_face_embedder(folder, "cpu")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("shard", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "x.bin", 7, None])
 def test_an_index_that_names_a_path_is_refused(folder, shard):
     (folder / "model.safetensors").rename(folder.parent / "other.safetensors")

@@ -130,12 +130,14 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         read_state_dict(tmp_path / "nan.pth")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("file", ["../../x.pth", "/etc/passwd", "a/../../b.pth", "..\\x.pth"])
 def test_a_name_on_the_hub_leads_out_of_no_folder(file):
     with pytest.raises(InputError, match="not a path inside a repository"):
         find_file(f"owner/name:{file}")
 
 
+@pytest.mark.attack
 def test_an_absurd_number_of_stages_is_no_endless_loop(tmp_path):
     tensors = {f"layer{10**9}.0.conv2.weight": torch.zeros(1, 1, 3, 3), "fc.weight": torch.zeros(1, 1)}
     torch.save(tensors, tmp_path / "stages.pth")

@@ -122,6 +122,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("weights", HOSTILE)
 def test_hostile_weights_are_refused_in_one_line(weights, tmp_path):
     nodes, tensors, words = HOSTILE[weights]
@@ -131,6 +132,7 @@ def test_hostile_weights_are_refused_in_one_line(weights, tmp_path):
     assert str(caught.value).startswith("net.onnx") and "\n" not in str(caught.value)
 
 
+@pytest.mark.attack
 def test_a_small_file_gives_no_endless_weights(tmp_path):
     path = save(tmp_path / "net.onnx", sum_of(), [numpy_helper.from_array(np.zeros(1000, np.float32), "w")])
     graph = OnnxGraph(path, "net.onnx", "network")

@@ -139,6 +139,7 @@ def test_what_is_wrong_is_said_in_one_line(client, endpoint, arguments, message)
     assert "Traceback" not in str(error.value)
 
 
+@pytest.mark.attack
 def test_no_photo_is_kept_and_nobody_else_can_reach_the_page(page, client, photos):
     from gradio_client import handle_file
 
@@ -157,6 +158,7 @@ def get(page, path="/", **headers):
     return answer.status, answer.read()
 
 
+@pytest.mark.attack
 def test_only_requests_that_name_the_pages_own_address_are_answered(page):
     port = urlsplit(page.local_url).port
     for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", "LOCALHOST"):
@@ -202,6 +204,7 @@ def post(page, path, body):
     return answer.status, answer.read()
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("route", ["/gradio_api/call/verify", "/gradio_api/run/verify", "/gradio_api/queue/join"])
 def test_a_url_or_a_foreign_path_in_place_of_an_upload_is_refused_and_nothing_is_fetched(
     page, photos, monkeypatch, route

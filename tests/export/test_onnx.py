@@ -101,6 +101,8 @@ def test_a_face_embedder_with_its_mirror(mirror, tmp_path):
         *((trunk, (112, 112)) for trunk in ("iresnet18", "iresnet34", "iresnet50", "iresnet100")),
         ("mobilefacenet", (112, 96)),
         ("inception_resnet_v1", (160, 160)),
+        ("sface", (112, 112)),
+        ("dlib_resnet29", (150, 150)),
         *((f"timm/{name}", (64, 64)) for name in ("test_resnet", "test_vit", "test_convnext", "resnetblur18")),
         ("timm/swin_tiny_patch4_window7_224", (112, 112)),
         ("timm/mobilenetv3_small_050", (64, 64)),

@@ -171,6 +171,8 @@ def test_every_trunk_loads_elsewhere(tmp_path):
         for head, pooling in (("softmax", "flatten"), ("cosface", "average"), ("arcface", "depthwise"))
     }
     folders["inception_resnet_v1"] = lambda folder: save_face_embedder(folder, (96, 80), trunk="inception_resnet_v1")
+    folders["sface"] = lambda folder: save_face_embedder(folder, trunk="sface")
+    folders["dlib_resnet29"] = lambda folder: save_face_embedder(folder, (150, 150), trunk="dlib_resnet29")
     folders["base"] = lambda folder: save_face_embedder(folder, model_class=FaceEmbedderModel, trunk="mobilefacenet")
     check(folders, tmp_path, missing=("timm", "gensim"))
 

@@ -33,6 +33,7 @@ def write_rows(path, images, columns=("image",), typed=False, label="a"):
     return path
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("typed", [True, False], ids=["typed", "untyped"])
 @pytest.mark.parametrize("kind", ["absolute", "relative", "link", "http", "hop"])
 def test_a_row_cannot_name_a_foreign_file(tmp_path, kind, typed):
@@ -70,6 +71,7 @@ def test_text_columns_and_files_beside_the_rows(tmp_path):
         load_faces(path)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("streaming", [False, True])
 def test_rows_decode_with_the_formats_of_photos_alone(tmp_path, streaming):
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
@@ -89,6 +91,7 @@ def test_rows_decode_with_the_formats_of_photos_alone(tmp_path, streaming):
             load_faces(source)[1]["image"]
 
 
+@pytest.mark.attack
 def test_files_of_a_hub_repository(monkeypatch, tmp_path):
     own = OwnFiles("ann/faces")
     url = "hf://datasets/ann/faces@0123/a.jpg"
@@ -103,6 +106,7 @@ def test_files_of_a_hub_repository(monkeypatch, tmp_path):
             own.resolve(other)
 
 
+@pytest.mark.attack
 def test_of_unpacked_archives_only_its_own_are_read(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", str(tmp_path / "extracted"))
@@ -119,6 +123,7 @@ def test_of_unpacked_archives_only_its_own_are_read(monkeypatch, tmp_path):
         own.resolve(photos["bob"])
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("place", ["/etc/*.parquet", "https://example.com/a.parquet", "../*.parquet", "zip://a::b"])
 @pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
 def test_a_card_cannot_name_foreign_data(tmp_path, place, file):
@@ -132,6 +137,7 @@ def test_a_card_cannot_name_foreign_data(tmp_path, place, file):
     check_dataset_card(str(folder))
 
 
+@pytest.mark.attack
 def test_only_decoded_images_are_published(tmp_path):
     faces = load_faces(write_folder(tmp_path / "people", {"Ann/1.jpg": encode(1), "Bob/1.jpg": encode(2)}))
     (shard,) = _write_shards(Part(faces), tmp_path / "shards")

@@ -25,6 +25,8 @@ _TRUNKS = {
     ),
     "mobilefacenet": ({"activation", "stem", "stem_activation"}, ("depthwise", "flatten", "average")),
     "inception_resnet_v1": (set(), ("average", "flatten", "depthwise")),
+    "sface": (set(), ("flatten", "average", "depthwise")),
+    "dlib_resnet29": (set(), ("average", "flatten", "depthwise")),
 }
 _TIMM_POOLINGS = ("average",)
 
@@ -99,7 +101,8 @@ class FaceEmbedderConfig(PreTrainedConfig):
     Args:
         trunk (`str`, *optional*, defaults to `"iresnet50"`):
             The convolutional network: `"iresnet18"`, `"iresnet34"`, `"iresnet50"`, `"iresnet100"`, `"iresnet"` (free
-            depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, or `"timm/<architecture>"`.
+            depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, `"sface"`, `"dlib_resnet29"`, or
+            `"timm/<architecture>"`.
         trunk_arguments (`dict`, *optional*, defaults to `{}`):
             More about the trunk. iresnet: `use_se`, `stochastic_depth` (rate at the last block); only `"iresnet"`:
             `depths` and `widths` (one entry per stage), `stem_width`, `stride_first`. mobilefacenet: `activation`

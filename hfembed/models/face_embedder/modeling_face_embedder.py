@@ -17,13 +17,22 @@ from hfembed.models.device_loading import DeviceLoading
 
 from .batch_norm_folding import fold_batch_norm
 from .configuration_face_embedder import MAX_PARAMETERS, FaceEmbedderConfig
+from .dlib_resnet29 import DlibResNet29
 from .inception_resnet_v1 import InceptionResNetV1
 from .iresnet import IRESNET_DEPTHS, IResNet
 from .margin_softmax import MarginSoftmax
 from .metric_losses import METRIC_LOSSES
 from .mobilefacenet import MobileFaceNet
+from .sface import SFace
 
 Embeddings = torch.Tensor | np.ndarray
+
+# trunks that take no arguments
+_PLAIN_TRUNKS: dict[str, type[nn.Module]] = {
+    "inception_resnet_v1": InceptionResNetV1,
+    "sface": SFace,
+    "dlib_resnet29": DlibResNet29,
+}
 
 
 @dataclass
@@ -602,8 +611,8 @@ def _trunk_and_pooling(config: FaceEmbedderConfig) -> tuple[nn.Module, nn.Module
     trunk: Any
     if config.trunk == "mobilefacenet":
         trunk = MobileFaceNet(config.num_channels, **config.trunk_arguments)
-    elif config.trunk == "inception_resnet_v1":
-        trunk = InceptionResNetV1(config.num_channels)
+    elif config.trunk in _PLAIN_TRUNKS:
+        trunk = _PLAIN_TRUNKS[config.trunk](config.num_channels)
     elif config.trunk == "iresnet":
         trunk = IResNet(config.num_channels, **config.trunk_arguments)
     else:

@@ -5,12 +5,14 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from hfembed.models.config_fields import check_fields
+from hfembed.models.config_fields import check_fields, check_sizes
+
+from .subwords import LONGEST_NGRAM, MOST_BUCKETS
 
 
 @strict
 class Word2VecConfig(PreTrainedConfig):
-    """Configuration of a word2vec model and its training (Mikolov et al. 2013).
+    """Configuration of a word2vec model and its training (Mikolov et al. 2013), with or without subwords.
 
     Args:
         architecture (`str`, *optional*, defaults to `"skip-gram"`):
@@ -36,6 +38,15 @@ class Word2VecConfig(PreTrainedConfig):
             Words seen less often are not in the vocabulary.
         initializer_scale (`float`, *optional*, defaults to 1.0):
             Input rows start at U(-1, 1) * `initializer_scale` / `embedding_size` (gensim: 1, word2vec.c: 0.5).
+        subwords (`list[int]`, *optional*):
+            Least and greatest length of the character n-grams (Bojanowski et al. 2017), such as (3, 6): a word's
+            vector is the mean of its own row and the rows of its n-grams, and words that are not in the vocabulary
+            have vectors too. Default: words only.
+        buckets (`int`, *optional*, defaults to 2000000):
+            Hash buckets of the n-grams; each has a row, unless `ngram_rows` says otherwise.
+        ngram_rows (`int`, *optional*):
+            Number of stored n-gram rows where only some buckets have one; the others have none, or share a row of
+            zeros. Default: `buckets`.
     """
 
     model_type = "hfembed_word2vec"
@@ -51,6 +62,9 @@ class Word2VecConfig(PreTrainedConfig):
     cbow_mean: bool = True
     min_count: int = 5
     initializer_scale: float | int = 1.0
+    subwords: list[int] | tuple[int, ...] | None = None
+    buckets: int = 2_000_000
+    ngram_rows: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_fields(self, kwargs)
@@ -66,6 +80,16 @@ class Word2VecConfig(PreTrainedConfig):
         for name in ("vocab_size", "negative", "sample"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.subwords is None:
+            if self.ngram_rows is not None:
+                raise ValueError("ngram_rows needs subwords")
+            return
+        if len(self.subwords) != 2 or not 1 <= self.subwords[0] <= self.subwords[1] <= LONGEST_NGRAM:
+            raise ValueError(
+                f"subwords must be the least and the greatest length of n-grams, from 1 to {LONGEST_NGRAM}, not "
+                f"{self.subwords}"
+            )
+        check_sizes(self, {"buckets": MOST_BUCKETS, "ngram_rows": self.buckets + 1})
 
     @property
     def hidden_size(self) -> int:

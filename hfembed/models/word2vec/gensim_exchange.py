@@ -1,4 +1,4 @@
-"""Exchange with gensim's objects: words, counts and both matrices, bit for bit."""
+"""Exchange with gensim's objects: words, counts and all matrices, bit for bit."""
 
 from typing import Any
 
@@ -16,36 +16,68 @@ def _import_gensim() -> Any:
     return gensim.models
 
 
-def make_keyed_vectors(vocabulary: Vocabulary, vectors: np.ndarray) -> Any:
-    """A gensim `KeyedVectors` with a copy of the vectors and, where known, the counts.
+def make_keyed_vectors(
+    config: Word2VecConfig, vocabulary: Vocabulary, vectors: np.ndarray, ngram_vectors: np.ndarray | None = None
+) -> Any:
+    """A gensim `KeyedVectors` or `FastTextKeyedVectors` with a copy of the vectors and, where known, the counts.
 
     Args:
-        vectors: float32 of shape (words, dimensions).
+        vectors: float32 of shape (words, dimensions), with subwords the words' own rows.
+        ngram_vectors: float32 of shape (buckets, dimensions), where the model has subwords.
     """
-    keyed_vectors = _import_gensim().KeyedVectors(vectors.shape[1], count=len(vocabulary), dtype=vectors.dtype)
-    keyed_vectors.vectors = vectors.copy()
+    models = _import_gensim()
+    size = {"vector_size": vectors.shape[1], "count": len(vocabulary), "dtype": vectors.dtype}
+    if ngram_vectors is None:
+        keyed_vectors = models.KeyedVectors(**size)
+    else:
+        smallest, largest = config.subwords or (0, 0)
+        keyed_vectors = models.fasttext.FastTextKeyedVectors(
+            min_n=smallest, max_n=largest, bucket=config.buckets, **size
+        )
     keyed_vectors.index_to_key = list(vocabulary.words)
     keyed_vectors.key_to_index = dict(vocabulary.index)
     if vocabulary.counts is not None:
         keyed_vectors.expandos["count"] = vocabulary.counts.copy()
+    if ngram_vectors is None:
+        keyed_vectors.vectors = vectors.copy()
+    else:
+        _set_fasttext_rows(keyed_vectors, vectors.copy(), ngram_vectors.copy())
     return keyed_vectors
 
 
-def make_gensim_model(config: Word2VecConfig, vocabulary: Vocabulary, vectors: np.ndarray, context: np.ndarray) -> Any:
-    """A gensim `Word2Vec` that continues training where ours stopped.
+def _set_fasttext_rows(keyed_vectors: Any, vectors: np.ndarray, ngram_vectors: np.ndarray) -> None:
+    keyed_vectors.vectors_vocab, keyed_vectors.vectors_ngrams = vectors, ngram_vectors
+    keyed_vectors.recalc_char_ngram_buckets()
+    keyed_vectors.adjust_vectors()
+
+
+def make_gensim_model(
+    config: Word2VecConfig,
+    vocabulary: Vocabulary,
+    vectors: np.ndarray,
+    context: np.ndarray,
+    ngram_vectors: np.ndarray | None = None,
+) -> Any:
+    """A gensim `Word2Vec`, or with subwords a `FastText`, that continues training where ours stopped.
 
     Args:
         config: Architecture and sampling settings; workers, epochs and rates are gensim's own to set.
         vocabulary: Words with counts, by which gensim draws noise words and subsamples.
         vectors: Input rows, float32 of shape (words, dimensions).
         context: Output rows, of the same shape.
+        ngram_vectors: float32 of shape (buckets, dimensions), where the model has subwords.
 
     Raises:
         ValueError: Counts are unknown, or settings that gensim does not have.
     """
     if config.negative == 0:
         raise ValueError("negative is 0: gensim has output rows only where negative is above 0")
-    model = _import_gensim().Word2Vec(
+    kind, subwords = _import_gensim().Word2Vec, {}
+    if ngram_vectors is not None:
+        smallest, largest = config.subwords or (0, 0)
+        kind, subwords = _import_gensim().FastText, {"min_n": smallest, "max_n": largest, "bucket": config.buckets}
+    model = kind(
+        **subwords,
         vector_size=config.embedding_size,
         window=config.window,
         min_count=1,
@@ -62,7 +94,10 @@ def make_gensim_model(config: Word2VecConfig, vocabulary: Vocabulary, vectors: n
     model.min_count = config.min_count  # only now: no word of ours is to be dropped
     # gensim sorts words of equal count its own way: carry rows over by word
     rows = np.array([vocabulary.index[word] for word in model.wv.index_to_key], dtype=np.int64)
-    model.wv.vectors[:] = vectors[rows]
+    if ngram_vectors is None:
+        model.wv.vectors[:] = vectors[rows]
+    else:
+        _set_fasttext_rows(model.wv, vectors[rows], ngram_vectors.copy())
     model.syn1neg[:] = context[rows]
     return model
 
@@ -73,7 +108,8 @@ def read_keyed_vectors(keyed_vectors: Any, trained: bool = False) -> tuple[Vocab
     Reading a file without counts, gensim fills in n, n - 1, ..., 1; such counts are left out.
     """
     words = [str(word) for word in keyed_vectors.index_to_key]
-    vectors = np.ascontiguousarray(keyed_vectors.vectors[: len(words)])
+    # of FastTextKeyedVectors the words' own rows
+    vectors = np.ascontiguousarray(getattr(keyed_vectors, "vectors_vocab", keyed_vectors.vectors)[: len(words)])
     counts = keyed_vectors.expandos.get("count")
     if counts is not None:
         counts = np.array(counts[: len(words)], dtype=np.int64)
@@ -82,8 +118,17 @@ def read_keyed_vectors(keyed_vectors: Any, trained: bool = False) -> tuple[Vocab
     return Vocabulary(words, counts), vectors
 
 
-def read_gensim_config(model: Any) -> Word2VecConfig:
-    """The configuration of a gensim `Word2Vec`.
+def read_ngram_vectors(keyed_vectors: Any) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Fields of the config and a copy of the n-grams' rows of a gensim `FastTextKeyedVectors`; nothing of others."""
+    if not getattr(keyed_vectors, "bucket", 0) or not keyed_vectors.max_n:
+        return {}, None
+    smallest = max(keyed_vectors.min_n, 1)
+    config = {"subwords": [smallest, keyed_vectors.max_n], "buckets": keyed_vectors.bucket}
+    return config, keyed_vectors.vectors_ngrams.copy()
+
+
+def read_gensim_config(model: Any, **fields: Any) -> Word2VecConfig:
+    """The configuration of a gensim `Word2Vec`, with more fields.
 
     Raises:
         ValueError: A model trained with hierarchical softmax alone.
@@ -101,4 +146,5 @@ def read_gensim_config(model: Any) -> Word2VecConfig:
         ns_exponent=float(model.ns_exponent),
         cbow_mean=bool(model.cbow_mean),
         min_count=model.min_count,
+        **fields,
     )

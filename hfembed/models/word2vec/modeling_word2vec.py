@@ -1,7 +1,8 @@
-"""word2vec: two matrices, one input row and one output row per word (Mikolov et al. 2013)."""
+"""word2vec: two matrices, one input row and one output row per word (Mikolov et al. 2013), and rows of subwords."""
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,15 @@ from hfembed.models.device_loading import DeviceLoading
 
 from .atomic_save import atomic_save
 from .configuration_word2vec import Word2VecConfig
-from .gensim_exchange import make_gensim_model, make_keyed_vectors, read_gensim_config, read_keyed_vectors
+from .fasttext_format import FastTextFile, read_fasttext
+from .gensim_exchange import (
+    make_gensim_model,
+    make_keyed_vectors,
+    read_gensim_config,
+    read_keyed_vectors,
+    read_ngram_vectors,
+)
+from .subwords import hash_ngrams
 from .vocabulary_word2vec import COUNTS_FILE, TOKENIZER_FILE, Vocabulary
 from .word2vec_format import read_word2vec_format
 from .word_vectors import WordVectorQueries
@@ -30,6 +39,7 @@ _WRITTEN = (
     "config.json", "generation_config.json", "model*.safetensors", "model*.safetensors.index.json", "tokenizer*.json",
     "special_tokens_map.json", COUNTS_FILE, "modules.json", "sentence_bert_config.json", "1_Pooling",
 )  # fmt: skip
+_COMPOSED_AT_ONCE = 65_536  # words
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -66,6 +76,8 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
         elif isinstance(module, nn.Embedding):
             bound = self.config.initializer_scale / self.config.embedding_size
             init.uniform_(module.weight, -bound, bound)
+            if isinstance(module, NgramEmbedding) and module.positions is not None:
+                init.constant_(module.positions, -1)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
@@ -91,9 +103,15 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
             model.set_vocabulary(Vocabulary.from_files(tokenizer_file, counts_file))
             if not any(name.endswith("embeddings.weight") for name in info["missing_keys"]):
                 _check_rows(model._input_rows().weight, counts_file)
-        for parameter in model.parameters():
-            check_finite_rows(parameter, model.vocabulary)
+        model._check_finite()
+        ngrams = model._inputs().ngram_embeddings
+        if ngrams is not None:
+            ngrams.check_positions()
         return (model, info) if with_info else model
+
+    def _check_finite(self) -> None:
+        for name, parameter in self.named_parameters():
+            check_finite_rows(parameter, None if "ngram" in name else self.vocabulary)
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:
         """Save weights, config, the tokenizer and the counts; `SentenceTransformer(save_directory)` loads it too.
@@ -108,7 +126,8 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
             with atomic_save(save_directory, _WRITTEN) as folder:
                 super().save_pretrained(folder, *args, **kwargs)
                 if self.vocabulary is not None:
-                    self.vocabulary.save(folder, {"row_sample": _sample_rows(self._input_rows().weight)})
+                    sample = {"row_sample": _sample_rows(self._input_rows().weight)}
+                    self.vocabulary.save(folder, sample, self.config.subwords, self.config.buckets)
                     _save_sentence_transformers_files(folder)
         if push_to_hub:
             repo_id = pushed.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
@@ -144,6 +163,7 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
         if len(vocabulary) != self.config.vocab_size:
             raise ValueError(f"{len(vocabulary)} words do not fit {self.config.vocab_size} rows")
         self._inputs()._vocabulary = vocabulary
+        self._inputs()._word_ngrams = None
 
 
 _PUSH_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
@@ -153,12 +173,39 @@ class ContextEmbedding(nn.Embedding):
     """The output rows; a class of their own because they are initialized with 0."""
 
 
+class NgramEmbedding(nn.Embedding):
+    """The rows of the n-grams; where not every bucket has one, `positions` (buckets,) tells which, -1 for none.
+
+    Buckets whose n-grams no training word has may share a row of zeros: their n-grams count in the mean of a word
+    and add nothing.
+    """
+
+    def __init__(self, config: Word2VecConfig):
+        super().__init__(config.ngram_rows or config.buckets, config.embedding_size)
+        positions = None if config.ngram_rows is None else torch.full((config.buckets,), -1, dtype=torch.int32)
+        self.register_buffer("positions", positions)
+        self.positions: torch.Tensor | None
+
+    def check_positions(self) -> None:
+        """Refuse positions beyond the rows.
+
+        Raises:
+            ValueError: There are such.
+        """
+        positions = self.positions
+        if positions is None or positions.is_meta:
+            return
+        if positions.dtype != torch.int32 or int(positions.min()) < -1 or int(positions.max()) >= len(self.weight):
+            raise ValueError(f"ngram_embeddings.positions must be int32 from -1 to {len(self.weight) - 1}")
+
+
 class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
     """The input rows: word vectors to look up, compare and average.
 
     As in gensim, `model[word]` is a word's vector, `word in model` tells whether it has one and `len(model)` is the
     number of words. Ids from `config.vocab_size` on (unknown words, padding) have no row: their vector is 0, and means
-    skip them.
+    skip them. With `config.subwords` a word's vector is the mean of its own row and its n-grams' rows, and unknown
+    words have the mean of their n-grams' rows.
 
     Args:
         vocabulary: The words of the rows; `from_pretrained` finds them beside the weights.
@@ -169,7 +216,10 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
     def __init__(self, config: Word2VecConfig, vocabulary: Vocabulary | None = None):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.ngram_embeddings = None if config.subwords is None else NgramEmbedding(config)
         self._vocabulary: Vocabulary | None = None
+        self._word_ngrams: tuple[np.ndarray, np.ndarray] | None = None
+        self._composed: tuple[Any, torch.Tensor] | None = None
         self.post_init()
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
@@ -191,11 +241,20 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         return f"{words}; {self.config.embedding_size} dimensions, {self.config.architecture}"
 
     @classmethod
-    def from_vectors(cls, vocabulary: Vocabulary, vectors: np.ndarray, **config: Any) -> "Word2VecModel":
+    def from_vectors(
+        cls,
+        vocabulary: Vocabulary,
+        vectors: np.ndarray,
+        ngram_vectors: np.ndarray | None = None,
+        ngram_positions: np.ndarray | None = None,
+        **config: Any,
+    ) -> "Word2VecModel":
         """Make a model from words and vectors; the vectors are not copied.
 
         Args:
-            vectors: float16, float32 or float64 of shape (words, dimensions).
+            vectors: float16, float32 or float64 of shape (words, dimensions); with subwords the words' own rows.
+            ngram_vectors: With `subwords=`, the rows of the n-grams, of the same type.
+            ngram_positions: Where not every bucket has a row, the row of each, int32 of shape (buckets,), -1 for none.
             **config: Fields of `Word2VecConfig`, where more is known of the vectors.
 
         Raises:
@@ -209,13 +268,21 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
             )
         if len(vectors) != len(vocabulary):
             raise ValueError(f"{len(vocabulary)} words do not fit {len(vectors)} rows")
+        if ngram_vectors is not None and ngram_positions is not None:
+            config["ngram_rows"] = len(ngram_vectors)
         with torch.device("meta"):
             model = cls(Word2VecConfig(**config, vocab_size=len(vocabulary), embedding_size=vectors.shape[1]))
-        weight = torch.from_numpy(vectors if vectors.flags.writeable else vectors.copy())
-        check_finite_rows(weight, vocabulary)
-        model.embeddings.weight = nn.Parameter(weight)
-        model.config.dtype = weight.dtype
+        model.embeddings.weight = nn.Parameter(_writeable(vectors))
+        if model.ngram_embeddings is not None:
+            if ngram_vectors is None or ngram_vectors.shape != model.ngram_embeddings.weight.shape:
+                raise ValueError(f"subwords need ngram_vectors of shape {tuple(model.ngram_embeddings.weight.shape)}")
+            model.ngram_embeddings.weight = nn.Parameter(_writeable(ngram_vectors))
+            if ngram_positions is not None:
+                model.ngram_embeddings.positions = torch.from_numpy(ngram_positions.astype(np.int32))
+            model.ngram_embeddings.check_positions()
+        model.config.dtype = model.embeddings.weight.dtype
         model.set_vocabulary(vocabulary)
+        model._check_finite()
         return model.eval()
 
     @classmethod
@@ -248,43 +315,167 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         return cls.from_vectors(Vocabulary(words, counts), vectors)
 
     @classmethod
+    def from_fasttext(cls, path: str | Path) -> "Word2VecModel":
+        """Read fastText's `.bin` or `.ftz`, also .gz; `Word2VecForPreTraining.from_fasttext` reads output rows too.
+
+        Raises:
+            ValueError: One line that says what is wrong with the file, or that it is of a supervised model.
+            FileNotFoundError: There is no such file.
+        """
+        return cls._from_fasttext_file(read_fasttext(path, with_output=False))
+
+    @classmethod
+    def _from_fasttext_file(cls, file: FastTextFile) -> "Word2VecModel":
+        return cls.from_vectors(
+            Vocabulary(file.words, file.counts), file.vectors, file.ngram_vectors, file.ngram_positions, **file.config
+        )
+
+    @classmethod
     def from_keyed_vectors(cls, keyed_vectors: Any) -> "Word2VecModel":
-        """The words, vectors and counts of a gensim `KeyedVectors`; counts that gensim made up are left out."""
+        """The words, vectors and counts of a gensim `KeyedVectors`; counts that gensim made up are left out.
+
+        Of `FastTextKeyedVectors` the n-grams' rows too.
+        """
         vocabulary, vectors = read_keyed_vectors(keyed_vectors)
-        return cls.from_vectors(vocabulary, vectors.copy())
+        config, ngram_vectors = read_ngram_vectors(keyed_vectors)
+        return cls.from_vectors(vocabulary, vectors.copy(), ngram_vectors, **config)
 
     @classmethod
     def from_gensim(cls, model: Any) -> "Word2VecModel":
-        """The input rows of a gensim `Word2Vec`; `Word2VecForPreTraining.from_gensim` takes the output rows too."""
+        """The input rows of a gensim model; `Word2VecForPreTraining.from_gensim` takes the output rows too."""
         return Word2VecForPreTraining.from_gensim(model).word2vec
 
     def numpy_vectors(self) -> np.ndarray:
-        """The vectors in float32, of shape (words, embedding_size); shares memory where it can."""
-        return self.embeddings.weight.detach().float().cpu().numpy()
+        """The words' vectors in float32, of shape (words, embedding_size); shares memory where it can."""
+        return self.word_vectors().float().cpu().numpy()
 
     def to_keyed_vectors(self):
-        """A gensim `KeyedVectors` with a copy of words, counts and vectors."""
-        return make_keyed_vectors(self.require_vocabulary(), self.numpy_vectors())
+        """A gensim `KeyedVectors`, with subwords a `FastTextKeyedVectors`, with a copy of words, counts and vectors.
+
+        Raises:
+            ValueError: Some n-grams of the model have no row, which gensim does not know.
+        """
+        return make_keyed_vectors(self.config, self.require_vocabulary(), *self._own_rows())
+
+    def _own_rows(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The words' own rows, and those of all buckets."""
+        own, ngrams = self.embeddings.weight.detach().float().cpu().numpy(), self.ngram_embeddings
+        if ngrams is None:
+            return own, None
+        rows = ngrams.weight.detach().float().cpu()
+        if ngrams.positions is not None:
+            if int(ngrams.positions.min()) < 0:
+                raise ValueError("some n-grams of this model have no row (it was pruned), which gensim does not know")
+            rows = rows[ngrams.positions.cpu()]
+        return own, rows.numpy()
 
     def to_gensim(self):
-        """A gensim `Word2Vec` that continues training from these input rows.
+        """A gensim `Word2Vec`, or `FastText`, that continues training from these input rows.
 
         Output rows are not part of this class and start at 0; `Word2VecForPreTraining.to_gensim` carries them over.
 
         Raises:
             ValueError: A vocabulary without counts.
         """
-        vectors = self.numpy_vectors()
-        return make_gensim_model(self.config, self.require_vocabulary(), vectors, np.zeros_like(vectors))
+        own, ngrams = self._own_rows()
+        return make_gensim_model(self.config, self.require_vocabulary(), own, np.zeros_like(own), ngrams)
+
+    def ngram_rows(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `ngram_embeddings` of the n-grams of words, with repetitions.
+
+        Returns:
+            (offsets int64 (words + 1,), rows int64 (n-grams,)): word i has the rows from offsets[i] to offsets[i + 1].
+        """
+        assert self.config.subwords is not None and self.ngram_embeddings is not None
+        smallest, largest = self.config.subwords
+        offsets, rows = hash_ngrams(words, smallest, largest, self.config.buckets)
+        if self.ngram_embeddings.positions is None:
+            return offsets, rows
+        rows = self.ngram_embeddings.positions.cpu().numpy()[rows].astype(np.int64)
+        kept = np.concatenate([[0], np.cumsum(rows >= 0)])
+        return kept[offsets], rows[rows >= 0]
+
+    def _ngram_sums(self, offsets: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        weight = cast(NgramEmbedding, self.ngram_embeddings).weight
+        bags = [torch.from_numpy(array).to(weight.device) for array in (rows, offsets)]
+        return F.embedding_bag(bags[0], weight, bags[1], mode="sum", include_last_offset=True)
+
+    def embed_words(self, ids: torch.Tensor, gradient: str = "true") -> torch.Tensor:
+        """Vectors of words of the vocabulary, with gradients: with subwords, the mean of all rows of a word.
+
+        Args:
+            ids: int64 of any shape.
+            gradient: "true", or "undivided": each row of a word gets the whole gradient of the mean, as in fastText.
+
+        Returns:
+            Shape of `ids` and embedding_size.
+        """
+        own = self.embeddings(ids)
+        if self.ngram_embeddings is None:
+            return own
+        if self._word_ngrams is None:
+            self._word_ngrams = self.ngram_rows(self.require_vocabulary().words)
+        offsets, rows = self._word_ngrams
+        flat = ids.flatten().cpu().numpy()
+        lengths = offsets[flat + 1] - offsets[flat]
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        chosen = np.arange(ends[-1]) + np.repeat(offsets[flat] - ends[:-1], lengths)
+        total = own + self._ngram_sums(ends, rows[chosen]).view_as(own)
+        mean = total / torch.from_numpy(1 + lengths).to(own).view(*ids.shape, 1)
+        return mean if gradient == "true" else total + (mean - total).detach()
+
+    @torch.no_grad()
+    def word_vectors(self) -> torch.Tensor:
+        """The vectors of all words, of shape (words, embedding_size), without gradient.
+
+        Without subwords these are the input rows; with subwords they are computed at the first call, and again when
+        the rows have changed.
+        """
+        own = self.embeddings.weight.detach()
+        if self.ngram_embeddings is None:
+            return own
+        weights = (self.embeddings.weight, self.ngram_embeddings.weight)
+        state: list[Any] = [(weight.data_ptr(), weight._version, weight.device, weight.dtype) for weight in weights]
+        state.append(id(self._vocabulary))
+        if self._composed is None or self._composed[0] != state:
+            ids = torch.arange(len(own), device=own.device)
+            chunks = [self.embed_words(chunk) for chunk in ids.split(_COMPOSED_AT_ONCE)]
+            self._composed = state, torch.cat(chunks) if chunks else own
+        return self._composed[1]
+
+    @torch.no_grad()
+    def unknown_vectors(self, words: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors of words that are not in the vocabulary: the means of their n-grams' rows.
+
+        Words are lowercased where the vocabulary's rules say so.
+
+        Returns:
+            Vectors (words, embedding_size), 0 where there is no n-gram, and bool (words,): whether there are any.
+        """
+        own = self.embeddings.weight
+        if self.ngram_embeddings is None:
+            return own.new_zeros(len(words), own.shape[1]), own.new_zeros(len(words), dtype=torch.bool)
+        rules = self.require_vocabulary().rules
+        if rules.lowercase:
+            words = [rules.normalizer().normalize_str(word) for word in words]
+        offsets, rows = self.ngram_rows(words)
+        lengths = torch.from_numpy(np.diff(offsets)).to(own.device)
+        return self._ngram_sums(offsets, rows) / lengths.clamp(min=1).unsqueeze(1).to(own.dtype), lengths > 0
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        ngram_ids: torch.Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Look up words.
 
         Args:
             input_ids: Ids of shape (batch, length), int64.
             attention_mask: 1 for words, 0 for padding, of the same shape.
+            ngram_ids: The buckets + 1 of the n-grams of unknown words, int64 of shape (batch, length, n-grams), 0 for
+                none; the tokenizer of a model with subwords gives them. Without them unknown words have no vector.
 
         Returns:
             `last_hidden_state` (batch, length, embedding_size), the words' vectors, and `pooler_output`
@@ -293,10 +484,26 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         known = input_ids < self.config.vocab_size
         if attention_mask is not None:
             known = known & attention_mask.bool()
-        rows = input_ids.clamp(max=max(self.config.vocab_size - 1, 0))
-        vectors = self.embeddings(rows) * known.unsqueeze(-1).to(self.embeddings.weight.dtype)
+        # a word without a row is looked up as the first one, and its vector is not used
+        vectors = self.embed_words(torch.where(known, input_ids, 0)) if self.config.vocab_size else None
+        vectors = self._zeros(input_ids) if vectors is None else vectors * known.unsqueeze(-1).to(vectors.dtype)
+        if ngram_ids is not None and self.ngram_embeddings is not None:
+            rows = ngram_ids.clamp(min=1) - 1
+            if self.ngram_embeddings.positions is not None:
+                rows = self.ngram_embeddings.positions[rows].long()
+            there = (ngram_ids > 0) & (rows >= 0)
+            number = there.sum(dim=2)
+            ends = F.pad(number.flatten().cumsum(0), (1, 0))
+            sums = F.embedding_bag(
+                rows[there], self.ngram_embeddings.weight, ends, mode="sum", include_last_offset=True
+            )
+            vectors = vectors + sums.view_as(vectors) / number.clamp(min=1).unsqueeze(2).to(vectors.dtype)
+            known = known | (number > 0)
         mean = vectors.sum(dim=1) / known.sum(dim=1, keepdim=True).clamp(min=1).to(vectors.dtype)
         return BaseModelOutputWithPooling(last_hidden_state=vectors, pooler_output=mean)
+
+    def _zeros(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.embeddings.weight.new_zeros(*ids.shape, self.config.embedding_size)
 
 
 class Word2VecForPreTraining(Word2VecPreTrainedModel):
@@ -315,29 +522,57 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
 
     @classmethod
     def from_gensim(cls, model: Any) -> "Word2VecForPreTraining":
-        """Words, counts, settings and both matrices of a gensim `Word2Vec`, to go on training here.
+        """Words, counts, settings and all matrices of a gensim `Word2Vec` or `FastText`, to go on training here.
 
         Raises:
             ValueError: A model trained with hierarchical softmax alone.
         """
         vocabulary, vectors = read_keyed_vectors(model.wv, trained=True)
+        subwords, ngram_vectors = read_ngram_vectors(model.wv)
         with torch.device("meta"):
-            ours = cls(read_gensim_config(model))
-        ours.word2vec.embeddings.weight = nn.Parameter(torch.from_numpy(vectors.copy()))
-        ours.context_embeddings.weight = nn.Parameter(torch.from_numpy(model.syn1neg.copy()))
-        ours.set_vocabulary(vocabulary)
-        for parameter in ours.parameters():
-            check_finite_rows(parameter, vocabulary)
-        return ours.eval()
+            ours = cls(read_gensim_config(model, **subwords))
+        ours.word2vec = Word2VecModel.from_vectors(
+            vocabulary, vectors.copy(), ngram_vectors, **subwords, **_without_sizes(ours.config)
+        )
+        return ours._with_context(model.syn1neg.copy())
+
+    @classmethod
+    def from_fasttext(cls, path: str | Path) -> "Word2VecForPreTraining":
+        """Read all of fastText's `.bin`, to go on training here.
+
+        Raises:
+            ValueError: One line that says what is wrong with the file, or why it cannot be trained on: supervised,
+                quantized, or without negative sampling.
+            FileNotFoundError: There is no such file.
+        """
+        file = read_fasttext(path)
+        if file.output is None:
+            raise ValueError(f"{path} cannot be trained on: it is quantized, or was not trained by negative sampling")
+        return cls._from_fasttext_file(file)
+
+    @classmethod
+    def _from_fasttext_file(cls, file: FastTextFile) -> "Word2VecForPreTraining":
+        inputs = Word2VecModel._from_fasttext_file(file)
+        with torch.device("meta"):
+            ours = cls(inputs.config)
+        ours.word2vec = inputs
+        return ours._with_context(cast(np.ndarray, file.output))
+
+    def _with_context(self, context: np.ndarray) -> "Word2VecForPreTraining":
+        self.context_embeddings.weight = nn.Parameter(torch.from_numpy(context))
+        self.config.dtype = self.word2vec.config.dtype
+        self._check_finite()
+        return self.eval()
 
     def to_gensim(self):
-        """A gensim `Word2Vec` with both matrices, that continues training where this stopped.
+        """A gensim `Word2Vec` (`FastText`) with all matrices, that continues training where this stopped.
 
         Raises:
             ValueError: A vocabulary without counts.
         """
         context = self.context_embeddings.weight.detach().float().cpu().numpy()
-        return make_gensim_model(self.config, self.require_vocabulary(), self.word2vec.numpy_vectors(), context)
+        own, ngrams = self.word2vec._own_rows()
+        return make_gensim_model(self.config, self.require_vocabulary(), own, context, ngrams)
 
     def forward(
         self,
@@ -365,10 +600,11 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
 
         Returns:
             The loss, with gradients through autograd. As in gensim, CBOW's error reaches every context row
-            undivided when `cbow_mean`, and divided by their number when not.
+            undivided when `cbow_mean`, and divided by their number when not. As in fastText, the gradient of a word's
+            vector reaches its own row and those of its n-grams undivided.
         """
         mask = torch.ones_like(context_ids, dtype=torch.bool) if context_mask is None else context_mask.bool()
-        context = self.word2vec.embeddings(context_ids) * mask.unsqueeze(-1)  # (B, C, D)
+        context = self.word2vec.embed_words(context_ids, gradient="undivided") * mask.unsqueeze(-1)  # (B, C, D)
         center = self.context_embeddings(center_ids)  # (B, D)
         noise = self.context_embeddings(negative_ids)
         weights = torch.ones(negative_ids.shape, device=noise.device) if negative_weights is None else negative_weights
@@ -397,6 +633,16 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
         elif reduction != "sum":
             raise ValueError(f"reduction is 'sum' or 'mean', not {reduction!r}")
         return Word2VecPreTrainingOutput(loss=loss, positive_scores=positive, negative_scores=negative)
+
+
+def _writeable(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _without_sizes(config: Word2VecConfig) -> dict[str, Any]:
+    """The settings of training, which a gensim model has."""
+    names = ("architecture", "window", "shrink_windows", "negative", "sample", "ns_exponent", "cbow_mean", "min_count")
+    return {name: getattr(config, name) for name in names}
 
 
 def _save_sentence_transformers_files(folder: Path) -> None:

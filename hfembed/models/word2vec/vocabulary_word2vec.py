@@ -18,6 +18,8 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from .tokenization_word2vec import Word2VecTokenizer, split_text
+
 COUNTS_FILE = "vocab_counts.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 _NFC = normalizers.NFC()
@@ -221,10 +223,11 @@ class Vocabulary:
         weights = self.known_counts().astype(np.float64) ** exponent
         return weights / weights.sum()
 
-    def to_tokenizer(self) -> PreTrainedTokenizerFast:
+    def to_tokenizer(self, subwords: Sequence[int] | None = None, buckets: int = 0) -> PreTrainedTokenizerFast:
         """A WordLevel tokenizer whose ids are the rows; `[UNK]` and `[PAD]` come after the words.
 
-        It is saved, pushed and loaded by `AutoTokenizer` without hfembed. `[PAD]` in a text is text.
+        It is saved, pushed and loaded by `AutoTokenizer` without hfembed. `[PAD]` in a text is text. With subwords it
+        is a `Word2VecTokenizer`, in whose place a reader without hfembed gets one that knows no n-grams.
         """
         unknown, padding = (self._unused(token) for token in ("[UNK]", "[PAD]"))
         ids = {word: row for row, word in enumerate(self._spellings())}
@@ -232,13 +235,17 @@ class Vocabulary:
         tokenizer = Tokenizer(WordLevel(ids, unk_token=unknown))
         tokenizer.normalizer = self.rules.normalizer()
         tokenizer.pre_tokenizer = self.rules.pre_tokenizer()
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            unk_token=unknown,
-            pad_token=padding,
-            model_input_names=["input_ids", "attention_mask"],
-            split_special_tokens=True,
-        )
+        settings: dict[str, Any] = {
+            "tokenizer_object": tokenizer,
+            "unk_token": unknown,
+            "pad_token": padding,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "split_special_tokens": True,
+        }
+        if subwords is None:
+            return PreTrainedTokenizerFast(**settings)
+        settings["model_input_names"].append("ngram_ids")
+        return Word2VecTokenizer(**settings, subwords=subwords, buckets=buckets)
 
     def _spellings(self) -> list[str]:
         """The words as the tokenizer meets them in normalized text."""
@@ -265,9 +272,7 @@ class Vocabulary:
         Raises:
             TypeError: One text instead of a list of texts, or items that are neither texts nor words.
         """
-        if isinstance(documents, str | bytes):
-            raise TypeError("documents is a list of texts; for a single text give [text]")
-        documents = list(documents)
+        documents = _list_of_documents(documents)
         texts = [document for document in documents if isinstance(document, str)]
         encoded = iter(self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         rows = []
@@ -276,17 +281,31 @@ class Vocabulary:
                 ids = np.array(next(encoded).ids, dtype=np.int64)
                 rows.append(ids[ids < len(self)])
                 continue
-            if isinstance(document, bytes) or not isinstance(document, Iterable):
-                raise TypeError(f"a document is a text or a list of words, not {type(document).__name__}")
             found = [self.find(word) for word in document]
             rows.append(np.array([row for row in found if row is not None], dtype=np.int64))
         return rows
 
-    def save(self, folder: str | Path, tensors: dict[str, np.ndarray] | None = None) -> None:
+    def split(self, documents: Iterable[str | Sequence[str]]) -> list[Sequence[str]]:
+        """The words of each document, known or not, as the rules split texts.
+
+        Raises:
+            TypeError: As `encode`.
+        """
+        documents = _list_of_documents(documents)
+        return [split_text(self._tokenizer.backend_tokenizer, d) if isinstance(d, str) else d for d in documents]
+
+    def save(
+        self,
+        folder: str | Path,
+        tensors: dict[str, np.ndarray] | None = None,
+        subwords: Sequence[int] | None = None,
+        buckets: int = 0,
+    ) -> None:
         """Write the tokenizer's files and `vocab_counts.safetensors` (counts; rules and fingerprint as metadata)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._tokenizer.save_pretrained(folder)
+        tokenizer = self._tokenizer if subwords is None else self.to_tokenizer(subwords, buckets)
+        tokenizer.save_pretrained(folder)
         metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self.rules).items()}
         metadata |= {"size": str(len(self)), "fingerprint": self.fingerprint}
         if self._composed:
@@ -363,6 +382,16 @@ class Vocabulary:
                 "save the model again"
             )
         return vocabulary
+
+
+def _list_of_documents(documents: Iterable[str | Sequence[str]]) -> list[str | Sequence[str]]:
+    if isinstance(documents, str | bytes):
+        raise TypeError("documents is a list of texts; for a single text give [text]")
+    documents = list(documents)
+    for document in documents:
+        if isinstance(document, bytes) or not isinstance(document, Iterable):
+            raise TypeError(f"a document is a text or a list of words, not {type(document).__name__}")
+    return documents
 
 
 # what reading a damaged file may raise; OSError (missing, unreadable) speaks for itself

@@ -69,6 +69,7 @@ class _Stream:
         size = path.stat().st_size
         self.most = size * _MAX_COMPRESSION + _ALWAYS_UNPACKED if path.suffix in _OPENERS else size
         self.left = self.most
+        self.pending = b""
 
     def __enter__(self) -> "_Stream":
         return self
@@ -77,7 +78,17 @@ class _Stream:
         self.file.close()
 
     def read(self, size: int) -> bytes:
+        """Up to `size` bytes, none at the end."""
+        if self.pending:
+            content, self.pending = self.pending[:size], self.pending[size:]
+            self.left -= len(content)
+            return content
         return self._take(self.file.read, size)
+
+    def unread(self, content: bytes) -> None:
+        """Give back what was read too much."""
+        self.pending = content + self.pending
+        self.left += len(content)
 
     def readline(self, size: int) -> bytes:
         return self._take(self.file.readline, size)

@@ -108,9 +108,20 @@ def analogy_rows(
     Raises:
         ValueError: Unknown method.
     """
-    a, b, c = (unit_rows(matrix[column]) for column in questions.unbind(dim=1))
+    return answer_analogies(matrix, matrix[questions], questions, top_k, method)
+
+
+def answer_analogies(
+    matrix: torch.Tensor, vectors: torch.Tensor, exclude: torch.Tensor, top_k: int = 1, method: str = "3cosadd"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`analogy_rows` for vectors of a, b and c, of shape (questions, 3, dimensions), which need not be rows.
+
+    Args:
+        exclude: Rows that are no answer, int64 of shape (questions, n); -1 excludes nothing.
+    """
+    a, b, c = (unit_rows(vector) for vector in vectors.unbind(dim=1))
     if method == "3cosadd":
-        return nearest_rows(matrix, b - a + c, top_k, questions)
+        return nearest_rows(matrix, b - a + c, top_k, exclude)
     if method != "3cosmul":
         raise ValueError(f"method must be '3cosadd' or '3cosmul', not {method!r}")
 
@@ -118,7 +129,7 @@ def analogy_rows(
         to_a, to_b, to_c = ((1 + cosines(vectors)) / 2 for vectors in (a, b, c))
         return to_b * to_c / (to_a + _COSMUL_EPSILON)
 
-    return _top_rows(matrix, score, top_k, questions)
+    return _top_rows(matrix, score, top_k, exclude)
 
 
 def _working_dtype(matrix: torch.Tensor) -> torch.dtype:
@@ -126,43 +137,56 @@ def _working_dtype(matrix: torch.Tensor) -> torch.dtype:
 
 
 class WordVectorQueries:
-    """Queries, for a model that has `embeddings`, `vocabulary` and `device`.
+    """Queries, for a model that has `word_vectors`, `unknown_vectors`, `vocabulary` and `device`.
 
-    Unknown words raise `UnknownWordError` (a `KeyError`) that suggests similar spellings; in documents they are
-    skipped. `topn` is gensim's name of `top_k`.
+    Words without a vector raise `UnknownWordError` (a `KeyError`) that suggests similar spellings; in documents they
+    are skipped. With subwords, words that are not in the vocabulary have vectors too; answers are always words of the
+    vocabulary. `topn` is gensim's name of `top_k`.
     """
 
     def _words(self: Any) -> Vocabulary:
         return self.require_vocabulary()
 
     def _matrix(self: Any, restrict_vocab: int | None = None) -> torch.Tensor:
-        return self.embeddings.weight.detach()[:restrict_vocab]
+        return self.word_vectors()[:restrict_vocab]
 
-    def _rows(self, words: Sequence[str]) -> torch.Tensor:
-        vocabulary = self._words()
-        return torch.tensor([vocabulary[word] for word in words], dtype=torch.int64, device=self._matrix().device)
+    def _find(self: Any, words: Sequence[str]) -> tuple[list[int], torch.Tensor]:
+        """Rows of words, -1 for those outside the vocabulary, and their vectors (words, dimensions)."""
+        vocabulary, matrix = self._words(), self._matrix()
+        rows = [vocabulary.find(word) if isinstance(word, str) else vocabulary[word] for word in words]
+        unknown = [place for place, row in enumerate(rows) if row is None]
+        rows = [-1 if row is None else row for row in rows]
+        vectors = matrix[torch.tensor(rows, dtype=torch.int64, device=matrix.device)]
+        if unknown:
+            found, known = self.unknown_vectors([words[place] for place in unknown])
+            if not bool(known.all()):
+                vocabulary[words[unknown[int(known.int().argmin())]]]  # raises
+            vectors[torch.tensor(unknown, device=matrix.device)] = found.to(vectors.dtype)
+        return rows, vectors
 
     def _units(self, words: Sequence[str]) -> torch.Tensor:
-        return unit_rows(self._matrix()[self._rows(words)])
+        return unit_rows(self._find(words)[1])
 
     def __getitem__(self, words: str | Sequence[str]) -> torch.Tensor:
         return self.vector(words)
 
-    def __contains__(self, word: object) -> bool:
-        return word in self._words()
+    def __contains__(self: Any, word: object) -> bool:
+        if word in self._words():
+            return True
+        return isinstance(word, str) and bool(self.unknown_vectors([word])[1].all())
 
-    def __len__(self) -> int:
-        return len(self._matrix())
+    def __len__(self: Any) -> int:
+        return len(self.embeddings.weight)
 
     def vector(self, words: str | Sequence[str]) -> torch.Tensor:
         """The vector of a word, of shape (embedding_size,), or those of several, (words, embedding_size).
 
         Raises:
-            UnknownWordError: A word that is not in the vocabulary.
+            UnknownWordError: A word without a vector: not in the vocabulary, and no subwords.
         """
         if not isinstance(words, str) and not isinstance(words, Sequence | np.ndarray):
             raise TypeError(f"give a word or a list of words, not {type(words).__name__}")
-        vectors = self._matrix()[self._rows(_words_of(words))]
+        vectors = self._find(_words_of(words))[1]
         return vectors[0] if isinstance(words, str) else vectors
 
     @torch.no_grad()
@@ -235,8 +259,9 @@ class WordVectorQueries:
                 if not math.isfinite(weight):
                     raise ValueError(f"a weight of the query is not finite: {weight}")
                 if isinstance(item, str):
-                    rows.append(self._words()[item])
-                    vector = unit_rows(matrix[rows[-1]].unsqueeze(0))[0]
+                    (row,), vectors = self._find([item])
+                    rows.append(row)
+                    vector = unit_rows(vectors)[0]
                 elif isinstance(item, np.ndarray | torch.Tensor):  # not normalized: the caller chose its length
                     vector = torch.as_tensor(item, device=matrix.device)
                     if vector.shape != total.shape:
@@ -318,15 +343,16 @@ class WordVectorQueries:
         """`analogy` for many questions at once, on the model's device."""
         if not questions:
             return []
-        rows = torch.stack([self._rows(question) for question in questions])
-        if restrict_vocab is not None and int(rows.max()) >= restrict_vocab:
-            word = self._words().words[int(rows.max())]
-            raise ValueError(f"{word!r} is not among the first {restrict_vocab} words")
-        return self._named(*analogy_rows(self._matrix(restrict_vocab), rows, _number(top_k, topn), method))
+        found, vectors = self._find([word for question in questions for word in question])
+        if restrict_vocab is not None and max(found) >= restrict_vocab:
+            raise ValueError(f"{self._words().words[max(found)]!r} is not among the first {restrict_vocab} words")
+        matrix, rows = self._matrix(restrict_vocab), torch.tensor(found, device=vectors.device).view(-1, 3)
+        vectors = vectors.view(*rows.shape, -1)
+        return self._named(*answer_analogies(matrix, vectors, rows, _number(top_k, topn), method))
 
     @torch.no_grad()
     def document_vectors(
-        self,
+        self: Any,
         documents: Sequence[str | Sequence[str]],
         weighting: str = "mean",
         fitted_on: Sequence[str | Sequence[str]] | None = None,
@@ -351,39 +377,68 @@ class WordVectorQueries:
             ValueError: Unknown weighting, or "sif" without word counts.
             TypeError: One text instead of a list.
         """
-        encoded = self._words().encode(documents)
+        matrix = self._matrix()
+        if getattr(self, "ngram_embeddings", None) is None:
+            encoded = self._words().encode(documents)
+            reference = encoded if fitted_on is None else self._words().encode(fitted_on)
+        else:  # unknown words get rows below those of the vocabulary
+            encoded, unknown = self._encode_all(documents)
+            reference, more = (encoded, unknown) if fitted_on is None else self._encode_all(fitted_on, unknown)
+            matrix = torch.cat([matrix, self.unknown_vectors(more)[0].to(matrix.dtype)])
         if weighting == "mean":
-            return self._weighted_means(encoded, None)
-        reference = encoded if fitted_on is None else self._words().encode(fitted_on)
+            return _weighted_means(matrix, encoded, None)
         if weighting == "tf-idf":
-            frequency = np.zeros(len(self))
+            frequency = np.zeros(len(matrix))
             for rows in reference:
                 frequency[np.unique(rows)] += 1
-            return self._weighted_means(encoded, np.log((1 + len(reference)) / (1 + frequency)) + 1)
+            return _weighted_means(matrix, encoded, np.log((1 + len(reference)) / (1 + frequency)) + 1)
         if weighting != "sif":
             raise ValueError(f"weighting must be 'mean', 'sif' or 'tf-idf', not {weighting!r}")
         counts = self._words().known_counts()
-        weights = sif_a / (sif_a + counts / counts.sum())
-        fitted = self._weighted_means(reference, weights)
-        vectors = fitted if fitted_on is None else self._weighted_means(encoded, weights)
+        weights = np.ones(len(matrix))
+        weights[: len(counts)] = sif_a / (sif_a + counts / counts.sum())
+        fitted = _weighted_means(matrix, reference, weights)
+        vectors = fitted if fitted_on is None else _weighted_means(matrix, encoded, weights)
         values, components = torch.linalg.eigh(fitted.T.double() @ fitted.double())
         if len(values) < 2 or values[-2] <= 1e-9 * values[-1]:
             return vectors
         component = components[:, -1].to(vectors.dtype)
         return vectors - (vectors @ component).unsqueeze(1) * component
 
-    def _weighted_means(self, encoded: list[np.ndarray], weights: np.ndarray | None) -> torch.Tensor:
-        """Sum of weight x vector over the words of a document, divided by their number."""
-        matrix = self._matrix()
-        lengths = torch.tensor([len(rows) for rows in encoded], dtype=torch.int64)
-        flat = torch.from_numpy(np.concatenate([*encoded, np.empty(0, np.int64)])).to(matrix.device)
-        vectors = matrix[flat].to(_working_dtype(matrix))
-        if weights is not None:
-            vectors *= torch.from_numpy(weights).to(vectors)[flat].unsqueeze(1)
-        document = torch.repeat_interleave(torch.arange(len(encoded)), lengths).to(matrix.device)
-        sums = vectors.new_zeros(len(encoded), matrix.shape[1])
-        sums.index_add_(0, document, vectors)
-        return sums / lengths.clamp(min=1).unsqueeze(1).to(matrix.device)
+    def _encode_all(
+        self: Any, documents: Sequence[str | Sequence[str]], unknown: list[str] | None = None
+    ) -> tuple[list[np.ndarray], list[str]]:
+        """Rows of the words of each document; unknown words with a vector have the rows after the vocabulary's.
+
+        Args:
+            unknown: Words that have such rows already.
+        """
+        vocabulary = self._words()
+        extra = dict(zip(unknown or [], range(len(vocabulary), len(vocabulary) + len(unknown or [])), strict=True))
+        without: set[str] = set()
+        split = vocabulary.split(documents)
+        new = {word: 0 for words in split for word in words if word not in extra and vocabulary.find(word) is None}
+        for word, known in zip(new, self.unknown_vectors(list(new))[1].tolist(), strict=True):
+            if known:
+                extra[word] = len(vocabulary) + len(extra)
+            else:
+                without.add(word)
+        found = [[extra.get(word, vocabulary.find(word)) for word in words if word not in without] for words in split]
+        rows = [np.array(ids, dtype=np.int64) for ids in found]
+        return rows, list(extra)
+
+
+def _weighted_means(matrix: torch.Tensor, encoded: list[np.ndarray], weights: np.ndarray | None) -> torch.Tensor:
+    """Sum of weight x vector over the words of a document, divided by their number."""
+    lengths = torch.tensor([len(rows) for rows in encoded], dtype=torch.int64)
+    flat = torch.from_numpy(np.concatenate([*encoded, np.empty(0, np.int64)])).to(matrix.device)
+    vectors = matrix[flat].to(_working_dtype(matrix))
+    if weights is not None:
+        vectors *= torch.from_numpy(weights).to(vectors)[flat].unsqueeze(1)
+    document = torch.repeat_interleave(torch.arange(len(encoded)), lengths).to(matrix.device)
+    sums = vectors.new_zeros(len(encoded), matrix.shape[1])
+    sums.index_add_(0, document, vectors)
+    return sums / lengths.clamp(min=1).unsqueeze(1).to(matrix.device)
 
 
 def _as_items(items: Any) -> list[Any]:

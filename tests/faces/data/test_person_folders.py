@@ -82,6 +82,7 @@ def test_data_after_the_end(tmp_path, photos):
         read_person_folders(path)
 
 
+@pytest.mark.attack
 def test_bombs(tmp_path, monkeypatch):
     monkeypatch.setattr(person_folders, "MIN_UNPACKED_BYTES", 1 << 20)
     path = tmp_path / "bomb.tgz"
@@ -105,6 +106,7 @@ def test_bombs(tmp_path, monkeypatch):
         read_person_folders(path)
 
 
+@pytest.mark.attack
 def test_a_long_name_is_not_read_into_memory(tmp_path):
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 64 << 20

@@ -84,6 +84,7 @@ def test_lfw_comes_back_with_its_folds_photos_and_points(hub, client, photos):
 
 
 @pytest.mark.parametrize("data", ["faces", "lfw"])
+@pytest.mark.attack
 def test_links_out_of_the_folder_are_not_pushed(hub, client, photos, data):
     secret = photos / "secret.jpg"
     Image.new("RGB", (50, 40), (9, 200, 9)).save(secret)

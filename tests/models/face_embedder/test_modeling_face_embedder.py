@@ -97,6 +97,9 @@ TRUNKS = [
     ("mobilefacenet", [65, 50], (512, 5, 4), None),
     ("inception_resnet_v1", [160, 160], (1792, 3, 3), 23.48),
     ("inception_resnet_v1", [75, 112], (1792, 1, 2), None),
+    ("sface", [112, 96], (1024, 7, 6), None),
+    ("dlib_resnet29", [150, 150], (256, 2, 2), None),
+    ("dlib_resnet29", [103, 151], (256, 1, 2), None),
 ]
 
 
@@ -129,6 +132,7 @@ def test_poolings(trunk, pooling):
         ({"trunk_arguments": {"depths": [1, 1], "widths": [8]}}, "a depth and a width for every stage"),
         ({"trunk": "mobilefacenet", "trunk_arguments": {"activation": "gelu"}}, "prelu, relu and relu6"),
         ({"trunk": "inception_resnet_v1", "trunk_arguments": {}}, "at least 75x75"),
+        ({"trunk": "dlib_resnet29", "trunk_arguments": {}}, "at least 103x103"),
     ],
 )
 def test_impossible_networks_are_refused(fields, words):
