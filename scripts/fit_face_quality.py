@@ -63,7 +63,7 @@ def damage(photo: Image.Image, kind: str, generator: np.random.Generator) -> Ima
 
 
 def fit_weights(lacking: np.ndarray, matched: np.ndarray) -> np.ndarray:
-    """Logistic regression with weights of at least 0.
+    """Logistic regression with weights of at least 0, drawn to 2 where the photos say nothing about them.
 
     Args:
         lacking: (N, K), what each component lacks.
@@ -78,7 +78,8 @@ def fit_weights(lacking: np.ndarray, matched: np.ndarray) -> np.ndarray:
         error = 1 / (1 + np.exp(-log_odds)) - matched
         value = (np.logaddexp(0, -log_odds) * matched + np.logaddexp(0, log_odds) * (1 - matched)).mean()
         slope = np.r_[error.mean(), -(error[:, None] * lacking).mean(0)]
-        return value + 1e-4 * (weights[1:] ** 2).sum(), slope + 2e-4 * np.r_[0, weights[1:]]
+        away = weights[1:] - 2
+        return value + 0.01 * (away**2).mean(), slope + 0.02 * np.r_[0, away / len(away)]
 
     start = np.r_[3.0, np.ones(lacking.shape[1])]
     bounds = [(None, None)] + [(0, None)] * lacking.shape[1]
@@ -112,13 +113,16 @@ def main() -> None:
         files += kept[: arguments.photos]
     clean = [on_canvas(Image.open(file)) for file in files]
     damaged = [damage(photo, KINDS[generator.integers(len(KINDS))], generator) for photo in clean]
-    faces = measure(FaceAnalyzer.from_pretrained(arguments.model, "cpu"), clean + damaged)
+    analyzer = FaceAnalyzer.from_pretrained(arguments.model, "cpu")
+    faces = measure(analyzer, clean + damaged)
 
     is_clean = np.arange(2 * len(files)) < len(files)
     file = np.tile(np.arange(len(files)), 2)
     person = np.array([path.parent.name for path in files])[file]
     found = ~np.isnan(faces["score"])
-    reference = norm_reference(faces["norm"][found & is_clean])
+    # as the analyzer has it from its own thresholds
+    stored = (analyzer.embedder.config.thresholds or {}).get("norm")
+    reference = stored or norm_reference(faces["norm"][found & is_clean])
     embeddings = np.nan_to_num(faces["embedding"])
     scores = embeddings @ embeddings[: len(files)].T  # of every face with every clean one
     other = (file[:, None] != file[None, : len(files)]) & found[:, None] & found[None, : len(files)]

@@ -138,7 +138,16 @@ def identify(
             nearest = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
             name = nearest[0][0] if nearest[0][1] >= threshold else None
             box = [round(float(side), 1) for side in face.box]
-            answers.append({"photo": photo.name, "box": box, "name": name, "threshold": threshold, "nearest": nearest})
+            answers.append(
+                {
+                    "photo": photo.name,
+                    "box": box,
+                    "name": name,
+                    "threshold": threshold,
+                    "nearest": nearest,
+                    "quality": face.quality.overall,
+                }
+            )
             left, top, right, bottom = (round(side) for side in box)
             lines.append(f"{photo.name}: {name or 'unknown'}  (face {left},{top} to {right},{bottom})")
             scores = ", ".join(f"{person} {score:.3f}" for person, score in nearest)

@@ -2,7 +2,7 @@
 
 from hfembed.errors import InputError
 
-MIN_QUALITY = 0.3  # `FaceQuality.overall`; what it lets through is measured in docs/photos.md
+MIN_QUALITY = 0.6  # `FaceQuality.overall`; what it lets through is measured in docs/photos.md
 
 
 def check_min_quality(min_quality: float) -> None:
