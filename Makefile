@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install quickstart test test-slow fuzz check style clean
+.PHONY: help install quickstart test test-slow test-lowest fuzz check style clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,13 @@ test: install  ## the default tests: offline, no research data needed; one threa
 test-slow: install  ## the long tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
+test-lowest:  ## the default tests with the lowest versions that pyproject.toml allows; as often as a bound changes
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --index-strategy unsafe-best-match \
+		--resolution lowest-direct -e ".[dev]"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+
 fuzz: install  ## mutated inputs, with new seeds, until you stop it (FUZZ_SECONDS=600 for ten minutes)
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-1000000} $(BIN)/python -m pytest -q -s tests/fuzz
 
@@ -44,4 +51,4 @@ style: install  ## format, and fix what ruff can
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv outputs build *.egg-info
+	rm -rf .venv .venv-lowest outputs build *.egg-info

@@ -15,6 +15,7 @@ _LIBRARY_ERRORS = {
     "accelerate.utils.memory.OutOfMemoryError",
     "datasets.exceptions.DatasetsError",
     "huggingface_hub.errors.HfHubHTTPError",
+    "httpx.HTTPError",
     "httpx2.HTTPError",
     "jinja2.exceptions.TemplateError",
     "lzma.LZMAError",

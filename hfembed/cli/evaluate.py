@@ -13,6 +13,7 @@ from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch, war
 from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
+    from hfembed import threads
     from hfembed.checkpoint import loading
     from hfembed.faces import default_model
     from hfembed.faces.data import aligned_faces, faces, lfw, splits
@@ -69,7 +70,7 @@ def evaluate_lfw(
     baselines: Annotated[bool, typer.Option("--baselines", help="Also score raw pixels and eigenfaces.")] = False,
     store_thresholds: StoreThresholds = False,
     batch_size: options.BatchSize = 64,
-    num_workers: options.Workers = 2,
+    num_workers: options.Workers = None,
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
 ) -> Answer:
@@ -89,7 +90,7 @@ def evaluate_lfw(
         threshold_pairs,
         undetected,
         batch_size=batch_size,
-        num_workers=num_workers,
+        num_workers=threads.available_cores() if num_workers is None else num_workers,
         detector=finder,
         groups=groups or (),
     )
@@ -124,7 +125,7 @@ def evaluate_identification(
     ] = None,
     store_thresholds: StoreThresholds = False,
     batch_size: options.BatchSize = 64,
-    num_workers: options.Workers = 2,
+    num_workers: options.Workers = None,
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
 ) -> Answer:
@@ -137,7 +138,7 @@ def evaluate_identification(
             *(embedder, processor, photos, points, kept),
             undetected=undetected,
             batch_size=batch_size,
-            num_workers=num_workers,
+            num_workers=threads.available_cores() if num_workers is None else num_workers,
         )
 
     report = identification_report.report_identification(

@@ -14,6 +14,7 @@ from hfembed.index.min_quality import MIN_QUALITY
 
 with lazy_imports():
     from hfembed import photos as photo_files
+    from hfembed import threads
     from hfembed.faces import clustering, default_model, detection, face_analyzer, photo_folders, projection_plot
     from hfembed.faces.evaluation import occlusion
     from hfembed.index import embedding_index
@@ -23,7 +24,10 @@ commands = Commands("Faces")
 Photo = Annotated[Path, typer.Argument(help="A photo.")]
 OtherPhoto = Annotated[Path, typer.Argument(help="Another photo.")]
 Aligned = Annotated[bool, typer.Option("--aligned", help="The photos are cropped faces already: no detector.")]
-BatchThreads = Annotated[int, typer.Option("--num-threads", min=1, help="Threads, each with its own batch of photos.")]
+BatchThreads = Annotated[
+    int | None,
+    typer.Option("--num-threads", min=1, help="Threads, each with its own batch of photos; default: one per core."),
+]
 
 
 @commands.command("verify")
@@ -67,7 +71,7 @@ def embed(
     faces: options.Faces = "all",
     min_quality: options.MinQuality = MIN_QUALITY,
     batch_size: options.BatchSize = 32,
-    num_threads: BatchThreads = 2,
+    num_threads: BatchThreads = None,
     device: options.Device = "auto",
 ) -> Answer:
     """Detect and embed the faces in a folder of photos: one row per face, with box, landmarks and quality."""
@@ -77,7 +81,7 @@ def embed(
     listing = photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
     analyzer = _load_analyzer(model, detector, device, hub)
     summary = photo_folders.embed_folder(
-        analyzer, listing, output, faces, batch_size, num_threads, sys.stderr.isatty(), min_quality
+        analyzer, listing, output, faces, batch_size, num_threads or "auto", sys.stderr.isatty(), min_quality
     )
     _warn(summary.errors + summary.set_aside)
     return Answer(
@@ -106,7 +110,7 @@ def identify(
     min_quality: options.MinQuality = MIN_QUALITY,
     save: Annotated[Path | None, typer.Option(help="Also write the gallery's index into this folder.")] = None,
     batch_size: options.BatchSize = 32,
-    num_threads: BatchThreads = 2,
+    num_threads: BatchThreads = None,
     device: options.Device = "auto",
 ) -> Answer:
     """Name the people in photos; "unknown" if nobody in the gallery is similar enough."""
@@ -124,7 +128,7 @@ def identify(
     if fpir is None:
         with input_errors():
             analyzer.embedder.threshold(far)  # what cannot be decided at the end should fail before the work
-    index = _load_gallery(gallery, analyzer, batch_size, num_threads, min_quality, hub)
+    index = _load_gallery(gallery, analyzer, batch_size, num_threads or "auto", min_quality, hub)
     with input_errors():
         threshold = index.threshold(fpir, aggregation) if fpir is not None else analyzer.embedder.threshold(far)
     if save is not None:
@@ -132,7 +136,7 @@ def identify(
     answers: list[dict[str, Any]] = []
     set_aside: list[dict[str, Any]] = []
     errors, lines, left_out = [], [], []
-    for photo in analyzer.stream(photos, faces, batch_size, num_threads, min_quality=min_quality):
+    for photo in analyzer.stream(photos, faces, batch_size, num_threads or "auto", min_quality=min_quality):
         for face in photo.faces:
             matches = index.search(face.embedding, top_k, aggregation)
             nearest = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
@@ -278,7 +282,7 @@ def _load_gallery(
     gallery: str,
     analyzer: "face_analyzer.FaceAnalyzer",
     batch_size: int,
-    num_threads: int,
+    num_threads: "threads.NumThreads",
     min_quality: float,
     hub: Hub,
 ) -> "embedding_index.EmbeddingIndex":

@@ -29,7 +29,9 @@ OtherDetector = Annotated[str | None, typer.Option("--detector", help=f"{_DETECT
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the networks together.")]
-Workers = Annotated[int, typer.Option("--num-workers", min=0, help="Processes that decode and align.")]
+Workers = Annotated[
+    int | None, typer.Option("--num-workers", min=0, help="Processes that decode and align; default: one per core.")
+]
 Threads = Annotated[int, typer.Option("--num-threads", min=1, help="Threads of torch on a CPU.")]
 Faces = Annotated[Literal["all", "largest", "only"], typer.Option(help="Of a photo with several; only: an error.")]
 MinQuality = Annotated[

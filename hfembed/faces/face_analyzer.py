@@ -26,7 +26,6 @@ from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.default_model import resolve_face_model
 from hfembed.faces.quality import FaceQuality, assess_face, tempered_log_odds
-from hfembed.faces.threads import map_in_threads
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
 from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
@@ -36,6 +35,7 @@ from hfembed.models.face_embedder.image_processing_face_embedder import STANDARD
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor, PhotoSource
 from hfembed.photos import utf8_name
+from hfembed.threads import NumThreads, choose_threads, map_in_threads, split_batches
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +285,7 @@ class FaceAnalyzer:
         photos: PhotoSource | Sequence[PhotoSource],
         faces: WhichFaces = "all",
         batch_size: int = 32,
-        num_threads: int = 1,
+        num_threads: NumThreads = "auto",
         *,
         min_quality: float = MIN_QUALITY,
         num_workers: int | None = None,
@@ -296,7 +296,8 @@ class FaceAnalyzer:
             photos: A photo or several: paths, encoded bytes, PIL images, uint8 arrays or tensors.
             faces: "all" faces of a photo, its "largest", or its "only" one: several are then an error.
             batch_size: Photos that go through the networks together.
-            num_threads: Threads, each with its own batch; as many as there are cores is fastest on a CPU.
+            num_threads: Threads, each with its own batch and one core; "auto" is one per core on a CPU, and one beside
+                an accelerator. 1 leaves it to torch how many cores it uses.
             min_quality: Faces whose `quality.overall` is lower are set aside, and a line is logged; 0 takes all.
             num_workers: Deprecated name of `num_threads`.
 
@@ -323,7 +324,7 @@ class FaceAnalyzer:
         photos: Sequence[PhotoSource],
         faces: WhichFaces = "all",
         batch_size: int = 32,
-        num_threads: int = 1,
+        num_threads: NumThreads = "auto",
         return_crops: bool = False,
         *,
         min_quality: float = MIN_QUALITY,
@@ -339,7 +340,8 @@ class FaceAnalyzer:
         _check_choice(faces, ("all", "largest", "only"))
         check_min_quality(min_quality)
         names = [_name(photo, number) for number, photo in enumerate(photos)]
-        batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
+        num_threads = choose_threads(num_threads, self.embedder.device)
+        batches = split_batches(len(photos), batch_size, num_threads)
         for done in map_in_threads(
             lambda batch: self._analyze(photos[batch], names[batch], faces, return_crops, min_quality),
             batches,

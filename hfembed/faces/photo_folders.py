@@ -15,6 +15,7 @@ from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces,
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.index.min_quality import MIN_QUALITY
 from hfembed.photos import PhotoListing, find_photos, utf8_name
+from hfembed.threads import NumThreads
 
 _NUMBER = pa.float32()
 # a photo without usable faces is one row without a face
@@ -47,7 +48,7 @@ def embed_folder(
     output: str | Path,
     faces: WhichFaces = "all",
     batch_size: int = 32,
-    num_threads: int = 1,
+    num_threads: NumThreads = "auto",
     show_progress_bar: bool = True,
     min_quality: float = MIN_QUALITY,
 ) -> FolderSummary:
@@ -82,7 +83,7 @@ def read_gallery(
     analyzer: FaceAnalyzer,
     folder: str | Path,
     batch_size: int = 32,
-    num_threads: int = 1,
+    num_threads: NumThreads = "auto",
     show_progress_bar: bool = True,
     min_quality: float = MIN_QUALITY,
 ) -> tuple[EmbeddingIndex, FolderSummary]:
@@ -115,7 +116,7 @@ def _stream(
     paths: list[Path],
     faces: WhichFaces,
     batch_size: int,
-    num_threads: int,
+    num_threads: NumThreads,
     show_progress_bar: bool,
     min_quality: float,
 ) -> Iterator[AnalyzedPhoto]:

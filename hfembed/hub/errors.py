@@ -1,10 +1,10 @@
 """What went wrong between here and the Hub, in one line."""
 
 import errno
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx2
 from huggingface_hub import get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -18,6 +18,10 @@ from huggingface_hub.errors import (
 )
 
 from hfembed.errors import InputError, first_line
+
+# the client that this version of huggingface_hub speaks HTTP with: httpx, and httpx2 from 2.0 on
+_client = next(kind.__module__ for kind in HfHubHTTPError.__mro__ if kind.__module__.startswith("httpx"))
+TransportError: type[Exception] = importlib.import_module(_client.partition(".")[0]).TransportError
 
 
 class HubUnavailableError(InputError):
@@ -62,7 +66,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def is_passing(error: BaseException) -> bool:
     """Whether the same call may succeed later."""
     return any(
-        isinstance(cause, httpx2.TransportError | OfflineModeIsEnabled)
+        isinstance(cause, TransportError | OfflineModeIsEnabled)
         or (isinstance(cause, HfHubHTTPError) and _status(cause) in (408, 429, 500, 502, 503, 504))
         for cause in causes(error)
     )
@@ -121,7 +125,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
             return f"{repo_id}: the Hub has had too many requests; wait a few minutes"
         case HfHubHTTPError() if _status(error) >= 500:
             return f"{repo_id}: the Hub fails now ({_status(error)}); try again later"
-        case httpx2.TransportError():
+        case TransportError():
             return f"the Hub cannot be reached ({first_line(error)}); {repo_id} is unchanged"
     return None
 

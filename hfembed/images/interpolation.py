@@ -27,7 +27,7 @@ def spherical_path(
     """
     shares = _shares(start, end, steps)
     middle = torch.zeros_like(start) if center is None else center
-    a, b = (start - middle).double(), (end - middle).double()
+    a, b = (start - middle).cpu().double(), (end - middle).cpu().double()  # some accelerators have no float64
     lengths = a.norm(), b.norm()
     if min(lengths) == 0:
         return linear_path(start, end, steps)
@@ -37,11 +37,11 @@ def spherical_path(
         return linear_path(start, end, steps)
     if torch.pi - angle < 1e-4:
         raise ValueError("the latents lie in opposite directions from the center: no one circle joins them")
-    shares = shares.double()
+    shares = shares.cpu().double()
     first, second = torch.sin((1 - shares) * angle), torch.sin(shares * angle)
     direction = (first * a / lengths[0] + second * b / lengths[1]) / torch.sin(angle)
     length = lengths[0] + shares * (lengths[1] - lengths[0])
-    path = middle + (length * direction).to(start.dtype)
+    path = middle + (length * direction).to(start)
     path[0], path[-1] = start, end
     return path
 

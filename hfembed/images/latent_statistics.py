@@ -56,7 +56,7 @@ class LatentStatistics:
         """
         if len(latents) < max(2, mixture_components):
             raise InputError(f"{len(latents)} images are too few for {mixture_components} Gaussians: give more images")
-        flat = latents.flatten(1).double().cpu().numpy()
+        flat = latents.flatten(1).cpu().double().numpy()
         mean = flat.mean(0)
         if not (flat != mean).any():
             raise InputError("all images have the same latents: the model is not trained")
@@ -107,7 +107,7 @@ class LatentStatistics:
 
         Each is divided by this power of its deviation: 0 only turns, 1 makes all directions vary alike.
         """
-        centered = latents.flatten(1).double().cpu().numpy() - self.mean
+        centered = latents.flatten(1).cpu().double().numpy() - self.mean
         return torch.from_numpy((centered @ self.directions.T / self.deviations**power).astype(np.float32))
 
     def save(self, checkpoint: str | Path | Checkpoint) -> Path:

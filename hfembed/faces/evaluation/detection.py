@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hfembed.faces.threads import map_in_threads
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor
+from hfembed.threads import NumThreads, choose_threads, map_in_threads, split_batches
 
 Detection = np.ndarray | str
 
@@ -18,7 +18,7 @@ def detect_central_faces(
     detector: FaceDetector,
     photos: Mapping[str, bytes | Path],
     batch_size: int = 32,
-    num_threads: int = 1,
+    num_threads: NumThreads = "auto",
     progress: bool = True,
 ) -> dict[str, Detection]:
     """The face nearest to the center of each photo, for photos that were cropped around one person.
@@ -27,7 +27,8 @@ def detect_central_faces(
         File -> landmarks (5, 2) in pixels of the photo, or the reason why there are none.
     """
     files = list(photos)
-    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    num_threads = choose_threads(num_threads, next(detector.parameters()).device)
+    batches = [files[batch] for batch in split_batches(len(files), batch_size, num_threads)]
 
     def detect(batch: list[str]) -> dict[str, Detection]:
         return _detect(detector, {file: photos[file] for file in batch})

@@ -21,13 +21,13 @@ ACTIVE_VARIANCE = 0.01
 
 def psnr(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
     """Peak signal-to-noise ratio in dB of the squared error averaged over all images and pixels; at most 100."""
-    error = (reconstruction.clamp(0, 1) - target).double().square().mean().item()
+    error = (reconstruction.clamp(0, 1) - target).cpu().double().square().mean().item()
     return float(-10 * np.log10(max(error, 1e-10)))
 
 
 def image_psnr(reconstruction: torch.Tensor, target: torch.Tensor) -> float:
     """Peak signal-to-noise ratio of each image, averaged: higher than `psnr` where images differ in difficulty."""
-    errors = (reconstruction.clamp(0, 1) - target).double().square().mean((1, 2, 3))
+    errors = (reconstruction.clamp(0, 1) - target).cpu().double().square().mean((1, 2, 3))
     return float((-10 * errors.clamp(min=1e-10).log10()).mean())
 
 
@@ -46,7 +46,7 @@ def active_latents(latents: torch.Tensor, threshold: float = ACTIVE_VARIANCE) ->
 
     The threshold is a fraction of the largest variance: the scale of latents is free unless they are variational.
     """
-    variance = latents.double().var(0)
+    variance = latents.cpu().double().var(0)
     return int((variance > threshold * variance.max()).sum())
 
 

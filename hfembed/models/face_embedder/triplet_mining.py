@@ -76,8 +76,8 @@ def violation_counts(
     sum = (counts * distances).sum() + margin * violating.
 
     Returns:
-        Counts (B, B) float64, plus for positive pairs, minus for negative ones; number of violating triplets; number
-        of all triplets (both scalars, float64).
+        Counts (B, B), plus for positive pairs, minus for negative ones; number of violating triplets; number of all
+        triplets (both scalars). All float64, and float32 on MPS, which has no float64.
     """
     positive, negative = positive_and_negative_pairs(labels)
     anchors, positives = positive.nonzero(as_tuple=True)
@@ -89,10 +89,11 @@ def violation_counts(
     reaches = reaches.sort(dim=1).values
     positives_per_anchor = positive.sum(1, keepdim=True)
     reaching_positives = positives_per_anchor - torch.searchsorted(reaches, distances, right=True)
-    counts = torch.where(negative, -reaching_positives, 0).double()
-    counts[anchors, positives] = nearer_negatives.double()
-    triplets = (positives_per_anchor.squeeze(1).double() * negative.sum(1)).sum()
-    return counts, nearer_negatives.sum().double(), triplets
+    dtype = torch.float32 if distances.device.type == "mps" else torch.float64
+    counts = torch.where(negative, -reaching_positives, 0).to(dtype)
+    counts[anchors, positives] = nearer_negatives.to(dtype)
+    triplets = (positives_per_anchor.squeeze(1).to(dtype) * negative.sum(1)).sum()
+    return counts, nearer_negatives.sum().to(dtype), triplets
 
 
 def _rows_of_pairs(

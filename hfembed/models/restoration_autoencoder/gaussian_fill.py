@@ -42,7 +42,7 @@ class GaussianFill(nn.Module):
         mean = flat.mean(0)
         mean = (mean + mean[mirror]) / 2
         flat = flat - mean
-        covariance = (flat.T @ flat / len(flat)).double()
+        covariance = (flat.T @ flat / len(flat)).cpu().double()
         covariance = (covariance + covariance[mirror][:, mirror]) / 2
         covariance.diagonal().add_(ridge)
         self.mean.copy_(mean.view_as(self.mean))

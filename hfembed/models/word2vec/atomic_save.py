@@ -50,5 +50,5 @@ def atomic_save(folder: str | Path, written: tuple[str, ...]) -> Iterator[Path]:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:
+    except (OSError, NotImplementedError):  # another disk, or Windows
         shutil.copy2(source, target, follow_symlinks=False)

@@ -68,6 +68,8 @@ class Word2VecConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_fields(self, kwargs)
+        if isinstance(self.subwords, tuple):
+            self.subwords = list(self.subwords)  # as config.json has it
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:

@@ -186,6 +186,26 @@ class NgramEmbedding(nn.Embedding):
         self.register_buffer("positions", positions)
         self.positions: torch.Tensor | None
 
+    @torch.no_grad()
+    def store_buckets(self, buckets: np.ndarray) -> None:
+        """Give the buckets, ascending, the rows before the last one, and all others the last one, which becomes 0."""
+        assert self.positions is not None
+        self.positions.fill_(len(buckets))
+        self.positions[torch.from_numpy(buckets)] = torch.arange(len(buckets), dtype=torch.int32)
+        self.weight[len(buckets)] = 0
+
+    def stored_buckets(self) -> np.ndarray:
+        """Buckets with a row that is not zero, ascending, int64."""
+        not_zero = self.weight.detach().ne(0).any(dim=1).cpu()
+        if self.positions is not None:
+            positions = self.positions.cpu().long()
+            not_zero = not_zero[positions.clamp(min=0)] & (positions >= 0)
+        return not_zero.nonzero().flatten().numpy()
+
+    def rows_of(self, buckets: torch.Tensor) -> torch.Tensor:
+        """Rows of buckets, int64, -1 for none."""
+        return buckets if self.positions is None else self.positions[buckets].long()
+
     def check_positions(self) -> None:
         """Refuse positions beyond the rows.
 
@@ -488,9 +508,7 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         vectors = self.embed_words(torch.where(known, input_ids, 0)) if self.config.vocab_size else None
         vectors = self._zeros(input_ids) if vectors is None else vectors * known.unsqueeze(-1).to(vectors.dtype)
         if ngram_ids is not None and self.ngram_embeddings is not None:
-            rows = ngram_ids.clamp(min=1) - 1
-            if self.ngram_embeddings.positions is not None:
-                rows = self.ngram_embeddings.positions[rows].long()
+            rows = self.ngram_embeddings.rows_of(ngram_ids.clamp(min=1) - 1)
             there = (ngram_ids > 0) & (rows >= 0)
             number = there.sum(dim=2)
             ends = F.pad(number.flatten().cumsum(0), (1, 0))
@@ -687,7 +705,9 @@ def check_finite_rows(matrix: torch.Tensor, vocabulary: Vocabulary | None = None
         return
     for start in range(0, len(matrix), 65_536):
         chunk = matrix.detach()[start : start + 65_536]
-        if bool(torch.isfinite(chunk.sum(dtype=torch.float64))):
+        # a sum that overflows on a device without float64 is looked into below
+        widest = torch.float32 if chunk.device.type == "mps" else torch.float64
+        if bool(torch.isfinite(chunk.sum(dtype=widest))):
             continue
         rows = (~torch.isfinite(chunk).all(dim=1)).nonzero().flatten().tolist()
         for row in rows[:1]:

@@ -399,10 +399,11 @@ class WordVectorQueries:
         weights[: len(counts)] = sif_a / (sif_a + counts / counts.sum())
         fitted = _weighted_means(matrix, reference, weights)
         vectors = fitted if fitted_on is None else _weighted_means(matrix, encoded, weights)
-        values, components = torch.linalg.eigh(fitted.T.double() @ fitted.double())
+        spread = fitted.cpu().double()
+        values, components = torch.linalg.eigh(spread.T @ spread)
         if len(values) < 2 or values[-2] <= 1e-9 * values[-1]:
             return vectors
-        component = components[:, -1].to(vectors.dtype)
+        component = components[:, -1].to(vectors)
         return vectors - (vectors @ component).unsqueeze(1) * component
 
     def _encode_all(

@@ -19,7 +19,7 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
         InputError: The folder's results.json is damaged.
         OSError: It cannot be written.
     """
-    metrics, details = tests.details(model.require_vocabulary().words, model.embeddings.weight.detach())
+    metrics, details = tests.details(model.require_vocabulary().words, model.word_vectors())
     details |= {"vocab_size": len(model.require_vocabulary()), "embedding_size": model.config.embedding_size}
     write_results(folder, "words", metrics, {**details, **provenance({**tests.files})}, model)
     lines = []

@@ -214,7 +214,7 @@ def score_word_pairs(
     if at:
         index = torch.tensor([rows[number] for number in at], device=vectors.device)
         one, other = (unit_rows(vectors[column]) for column in index.unbind(dim=1))
-        cosines[at] = (one * other).sum(dim=1).double().cpu().numpy()
+        cosines[at] = (one * other).sum(dim=1).cpu().double().numpy()
     spearman = pearson = float("nan")
     if len(rows) > 1 and np.ptp(cosines) > 0 and np.ptp(ratings) > 0:
         spearman = float(stats.spearmanr(ratings, cosines).statistic)

@@ -7,7 +7,6 @@ the two matrices.
 
 import hashlib
 import logging
-import os
 import queue
 import shutil
 import time
@@ -28,10 +27,12 @@ from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
+from hfembed.threads import available_cores
 from hfembed.training.run import Identity
 from hfembed.words.data.corpora import EncodedCorpus
 from hfembed.words.training.kernel_torch import TorchWorker
 from hfembed.words.training.segments import Objective, SegmentPlan
+from hfembed.words.training.subword_table import SubwordTable
 from hfembed.words.training.synchronization import DeltaSynchronizer
 
 logger = logging.getLogger(__name__)
@@ -162,12 +163,6 @@ def train_word2vec(
     return training.train(resume)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def fingerprint_corpus(corpus: EncodedCorpus) -> str:
     """Describe a corpus such that another text gives another line, wherever its files lie."""
     digest = hashlib.sha256("\n".join(corpus.vocabulary.words).encode(errors="surrogateescape"))
@@ -212,11 +207,24 @@ class _Training:
 
         # trained in place: on the CPU these are the model's own parameters
         device = accelerator.device if accelerator else model.device
-        self.parameters = [model.word2vec.embeddings.weight, model.context_embeddings.weight]
+        self.subwords = None
+        inputs, ngrams, context = model.word2vec.embeddings, model.word2vec.ngram_embeddings, model.context_embeddings
+        self.parameters = [inputs.weight, context.weight]
         if device.type == "cpu":
             for parameter in self.parameters:
                 _use_huge_pages(parameter)
         self.rows = [p.detach().to(device, torch.float32).contiguous() for p in self.parameters]
+        if ngrams is not None:
+            if self.num_ranks > 1:
+                raise InputError(
+                    "subwords are trained by one process, on any number of threads: take --num_processes 1"
+                )
+            self.subwords = SubwordTable.of(model.word2vec)
+            # one table of all input rows; the model's own are brought up to date where it is used
+            table = np.empty((len(inputs.weight) + len(ngrams.weight), config.embedding_size), dtype=np.float32)
+            self.rows[0] = torch.from_numpy(table).to(device)
+            self.rows[0][: len(inputs.weight)] = inputs.weight.detach()
+            self.rows[0][len(inputs.weight) :] = ngrams.weight.detach()
         self.num_threads = 1
         if device.type == "cpu":
             self.num_threads = settings.num_threads or max(available_cores() // self.num_ranks, 1)
@@ -262,7 +270,10 @@ class _Training:
                 raise InputError(
                     f"engine 'numba' cannot be used ({error}): install hfembed[fast], or take engine 'torch'"
                 ) from None
-            return lambda: NumbaWorker(self.rows[0], self.rows[1], self.objective), f"numba (Hogwild, {place})"
+            return (
+                lambda: NumbaWorker(self.rows[0], self.rows[1], self.objective, self.subwords),
+                f"numba (Hogwild, {place})",
+            )
         centers = settings.centers_per_step
         if not centers:
             centers = 4096 if settings.engine == "triton" else 8192
@@ -270,6 +281,8 @@ class _Training:
                 centers = min(204_800 // self.model.config.embedding_size, 2048)
             centers = max(min(centers, self.corpus.num_words // 1024), 32)
         if settings.engine == "triton":
+            if self.subwords is not None:
+                raise InputError("engine 'triton' does not train subwords: take engine 'torch', or 'numba' on a CPU")
             if device.type != "cuda":
                 raise InputError(f"engine 'triton' computes on a GPU, not on {device.type}: take engine 'torch'")
             try:
@@ -284,7 +297,7 @@ class _Training:
                 f"triton (Hogwild, {programs} blocks of {BLOCK_SIZE} words in flight, {place})",
             )
         return (
-            lambda: TorchWorker(self.rows[0], self.rows[1], self.objective, centers),
+            lambda: TorchWorker(self.rows[0], self.rows[1], self.objective, centers, self.subwords),
             f"torch (block-banded, {centers} center words per step, {place})",
         )
 
@@ -429,7 +442,14 @@ class _Training:
     def _update_model(self) -> None:
         """Copy the rows into the model where it does not share their memory."""
         with torch.no_grad():
-            for parameter, matrix in zip(self.parameters, self.rows, strict=True):
+            trained = zip(self.parameters, self.rows, strict=True)
+            if self.subwords is not None:
+                inputs = self.model.word2vec
+                own, ngrams = self.rows[0].split([len(inputs), len(self.rows[0]) - len(inputs)])
+                trained = zip(
+                    [*self.parameters, inputs.ngram_embeddings.weight], [own, self.rows[1], ngrams], strict=True
+                )
+            for parameter, matrix in trained:
                 if parameter.data_ptr() != matrix.data_ptr():
                     parameter.copy_(matrix)
                 else:  # numba writes where torch does not see it
@@ -439,6 +459,8 @@ class _Training:
         names = ("engine", "learning_rate", "final_learning_rate", "centers_per_step", "sync_words", "seed")
         config = self.model.config
         learned = ("architecture", "embedding_size", "window", "shrink_windows", "negative", "sample", "ns_exponent")
+        if self.subwords is not None:
+            learned += ("subwords", "buckets")
         fields = {name: getattr(self.settings, name) for name in names}
         fields |= {name: getattr(config, name) for name in (*learned, "cbow_mean")}
         length = self.settings.epochs * self.corpus.num_words

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 from hfembed.words.training.alias_table import alias_table
 from hfembed.words.training.segments import Objective
+from hfembed.words.training.subword_table import SubwordTable
 
 # only reordering of sums and contraction to fused operations are allowed: the engine checks for NaN and infinity
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -31,6 +32,7 @@ SIGMOID_RANGE, SIGMOID_SIZE = 8, 4096
 BLOCK_SIZE, SMALL_BLOCK_SIZE, SMALL_VOCABULARY = 24, 16, 100
 # centers and negatives of a block
 CBOW_BLOCK_SIZE, CBOW_NEGATIVES = 32, 12
+_AHEAD = 4  # rows of n-grams to prefetch
 
 
 def sigmoid_table() -> np.ndarray:
@@ -153,10 +155,10 @@ def _add_row(rows, row, factor, steps, step):
 
 
 @_compile
-def _slide_in(hidden, n, scale, running, rows, entering, leaving, own, output_rows):
+def _slide_in(hidden, n, scale, running, rows, entering, leaving, own, output_rows, target):
     """The next context of CBOW: a row enters the running sum, one leaves it.
 
-    hidden[n] = scale * (running - rows[own]); returns hidden[n] @ output_rows[own].
+    hidden[n] = scale * (running - rows[own]); returns hidden[n] @ output_rows[target].
     """
     total = np.float32(0)
     for d in range(rows.shape[1]):
@@ -164,7 +166,7 @@ def _slide_in(hidden, n, scale, running, rows, entering, leaving, own, output_ro
         running[0, d] = context
         h = scale * (context - rows[own, d])
         hidden[n, d] = h
-        total += h * output_rows[own, d]
+        total += h * output_rows[target, d]
     return total
 
 
@@ -219,6 +221,54 @@ def _add(rows, which, steps):
 
 
 @_compile
+def _compose(rows, subwords, which, out):
+    """out[i] = the mean of the rows of the word which[i]."""
+    offsets, places, scale = subwords
+    for i in range(len(which)):
+        begin, end = offsets[which[i]], offsets[which[i] + 1]
+        for ahead in range(begin, min(begin + _AHEAD, end)):
+            _prefetch(rows, places[ahead])
+        _set_row(out, i, rows, places[begin])
+        at = begin + 1
+        while at + 1 < end:  # two at once: half as many reads and writes of the sum
+            if at + _AHEAD + 1 < len(places):
+                _prefetch(rows, places[at + _AHEAD])
+                _prefetch(rows, places[at + _AHEAD + 1])
+            _add_two(out, i, rows, places[at], places[at + 1])
+            at += 2
+        if at < end:
+            _add_row(out, i, np.float32(1), rows, places[at])
+        _scale_row(out, i, scale[which[i]])
+
+
+@_compile
+def _spread(rows, subwords, which, steps):
+    """Add steps[i] to all rows of the word which[i]."""
+    offsets, places, _ = subwords
+    for i in range(len(which)):
+        for at in range(offsets[which[i]], offsets[which[i] + 1]):
+            _add_row(rows, places[at], np.float32(1), steps, i)
+
+
+@_compile
+def _set_row(out, i, rows, row):
+    for d in range(rows.shape[1]):
+        out[i, d] = rows[row, d]
+
+
+@_compile
+def _add_two(out, i, rows, first, second):
+    for d in range(rows.shape[1]):
+        out[i, d] += rows[first, d] + rows[second, d]
+
+
+@_compile
+def _scale_row(out, i, factor):
+    for d in range(out.shape[1]):
+        out[i, d] *= factor
+
+
+@_compile
 def train_skip_gram(
     words,
     sentences,
@@ -234,13 +284,14 @@ def train_skip_gram(
     state,
     sigmoid,
     block_size,
+    subwords,
 ):
     """Learn a segment by skip-gram, in place: each context word alone predicts the center word.
 
     Args:
         words: int32 (n,), already subsampled.
         sentences: int32 (n,), a number that changes at every border.
-        input_rows: float32 (vocab_size, embedding_size).
+        input_rows: float32 (vocab_size, embedding_size); with subwords, those of the n-grams follow.
         output_rows: float32 (vocab_size, embedding_size).
         threshold: From `alias_table`.
         alias: From `alias_table`.
@@ -252,6 +303,7 @@ def train_skip_gram(
         state: Random state, uint64 (1,).
         sigmoid: From `sigmoid_table`.
         block_size: Centers of a block, and its negatives.
+        subwords: `None`, or the offsets, rows and scale of a `SubwordTable`.
 
     Returns:
         (sum of the losses, number of pairs) of one block in 64.
@@ -260,7 +312,7 @@ def train_skip_gram(
     height = 2 * block_size
     outputs = np.empty(height, np.int64)
     inputs = outputs[:block_size]
-    x, x_step = np.empty((block_size, size), np.float32), np.empty((block_size, size), np.float32)
+    x, x_step = np.zeros((block_size, size), np.float32), np.empty((block_size, size), np.float32)
     y, y_step = np.empty((height, size), np.float32), np.empty((height, size), np.float32)
     scores, pairs = np.empty((height, block_size), np.float32), np.empty(block_size, np.float32)
     share = np.float32(negative / block_size)
@@ -273,7 +325,10 @@ def train_skip_gram(
             inputs[n] = words[min(begin + n, count - 1)]  # the last block may be short: no weight later
         for k in range(block_size, height):
             outputs[k] = _draw(state, threshold, alias)
-        _gather(input_rows, inputs, x)
+        if subwords is None:
+            _gather(input_rows, inputs, x)
+        else:
+            _compose(input_rows, subwords, inputs[: end - begin], x)
         _gather(output_rows, outputs, y)
         np.dot(y, x.T, scores)
         # scores become steps: rate * (label - sigmoid(score)), weighted
@@ -298,7 +353,10 @@ def train_skip_gram(
                 scores[k, c] = -rate * share * pairs[c] * _logistic(scores[k, c], sigmoid)
         np.dot(scores.T, y, x_step)
         np.dot(scores, x, y_step)
-        _add(input_rows, inputs, x_step)
+        if subwords is None:
+            _add(input_rows, inputs, x_step)
+        else:
+            _spread(input_rows, subwords, inputs[: end - begin], x_step)
         _add(output_rows, outputs, y_step)
     return loss, num_losses
 
@@ -319,6 +377,7 @@ def train_cbow(
     last_rate,
     state,
     sigmoid,
+    subwords,
 ):
     """Learn a segment by CBOW, in place: the mean (without `cbow_mean` the sum) of the context predicts the center.
 
@@ -332,6 +391,10 @@ def train_cbow(
     chosen, negatives = np.empty(CBOW_NEGATIVES, np.int64), np.empty((CBOW_NEGATIVES, size), np.float32)
     scores = np.empty((CBOW_BLOCK_SIZE, CBOW_NEGATIVES), np.float32)
     weight = np.float32(negative / CBOW_NEGATIVES)
+    # with subwords the words of a block are composed first, and their steps are spread at its end
+    x, x_step = np.empty((CBOW_BLOCK_SIZE, size), np.float32), np.empty((CBOW_BLOCK_SIZE, size), np.float32)
+    places = np.arange(CBOW_BLOCK_SIZE).astype(np.int32)
+    inputs, steps = (input_rows, input_rows) if subwords is None else (x, x_step)
     loss, num_losses = 0.0, 0.0
     for begin in range(0, count, CBOW_BLOCK_SIZE):
         rate = np.float32(first_rate + (last_rate - first_rate) * begin / count)
@@ -341,14 +404,21 @@ def train_cbow(
         for k in range(CBOW_NEGATIVES):
             chosen[k] = _draw(state, threshold, alias)
             _prefetch(output_rows, chosen[k])
+        # input row of the word at a position: ids[position - base]
+        ids, base = words, 0
+        if subwords is not None:
+            ids, base = places, begin
+            _compose(input_rows, subwords, words[begin:end], x)
+            x_step[:] = 0
         # the context slides over the rows: what enters is added, what leaves is subtracted
         f, s = begin, begin
         running[0] = 0
         for n in range(end - begin):
             position = begin + n
-            row, old_f, old_s = words[position], f, s
+            row, old_f, old_s = ids[position - base], f, s
             if position + CBOW_BLOCK_SIZE < count:  # one by one: few prefetches can be pending at once
-                _prefetch(input_rows, words[position + CBOW_BLOCK_SIZE])
+                if subwords is None:
+                    _prefetch(input_rows, words[position + CBOW_BLOCK_SIZE])
                 _prefetch(output_rows, words[position + CBOW_BLOCK_SIZE])
             while f < position and (position - f > reach or sentences[f] != sentences[position]):
                 f += 1
@@ -357,18 +427,19 @@ def train_cbow(
             first[n], stop[n] = f, s
             scale = np.float32(1) / max(s - f - 1, 1) if cbow_mean else np.float32(1)
             if f == old_f + 1 and s == old_s + 1:
+                entering, leaving = ids[old_s - base], ids[old_f - base]
                 positives[n] = _slide_in(
-                    hidden, n, scale, running, input_rows, words[old_s], words[old_f], row, output_rows
+                    hidden, n, scale, running, inputs, entering, leaving, row, output_rows, words[position]
                 )
                 continue
             for i in range(old_f, f):
-                _add_row(running, 0, np.float32(-1), input_rows, words[i])
+                _add_row(running, 0, np.float32(-1), inputs, ids[i - base])
             for i in range(old_s, s):
-                _add_row(running, 0, np.float32(1), input_rows, words[i])
+                _add_row(running, 0, np.float32(1), inputs, ids[i - base])
             if s - f == 1:  # alone in its sentence
-                running[0] = input_rows[row]
-            _difference(hidden, n, scale, running, input_rows, row)
-            positives[n] = _dot(hidden, n, output_rows, row)
+                running[0] = inputs[row]
+            _difference(hidden, n, scale, running, inputs, row)
+            positives[n] = _dot(hidden, n, output_rows, words[position])
         hidden[end - begin :] = 0
         _gather(output_rows, chosen, negatives)
         np.dot(hidden, negatives.T, scores)
@@ -396,17 +467,19 @@ def train_cbow(
         f, s = begin, begin
         running[0] = 0
         for n in range(end - begin):
-            row, old_f, old_s = words[begin + n], f, s
+            row, old_f, old_s = ids[begin + n - base], f, s
             f, s = first[n], stop[n]
             if f == old_f + 1 and s == old_s + 1:
-                _slide_back(input_rows, row, running, error, old_s - begin, old_f - begin, n)
+                _slide_back(steps, row, running, error, old_s - begin, old_f - begin, n)
                 continue
             for i in range(old_f, f):
                 _add_row(running, 0, np.float32(-1), error, i - begin)
             for i in range(old_s, s):
                 _add_row(running, 0, np.float32(1), error, i - begin)
             if s - f > 1:
-                _add_difference(input_rows, row, running, error, n)
+                _add_difference(steps, row, running, error, n)
+        if subwords is not None:
+            _spread(input_rows, subwords, words[begin:end], x_step)
     return loss, num_losses
 
 
@@ -414,18 +487,27 @@ class NumbaWorker:
     """Trains on segments with the Hogwild kernel; one for each thread, on shared rows.
 
     Args:
-        input_rows: float32 (vocab_size, embedding_size) on the CPU, changed in place.
-        output_rows: Likewise.
+        input_rows: float32 (vocab_size, embedding_size) on the CPU, changed in place; with subwords, those of the
+            n-grams follow.
+        output_rows: float32 (vocab_size, embedding_size), likewise.
         objective: What is learned.
+        subwords: The rows of each word, where it has more than one.
     """
 
-    def __init__(self, input_rows: torch.Tensor, output_rows: torch.Tensor, objective: Objective):
+    def __init__(
+        self,
+        input_rows: torch.Tensor,
+        output_rows: torch.Tensor,
+        objective: Objective,
+        subwords: SubwordTable | None = None,
+    ):
         self.objective = objective
+        self.subwords = None if subwords is None else (subwords.offsets, subwords.rows, subwords.scale)
         self.input_rows, self.output_rows = input_rows.numpy(), output_rows.numpy()
         self.keep_probabilities = np.asarray(objective.keep_probabilities, dtype=np.float32)
         self.threshold, self.alias = alias_table(np.asarray(objective.noise_weights, dtype=np.float64))
         self.sigmoid = sigmoid_table()
-        self.block_size = BLOCK_SIZE if len(input_rows) >= SMALL_VOCABULARY else SMALL_BLOCK_SIZE
+        self.block_size = BLOCK_SIZE if len(output_rows) >= SMALL_VOCABULARY else SMALL_BLOCK_SIZE
         nothing = np.empty(0, dtype=np.int32)
         self.learn(nothing, nothing, key=1, first_rate=0.0, last_rate=0.0)  # compile before the time is measured
 
@@ -440,7 +522,7 @@ class NumbaWorker:
         sizes = (objective.window, objective.shrink_windows, objective.negative)
         rates = (float(first_rate), float(last_rate), state, self.sigmoid)
         if objective.architecture == "skip-gram":
-            loss, number = train_skip_gram(*matrices, *sizes, *rates, self.block_size)
+            loss, number = train_skip_gram(*matrices, *sizes, *rates, self.block_size, self.subwords)
         else:
-            loss, number = train_cbow(*matrices, *sizes, objective.cbow_mean, *rates)
+            loss, number = train_cbow(*matrices, *sizes, objective.cbow_mean, *rates, self.subwords)
         return loss / number if number else None

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from hfembed.words.training.alias_table import alias_table
 from hfembed.words.training.segments import Objective
+from hfembed.words.training.subword_table import SubwordBags, SubwordTable
 
 _TOGETHER = 16  # steps whose bookkeeping is done at once; the loss is that of the first
 
@@ -66,6 +67,7 @@ class BlockStep:
         output_rows: float32 (vocab_size, embedding_size), changed in place.
         negative: Negatives per pair, in expectation.
         cbow_mean: Only for CBOW: average the context (True) or sum it.
+        subwords: The rows of each word, where it has more than one; `input_rows` then has those of the n-grams too.
     """
 
     block_size: int
@@ -76,8 +78,16 @@ class BlockStep:
     """A row moves at most as far as `row_cap / learning_rate` predictions would move it: the curvature of the logistic
     loss grows with their number, and beyond that a single step overshoots."""
 
-    def __init__(self, input_rows: torch.Tensor, output_rows: torch.Tensor, negative: int, cbow_mean: bool = True):
+    def __init__(
+        self,
+        input_rows: torch.Tensor,
+        output_rows: torch.Tensor,
+        negative: int,
+        cbow_mean: bool = True,
+        subwords: SubwordTable | None = None,
+    ):
         self.input_rows, self.output_rows = input_rows, output_rows
+        self.subwords = None if subwords is None else SubwordBags(subwords, input_rows.device)
         self.negative, self.cbow_mean = negative, cbow_mean
         self.pairs_per_row = torch.empty(_TOGETHER * input_rows.shape[0], device=input_rows.device)
         self.workspace: dict[str, torch.Tensor] = {}
@@ -107,6 +117,22 @@ class BlockStep:
         self.pairs_per_row.index_add_(0, rows, weights.flatten())
         caps = self.pairs_per_row.index_select(0, rows).reciprocal_().mul_(self.row_cap).view_as(weights)
         return torch.minimum(caps, rates, out=caps)
+
+    def spread(
+        self, rows: torch.Tensor, owner: torch.Tensor, weights: torch.Tensor, steps: torch.Tensor, rate: torch.Tensor
+    ) -> None:
+        """Add to all rows of words what each word learned, limited by the row cap.
+
+        Args:
+            rows: int64 (n,), from `SubwordBags.find`, and `owner` likewise.
+            weights: (words,), pair weight of each word.
+            steps: (words, embedding_size), without the learning rate.
+            rate: float32 (1,).
+        """
+        rates = self.capped_rates(rows[None], weights.index_select(0, owner)[None], rate[None])
+        spread = self.buffer("spread", len(rows), steps.shape[1])
+        torch.index_select(steps, 0, owner, out=spread)
+        self.input_rows.index_add_(0, rows, spread.mul_(rates.view(-1, 1)))
 
     def draw_windows(self, words: torch.Tensor, smallest: int, largest: int, generator: torch.Generator):
         """Draw how far contexts reach, as something that can be sliced by steps.
@@ -170,7 +196,11 @@ class SkipGramStep(BlockStep):
         positive, shared = scores[:, :block], scores[:, block:]
         loss = None
         for t, rate in enumerate(rates.unbind()):
-            torch.index_select(self.input_rows, 0, inputs[t], out=x_rows)
+            if self.subwords is None:
+                torch.index_select(self.input_rows, 0, inputs[t], out=x_rows)
+            else:
+                rows, owner, begins = self.subwords.find(inputs[t])
+                x_rows.copy_(self.subwords.compose(self.input_rows, inputs[t], rows, begins))
             torch.index_select(self.output_rows, 0, outputs[t], out=y_rows)
             band = self.band(sentences[t], windows[t])
             pairs = band.sum(1)  # (B, N): positive pairs of each position, m_j
@@ -187,11 +217,15 @@ class SkipGramStep(BlockStep):
             x_step = torch.bmm(scores.transpose(1, 2), y, out=x)  # x is no longer needed
             shared_weight = (pairs.sum(1, keepdim=True) * negative_weight).expand(-1, self.shared_negatives)
             output_weights = torch.cat([band.sum(2), shared_weight], dim=1).flatten()
-            input_rates = self.capped_rates(inputs[t, None], pairs.view(1, -1) * (1 + self.negative), rate)
+            input_weights = pairs.view(1, -1) * (1 + self.negative)
             output_rates = self.capped_rates(outputs[t, None], output_weights[None], rate)
-            x_step.mul_(input_rates.view(num_blocks, block, 1))
             y_step.mul_(output_rates.view(num_blocks, height, 1))
-            self.input_rows.index_add_(0, inputs[t], x_rows)
+            if self.subwords is None:
+                input_rates = self.capped_rates(inputs[t, None], input_weights, rate)
+                x_step.mul_(input_rates.view(num_blocks, block, 1))
+                self.input_rows.index_add_(0, inputs[t], x_rows)
+            else:
+                self.spread(rows, owner, input_weights[0], x_rows, rate)
             self.output_rows.index_add_(0, outputs[t], y_step.view(-1, size))
         return loss
 
@@ -246,8 +280,13 @@ class CbowStep(BlockStep):
         output_rates = self.capped_rates(outputs, torch.cat([valid, shared_weight], dim=1), rates)
         target_rates = output_rates[:, :num_centers].unflatten(1, (num_blocks, block, 1))
         negative_rates = output_rates[:, num_centers:, None] * -negative_weight
-        input_rates = self.capped_rates(inputs, context_size * (1 + self.negative), rates)
-        back_weights = (around * input_rates[..., None]).flatten(1)
+        input_weights = context_size * (1 + self.negative)
+        if self.subwords is None:
+            input_rates = self.capped_rates(inputs, input_weights, rates)
+            back_weights = (around * input_rates[..., None]).flatten(1)
+        else:  # the rows of a word have rates of their own; contexts are places among the composed words
+            back_weights = around.flatten(1)
+            contexts = places.expand(num_steps, -1)
 
         y_and_z = self.buffer("y", num_outputs, size)
         y, z_rows = y_and_z[:num_centers].view(num_blocks, block, size), y_and_z[num_centers:]
@@ -260,10 +299,14 @@ class CbowStep(BlockStep):
         loss = None
         # each call may wait for another thread's Python: as few calls as possible
         prepared = (contexts, weights, outputs, target_rates, negative_rates, share, back_weights, inputs)
-        for context, weight, outward, target_rate, negative_rate, mean, back_weight, inward in zip(
-            *(tensor.unbind() for tensor in prepared), strict=True
+        for t, (context, weight, outward, target_rate, negative_rate, mean, back_weight, inward) in enumerate(
+            zip(*(tensor.unbind() for tensor in prepared), strict=True)
         ):
-            hidden = F.embedding_bag(context, self.input_rows, bags, mode="sum", per_sample_weights=weight).view_as(y)
+            x = self.input_rows
+            if self.subwords is not None:
+                rows, owner, begins = self.subwords.find(inward)
+                x = self.subwords.compose(x, inward, rows, begins)
+            hidden = F.embedding_bag(context, x, bags, mode="sum", per_sample_weights=weight).view_as(y)
             torch.index_select(self.output_rows, 0, outward, out=y_and_z)
             torch.sum(
                 torch.mul(hidden, y, out=error), 2, keepdim=True, out=positive
@@ -286,7 +329,10 @@ class CbowStep(BlockStep):
             torch.bmm(shared_transposed, hidden, out=z)
             z_rows.mul_(negative_rate)
             x_step = F.embedding_bag(places, error_rows, bags, mode="sum", per_sample_weights=back_weight)
-            self.input_rows.index_add_(0, inward, x_step)
+            if self.subwords is None:
+                self.input_rows.index_add_(0, inward, x_step)
+            else:
+                self.spread(rows, owner, input_weights[t], x_step, rates[t])
             self.output_rows.index_add_(0, outward, y_and_z)
         return loss
 
@@ -299,6 +345,7 @@ class TorchWorker:
         output_rows: Likewise.
         objective: What is learned.
         centers_per_step: Center words per step, at most.
+        subwords: The rows of each word, where it has more than one; `input_rows` then has those of the n-grams too.
     """
 
     def __init__(
@@ -307,12 +354,13 @@ class TorchWorker:
         output_rows: torch.Tensor,
         objective: Objective,
         centers_per_step: int,
+        subwords: SubwordTable | None = None,
     ):
         self.objective, self.device = objective, input_rows.device
         self.keep_probabilities = torch.as_tensor(objective.keep_probabilities, dtype=torch.float32).to(self.device)
         self.sampler = NegativeSampler(objective.noise_weights, self.device)
         step = SkipGramStep if objective.architecture == "skip-gram" else CbowStep
-        self.step = step(input_rows, output_rows, objective.negative, objective.cbow_mean)
+        self.step = step(input_rows, output_rows, objective.negative, objective.cbow_mean, subwords)
         self.blocks_per_step = max(centers_per_step // step.block_size, 1)
 
     @torch.inference_mode()  # less overhead per call

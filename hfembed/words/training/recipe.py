@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
+import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
 
@@ -20,6 +21,7 @@ from hfembed.words.data.phrases import learn_phrases
 from hfembed.words.data.vocabulary import merge_vocabularies
 from hfembed.words.evaluation.word_tests import WordTests
 from hfembed.words.training.engine import EngineSettings
+from hfembed.words.training.subword_table import used_buckets
 
 Loaded = TypeVar("Loaded")
 
@@ -58,6 +60,11 @@ class Word2VecTrainingConfig(RunConfig):
     ns_exponent: float = setting(0.75, "noise words are drawn in proportion to count ** ns_exponent")
     cbow_mean: bool = setting(True, "CBOW averages the context instead of summing it")
     initializer_scale: float = setting(2.0, "input rows start at U(-1, 1) * initializer_scale / embedding_size")
+
+    subwords: list[int] = setting(
+        [], "least and greatest length of character n-grams, e.g. [3, 6]: unknown words get vectors too; [] = none"
+    )
+    buckets: int = setting(2_000_000, "hash buckets of the n-grams; only those that the text uses are stored")
 
     engine: str = setting(
         "torch", "torch (CPU threads or a GPU), numba (CPU threads; needs hfembed[fast]) or triton (a GPU)"
@@ -119,7 +126,8 @@ class Word2VecTrainingConfig(RunConfig):
     def model_config(self, vocab_size: int) -> Word2VecConfig:
         """The model's share of the settings."""
         try:
-            return Word2VecConfig(vocab_size=vocab_size, **self._shared_with(Word2VecConfig, without=("vocab_size",)))
+            shared = self._shared_with(Word2VecConfig, without=("vocab_size", "subwords"))
+            return Word2VecConfig(vocab_size=vocab_size, subwords=self.subwords or None, **shared)
         except ValueError as error:
             raise InputError(" ".join(str(error.__cause__ or error).split())) from None
 
@@ -167,10 +175,11 @@ def keep_objective(config: Word2VecTrainingConfig) -> str:
         return ""
     old, changes = _load(config.init_from, Word2VecConfig.from_pretrained), []
     for name in [field.name for field in dataclasses.fields(Word2VecConfig) if hasattr(config, field.name)]:
+        was = list(old.subwords or []) if name == "subwords" else getattr(old, name)
         if name not in config.named:
-            setattr(config, name, getattr(old, name))
-        elif getattr(config, name) != getattr(old, name):
-            changes.append(f"{name} {getattr(config, name)} instead of {getattr(old, name)}")
+            setattr(config, name, was)
+        elif getattr(config, name) != was:
+            changes.append(f"{name} {getattr(config, name)} instead of {was}")
     return f"init_from {config.init_from}: this run continues with {', '.join(changes)}" if changes else ""
 
 
@@ -202,9 +211,20 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
     """A model for the corpus' words: fresh rows, and with `init_from` the trained ones of all words known there."""
     vocabulary = corpus.vocabulary
     torch.manual_seed(config.seed)
-    model = Word2VecForPreTraining(config.model_config(len(vocabulary)), vocabulary)
-    if config.init_from:
-        old = load_start(config)
+    old = load_start(config) if config.init_from else None
+    settings = config.model_config(len(vocabulary))
+    kept = None
+    if settings.subwords is not None:
+        used = used_buckets(vocabulary.words, settings.subwords, settings.buckets)
+        if old is not None and old.config.subwords == settings.subwords and old.config.buckets == settings.buckets:
+            kept = old.word2vec.ngram_embeddings
+            used = np.union1d(used, kept.stored_buckets())
+        settings.ngram_rows = len(used) + 1
+    model = Word2VecForPreTraining(settings, vocabulary)
+    ngrams = model.word2vec.ngram_embeddings
+    if ngrams is not None:
+        ngrams.store_buckets(used)
+    if old is not None:
         index = old.require_vocabulary().index
         rows = torch.tensor([index.get(word, -1) for word in vocabulary])
         known = rows >= 0
@@ -214,6 +234,9 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
                 (model.context_embeddings.weight, old.context_embeddings.weight),
             ):
                 new[known] = trained[rows[known]]
+            if ngrams is not None and kept is not None:
+                stored = torch.from_numpy(kept.stored_buckets())
+                ngrams.weight[ngrams.rows_of(stored)] = kept.weight[kept.rows_of(stored)]
     return model
 
 

@@ -1,6 +1,5 @@
 """The engine on a corpus made so that one knows what there is to learn."""
 
-import os
 import sys
 
 import numpy as np
@@ -11,7 +10,7 @@ from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.words.data.corpora import EncodedCorpus, prepare_corpus
-from hfembed.words.training.engine import EngineSettings, available_cores, train_word2vec
+from hfembed.words.training.engine import EngineSettings, train_word2vec
 
 TOPICS, WORDS_PER_TOPIC = 5, 8
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -148,15 +147,6 @@ def test_an_engine_says_where_it_computes(corpus, engine, device):
     settings = EngineSettings(engine=engine)
     with pytest.raises(InputError, match=f"engine '{engine}' computes on .* not on {device}: take engine 'torch'"):
         train_word2vec(make_model(corpus).to(device), corpus, settings, show_progress=False)
-
-
-def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch):
-    assert available_cores() >= 1
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS and Windows
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert available_cores() == 3
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert available_cores() == 1
 
 
 def test_without_numba_its_engine_is_an_error_and_not_another_engine(corpus, monkeypatch):

@@ -14,6 +14,7 @@ from hfembed.words.training.alias_table import alias_table
 from hfembed.words.training.kernel_numba import NumbaWorker
 from hfembed.words.training.kernel_torch import CbowStep, NegativeSampler, SkipGramStep, TorchWorker
 from hfembed.words.training.segments import Objective
+from hfembed.words.training.subword_table import SubwordTable
 
 VOCAB_SIZE, SIZE, WINDOW, NEGATIVE, NOISE_WORD = 12, 7, 2, 3, 11
 RATE = 1e-4  # so small that learning word by word or all at once comes to the same
@@ -68,12 +69,12 @@ def brute_force(architecture: str, cbow_mean: bool, inputs: np.ndarray, outputs:
     return input_gradient, output_gradient, loss / predictions
 
 
-def learn(engine: str, rows: tuple[torch.Tensor, torch.Tensor], objective: Objective, rate: float) -> float:
+def learn(engine: str, rows, objective: Objective, rate: float, subwords: SubwordTable | None = None) -> float:
     """One step over all words, in place."""
     if engine == "torch":
-        worker = TorchWorker(*rows, objective, centers_per_step=128)
+        worker = TorchWorker(*rows, objective, centers_per_step=128, subwords=subwords)
     elif engine == "numba":
-        worker = NumbaWorker(*rows, objective)
+        worker = NumbaWorker(*rows, objective, subwords)
     else:
         from hfembed.words.training.kernel_triton import TritonWorker
 
@@ -123,6 +124,32 @@ def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean, tmp_p
     np.testing.assert_allclose(moved[0], expected_input, rtol=5e-3, atol=2e-2)
     np.testing.assert_allclose(moved[1], expected_output, rtol=5e-3, atol=2e-2)
     if engine != "numba":
+        assert loss == pytest.approx(expected_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "numba"])
+@pytest.mark.parametrize(("architecture", "cbow_mean"), [("skip-gram", True), ("cbow", True), ("cbow", False)])
+def test_all_rows_of_a_word_learn_what_the_word_learns(engine, architecture, cbow_mean):
+    rng = np.random.default_rng(3)
+    # from 1 to 6 rows per word, some of them twice, some shared
+    extra = [rng.integers(VOCAB_SIZE, VOCAB_SIZE + 8, size=number % 6) for number in range(VOCAB_SIZE)]
+    parts = [np.concatenate([[word], more]) for word, more in enumerate(extra)]
+    lengths = np.array([len(part) for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    subwords = SubwordTable(offsets, np.concatenate(parts).astype(np.int32), (1 / lengths).astype(np.float32))
+    table, outputs = rng.normal(size=(VOCAB_SIZE + 8, SIZE)), make_rows()[1]
+    composed = np.stack([table[part].mean(axis=0) for part in parts])
+    word_gradient, expected_output, expected_loss = brute_force(architecture, cbow_mean, composed, outputs)
+    expected_input = np.zeros_like(table)
+    for part, gradient in zip(parts, word_gradient, strict=True):
+        np.add.at(expected_input, part, gradient)  # undivided, as in fastText
+    rows = torch.tensor(table, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
+    after = [matrix.clone() for matrix in rows]
+    loss = learn(engine, after, make_objective(architecture, cbow_mean), RATE, subwords)
+    moved = [(matrix - start).numpy() / -RATE for matrix, start in zip(after, rows, strict=True)]
+    np.testing.assert_allclose(moved[0], expected_input, rtol=5e-3, atol=4e-2)
+    np.testing.assert_allclose(moved[1], expected_output, rtol=5e-3, atol=2e-2)
+    if engine == "torch":
         assert loss == pytest.approx(expected_loss, rel=1e-4)
 
 
