@@ -37,6 +37,8 @@ def verify(
     hub: Hub,
     model: options.Analyzer = None,
     detector: options.Detector = None,
+    turned: options.Turned = False,
+    max_image_size: options.MaxImageSize = None,
     far: options.Far = None,
     faces: Annotated[Literal["largest", "only"], typer.Option(help="Of a photo with several.")] = "largest",
     min_quality: options.MinQuality = MIN_QUALITY,
@@ -44,7 +46,7 @@ def verify(
 ) -> Answer:
     """Decide whether two photos show the same person."""
     photo_files.check_photos(a, b)
-    analyzer = _load_analyzer(model, detector, device, hub)
+    analyzer = _load_analyzer(model, detector, device, hub, turned, max_image_size)
     result = analyzer.verify(a, b, far, faces, min_quality=min_quality)
     data = (analyzer.embedder.config.thresholds or {})["data"]
     meaning = "the highest accuracy" if far is None else f"a false accept rate of {far:g}"
@@ -68,6 +70,8 @@ def embed(
     hub: Hub,
     model: options.Analyzer = None,
     detector: options.Detector = None,
+    turned: options.Turned = False,
+    max_image_size: options.MaxImageSize = None,
     faces: options.Faces = "all",
     min_quality: options.MinQuality = MIN_QUALITY,
     batch_size: options.BatchSize = 32,
@@ -79,7 +83,7 @@ def embed(
         raise InputError(f"{output} does not end in .parquet; name the table to write")
     check_writable(output)
     listing = photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
-    analyzer = _load_analyzer(model, detector, device, hub)
+    analyzer = _load_analyzer(model, detector, device, hub, turned, max_image_size)
     summary = photo_folders.embed_folder(
         analyzer, listing, output, faces, batch_size, num_threads or "auto", sys.stderr.isatty(), min_quality
     )
@@ -98,6 +102,8 @@ def identify(
     hub: Hub,
     model: options.Analyzer = None,
     detector: options.Detector = None,
+    turned: options.Turned = False,
+    max_image_size: options.MaxImageSize = None,
     far: options.Far = None,
     fpir: Annotated[
         float | None, typer.Option(help="Instead of --far: a rate that the index was calibrated for.")
@@ -124,7 +130,7 @@ def identify(
             f"--fpir needs an index that was calibrated, and {gallery} is a folder of photos: give --far, or --save "
             "its index, calibrate that (EmbeddingIndex.calibrate) and name it instead"
         )
-    analyzer = _load_analyzer(model, detector, device, hub)
+    analyzer = _load_analyzer(model, detector, device, hub, turned, max_image_size)
     if fpir is None:
         with input_errors():
             analyzer.embedder.threshold(far)  # what cannot be decided at the end should fail before the work
@@ -271,11 +277,22 @@ def explain(
     )
 
 
-def _load_analyzer(model: str | None, detector: str | None, device: str, hub: Hub) -> "face_analyzer.FaceAnalyzer":
+def _load_analyzer(
+    model: str | None,
+    detector: str | None,
+    device: str,
+    hub: Hub,
+    turned: bool = False,
+    max_image_size: int | None = None,
+) -> "face_analyzer.FaceAnalyzer":
     checkpoint = hub.face_model(model)
     if detector is not None:
-        return face_analyzer.FaceAnalyzer.from_models(hub.other_model(detector), checkpoint, device)
-    return face_analyzer.FaceAnalyzer.from_pretrained(checkpoint, device=device)
+        analyzer = face_analyzer.FaceAnalyzer.from_models(hub.other_model(detector), checkpoint, device)
+    else:
+        analyzer = face_analyzer.FaceAnalyzer.from_pretrained(checkpoint, device=device)
+    with input_errors():
+        analyzer.detector.change_search(turned or None, max_image_size)
+    return analyzer
 
 
 def _load_gallery(

@@ -25,6 +25,13 @@ AnalyzerOrEmbedder = Annotated[
     str | None, typer.Option("--model", help=f"{_ANALYZER}; with --aligned, of a face embedder. {_DEFAULT}.")
 ]
 Detector = Annotated[str | None, typer.Option(help=f"{_DETECTOR}; default: the one in the model's folder.")]
+Turned = Annotated[
+    bool, typer.Option("--turned", help="Search photos by 90, 180 and 270 degrees turned too, where no face is sure.")
+]
+MaxImageSize = Annotated[
+    int | None,
+    typer.Option(min=0, help="Search photos at this size of their longer side; 0: full size. Default: the model's."),
+]
 OtherDetector = Annotated[str | None, typer.Option("--detector", help=f"{_DETECTOR}.")]
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")]

@@ -25,6 +25,7 @@ from hfembed.checkpoint.push import push_folder
 from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.default_model import resolve_face_model
+from hfembed.faces.display import draw_faces, png
 from hfembed.faces.quality import FaceQuality, assess_face, tempered_log_odds
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
@@ -61,6 +62,9 @@ class Face(NamedTuple):
     def __repr__(self) -> str:
         return f"Face(box={[round(float(side), 1) for side in self.box]}, score={self.quality.score:.2f})"
 
+    def _repr_png_(self) -> bytes | None:
+        return None if self.crop is None else png(self.crop)
+
 
 class AnalyzedPhoto(NamedTuple):
     """What was found in one photo.
@@ -84,6 +88,9 @@ class AnalyzedPhoto(NamedTuple):
         if self.error or self.faces:
             return self.error
         return describe_set_aside(self) or f"{self.name}: no face was found"
+
+    def _repr_png_(self) -> bytes | None:
+        return draw_faces(self.name, [(face.box, face.landmarks) for face in self.faces])
 
 
 class Verification(NamedTuple):
@@ -503,7 +510,7 @@ class FaceAnalyzer:
         for number, detected in found.items():
             count = len(detected.scores)
             if faces != "all" and count == 0:
-                errors[number] = f"{names[number]}: no face was found"
+                errors[number] = f"{names[number]}: {nothing_found(opened[number])}"
             else:
                 for index in range(count):
                     try:
@@ -633,6 +640,17 @@ def _copy_notes(source: Checkpoint, folder: Path) -> None:
     card = source.folder / CARD_FILE
     if card.is_file() and not is_generated(text := card.read_text(encoding="utf-8", errors="replace")):
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def nothing_found(photo: Photo) -> str:
+    """Say that a photo shows no face, and at what size it was searched, if that is not its own."""
+    if photo.shrinkage <= 1:
+        return "no face was found"
+    searched = max(photo.pixels.shape)
+    return (
+        f"no face was found in it at {searched} of {round(searched * photo.shrinkage)} pixels; a larger "
+        "max_image_size finds smaller faces"
+    )
 
 
 def _largest(faces: DetectedFaces) -> DetectedFaces:

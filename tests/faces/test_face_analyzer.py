@@ -43,6 +43,16 @@ def test_faces_with_all_that_is_known_of_them(analyzer):
         assert face.quality.size == pytest.approx(min(face.box[2:] - face.box[:2]))
 
 
+def test_notebooks_show_photos_and_crops_as_pictures(analyzer, tmp_path):
+    draw((50, 30), person=1).save(tmp_path / "a.png")
+    (photo,) = analyzer.stream([tmp_path / "a.png"], return_crops=True)
+    shown = Image.open(io.BytesIO(photo._repr_png_()))
+    assert shown.size == (160, 120) and (31, 95, 168) in {color for _, color in shown.getcolors(1 << 20)}
+    assert Image.open(io.BytesIO(photo.faces[0]._repr_png_())).size == (24, 24)
+    (unnamed,) = analyzer(draw((50, 30), person=1))
+    assert unnamed._repr_png_() is None and unnamed.faces[0]._repr_png_() is None
+
+
 def test_the_embedding_is_that_of_the_aligned_crop(analyzer):
     image = draw((50, 30), person=4)
     face = analyzer(image)[0].faces[0]
