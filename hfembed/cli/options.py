@@ -41,6 +41,9 @@ Workers = Annotated[
 ]
 Threads = Annotated[int, typer.Option("--num-threads", min=1, help="Threads of torch on a CPU.")]
 Faces = Annotated[Literal["all", "largest", "only"], typer.Option(help="Of a photo with several; only: an error.")]
+MinQuality = Annotated[
+    float, typer.Option(min=0, max=1, help="Set aside faces of a lower quality, from 0 to 1; 0 takes all.")
+]
 Far = Annotated[float | None, typer.Option(help="Decide at this false accept rate; default: at the highest accuracy.")]
 TopK = Annotated[int, typer.Option(min=1, help="How many answers to list.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
