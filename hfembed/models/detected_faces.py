@@ -1,11 +1,13 @@
 """What all face detectors share: what they return, and the way from photos of any sizes to it and back."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from torchvision.ops import batched_nms
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -81,6 +83,32 @@ class FaceDetector(DeviceLoading, PreTrainedModel):
             ValueError: A photo has another shape.
         """
         raise NotImplementedError
+
+    def change_search(
+        self, turned: bool | None = None, max_image_size: int | None = None, min_face_size: float | None = None
+    ) -> None:
+        """Change how photos are searched from here on.
+
+        Args:
+            turned: `config.turned`; None leaves it.
+            max_image_size: `config.max_image_size`, 0 for photos at full size; None leaves it.
+            min_face_size: `config.min_face_size`; None leaves it.
+
+        Raises:
+            ValueError: A size is impossible.
+        """
+        config: Any = copy.copy(self.config)
+        if turned is not None:
+            config.turned = turned
+        if max_image_size is not None:
+            config.max_image_size = max_image_size or None
+        if min_face_size is not None:
+            config.min_face_size = min_face_size
+        try:
+            config.validate()
+        except StrictDataclassError as error:
+            raise ValueError(str(error.__cause__ or error)) from error
+        self.config = config
 
     @torch.no_grad()
     def detect(self, images: PhotoSource | Sequence[PhotoSource]) -> list[DetectedFaces]:

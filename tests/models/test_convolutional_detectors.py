@@ -204,6 +204,26 @@ def test_a_photo_on_its_side_is_searched_upright(quarters):
     assert down.tolist() == [[0, 6], [-6, 0], [0, -6], [6, 0]][quarters]
 
 
+def test_how_photos_are_searched_can_be_changed():
+    model = random_detector("yunet")
+    model.change_search(True, 0, 40)
+    assert (model.config.turned, model.config.max_image_size, model.config.search_scale) == (True, None, 0.5)
+    model.change_search(max_image_size=640)
+    assert (model.config.turned, model.config.max_image_size) == (True, 640)
+    for impossible in ({"max_image_size": 5}, {"min_face_size": 2}):
+        with pytest.raises(ValueError, match=next(iter(impossible))):
+            model.change_search(**impossible)
+
+
+def test_a_smaller_search_finds_the_same_places():
+    model = random_detector("yunet", nms_threshold=1.0)
+    photo = random_photos((64, 96))[0]
+    small = torch.nn.functional.interpolate(photo[None], (32, 48), mode="bilinear", antialias=True)[0]
+    expected = model.detect_in([small], [2.0])[0]
+    model.change_search(min_face_size=40)
+    assert_same_faces(model.detect_in([photo])[0], expected, 1e-3)
+
+
 def test_no_face_stays_no_face():
     none = DetectedFaces(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 5, 2))
     assert [tuple(values.shape) for values in turn_back(none, 1, 20, 30)] == [(0, 4), (0,), (0, 5, 2)]

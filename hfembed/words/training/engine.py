@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.json_notes import read_json, write_json
