@@ -27,6 +27,8 @@ quickstart: install  ## train, save, reload and show small models, and the defau
 
 gallery: quickstart  ## draw the pictures of docs/gallery.md
 	cd outputs/quickstart/real_faces && $(CURDIR)/$(BIN)/hfembed explain a.jpg photos/eileen_turned.jpg explain.png
+	$(BIN)/hfembed map outputs/quickstart/words police fire israeli palestinian cricket test \
+		--output outputs/quickstart/words/map.png
 	$(BIN)/python scripts/draw_gallery.py outputs/quickstart docs/pictures
 
 test: install  ## the default tests: offline, no research data needed; one thread per worker, as torch's threads spin
