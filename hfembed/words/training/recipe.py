@@ -227,7 +227,7 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
         used = used_buckets(vocabulary.words, settings.subwords, settings.buckets)
         if old is not None and old.config.subwords == settings.subwords and old.config.buckets == settings.buckets:
             kept = old.word2vec.ngram_embeddings
-            used = np.union1d(used, kept.stored_buckets())
+            used = used if kept is None else np.union1d(used, kept.stored_buckets())
         settings.ngram_rows = len(used) + 1
     model = Word2VecForPreTraining(settings, vocabulary)
     ngrams = model.word2vec.ngram_embeddings
