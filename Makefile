@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install quickstart test test-slow test-lowest fuzz check style clean
+.PHONY: help install quickstart gallery test test-slow test-lowest fuzz check style clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,7 +13,7 @@ help:  ## show this list
 
 install: .venv/.installed  ## a virtual environment in .venv with the package and its development tools
 
-quickstart: install  ## train, save, reload and show small models: face embeddings, reconstructions, word vectors
+quickstart: install  ## train, save, reload and show small models, and the default one on real faces
 	rm -rf outputs/quickstart
 	$(BIN)/hfembed train faces --config quickstart --output_dir outputs/quickstart/faces
 	$(BIN)/python scripts/show_face_embedder.py outputs/quickstart/faces
@@ -23,6 +23,13 @@ quickstart: install  ## train, save, reload and show small models: face embeddin
 	$(BIN)/hfembed train words --config word2vec_quickstart --output_dir outputs/quickstart/words \
 		--corpus "$$($(BIN)/python -c 'from gensim.test.utils import datapath; print(datapath("lee_background.cor"))')"
 	$(BIN)/python scripts/show_word_vectors.py outputs/quickstart/words
+	$(BIN)/python scripts/show_faces.py outputs/quickstart/real_faces
+
+gallery: quickstart  ## draw the pictures of docs/gallery.md
+	cd outputs/quickstart/real_faces && $(CURDIR)/$(BIN)/hfembed explain a.jpg photos/eileen_turned.jpg explain.png
+	$(BIN)/hfembed map outputs/quickstart/words police fire israeli palestinian cricket test \
+		--output outputs/quickstart/words/map.png
+	$(BIN)/python scripts/draw_gallery.py outputs/quickstart docs/pictures
 
 test: install  ## the default tests: offline, no research data needed; one thread per worker, as torch's threads spin
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

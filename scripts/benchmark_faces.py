@@ -5,7 +5,8 @@ python scripts/benchmark_faces.py outputs/mobilefacenet --images lfw-a/ --detect
     --original facenet-pytorch/ --part detection --part photos
 
 `--original` is a clone of timesler/facenet-pytorch, whose MTCNN, one photo after the other, detection is compared
-with. All parts take one thread but "photos", the whole way from files to embeddings, which takes two cores.
+with. `--detector` may be repeated for "photos"; all look for faces from `--min-face-size`. All parts take one thread
+but "photos", the whole way from files to embeddings, which takes two cores.
 
 The variants take turns, round by round, and the figures are medians of CPU time: other load on the machine then
 disturbs all of them alike. Absolute figures are this machine's; the ratios are what carries over.
@@ -26,15 +27,17 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
 
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.loading import load_face_detector, load_face_embedder
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.faces.face_analyzer import FaceAnalyzer
+from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_detector.area_resampling import AreaResampling
+from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
 from hfembed.models.face_embedder.triplet_mining import semi_hard_triplets, squared_distances
+from hfembed.models.photo_image_processor import PhotoImageProcessor
 
 
 def interleaved(
@@ -128,10 +131,9 @@ def mining_row(rounds: int) -> dict[str, float]:
 
 
 def detection_rows(
-    detector_folder: str, original: Path | None, photos: list[Image.Image], batch_size: int, rounds: int
+    detector: FaceDetector, original: Path | None, photos: list[Image.Image], batch_size: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """The detector one by one and in batches, and the network's first implementation."""
-    detector, _ = load_face_detector(detector_folder, "cpu")
     pixels = [torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos]
     batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
     variants: dict[str, Callable[[], list[torch.Tensor]]] = {
@@ -210,8 +212,10 @@ def stage_rows(
     }
 
 
-def detection_stages(detector: PreTrainedModel) -> dict[str, tuple[object, str]]:
+def detection_stages(detector: FaceDetector) -> dict[str, tuple[object, str]]:
     """The stages of a detector, for `stage_rows`."""
+    if not isinstance(detector, FaceDetectorModel):
+        return {"detection network": (detector, "predict")}
     return {
         "pixels to float32": (AreaResampling, "__init__"),
         "levels of the pyramid": (AreaResampling, "levels"),
@@ -232,12 +236,33 @@ def original_detector(folder: Path, min_face_size: float) -> torch.nn.Module:
     return MTCNN(min_face_size=min_face_size, keep_all=True, device="cpu").eval()
 
 
+def load_detector(folder: str, min_face_size: float | None) -> FaceDetector:
+    """A detector that looks for faces from a size; its own by default."""
+    detector, _ = load_face_detector(folder, "cpu")
+    if min_face_size is not None:
+        detector.config.min_face_size = min_face_size  # type: ignore[attr-defined]
+    return detector
+
+
 def photo_rows(
-    model_folder: str, detector_folder: str, original: Path | None, photos: list[bytes], batch_size: int, rounds: int
+    model_folder: str,
+    detectors: dict[str, FaceDetector],
+    original: Path | None,
+    photos: list[bytes],
+    batch_size: int,
+    rounds: int,
+    cpu_time: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """From files of mixed sizes to embeddings on two cores: photo by photo, and the analyzer."""
-    analyzer = FaceAnalyzer.from_models(detector_folder, model_folder, "cpu")
-    detector, embedder, processor = analyzer.detector, analyzer.embedder, analyzer.embedder_processor
+    """From files of mixed sizes to embeddings: photo by photo, and the analyzer with each detector.
+
+    On two cores, by the clock; or with one thread, by CPU time, where other work disturbs the cores.
+    """
+    embedder, processor = load_face_embedder(model_folder, "cpu")
+    analyzers = {
+        name: FaceAnalyzer(detector, PhotoImageProcessor(), embedder, processor)
+        for name, detector in detectors.items()
+    }
+    detector = next(iter(detectors.values()))
     mtcnn = None if original is None else original_detector(original, detector.config.min_face_size)
 
     def one_by_one() -> int:
@@ -249,20 +274,25 @@ def photo_rows(
             else:
                 landmarks = mtcnn.detect(image, landmarks=True)[2]
             for points in [] if landmarks is None else landmarks:
-                pixels = processor(image, landmarks=points.astype(float), return_tensors="pt").pixel_values
+                try:
+                    pixels = processor(image, landmarks=points.astype(float), return_tensors="pt").pixel_values
+                except ValueError:  # landmarks outside the photo, where the analyzer notes an error
+                    continue
                 views = [pixels] if embedder.config.mirror == "none" else [pixels, pixels.flip(3)]
                 for view in views:
                     embedder(view)
                 faces += 1
         return faces
 
-    def analyzed() -> int:
-        return sum(len(photo.faces) for photo in analyzer(photos, "all", batch_size, num_threads=2))
-
-    torch.set_num_threads(2)
+    cores = 1 if cpu_time else 2
+    torch.set_num_threads(cores)
     with torch.inference_mode():
-        variants = {"one by one": one_by_one, "FaceAnalyzer": analyzed}
-        seconds = interleaved(variants, rounds, time.perf_counter)
+        variants: dict[str, Callable[[], int]] = {"one by one": one_by_one}
+        for name, analyzer in analyzers.items():
+            variants[f"FaceAnalyzer, {name}"] = lambda analyzer=analyzer: sum(
+                len(photo.faces) for photo in analyzer(photos, "all", batch_size, num_threads=cores, min_quality=0.0)
+            )
+        seconds = interleaved(variants, rounds, time.process_time if cpu_time else time.perf_counter)
         counts = {name: run() for name, run in variants.items()}
     torch.set_num_threads(1)
     rows = {
@@ -273,13 +303,19 @@ def photo_rows(
         }
         for name in variants
     }
-    stages = (
-        {"decoding": (analyzer.detector_processor, "open")}
-        | detection_stages(detector)
-        | {"alignment": (analyzer, "crop"), "embedding": (analyzer, "embed_crops")}
-    )
-    spent = stage_rows(stages, lambda: analyzer(photos, "all", batch_size), len(photos))
-    return rows | {f"FaceAnalyzer, one thread, stage: {name}": row for name, row in spent.items()}
+    for label, analyzer in analyzers.items():
+        stages = (
+            {"decoding": (analyzer.detector_processor, "open")}
+            | detection_stages(analyzer.detector)
+            | {"alignment": (analyzer, "crop"), "embedding": (analyzer, "embed_crops")}
+        )
+        spent = stage_rows(
+            stages,
+            lambda analyzer=analyzer: analyzer(photos, "all", batch_size, num_threads=1, min_quality=0.0),
+            len(photos),
+        )
+        rows |= {f"FaceAnalyzer, {label}, one thread, stage: {name}": row for name, row in spent.items()}
+    return rows
 
 
 def of_mixed_sizes(photos: list[Image.Image]) -> list[bytes]:
@@ -302,7 +338,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="checkpoint folder")
     parser.add_argument("--images", type=Path, help="folder of JPEG photos; without it, only mining and embedding")
-    parser.add_argument("--detector", help="checkpoint folder of a face detector; without it, no detection")
+    parser.add_argument(
+        "--detector", action="append", help="checkpoint folder of a face detector; without it, no detection"
+    )
+    parser.add_argument("--cpu-time", action="store_true", help="photos: one thread, CPU time, not two cores' clock")
+    parser.add_argument("--min-face-size", type=float, help="smallest face to look for, in pixels")
     parser.add_argument("--original", type=Path, help="clone of timesler/facenet-pytorch to compare detection with")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this part; may repeat")
     parser.add_argument("--photos", type=int, default=200, help="how many photos to take")
@@ -330,12 +370,17 @@ def main() -> None:
             results |= alignment_rows(arguments.model, [file.read_bytes() for file in files], rounds)
         if arguments.detector:
             photos = [Image.open(file).convert("RGB") for file in files]
+            detectors = {
+                Path(folder).name: load_detector(folder, arguments.min_face_size) for folder in arguments.detector
+            }
             if "detection" in parts:
-                results |= detection_rows(arguments.detector, arguments.original, photos, batch_size, rounds)
+                results |= detection_rows(
+                    next(iter(detectors.values())), arguments.original, photos, batch_size, rounds
+                )
             if "photos" in parts:
                 mixed = of_mixed_sizes(photos)
                 results |= photo_rows(
-                    arguments.model, arguments.detector, arguments.original, mixed, batch_size, rounds
+                    arguments.model, detectors, arguments.original, mixed, batch_size, rounds, arguments.cpu_time
                 )
     for name, row in results.items():
         print(f"{name:80}" + "  ".join(f"{figure} {value:.3g}" for figure, value in row.items()))

@@ -3,6 +3,10 @@ r"""Measure the engines against gensim: same corpus, cores, dimension and epochs
     python scripts/benchmark_word2vec.py --corpus FILE --architecture skip-gram --dimension 100 --threads 2 \
         --epochs 1 --rounds 3 --output FILE.json [--analogies FILE --word_pairs "[FILE]"]
 
+With `--subwords "[3, 6]"` the peers are gensim's FastText and, with `--fasttext true`, fastText itself (PyPI
+`fasttext-numpy2-wheel`), whose training time is the difference between runs of 2 and of 1 epochs' length: loading,
+counting and allocating are in both. The ratio to fastText is given too.
+
 With `--device cuda` the engines run on a GPU, gensim on the CPU threads of the same machine.
 
 gensim reads the text from a file (`corpus_file=`, its fastest mode) at every learning rate asked for; its best one
@@ -16,24 +20,24 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
-from gensim.models import Word2Vec
+from gensim.models import FastText, Word2Vec
 from huggingface_hub.dataclasses import strict
 
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.loading import choose_device
 from hfembed.errors import InputError, exit_on_input_error
-from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
-from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.training.config import read_config, setting
 from hfembed.words.data.corpora import EncodedCorpus, prepare_corpus
-from hfembed.words.training.engine import ENGINES, EngineSettings, train_word2vec
-from hfembed.words.training.recipe import TrainingTests
+from hfembed.words.training.engine import ENGINES, train_word2vec
+from hfembed.words.training.recipe import TrainingTests, Word2VecTrainingConfig, start_model
 
 SENTENCE_LENGTH = 10_000  # gensim cuts there
 WINDOW, NEGATIVE, SAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
@@ -53,9 +57,14 @@ class BenchmarkConfig:
     rounds: int = setting(3, "how often everything is measured")
     output: str = setting("", "JSON file for the figures")
     device: str = setting("cpu", "cpu or cuda, where our engines run")
-    engines: list[str] = setting([], "our engines to measure; [] = those of the device")
+    engines: list[str] = setting(
+        [], "our engines to measure; [] = those of the device; 'numba words only' is one without subwords"
+    )
     learning_rate: float = setting(0.0, "of our engines; 0 = the recipes': 0.05 for skip-gram, 0.075 for cbow")
     gensim_learning_rates: list[float] = setting([0.025, 0.05], "of gensim, one after the other")
+    subwords: list[int] = setting([], "least and greatest length of n-grams; [] = words only")
+    buckets: int = setting(2_000_000, "hash buckets of the n-grams")
+    fasttext: bool = setting(False, "also measure fastText, with subwords")
     cache_dir: str = setting("", "folder for the encoded corpus; by default a temporary one")
     analogies: str = setting("", "file of analogies, asked among the 30,000 most frequent words")
     word_pairs: list[str] = setting([], "files of word pairs with similarities")
@@ -69,10 +78,12 @@ class BenchmarkConfig:
         for name in ("dimension", "threads", "epochs", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.fasttext and not self.subwords:
+            raise ValueError("fasttext is measured with subwords")
         if self.device not in ENGINES_OF_DEVICE:
             raise ValueError(f"device must be cpu or cuda, not '{self.device}'")
         for engine in self.engines:
-            if engine not in ENGINES:
+            if engine.removesuffix(" words only") not in ENGINES:
                 raise ValueError(f"engines must be among {', '.join(ENGINES)}, not '{engine}'")
 
 
@@ -102,11 +113,57 @@ def _write_words(lines, waiting: list[str], flush: bool) -> None:
         del waiting[:SENTENCE_LENGTH]
 
 
-def run_gensim(
-    config: BenchmarkConfig, text: Path, learning_rate: float, seed: int
-) -> tuple[float, float, list, torch.Tensor]:
-    """Words per second, words per second of CPU time, words and vectors."""
-    model = Word2Vec(
+Lookup = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]] | None
+Measured = tuple[float, float, list[str], torch.Tensor, Lookup]
+"""Words per second, words per second of CPU time, words and vectors, and the vectors of other words."""
+
+
+def unknown_words_of(vector: Callable[[str], np.ndarray]) -> Lookup:
+    """The vectors of unknown words of another library."""
+
+    def lookup(words: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        found = torch.from_numpy(np.stack([vector(word) for word in words]))
+        return found, found.ne(0).any(dim=1)
+
+    return lookup
+
+
+def run_fasttext(config: BenchmarkConfig, text: Path, learning_rate: float, words: int, seed: int) -> Measured:
+    """Measure fastText itself."""
+    import fasttext
+
+    def train(epochs: int):
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        model = fasttext.train_unsupervised(
+            str(text),
+            {"skip-gram": "skipgram", "cbow": "cbow"}[config.architecture],
+            dim=config.dimension, ws=WINDOW, neg=NEGATIVE, t=SAMPLE, minCount=MIN_COUNT, minn=config.subwords[0],
+            maxn=config.subwords[1], bucket=config.buckets, epoch=epochs, lr=learning_rate, thread=config.threads,
+            verbose=0,
+        )  # fmt: skip
+        return model, time.perf_counter() - begun, time.process_time() - cpu_begun
+
+    _, twice, twice_cpu = train(2 * config.epochs)
+    model, once, once_cpu = train(config.epochs)
+    known = [word for word in model.get_words() if word != "</s>"]
+    vectors = torch.from_numpy(np.stack([model.get_word_vector(word) for word in known]))
+    words *= config.epochs
+    return (
+        words / (twice - once),
+        words / (twice_cpu - once_cpu),
+        known,
+        vectors,
+        unknown_words_of(model.get_word_vector),
+    )
+
+
+def run_gensim(config: BenchmarkConfig, text: Path, learning_rate: float, seed: int) -> Measured:
+    """Measure gensim's Word2Vec, or FastText."""
+    kind, subwords = Word2Vec, {}
+    if config.subwords:
+        kind, subwords = FastText, dict(zip(("min_n", "max_n"), config.subwords, strict=True), bucket=config.buckets)
+    model = kind(
+        **subwords,
         vector_size=config.dimension,
         sg=int(config.architecture == "skip-gram"),
         window=WINDOW,
@@ -128,51 +185,47 @@ def run_gensim(
     seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
     # the words within the vocabulary count, for gensim as for us
     counted = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key) * config.epochs
-    return counted / seconds, counted / cpu_seconds, model.wv.index_to_key, torch.from_numpy(model.wv.vectors)
+    lookup = unknown_words_of(model.wv.get_vector) if config.subwords else None
+    vectors = torch.from_numpy(model.wv.vectors)
+    return counted / seconds, counted / cpu_seconds, model.wv.index_to_key, vectors, lookup
 
 
-def run_engine(
-    config: BenchmarkConfig, corpus: EncodedCorpus, engine: str, seed: int
-) -> tuple[float, float, list, torch.Tensor]:
-    """Words per second, words per second of CPU time, words and vectors."""
-    torch.manual_seed(seed)
-    model = Word2VecForPreTraining(
-        Word2VecConfig(
-            architecture=config.architecture,
-            vocab_size=len(corpus.vocabulary),
-            embedding_size=config.dimension,
-            window=WINDOW,
-            negative=NEGATIVE,
-            sample=SAMPLE,
-            min_count=MIN_COUNT,
-            initializer_scale=2,
-        ),
-        corpus.vocabulary,
-    ).to(config.device)
-    settings = EngineSettings(
-        engine=engine,
+def run_engine(config: BenchmarkConfig, corpus: EncodedCorpus, engine: str, seed: int) -> Measured:
+    """Measure one of ours; "words only" in its name leaves out the subwords."""
+    recipe = Word2VecTrainingConfig(
+        corpus=config.corpus,
+        architecture=config.architecture,
+        embedding_size=config.dimension,
+        window=WINDOW,
+        negative=NEGATIVE,
+        sample=SAMPLE,
+        min_count=MIN_COUNT,
+        subwords=[] if "words only" in engine else config.subwords,
+        buckets=config.buckets,
+        engine=engine.partition(" ")[0],
         epochs=config.epochs,
         num_threads=config.threads,
         learning_rate=config.learning_rate or {"skip-gram": 0.05, "cbow": 0.075}[config.architecture],
         seed=seed,
     )
-    report = train_word2vec(model, corpus, settings)
-    return (
-        report.words_per_second,
-        report.words / report.cpu_seconds,
-        corpus.vocabulary.words,
-        model.word2vec.embeddings.weight.detach().cpu(),
-    )
+    model = start_model(recipe, corpus).to(config.device)
+    report = train_word2vec(model, corpus, recipe.engine_settings())
+    inputs = model.word2vec.cpu()
+    lookup = inputs.unknown_vectors if recipe.subwords else None
+    speed, cpu_speed = report.words_per_second, report.words / report.cpu_seconds
+    return speed, cpu_speed, corpus.vocabulary.words, inputs.word_vectors(), lookup
 
 
-def ratios_to_gensim(speeds: dict[str, list[float]]) -> dict[str, float]:
-    """Engine -> median over the rounds of its speed / gensim's at its faster learning rate."""
-    gensims = [values for name, values in speeds.items() if name.startswith("gensim")]
+def ratios_to(speeds: dict[str, list[float]], peer: str = "gensim") -> dict[str, float]:
+    """Engine -> median over the rounds of its speed / the peer's at its faster learning rate."""
+    gensims = [values for name, values in speeds.items() if name.startswith(peer)]
+    if not gensims:
+        return {}
     fastest = [max(round_speeds) for round_speeds in zip(*gensims, strict=True)]
     return {
         name: statistics.median(speed / base for speed, base in zip(values, fastest, strict=True))
         for name, values in speeds.items()
-        if not name.startswith("gensim")
+        if not name.startswith(("gensim", "fastText"))
     }
 
 
@@ -194,19 +247,21 @@ def main() -> None:
         )
         for number in range(config.rounds):
             runs = {f"gensim {rate:g}": (run_gensim, text, rate) for rate in config.gensim_learning_rates}
+            if config.fasttext:
+                runs["fastText"] = (run_fasttext, text, 0.05, corpus.num_words)
             runs |= {engine: (run_engine, corpus, engine) for engine in engines}
             for name, (run, *arguments) in runs.items():
-                speed, cpu_speed, words, vectors = run(config, *arguments, number)
+                speed, cpu_speed, words, vectors, lookup = run(config, *arguments, number)
                 speeds.setdefault(name, []).append(speed)
                 cpu_speeds.setdefault(name, []).append(cpu_speed)
-                quality.setdefault(name, []).append(tests(words, vectors))
+                quality.setdefault(name, []).append(tests(words, vectors, lookup))
                 figures = ", ".join(f"{key} {value:.2f}" for key, value in quality[name][-1].items())
                 print(
                     f"round {number + 1}: {name}: {speed:,.0f} words/s, {cpu_speed:,.0f} per CPU s  {figures}",
                     flush=True,
                 )
 
-    ratios, cpu_ratios = ratios_to_gensim(speeds), ratios_to_gensim(cpu_speeds)
+    ratios, cpu_ratios = ratios_to(speeds), ratios_to(cpu_speeds)
     mean_quality = {
         name: {key: statistics.fmean(one[key] for one in rounds) for key in rounds[0]}
         for name, rounds in quality.items()
@@ -214,6 +269,8 @@ def main() -> None:
     result = {
         "ratio_to_gensim": ratios,
         "cpu_ratio_to_gensim": cpu_ratios,
+        "ratio_to_fasttext": ratios_to(speeds, "fastText"),
+        "cpu_ratio_to_fasttext": ratios_to(cpu_speeds, "fastText"),
         "quality": mean_quality,
         "words_per_second": {name: statistics.median(values) for name, values in speeds.items()},
         "words_per_cpu_second": {name: statistics.median(values) for name, values in cpu_speeds.items()},

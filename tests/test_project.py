@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import tomllib
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # modules whose distribution has another name and may be absent here, and what brings them
@@ -37,6 +37,7 @@ def imported_modules() -> dict[str, str]:
 
 
 def test_every_direct_import_is_declared():
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     required = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
     declared = {re.split(r"[\[<>=~;]", line)[0].strip().lower().replace("_", "-") for line in required}
@@ -49,6 +50,7 @@ def test_every_direct_import_is_declared():
 
 
 def test_the_picture_of_rooms_is_current():
+    pytest.importorskip("tomllib")
     checked = subprocess.run(
         [sys.executable, REPOSITORY / "scripts" / "draw_rooms.py", "--check"], capture_output=True, text=True
     )

@@ -22,6 +22,8 @@ from hfembed.models.photo_image_processor import PhotoImageProcessor
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 FACE_DETECTOR = "hfembed_face_detector"
+RETINAFACE = "hfembed_retinaface"
+YUNET = "hfembed_yunet"
 FACE_EMBEDDER = "hfembed_face_embedder"
 FACE_SWAP = "hfembed_face_swap"
 CONV_AUTOENCODER = "hfembed_conv_autoencoder"

@@ -18,6 +18,7 @@ with lazy_imports():
         insightface,
         mobilefacenet,
         mtcnn,
+        navec,
         retinaface,
         sface,
         timm_face,
@@ -181,6 +182,16 @@ def convert_fasttext(
         text += f" and n-grams of {config.subwords[0]} to {config.subwords[1]} characters"
     counts = {"words": config.vocab_size, "dimensions": config.embedding_size, "subwords": config.subwords}
     return Answer.written(destination, f"{text} written to {destination}", **counts)
+
+
+@commands.command("navec")
+def convert_navec(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert navec's .tar, Russian word vectors; they stay product-quantized."""
+    check_destination(destination, overwrite)
+    model = navec.convert_navec(foreign_checkpoint.find_file(source), destination)
+    words, dimensions = model.config.vocab_size, model.config.embedding_size
+    text = f"{words} words of {dimensions} dimensions written to {destination}"
+    return Answer.written(destination, text, words=words, dimensions=dimensions)
 
 
 def _answer(source: str, model: "FaceEmbedderModel | FaceEmbedderForClassification", destination: Path) -> Answer:

@@ -17,7 +17,7 @@ with lazy_imports():
     from hfembed.checkpoint import loading
     from hfembed.faces import default_model
     from hfembed.faces.data import aligned_faces, faces, lfw, splits
-    from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings
+    from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings, wider_face
     from hfembed.faces.evaluation import lfw as lfw_protocol
     from hfembed.faces.swap import evaluation as swap_evaluation
     from hfembed.faces.swap import report as swap_report
@@ -320,6 +320,12 @@ def evaluate_words(
     word_pairs: Annotated[
         list[Path] | None, typer.Option(help="A file of word, word, score lines, or a folder of such; may repeat.")
     ] = None,
+    suite: Annotated[
+        Literal["en", "ru"] | None, typer.Option(help="The tests of a language that --suite-data has.")
+    ] = None,
+    suite_data: Annotated[
+        Path | None, typer.Option(help="Folder with questions-words.txt and word-sim/ (en), russian/russe-*.csv (ru).")
+    ] = None,
     restrict_vocab: Annotated[
         int, typer.Option(min=1, help="Use only this many of the most frequent words.")
     ] = 300_000,
@@ -332,12 +338,47 @@ def evaluate_words(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure word vectors by analogies and by word pairs rated by people."""
+    if (suite is None) != (suite_data is None):
+        raise InputError("--suite and --suite-data belong together: the folder has the files, the suite chooses them")
+    if suite is not None and suite_data is not None:
+        more_analogies, more_pairs = word_tests.list_suite(suite, suite_data)
+        analogies, word_pairs = [*(analogies or []), *more_analogies], [*(word_pairs or []), *more_pairs]
     checkpoint = _prepare(hub.model, model, output)
     tests = word_tests.WordTests(
         analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method
     )
     figures, text = words_report.report_words(tests, loading.load_word2vec(checkpoint, device), output)
     return _answer(figures, output, text)
+
+
+@commands.command("detection")
+def evaluate_detection(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id of a face detector.")],
+    images: Annotated[Path, typer.Option(help="Folder of the photos: WIDER_val/images.")],
+    ground_truth: Annotated[
+        Path, typer.Option(help="Folder of wider_face_val.mat and the subsets' lists, or wider_face_val_bbx_gt.txt.")
+    ],
+    output: options.Report,
+    hub: Hub,
+    max_image_size: Annotated[
+        int, typer.Option(min=0, help="Search photos at this size of their longer side; 0: at full size.")
+    ] = 0,
+    min_face_size: Annotated[
+        float | None, typer.Option(help="Smallest face to look for, in pixels. Default: the model's.")
+    ] = None,
+    score_threshold: Annotated[
+        float, typer.Option(help="Compare faces from this score on; of detectors with one threshold.")
+    ] = 0.02,
+    batch_size: options.BatchSize = 16,
+    num_threads: options.Threads = 1,
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure a face detector by WIDER FACE's protocol: average precision, easy, medium, hard."""
+    detector, _ = loading.load_face_detector(_prepare(hub.model, model, output, num_threads), device)
+    with input_errors():
+        detector.change_search(None, max_image_size, min_face_size)
+    report = wider_face.report_detection(detector, images, ground_truth, output, score_threshold, batch_size)
+    return _answer(report, output, wider_face.summary(report))
 
 
 @commands.command("swap")

@@ -12,7 +12,7 @@ from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, say_new_na
 
 with lazy_imports():
     from hfembed.checkpoint import loading
-    from hfembed.export import gensim, onnx, with_code
+    from hfembed.export import gensim, onnx, static, with_code
 
 _OLD_FORM = "--with-code"
 
@@ -60,6 +60,23 @@ def export_word2vec(
     check_writable(output)
     gensim.export_word2vec_format(loading.load_word2vec(hub.model(model), "cpu"), output, binary, header, counts)
     return Answer.written(output)
+
+
+@commands.command("static")
+def export_static(
+    model: options.WordVectors,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    hub: Hub,
+    overwrite: options.Overwrite = False,
+) -> Answer:
+    """Write a StaticEmbedding that SentenceTransformer and model2vec load without hfembed; only known words count."""
+    check_destination(output, overwrite)
+    vectors = loading.load_word2vec(hub.model(model), "cpu")
+    static.export_static(vectors, output)
+    text = f"written to {output}: SentenceTransformer({str(output)!r}) loads it"
+    if vectors.config.subwords is not None:
+        text += "; it has no subwords, so unknown words have no vector there"
+    return Answer.written(output, text)
 
 
 @commands.command("gensim")

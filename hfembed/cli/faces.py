@@ -10,6 +10,7 @@ from hfembed.atomic import check_destination, check_output_folder, check_writabl
 from hfembed.cli import options
 from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, warn
 from hfembed.errors import InputError, input_errors
+from hfembed.index.min_quality import MIN_QUALITY
 
 with lazy_imports():
     from hfembed import photos as photo_files
@@ -36,14 +37,17 @@ def verify(
     hub: Hub,
     model: options.Analyzer = None,
     detector: options.Detector = None,
+    turned: options.Turned = False,
+    max_image_size: options.MaxImageSize = None,
     far: options.Far = None,
     faces: Annotated[Literal["largest", "only"], typer.Option(help="Of a photo with several.")] = "largest",
+    min_quality: options.MinQuality = MIN_QUALITY,
     device: options.Device = "auto",
 ) -> Answer:
     """Decide whether two photos show the same person."""
     photo_files.check_photos(a, b)
-    analyzer = _load_analyzer(model, detector, device, hub)
-    result = analyzer.verify(a, b, far, faces)
+    analyzer = _load_analyzer(model, detector, device, hub, turned, max_image_size)
+    result = analyzer.verify(a, b, far, faces, min_quality=min_quality)
     data = (analyzer.embedder.config.thresholds or {})["data"]
     meaning = "the highest accuracy" if far is None else f"a false accept rate of {far:g}"
     lines = [
@@ -55,6 +59,7 @@ def verify(
         lines.append("  no probability: the model's thresholds have no calibration")
     else:
         lines.append(f"  probability of the same person {result.probability:.3f}, with equal priors")
+    lines.append(f"  quality of the worse face {result.quality:.2f}")
     return Answer({**result._asdict(), "threshold_data": data}, "\n".join(lines))
 
 
@@ -65,7 +70,10 @@ def embed(
     hub: Hub,
     model: options.Analyzer = None,
     detector: options.Detector = None,
+    turned: options.Turned = False,
+    max_image_size: options.MaxImageSize = None,
     faces: options.Faces = "all",
+    min_quality: options.MinQuality = MIN_QUALITY,
     batch_size: options.BatchSize = 32,
     num_threads: BatchThreads = None,
     device: options.Device = "auto",
@@ -75,11 +83,11 @@ def embed(
         raise InputError(f"{output} does not end in .parquet; name the table to write")
     check_writable(output)
     listing = photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
-    analyzer = _load_analyzer(model, detector, device, hub)
+    analyzer = _load_analyzer(model, detector, device, hub, turned, max_image_size)
     summary = photo_folders.embed_folder(
-        analyzer, listing, output, faces, batch_size, num_threads or "auto", sys.stderr.isatty()
+        analyzer, listing, output, faces, batch_size, num_threads or "auto", sys.stderr.isatty(), min_quality
     )
-    _warn(summary.errors)
+    _warn(summary.errors + summary.set_aside)
     return Answer(
         {**summary._asdict(), "output": output},
         f"{summary.photos} photos, {summary.faces} faces, {len(summary.errors)} photos without a face; "
@@ -94,6 +102,8 @@ def identify(
     hub: Hub,
     model: options.Analyzer = None,
     detector: options.Detector = None,
+    turned: options.Turned = False,
+    max_image_size: options.MaxImageSize = None,
     far: options.Far = None,
     fpir: Annotated[
         float | None, typer.Option(help="Instead of --far: a rate that the index was calibrated for.")
@@ -103,6 +113,7 @@ def identify(
     ] = "max",
     top_k: options.TopK = 3,
     faces: options.Faces = "all",
+    min_quality: options.MinQuality = MIN_QUALITY,
     save: Annotated[Path | None, typer.Option(help="Also write the gallery's index into this folder.")] = None,
     batch_size: options.BatchSize = 32,
     num_threads: BatchThreads = None,
@@ -119,34 +130,55 @@ def identify(
             f"--fpir needs an index that was calibrated, and {gallery} is a folder of photos: give --far, or --save "
             "its index, calibrate that (EmbeddingIndex.calibrate) and name it instead"
         )
-    analyzer = _load_analyzer(model, detector, device, hub)
+    analyzer = _load_analyzer(model, detector, device, hub, turned, max_image_size)
     if fpir is None:
         with input_errors():
             analyzer.embedder.threshold(far)  # what cannot be decided at the end should fail before the work
-    index = _load_gallery(gallery, analyzer, batch_size, num_threads or "auto", hub)
+    index = _load_gallery(gallery, analyzer, batch_size, num_threads or "auto", min_quality, hub)
     with input_errors():
         threshold = index.threshold(fpir, aggregation) if fpir is not None else analyzer.embedder.threshold(far)
     if save is not None:
         index.save(save)
     answers: list[dict[str, Any]] = []
-    errors, lines = [], []
-    for photo in analyzer(photos, faces, batch_size, num_threads or "auto"):
+    set_aside: list[dict[str, Any]] = []
+    errors, lines, left_out = [], [], []
+    for photo in analyzer.stream(photos, faces, batch_size, num_threads or "auto", min_quality=min_quality):
         for face in photo.faces:
             matches = index.search(face.embedding, top_k, aggregation)
             nearest = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
             name = nearest[0][0] if nearest[0][1] >= threshold else None
             box = [round(float(side), 1) for side in face.box]
-            answers.append({"photo": photo.name, "box": box, "name": name, "threshold": threshold, "nearest": nearest})
+            answers.append(
+                {
+                    "photo": photo.name,
+                    "box": box,
+                    "name": name,
+                    "threshold": threshold,
+                    "nearest": nearest,
+                    "quality": face.quality.overall,
+                }
+            )
             left, top, right, bottom = (round(side) for side in box)
             lines.append(f"{photo.name}: {name or 'unknown'}  (face {left},{top} to {right},{bottom})")
             scores = ", ".join(f"{person} {score:.3f}" for person, score in nearest)
             lines.append(f"  nearest: {scores}; threshold {threshold:.3f}")
-        if photo.error or not photo.faces:
-            errors.append(photo.error or f"{photo.name}: no face was found")
-    _warn(errors)
+        set_aside += [
+            {
+                "photo": photo.name,
+                "box": [round(float(side), 1) for side in face.box],
+                "quality": face.quality.overall,
+                "weakness": face.quality.weakness,
+            }
+            for face in photo.set_aside
+        ]
+        if photo.problem:
+            errors.append(photo.problem)
+        elif line := face_analyzer.describe_set_aside(photo):
+            left_out.append(f"{line}; --min-quality 0 takes all")
+    _warn(errors + left_out)
     if not answers:
         raise InputError(f"no face to identify in {len(photos)} photo{'s' if len(photos) > 1 else ''}")
-    return Answer({"faces": answers, "errors": errors}, "\n".join(lines))
+    return Answer({"faces": answers, "errors": errors, "set_aside": set_aside}, "\n".join(lines))
 
 
 @commands.command("analyzer")
@@ -183,6 +215,7 @@ def group(
     threshold: Annotated[
         float | None, typer.Option(help="Instead: merge groups whose mean cosine is at least this.")
     ] = None,
+    min_quality: options.MinQuality = MIN_QUALITY,
     map_method: Annotated[
         Literal["t-sne", "umap", "pca", "none"], typer.Option("--map", help="Projection of map.png.")
     ] = "t-sne",
@@ -196,8 +229,8 @@ def group(
         projection_plot.check_method(map_method)
     checkpoint = hub.face_model(model)
     chosen = clustering.choose_threshold(checkpoint.thresholds, far) if threshold is None else threshold
-    faces = detection.read_face_crops(listing, checkpoint, aligned, device=device)
-    groups = clustering.group_embeddings(faces.embeddings, chosen)
+    faces = detection.read_face_crops(listing, checkpoint, aligned, device=device, min_quality=min_quality)
+    groups = clustering.group_embeddings(faces.embeddings, chosen, faces.files)
     clustering.write_groups(faces, groups, output, None if map_method == "none" else map_method)
     sizes = [int((groups == number).sum()) for number in range(int(groups.max()) + 1)]
     alone = sizes.count(1)
@@ -205,11 +238,15 @@ def group(
     lines += [f"  no face from {file}: {reason}" for file, reason in list(faces.failures.items())[:10]]
     if len(faces.failures) > 10:
         lines.append(f"  and {len(faces.failures) - 10} more, in index.html")
+    if faces.set_aside:
+        lines.append(f"  set aside in {len(faces.set_aside)} photos with other faces (--min-quality 0 takes all):")
+        lines += [f"    {line}" for line in faces.set_aside[:10]]
     lines.append(f"  written to {output}/index.html")
     record = {
         "threshold": chosen,
         "faces": [{"file": file, "group": int(number)} for file, number in zip(faces.files, groups, strict=True)],
         "errors": faces.failures,
+        "set_aside": faces.set_aside,
         "output": output,
     }
     return Answer(record, "\n".join(lines))
@@ -240,18 +277,36 @@ def explain(
     )
 
 
-def _load_analyzer(model: str | None, detector: str | None, device: str, hub: Hub) -> "face_analyzer.FaceAnalyzer":
+def _load_analyzer(
+    model: str | None,
+    detector: str | None,
+    device: str,
+    hub: Hub,
+    turned: bool = False,
+    max_image_size: int | None = None,
+) -> "face_analyzer.FaceAnalyzer":
     checkpoint = hub.face_model(model)
     if detector is not None:
-        return face_analyzer.FaceAnalyzer.from_models(hub.other_model(detector), checkpoint, device)
-    return face_analyzer.FaceAnalyzer.from_pretrained(checkpoint, device=device)
+        analyzer = face_analyzer.FaceAnalyzer.from_models(hub.other_model(detector), checkpoint, device)
+    else:
+        analyzer = face_analyzer.FaceAnalyzer.from_pretrained(checkpoint, device=device)
+    with input_errors():
+        analyzer.detector.change_search(turned or None, max_image_size)
+    return analyzer
 
 
 def _load_gallery(
-    gallery: str, analyzer: "face_analyzer.FaceAnalyzer", batch_size: int, num_threads: "threads.NumThreads", hub: Hub
+    gallery: str,
+    analyzer: "face_analyzer.FaceAnalyzer",
+    batch_size: int,
+    num_threads: "threads.NumThreads",
+    min_quality: float,
+    hub: Hub,
 ) -> "embedding_index.EmbeddingIndex":
     if _is_folder_of_people(gallery):
-        index, summary = photo_folders.read_gallery(analyzer, gallery, batch_size, num_threads, sys.stderr.isatty())
+        index, summary = photo_folders.read_gallery(
+            analyzer, gallery, batch_size, num_threads, sys.stderr.isatty(), min_quality
+        )
         _warn(summary.errors)
         return index
     index = embedding_index.EmbeddingIndex.from_pretrained(gallery, token=hub.token)

@@ -25,6 +25,13 @@ AnalyzerOrEmbedder = Annotated[
     str | None, typer.Option("--model", help=f"{_ANALYZER}; with --aligned, of a face embedder. {_DEFAULT}.")
 ]
 Detector = Annotated[str | None, typer.Option(help=f"{_DETECTOR}; default: the one in the model's folder.")]
+Turned = Annotated[
+    bool, typer.Option("--turned", help="Search photos by 90, 180 and 270 degrees turned too, where no face is sure.")
+]
+MaxImageSize = Annotated[
+    int | None,
+    typer.Option(min=0, help="Search photos at this size of their longer side; 0: full size. Default: the model's."),
+]
 OtherDetector = Annotated[str | None, typer.Option("--detector", help=f"{_DETECTOR}.")]
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")]
@@ -34,6 +41,9 @@ Workers = Annotated[
 ]
 Threads = Annotated[int, typer.Option("--num-threads", min=1, help="Threads of torch on a CPU.")]
 Faces = Annotated[Literal["all", "largest", "only"], typer.Option(help="Of a photo with several; only: an error.")]
+MinQuality = Annotated[
+    float, typer.Option(min=0, max=1, help="Set aside faces of a lower quality, from 0 to 1; 0 takes all.")
+]
 Far = Annotated[float | None, typer.Option(help="Decide at this false accept rate; default: at the highest accuracy.")]
 TopK = Annotated[int, typer.Option(min=1, help="How many answers to list.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]

@@ -1,14 +1,14 @@
-"""Commands for word vectors: neighbors, analogies, a map."""
+"""Commands for word vectors: neighbors, analogies, word forms, phrases, the odd one out, a map, compression."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from hfembed.atomic import check_output_folder, check_writable
+from hfembed.atomic import atomic_folder, check_destination, check_output_folder, check_writable
 from hfembed.cli import options
 from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports
-from hfembed.errors import input_errors
+from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
     from hfembed.checkpoint import loading
@@ -34,7 +34,7 @@ def neighbors(
     vectors = loading.load_word2vec(hub.model(model), device)
     found = {}
     for text in words:
-        positive, negative = report.parse_composition(text, vectors.require_vocabulary())
+        positive, negative = report.parse_composition(text, vectors)
         with input_errors():
             found[text] = vectors.most_similar(positive, negative, top_k=top_k, restrict_vocab=restrict_vocab)
     lists = [f"{text}\n{_lines(answers)}" for text, answers in found.items()]
@@ -57,6 +57,80 @@ def analogy(
     with input_errors():
         answers = vectors.analogy(a, b, c, top_k, method)
     return Answer({"answers": answers}, _lines(answers))
+
+
+@commands.command("forms")
+def forms(
+    model: options.WordVectors,
+    a: Annotated[str, typer.Argument(help="A word: walk ...")],
+    form: Annotated[str, typer.Argument(metavar="A2", help="... a form of it: walked,")],
+    b: Annotated[str, typer.Argument(help="... and another word: swim.")],
+    hub: Hub,
+    top_k: options.TopK = 5,
+    device: options.Device = "auto",
+) -> Answer:
+    """Find the same form of another word: walk walked swim -> swam."""
+    vectors = loading.load_word2vec(hub.model(model), device)
+    with input_errors():
+        answers = vectors.analogy(a, form, b, top_k)
+    return Answer({"form": answers[0][0], "answers": answers}, f"{a} : {form} = {b} : ?\n{_lines(answers)}")
+
+
+@commands.command("phrase")
+def phrase(
+    model: options.WordVectors,
+    text: Annotated[str, typer.Argument(help="Words to add: 'Czech + currency', 'Germany + capital'.")],
+    hub: Hub,
+    top_k: options.TopK = 5,
+    device: options.Device = "auto",
+) -> Answer:
+    """Find what the sum of words means: 'Czech + currency' -> koruna."""
+    vectors = loading.load_word2vec(hub.model(model), device)
+    positive, negative = report.parse_composition(text, vectors)
+    with input_errors():
+        answers = vectors.most_similar(positive, negative, top_k=top_k)
+    return Answer({"words": positive, "subtracted": negative, "answers": answers}, f"{text}\n{_lines(answers)}")
+
+
+@commands.command("odd-one-out")
+def odd_one_out(
+    model: options.WordVectors,
+    words: Annotated[list[str], typer.Argument(metavar="WORD...", help="Three words or more.")],
+    hub: Hub,
+    device: options.Device = "auto",
+) -> Answer:
+    """Find the word that does not belong to the others: breakfast lunch dinner car -> car."""
+    if len(words) < 3:
+        raise InputError(f"give three words or more, not {len(words)}")
+    vectors = loading.load_word2vec(hub.model(model), device)
+    with input_errors():
+        odd = vectors.doesnt_match(words)
+    return Answer({"odd_one_out": odd, "words": words}, odd)
+
+
+@commands.command("compress-vectors")
+def compress_vectors(
+    model: options.WordVectors,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.")],
+    hub: Hub,
+    dims: Annotated[
+        int | None, typer.Option("--dims", min=1, help="Keep this many principal components. Default: all dimensions.")
+    ] = None,
+    parts: Annotated[
+        int | None, typer.Option(min=1, help="Bytes per word, a divisor of the dimensions. Default: half of them.")
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> Answer:
+    """Product-quantize word vectors: a tenth of the size, for use without further training."""
+    check_destination(output, overwrite)
+    with input_errors():
+        compressed = loading.load_word2vec(hub.model(model), "cpu").compress(dims, parts)
+    with atomic_folder(output) as folder:
+        compressed.save_pretrained(folder)
+    config, size = compressed.config, (output / "model.safetensors").stat().st_size
+    record = {"words": config.vocab_size, "dimensions": config.embedding_size, "bytes": size}
+    text = f"{config.vocab_size} words of {config.embedding_size} dimensions, {size / 1e6:.1f} MB, written to {output}"
+    return Answer.written(output, text, **record)
 
 
 @commands.command("map")

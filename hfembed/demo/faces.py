@@ -50,17 +50,22 @@ class FaceReader:
         """The faces of photos, (N, D) float32.
 
         Raises:
-            InputError: A photo cannot be read or shows no face.
+            InputError: A photo cannot be read, shows no face or one of too low a quality.
         """
+        return self._embed(photos)[0]
+
+    def _embed(self, photos: Sequence[str]) -> tuple[np.ndarray, float | None]:
+        """Embeddings, and the lowest quality where it is known."""
         if self.analyzer is None:
             with input_errors():
                 pixel_values = self.processor([open_photo(photo) for photo in photos]).pixel_values
-            return self.embedder.embed(pixel_values.to(self.embedder.device)).cpu().numpy()
+            return self.embedder.embed(pixel_values.to(self.embedder.device)).cpu().numpy(), None
         found = self.analyzer(photos, "largest")
         for photo in found:
             if photo.error:
                 raise InputError(photo.error)
-        return np.stack([photo.faces[0].embedding for photo in found])
+        faces = [photo.faces[0] for photo in found]
+        return np.stack([face.embedding for face in faces]), min(face.quality.overall for face in faces)
 
     def compare(self, a: str, b: str, rate: float) -> Verification:
         """Decide whether two photos show one person, at a false accept rate.
@@ -68,8 +73,8 @@ class FaceReader:
         Raises:
             InputError: As for `embed`, or there is no threshold for this rate.
         """
-        first, second = self.embed([a, b])
-        return compare_embeddings(self.embedder, first, second, rate)
+        (first, second), quality = self._embed([a, b])
+        return compare_embeddings(self.embedder, first, second, rate, quality)
 
     def threshold(self, rate: float) -> float:
         """The cosine from which on two faces are one person's, at a false accept rate.

@@ -17,6 +17,8 @@ from hfembed.checkpoint.loading import (
     FACE_DETECTOR,
     FACE_EMBEDDER,
     RESTORATION_AUTOENCODER,
+    RETINAFACE,
+    YUNET,
     load_autoencoder,
     load_face_detector,
     load_face_embedder,
@@ -46,7 +48,7 @@ class _Part(nn.Module):
         input_name: str,
         output_names: tuple[str, ...],
         shape: tuple[int, ...],
-        any_size: bool = False,
+        multiple: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -54,7 +56,8 @@ class _Part(nn.Module):
         self.input_name = input_name
         self.output_names = output_names
         self.shape = shape
-        self.any_size = any_size
+        # of which height and width may be any multiples; 0: they are fixed
+        self.multiple = multiple
 
     def forward(self, values: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Input (batch, ...) -> outputs (batch, ...)."""
@@ -66,14 +69,16 @@ def export_onnx(checkpoint: str | Checkpoint, output: str | Path) -> list[OnnxFi
 
     A face embedder is one file, pixels to unit embeddings, the mirror image included as its config says. An
     autoencoder is two, encoder and decoder; a restoration autoencoder is one file, image to image. A face detector is
-    its three networks, the first for pictures of any size.
+    its three networks, the first for pictures of any size (MTCNN), or one for pictures whose sides are multiples of
+    32, whose feature maps are the output (YuNet, RetinaFace).
 
     Each file's metadata names the model's type, the input size, and how the image processor makes pixels: what is
     needed to use the file without this package.
 
     Raises:
         InputError: No such checkpoint, or of a family without networks to export; a package of the extra is missing.
-        RuntimeError: A file's outputs are not torch's within 1e-4; it is not kept.
+        RuntimeError: A file's outputs are not torch's within 1e-4, of the largest value where that is above 1; it is
+            not kept.
         OSError: A file cannot be written.
     """
     try:
@@ -120,10 +125,15 @@ def _load(checkpoint: str | Checkpoint) -> tuple[BaseImageProcessor, dict[str, _
         model, processor = load_face_detector(checkpoint, "cpu")
         # what lies between the three, the pyramid and the sorting of windows, is no network
         boxes = ("scores", "boxes")
-        proposal = _Part(model, lambda model, x: model.proposal(x), "pixel_values", boxes, (3, 40, 30), any_size=True)
+        proposal = _Part(model, lambda model, x: model.proposal(x), "pixel_values", boxes, (3, 40, 30), multiple=1)
         refinement = _Part(model, lambda model, x: model.refinement(x), "pixel_values", boxes, (3, 24, 24))
         landmark = _Part(model, lambda model, x: model.landmark(x), "pixel_values", (*boxes, "landmarks"), (3, 48, 48))
         return processor, {"proposal": proposal, "refinement": refinement, "landmark": landmark}
+    if model_type in (YUNET, RETINAFACE):
+        model, processor = load_face_detector(checkpoint, "cpu")
+        maps = ("maps_8", "maps_16", "maps_32")
+        whole = _Part(model, lambda model, x: model.predict(x), "pixel_values", maps, (3, 64, 96), multiple=32)
+        return processor, {"model": whole}
     raise InputError(f"{checkpoint} holds a model of type {model_type}, of which no network is exported to ONNX")
 
 
@@ -134,7 +144,7 @@ def _metadata(checkpoint: Checkpoint, processor: BaseImageProcessor, name: str, 
         "model_type": config.model_type,
         "part": name,
         "name": checkpoint.folder.resolve().name if checkpoint.is_local else checkpoint.name,
-        "input_shape": ["batch", part.shape[0], *(("height", "width") if part.any_size else part.shape[1:])],
+        "input_shape": ["batch", part.shape[0], *(("height", "width") if part.multiple else part.shape[1:])],
         # pixels / 255, minus the mean, through the deviation; template and colors where it has them
         "preprocessor": processor.to_dict(),
     }
@@ -145,7 +155,12 @@ def _metadata(checkpoint: Checkpoint, processor: BaseImageProcessor, name: str, 
 
 def _write(part: _Part, path: Path, metadata: dict[str, str]) -> None:
     free = {0: torch.export.Dim("batch")}
-    if part.any_size:
+    if part.multiple > 1:
+        free |= {
+            2: part.multiple * torch.export.Dim("rows", min=1),
+            3: part.multiple * torch.export.Dim("columns", min=1),
+        }
+    elif part.multiple:
         free |= {2: torch.export.Dim("height", min=12), 3: torch.export.Dim("width", min=12)}
     program = torch.onnx.export(
         part.eval(),
@@ -168,12 +183,14 @@ def _check(part: _Part, path: Path) -> float:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     largest = 0.0
     for batch_size in (1, 3):
-        shape = (part.shape[0], *(side + batch_size for side in part.shape[1:])) if part.any_size else part.shape
+        shape = (part.shape[0], *(side + batch_size * part.multiple for side in part.shape[1:]))
         values = torch.rand(batch_size, *shape, generator=torch.Generator().manual_seed(batch_size))
         found = session.run(list(part.output_names), {part.input_name: values.numpy()})
         expected = part(values)
         for ours, theirs in zip((expected,) if torch.is_tensor(expected) else expected, found, strict=True):
-            largest = max(largest, (torch.from_numpy(theirs) - ours).abs().max().item())
+            # of feature maps, whose values may be large, relative to the largest
+            scale = max(ours.abs().max().item(), 1.0)
+            largest = max(largest, (torch.from_numpy(theirs) - ours).abs().max().item() / scale)
     if not largest <= TOLERANCE:
         raise RuntimeError(f"the ONNX file differs from torch by {largest:.1e}, more than {TOLERANCE}")
     return largest

@@ -1,5 +1,6 @@
 """A folder of photos -> every face in it, cropped and embedded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.evaluation.embedding import FaceFile, align_faces, embed_aligned
-from hfembed.faces.face_analyzer import FaceAnalyzer
+from hfembed.faces.face_analyzer import FaceAnalyzer, describe_set_aside
+from hfembed.index.min_quality import MIN_QUALITY
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.photos import PhotoListing, find_photos
@@ -22,6 +24,7 @@ class FaceCrops(NamedTuple):
     Attributes:
         crops: (N, H, W, C) uint8, as the embedder sees them.
         embeddings: (N, D) float32, unit length.
+        set_aside: One line for each photo with faces of too low a quality beside others.
     """
 
     files: list[str]
@@ -29,6 +32,7 @@ class FaceCrops(NamedTuple):
     embeddings: np.ndarray
     failures: dict[str, str]
     thresholds: dict[str, Any] | None
+    set_aside: Sequence[str] = ()
 
 
 def read_face_crops(
@@ -37,14 +41,21 @@ def read_face_crops(
     aligned: bool = False,
     batch_size: int = 32,
     device: str = "auto",
+    min_quality: float = MIN_QUALITY,
 ) -> FaceCrops:
     """Find and embed all faces in the photos of a folder.
+
+    Args:
+        min_quality: Faces whose `quality.overall` is lower are left out; of cropped faces it is not known.
 
     Raises:
         InputError: There is no such folder or model, no photo, or no face in any of them.
     """
     listing = folder if isinstance(folder, PhotoListing) else find_photos(folder)
-    faces = (_aligned if aligned else _detected)(listing, model, batch_size, device)
+    if aligned:
+        faces = _aligned(listing, model, batch_size, device)
+    else:
+        faces = _detected(listing, model, batch_size, device, min_quality)
     if not faces.files:
         name, reason = next(iter(faces.failures.items()))
         raise InputError(f"no face in any of the {len(listing.photos)} photos; the first, {name}: {reason}")
@@ -66,21 +77,30 @@ def _aligned(listing: PhotoListing, model: str | Path | Checkpoint, batch_size: 
     return FaceCrops(files, crops, embeddings[is_finite], failures, embedder.config.thresholds)
 
 
-def _detected(listing: PhotoListing, model: str | Path | Checkpoint, batch_size: int, device: str) -> FaceCrops:
+def _detected(
+    listing: PhotoListing, model: str | Path | Checkpoint, batch_size: int, device: str, min_quality: float
+) -> FaceCrops:
     analyzer = FaceAnalyzer.from_pretrained(model, device)
-    photos = analyzer.stream(listing.photos, "all", batch_size, return_crops=True)
-    faces, failures = [], {}
+    photos = analyzer.stream(listing.photos, "all", batch_size, return_crops=True, min_quality=min_quality)
+    faces, failures, set_aside = [], {}, []
     for name, photo in zip(listing.names, photos, strict=True):
-        if not photo.faces:
-            failures[name] = photo.error or "no face was found"
+        if photo.problem:
+            failures[name] = photo.problem.removeprefix(f"{photo.name}: ")
+        elif line := describe_set_aside(photo):
+            set_aside.append(line)
         faces += [(name, face.crop, face.embedding) for face in photo.faces]
     files, crops, embeddings = zip(*faces, strict=True) if faces else ((), (np.empty(0),), (np.empty(0),))
     thresholds = analyzer.embedder.config.thresholds
-    return FaceCrops(list(files), np.stack(crops), np.stack(embeddings), failures, thresholds)
+    return FaceCrops(list(files), np.stack(crops), np.stack(embeddings), failures, thresholds, set_aside)
 
 
 def read_face_pair(
-    a: str | Path, b: str | Path, model: str | Path | Checkpoint, aligned: bool = False, device: str = "auto"
+    a: str | Path,
+    b: str | Path,
+    model: str | Path | Checkpoint,
+    aligned: bool = False,
+    device: str = "auto",
+    min_quality: float = MIN_QUALITY,
 ) -> tuple[FaceEmbedderModel, FaceImageProcessor, torch.Tensor, torch.Tensor]:
     """Crop the largest face of each of two photos.
 
@@ -97,7 +117,7 @@ def read_face_pair(
     else:
         analyzer = FaceAnalyzer.from_pretrained(model, device)
         embedder, processor = analyzer.embedder, analyzer.embedder_processor
-        photos = list(analyzer.stream([a, b], "largest", return_crops=True))
+        photos = list(analyzer.stream([a, b], "largest", return_crops=True, min_quality=min_quality))
         for photo in photos:
             if photo.error:
                 raise InputError(photo.error)

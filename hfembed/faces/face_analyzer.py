@@ -1,9 +1,13 @@
 """Photos -> the faces in them, each with its box, landmarks, quality and embedding."""
 
+import functools
+import logging
+import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -21,34 +25,22 @@ from hfembed.checkpoint.push import push_folder
 from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.default_model import resolve_face_model
+from hfembed.faces.display import draw_faces, png
+from hfembed.faces.quality import FaceQuality, assess_face, tempered_log_odds
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
+from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
 from hfembed.index.origin import Origin, checksum_tensors
 from hfembed.models.detected_faces import DetectedFaces, FaceDetector
-from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.image_processing_face_embedder import STANDARD_TEMPLATE, FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor, PhotoSource
 from hfembed.photos import utf8_name
 from hfembed.threads import NumThreads, choose_threads, map_in_threads, split_batches
 
+logger = logging.getLogger(__name__)
+
 WhichFaces = Literal["all", "largest", "only"]
-
-
-class FaceQuality(NamedTuple):
-    """How good a picture of a face is; each figure rises with it.
-
-    Attributes:
-        score: The detector's probability that it is a face.
-        size: The shorter side of the face's box, in pixels of the photo.
-        sharpness: Variance of the Laplacian of the aligned crop's gray values in [0, 255] (Pech-Pacheco et al. 2000).
-        norm: Length of the embedding before normalization, a quality proxy. Comparable between faces seen by one
-            model only.
-    """
-
-    score: float
-    size: float
-    sharpness: float
-    norm: float
 
 
 class Face(NamedTuple):
@@ -70,6 +62,9 @@ class Face(NamedTuple):
     def __repr__(self) -> str:
         return f"Face(box={[round(float(side), 1) for side in self.box]}, score={self.quality.score:.2f})"
 
+    def _repr_png_(self) -> bytes | None:
+        return None if self.crop is None else png(self.crop)
+
 
 class AnalyzedPhoto(NamedTuple):
     """What was found in one photo.
@@ -79,11 +74,23 @@ class AnalyzedPhoto(NamedTuple):
         faces: The faces asked for, highest score first; none where there are none, or where the photo failed.
         error: Why the photo failed, in one line that names it; None where it did not. A photo without any face fails
             where just one was asked for.
+        set_aside: Faces of too low a quality.
     """
 
     name: str
     faces: list[Face]
     error: str | None = None
+    set_aside: Sequence[Face] = ()
+
+    @property
+    def problem(self) -> str | None:
+        """Why there are no faces, in one line that names the photo; None where there are."""
+        if self.error or self.faces:
+            return self.error
+        return describe_set_aside(self) or f"{self.name}: no face was found"
+
+    def _repr_png_(self) -> bytes | None:
+        return draw_faces(self.name, [(face.box, face.landmarks) for face in self.faces])
 
 
 class Verification(NamedTuple):
@@ -95,6 +102,8 @@ class Verification(NamedTuple):
         threshold: The cosine from which on the decision is yes.
         far: The false accept rate that the threshold was set for; None: it is the one of the highest accuracy.
         probability: That they are one person, at even odds beforehand; None for a model without a calibration.
+        quality: Of the worse of the two faces, in [0, 1]; None where it is not known. The lower it is, the nearer is
+            the probability to one half.
     """
 
     same: bool
@@ -103,6 +112,7 @@ class Verification(NamedTuple):
     threshold: float
     far: float | None
     probability: float | None
+    quality: float | None = None
 
 
 class FaceAnalyzer:
@@ -284,6 +294,7 @@ class FaceAnalyzer:
         batch_size: int = 32,
         num_threads: NumThreads = "auto",
         *,
+        min_quality: float = MIN_QUALITY,
         num_workers: int | None = None,
     ) -> list[AnalyzedPhoto]:
         """Find and embed the faces in photos of any sizes.
@@ -294,6 +305,7 @@ class FaceAnalyzer:
             batch_size: Photos that go through the networks together.
             num_threads: Threads, each with its own batch and one core; "auto" is one per core on a CPU, and one beside
                 an accelerator. 1 leaves it to torch how many cores it uses.
+            min_quality: Faces whose `quality.overall` is lower are set aside, and a line is logged; 0 takes all.
             num_workers: Deprecated name of `num_threads`.
 
         Returns:
@@ -301,14 +313,18 @@ class FaceAnalyzer:
             analyzed.
 
         Raises:
-            InputError: `faces` is none of the three.
+            InputError: `faces` is none of the three, or `min_quality` lies outside [0, 1].
         """
         if num_workers is not None:
             warnings.warn("num_workers of a FaceAnalyzer is now num_threads", FutureWarning, stacklevel=2)
             num_threads = num_workers
         if isinstance(photos, PhotoSource):
             photos = [photos]
-        return list(self.stream(photos, faces, batch_size, num_threads))
+        analyzed = list(self.stream(photos, faces, batch_size, num_threads, min_quality=min_quality))
+        for photo in analyzed:
+            if photo.set_aside and not photo.error:
+                logger.warning("%s; min_quality=0 takes all", describe_set_aside(photo))
+        return analyzed
 
     def stream(
         self,
@@ -317,6 +333,8 @@ class FaceAnalyzer:
         batch_size: int = 32,
         num_threads: NumThreads = "auto",
         return_crops: bool = False,
+        *,
+        min_quality: float = MIN_QUALITY,
     ) -> Iterator[AnalyzedPhoto]:
         """Yield what calling the analyzer returns, each batch's photos as soon as they are done.
 
@@ -324,19 +342,28 @@ class FaceAnalyzer:
             return_crops: Also give each face's aligned crop; the others as in calling it.
 
         Raises:
-            InputError: `faces` is none of the three.
+            InputError: `faces` is none of the three, or `min_quality` lies outside [0, 1].
         """
         _check_choice(faces, ("all", "largest", "only"))
+        check_min_quality(min_quality)
         names = [_name(photo, number) for number, photo in enumerate(photos)]
         num_threads = choose_threads(num_threads, self.embedder.device)
         batches = split_batches(len(photos), batch_size, num_threads)
         for done in map_in_threads(
-            lambda batch: self._analyze(photos[batch], names[batch], faces, return_crops), batches, num_threads
+            lambda batch: self._analyze(photos[batch], names[batch], faces, return_crops, min_quality),
+            batches,
+            num_threads,
         ):
             yield from done
 
     def verify(
-        self, photo_a: PhotoSource, photo_b: PhotoSource, far: float | None = None, faces: WhichFaces = "largest"
+        self,
+        photo_a: PhotoSource,
+        photo_b: PhotoSource,
+        far: float | None = None,
+        faces: WhichFaces = "largest",
+        *,
+        min_quality: float = MIN_QUALITY,
     ) -> Verification:
         """Decide whether two photos show one person.
 
@@ -345,27 +372,35 @@ class FaceAnalyzer:
             photo_b: Another.
             far: False accept rate to decide at; None takes the threshold of the highest accuracy.
             faces: Which face of a photo with several: the "largest", or "only": an error.
+            min_quality: A face whose `quality.overall` is lower is an error; 0 compares it anyway.
 
         Raises:
-            InputError: A photo cannot be read or shows no face, or the embedder has no threshold for this rate.
+            InputError: A photo cannot be read, shows no face or one of too low a quality, or the embedder has no
+                threshold for this rate.
         """
         _check_choice(faces, ("largest", "only"))
         with input_errors():
             self.embedder.threshold(far)  # what cannot be decided at the end should fail before the work
-        photos = self([photo_a, photo_b], faces)
+        photos = self([photo_a, photo_b], faces, min_quality=min_quality)
         for photo in photos:
             if photo.error:
                 raise InputError(photo.error)
-        return self.compare(photos[0].faces[0].embedding, photos[1].faces[0].embedding, far)
+        a, b = (photo.faces[0] for photo in photos)
+        return self.compare(a.embedding, b.embedding, far, min(a.quality.overall, b.quality.overall))
 
-    def compare(self, embedding_a: np.ndarray, embedding_b: np.ndarray, far: float | None = None) -> Verification:
+    def compare(
+        self, embedding_a: np.ndarray, embedding_b: np.ndarray, far: float | None = None, quality: float | None = None
+    ) -> Verification:
         """Decide whether two embeddings (D,) are one person's; see `verify`.
+
+        Args:
+            quality: Of the worse of the two faces.
 
         Raises:
             InputError: The embedder has no threshold for this rate, or the embeddings differ in length or are not
                 finite.
         """
-        return compare_embeddings(self.embedder, embedding_a, embedding_b, far)
+        return compare_embeddings(self.embedder, embedding_a, embedding_b, far, quality)
 
     def find(self, photos: Sequence[Photo], faces: WhichFaces = "all") -> list[DetectedFaces]:
         """Find the faces asked for in decoded photos, without their embeddings.
@@ -392,11 +427,11 @@ class FaceAnalyzer:
         pixels = photo.pixels.permute(1, 2, 0).numpy() if photo.shrinkage == 1 else source
         return self.embedder_processor.align(pixels, landmarks)
 
-    def embed_crops(self, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def embed_crops(self, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Embed aligned crops (height, width, channels) of a `crop`.
 
         Returns:
-            Embeddings (N, D), norms (N,) and sharpness (N,), all float32.
+            Embeddings (N, D) and norms (N,), float32.
 
         Raises:
             ValueError: An embedding is not finite.
@@ -404,10 +439,28 @@ class FaceAnalyzer:
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
         normalized = self.embedder_processor.normalize(pixels.to(self.embedder.device))
         embeddings, norms = self._fast_embedder().embed_with_norms(normalized)
-        return embeddings.cpu().numpy(), norms.cpu().numpy(), sharpness(pixels).numpy()
+        return embeddings.cpu().numpy(), norms.cpu().numpy()
 
-    def _embed_each(self, crops: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.floating, np.floating] | str]:
-        """For each crop embedding, norm and sharpness, or why it has none: one that fails does not fail the others."""
+    def assess(
+        self, photo: Photo, score: float, box: np.ndarray, landmarks: np.ndarray, crop: np.ndarray
+    ) -> Callable[[float], FaceQuality]:
+        """What the quality of a face is, given the norm of its embedding.
+
+        Args:
+            photo: The photo as the detector saw it.
+            box: (4,), in pixels of the photo itself, as the landmarks (5, 2) are.
+            crop: From `crop`.
+        """
+        height, width = (photo.shrinkage * side for side in photo.pixels.shape[1:])
+        pixels = torch.from_numpy(crop).permute(2, 0, 1)[None]
+        sharp = sharpness(_at_standard_scale(pixels, self.embedder_processor.template)).item()
+        reference = (self.embedder.config.thresholds or {}).get("norm")
+        return functools.partial(
+            assess_face, float(score), box, landmarks, (width, height), sharp, reference=reference
+        )
+
+    def _embed_each(self, crops: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.floating] | str]:
+        """For each crop embedding and norm, or why it has none: one that fails does not fail the others."""
         if not crops:
             return []
         try:
@@ -436,7 +489,12 @@ class FaceAnalyzer:
         return kept[1]
 
     def _analyze(
-        self, photos: Sequence[PhotoSource], names: list[str], faces: WhichFaces, return_crops: bool
+        self,
+        photos: Sequence[PhotoSource],
+        names: list[str],
+        faces: WhichFaces,
+        return_crops: bool,
+        min_quality: float,
     ) -> list[AnalyzedPhoto]:
         opened: dict[int, Photo] = {}
         errors: list[str | None] = [None] * len(photos)
@@ -452,9 +510,7 @@ class FaceAnalyzer:
         for number, detected in found.items():
             count = len(detected.scores)
             if faces != "all" and count == 0:
-                errors[number] = f"{names[number]}: no face was found"
-            elif faces == "only" and count > 1:
-                errors[number] = f"{names[number]}: {count} faces, where only one was expected"
+                errors[number] = f"{names[number]}: {nothing_found(opened[number])}"
             else:
                 for index in range(count):
                     try:
@@ -470,16 +526,23 @@ class FaceAnalyzer:
             if isinstance(embedded, str):
                 errors[number] = f"{names[number]}: {embedded}"
                 continue
-            embedding, norm, sharp = embedded
+            embedding, norm = embedded
             box, landmarks = found[number].boxes[index].numpy(), found[number].landmarks[index].numpy()
-            size = float(min(box[2] - box[0], box[3] - box[1]))
-            quality = FaceQuality(float(found[number].scores[index]), size, float(sharp), float(norm))
+            assess = self.assess(opened[number], float(found[number].scores[index]), box, landmarks, crop)
+            quality = assess(float(norm))
             results[number].append(Face(box, landmarks, quality, embedding, crop if return_crops else None))
-        return [AnalyzedPhoto(*entry) for entry in zip(names, results, errors, strict=True)]
+        return [
+            _select(name, found_in, error, faces, min_quality)
+            for name, found_in, error in zip(names, results, errors, strict=True)
+        ]
 
 
 def compare_embeddings(
-    embedder: FaceEmbedderModel, embedding_a: np.ndarray, embedding_b: np.ndarray, far: float | None = None
+    embedder: FaceEmbedderModel,
+    embedding_a: np.ndarray,
+    embedding_b: np.ndarray,
+    far: float | None = None,
+    quality: float | None = None,
 ) -> Verification:
     """Decide whether two embeddings (D,) are one person's by an embedder's thresholds; see `FaceAnalyzer.verify`.
 
@@ -492,9 +555,12 @@ def compare_embeddings(
     with input_errors():
         threshold = embedder.threshold(far)
         similarity = embedder.similarity(a, b).item()
-        is_calibrated = "calibration" in (embedder.config.thresholds or {})
-        probability = embedder.probability(a, b).item() if is_calibrated else None
-    return Verification(similarity >= threshold, similarity, 2 - 2 * similarity, threshold, far, probability)
+    probability = None
+    if calibration := (embedder.config.thresholds or {}).get("calibration"):
+        log_odds = calibration["slope"] * similarity + calibration["intercept"]
+        tempered = log_odds if quality is None else tempered_log_odds(log_odds, quality)
+        probability = torch.tensor(tempered, dtype=torch.float64).sigmoid().item()
+    return Verification(similarity >= threshold, similarity, 2 - 2 * similarity, threshold, far, probability, quality)
 
 
 def sharpness(crops: torch.Tensor) -> torch.Tensor:
@@ -514,6 +580,27 @@ def sharpness(crops: torch.Tensor) -> torch.Tensor:
     return F.conv2d(gray, kernel[None, None]).var(dim=(1, 2, 3))
 
 
+def _at_standard_scale(crops: torch.Tensor, template: list[list[float]]) -> torch.Tensor:
+    """Crops (N, C, H, W) shrunk to the eye distance of the standard template: a larger crop looks less sharp."""
+    larger = math.dist(*template[:2]) / math.dist(*STANDARD_TEMPLATE[:2])
+    if larger < 1.05:
+        return crops
+    height, width = (round(side / larger) for side in crops.shape[2:])
+    return F.interpolate(crops.float(), (height, width), mode="bilinear", antialias=True)
+
+
+def describe_set_aside(photo: AnalyzedPhoto) -> str | None:
+    """One line on the faces of a photo that were set aside; None where there are none."""
+    if not photo.set_aside:
+        return None
+    best = max(photo.set_aside, key=lambda face: face.quality.overall).quality
+    counts = Counter(face.quality.weakness or "poor" for face in photo.set_aside)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    faces = len(photo.set_aside) + len(photo.faces)
+    aside = f"{len(photo.set_aside)} of {faces} faces set aside"
+    return f"{photo.name}: {aside}, quality {best.overall:.2f} or less ({reasons})"
+
+
 def compose_analyzer(
     detector: str | Path | Checkpoint, embedder: str | Path | Checkpoint, output: str | Path, **hub: Any
 ) -> None:
@@ -524,6 +611,18 @@ def compose_analyzer(
 def _check_choice(faces: str, choices: tuple[str, ...]) -> None:
     if faces not in choices:
         raise InputError(f"unknown faces={faces!r}; expected one of {', '.join(map(repr, choices))}")
+
+
+def _select(name: str, found: list[Face], error: str | None, faces: WhichFaces, min_quality: float) -> AnalyzedPhoto:
+    """Set aside what is too poor, and check that one face is left where one was asked for."""
+    good = [face for face in found if face.quality.overall >= min_quality]
+    poor = [face for face in found if face.quality.overall < min_quality]
+    if error is None and faces == "only" and len(good) > 1:
+        return AnalyzedPhoto(name, [], f"{name}: {len(good)} faces, where only one was expected", poor)
+    photo = AnalyzedPhoto(name, good, error, poor)
+    if error is None and faces != "all" and not good and poor:
+        return photo._replace(error=f"{describe_set_aside(photo)}; min_quality=0 takes all")
+    return photo
 
 
 def _copy_notes(source: Checkpoint, folder: Path) -> None:
@@ -541,6 +640,17 @@ def _copy_notes(source: Checkpoint, folder: Path) -> None:
     card = source.folder / CARD_FILE
     if card.is_file() and not is_generated(text := card.read_text(encoding="utf-8", errors="replace")):
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def nothing_found(photo: Photo) -> str:
+    """Say that a photo shows no face, and at what size it was searched, if that is not its own."""
+    if photo.shrinkage <= 1:
+        return "no face was found"
+    searched = max(photo.pixels.shape)
+    return (
+        f"no face was found in it at {searched} of {round(searched * photo.shrinkage)} pixels; a larger "
+        "max_image_size finds smaller faces"
+    )
 
 
 def _largest(faces: DetectedFaces) -> DetectedFaces:

@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.faces.data.person_folders import check_person_names
-from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces
+from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces, describe_set_aside
 from hfembed.index.embedding_index import EmbeddingIndex
+from hfembed.index.min_quality import MIN_QUALITY
 from hfembed.photos import PhotoListing, find_photos, utf8_name
 from hfembed.threads import NumThreads
 
@@ -24,7 +25,8 @@ FACE_TABLE = pa.schema(
         ("face", pa.int32()),
         ("box", pa.list_(_NUMBER)),
         ("landmarks", pa.list_(pa.list_(_NUMBER))),
-        *[(name, _NUMBER) for name in ("score", "size", "sharpness", "norm")],
+        *[(name, _NUMBER) for name in ("score", "size", "sharpness", "norm", "yaw", "pitch", "roll", "completeness")],
+        ("quality", _NUMBER),
         ("embedding", pa.list_(_NUMBER)),
         ("error", pa.string()),
     ]
@@ -37,6 +39,7 @@ class FolderSummary(NamedTuple):
     photos: int
     faces: int
     errors: list[str]
+    set_aside: list[str]
 
 
 def embed_folder(
@@ -47,6 +50,7 @@ def embed_folder(
     batch_size: int = 32,
     num_threads: NumThreads = "auto",
     show_progress_bar: bool = True,
+    min_quality: float = MIN_QUALITY,
 ) -> FolderSummary:
     """Write the faces of a folder's photos as a Parquet table, with the columns of `FACE_TABLE`.
 
@@ -57,19 +61,22 @@ def embed_folder(
     listing = folder if isinstance(folder, PhotoListing) else find_photos(folder)
     if Path(output).is_dir():
         raise InputError(f"{output} is a folder; name a .parquet file to write")
-    errors, count, rows = [], 0, []
-    photos = _stream(analyzer, listing.photos, faces, batch_size, num_threads, show_progress_bar)
+    errors: list[str] = []
+    set_aside: list[str] = []
+    count, rows = 0, []
+    photos = _stream(analyzer, listing.photos, faces, batch_size, num_threads, show_progress_bar, min_quality)
     with atomic_write(output) as temporary, pq.ParquetWriter(temporary, FACE_TABLE) as writer:
-        for path, name, photo in zip(listing.photos, listing.names, photos, strict=True):
-            error = photo.error or (None if photo.faces else f"{utf8_name(path)}: no face was found")
+        for name, photo in zip(listing.names, photos, strict=True):
+            error = photo.problem
             errors += [error] if error else []
+            set_aside += [line] if not error and (line := describe_set_aside(photo)) else []
             count += len(photo.faces)
             rows += _rows(name, photo, error)
             if len(rows) >= 1000:
                 writer.write_table(pa.Table.from_pylist(rows, FACE_TABLE))
                 rows = []
         writer.write_table(pa.Table.from_pylist(rows, FACE_TABLE))
-    return FolderSummary(len(listing.photos), count, errors)
+    return FolderSummary(len(listing.photos), count, errors, set_aside)
 
 
 def read_gallery(
@@ -78,6 +85,7 @@ def read_gallery(
     batch_size: int = 32,
     num_threads: NumThreads = "auto",
     show_progress_bar: bool = True,
+    min_quality: float = MIN_QUALITY,
 ) -> tuple[EmbeddingIndex, FolderSummary]:
     """Index the known people of a folder with a directory per person; of each photo the largest face.
 
@@ -92,7 +100,7 @@ def read_gallery(
         raise InputError(f"{utf8_name(folder)}/{stray[0]} is not inside a person folder; a gallery has one per person")
     check_person_names(people, folder)
     index, errors = EmbeddingIndex(origin=analyzer.origin), []
-    photos = _stream(analyzer, listing.photos, "largest", batch_size, num_threads, show_progress_bar)
+    photos = _stream(analyzer, listing.photos, "largest", batch_size, num_threads, show_progress_bar, min_quality)
     for name, person, photo in zip(listing.names, people, photos, strict=True):
         errors += [photo.error] if photo.error else []
         for face in photo.faces:
@@ -100,7 +108,7 @@ def read_gallery(
     if not len(index):
         raise InputError(f"none of the photos of {utf8_name(folder)} can be used; the first: {errors[0]}")
     errors += [f"no photo of {person} can be used" for person in sorted({*people} - {*index.names})]
-    return index, FolderSummary(len(listing.photos), len(index), errors)
+    return index, FolderSummary(len(listing.photos), len(index), errors, [])
 
 
 def _stream(
@@ -110,8 +118,9 @@ def _stream(
     batch_size: int,
     num_threads: NumThreads,
     show_progress_bar: bool,
+    min_quality: float,
 ) -> Iterator[AnalyzedPhoto]:
-    photos = analyzer.stream(paths, faces, batch_size, num_threads)
+    photos = analyzer.stream(paths, faces, batch_size, num_threads, min_quality=min_quality)
     return iter(tqdm(photos, total=len(paths), unit=" photos", disable=not show_progress_bar))
 
 
@@ -125,6 +134,7 @@ def _rows(file: str, photo: AnalyzedPhoto, error: str | None) -> list[dict[str, 
             "box": face.box.tolist(),
             "landmarks": face.landmarks.tolist(),
             **face.quality._asdict(),
+            "quality": face.quality.overall,
             "embedding": face.embedding,
             "error": error,
         }

@@ -1,5 +1,6 @@
 """`pipeline("face-embedding")` and `pipeline("face-verification")`: transformers' way to the face analyzer."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,9 +13,13 @@ from transformers.pipelines.base import ChunkPipeline
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_detector
 from hfembed.errors import InputError
+from hfembed.faces.quality import FaceQuality
+from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.photo_image_processor import PhotoSource
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from hfembed.faces.face_analyzer import WhichFaces
@@ -34,7 +39,7 @@ class _AutoFaceModel(AutoModel):
 
 
 class FaceEmbeddingPipeline(ChunkPipeline):
-    """A photo -> one dictionary per face in it: `box`, `landmarks`, `score`, `norm` and `embedding`.
+    """A photo -> one dictionary per face in it: `box`, `landmarks`, `score`, `quality`, `norm` and `embedding`.
 
     The model is a folder or repository of a `FaceAnalyzer`, or a face embedder together with `detector=`. With
     `batch_size` above 1 the faces of several photos go through the embedder together. Photos are searched one at a
@@ -72,11 +77,17 @@ class FaceEmbeddingPipeline(ChunkPipeline):
         self.analyzer = FaceAnalyzer(*loaded, cast(FaceEmbedderModel, self.model.base_model), self.face_processor)
 
     def _sanitize_parameters(
-        self, faces: "WhichFaces | None" = None, **kwargs: Any
+        self, faces: "WhichFaces | None" = None, min_quality: float | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if faces not in (None, "all", "largest", "only"):
             raise InputError(f"unknown faces={faces!r}; expected one of 'all', 'largest', 'only'")
-        return ({} if faces is None else {"faces": faces}), {}, {}
+        if min_quality is not None:
+            check_min_quality(min_quality)
+        return (
+            {} if faces is None else {"faces": faces},
+            {},
+            {} if min_quality is None else {"min_quality": min_quality},
+        )
 
     def preprocess(  # type: ignore[override]
         self, inputs: PhotoSource, faces: "WhichFaces" = "all"
@@ -93,18 +104,22 @@ class FaceEmbeddingPipeline(ChunkPipeline):
         size = self.face_processor.size
         for index in range(max(count, 1)):
             face: dict[str, Any] = {}
+            assess = None
             if index < count:
                 face = {
                     "box": detected.boxes[index].tolist(),
                     "landmarks": detected.landmarks[index].tolist(),
                     "score": detected.scores[index].item(),
                 }
-                crop = self.analyzer.crop(source, photo, detected.landmarks[index].numpy())
+                landmarks = detected.landmarks[index].numpy()
+                crop = self.analyzer.crop(source, photo, landmarks)
+                assess = self.analyzer.assess(photo, face["score"], detected.boxes[index].numpy(), landmarks, crop)
             else:
                 crop = np.zeros((size["height"], size["width"], self.face_processor.num_channels), np.uint8)
             yield {
                 "is_last": is_last_photo and index == max(count, 1) - 1,
                 "face": face,
+                "assess": assess,
                 "pixel_values": self.face_processor.normalize(torch.from_numpy(crop).permute(2, 0, 1)[None]),
             }
 
@@ -113,22 +128,35 @@ class FaceEmbeddingPipeline(ChunkPipeline):
         return {**model_inputs, "embedding": embeddings, "norm": norms}
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: Sequence[dict[str, Any]]
+        self, model_outputs: Sequence[dict[str, Any]], min_quality: float = MIN_QUALITY
     ) -> list[dict[str, Any]]:
-        """The faces of one photo."""
+        """The faces of one photo that are good enough."""
         if not all(torch.isfinite(output["embedding"]).all() for output in model_outputs if output["face"]):
             raise InputError("an embedding is not finite; the model's weights are damaged")
+        found = [(output, self._quality(output)) for output in model_outputs if output["face"]]
+        good = [(output, quality) for output, quality in found if quality.overall >= min_quality]
+        if len(good) < len(found):
+            logger.warning("%d of %d faces set aside; min_quality=0 takes all", len(found) - len(good), len(found))
         return [
-            {**output["face"], "norm": output["norm"].item(), "embedding": output["embedding"].flatten().tolist()}
-            for output in model_outputs
-            if output["face"]
+            {
+                **output["face"],
+                "quality": quality.overall,
+                "norm": quality.norm,
+                "embedding": output["embedding"].flatten().tolist(),
+            }
+            for output, quality in good
         ]
+
+    def _quality(self, output: dict[str, Any]) -> FaceQuality:
+        assess = output["assess"][0] if isinstance(output["assess"], list) else output["assess"]
+        return cast(FaceQuality, assess(output["norm"].item()))
 
 
 class FaceVerificationPipeline(FaceEmbeddingPipeline):
     """A pair of photos -> whether they show one person: what `FaceAnalyzer.verify` returns, as a dictionary.
 
-    Of a photo with several faces the largest is compared. A photo without a face is an error.
+    Of a photo with several faces the largest is compared. A photo without a face is an error, and one whose face has a
+    quality below `min_quality`.
 
     Example:
         ```python
@@ -141,7 +169,7 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         """Compare one pair of photos, (a, b), or each pair of a list or a generator of pairs.
 
         Args:
-            kwargs: `far`, `faces` ("largest" or "only"), `batch_size`, `num_workers`.
+            kwargs: `far`, `faces` ("largest" or "only"), `min_quality`, `batch_size`, `num_workers`.
         """
         if (
             isinstance(inputs, tuple | list)
@@ -152,12 +180,16 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
         return super().__call__([{"pair": tuple(pair)} for pair in inputs], **kwargs)
 
     def _sanitize_parameters(
-        self, faces: "WhichFaces | None" = None, far: float | None = None, **kwargs: Any
+        self,
+        faces: "WhichFaces | None" = None,
+        min_quality: float | None = None,
+        far: float | None = None,
+        **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if faces == "all":
             raise InputError("faces='all' cannot be compared; expected 'largest' or 'only'")
-        preprocess, forward, _ = super()._sanitize_parameters(faces, **kwargs)
-        return preprocess, forward, {} if far is None else {"far": far}
+        preprocess, forward, postprocess = super()._sanitize_parameters(faces, min_quality, **kwargs)
+        return preprocess, forward, postprocess if far is None else {**postprocess, "far": far}
 
     def preprocess(  # type: ignore[override]
         self, inputs: dict[str, Any], faces: "WhichFaces" = "largest"
@@ -171,11 +203,18 @@ class FaceVerificationPipeline(FaceEmbeddingPipeline):
                 yield item
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: Sequence[dict[str, Any]], far: float | None = None
+        self, model_outputs: Sequence[dict[str, Any]], min_quality: float = MIN_QUALITY, far: float | None = None
     ) -> dict[str, Any]:
         """The decision on one pair."""
+        qualities = [self._quality(output) for output in model_outputs]
+        for position, quality in enumerate(qualities):
+            if quality.overall < min_quality:
+                raise InputError(
+                    f"photo {position} of a pair: quality {quality.overall:.2f} ({quality.weakness}); min_quality=0 "
+                    "compares it"
+                )
         a, b = (output["embedding"].flatten().float().cpu().numpy() for output in model_outputs)
-        return self.analyzer.compare(a, b, far)._asdict()
+        return self.analyzer.compare(a, b, far, min(quality.overall for quality in qualities))._asdict()
 
 
 class _DefaultModel(dict[str, Any]):

@@ -26,6 +26,7 @@ from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
 from hfembed.index.card import render_index_card
 from hfembed.index.error_rates import far_is_carried
+from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
 from hfembed.index.origin import Origin, shareable_name
 from hfembed.index.vector_store import PRECISIONS, Precision, VectorStore
 from hfembed.photos import utf8_name
@@ -151,13 +152,20 @@ class EmbeddingIndex:
         embeddings: torch.Tensor | np.ndarray,
         labels: Sequence[str],
         files: Sequence[str | None] | None = None,
-    ) -> None:
+        qualities: Sequence[float] | np.ndarray | None = None,
+        min_quality: float = MIN_QUALITY,
+    ) -> list[int]:
         """Add vectors; a label may have any number of them, added together or one by one.
 
         Args:
             embeddings: (N, D) float, finite, of any length but zero.
             labels: N labels.
             files: N file names, shown with a match.
+            qualities: Of the N faces, their `quality.overall`; None where there is nothing to judge by.
+            min_quality: Rows of a lower quality are set aside, and a line is logged; 0 adds all.
+
+        Returns:
+            The positions of the rows that were set aside.
 
         Raises:
             InputError: Lengths or dimensions do not fit, a label is not text, or a row is zero or not finite; nothing
@@ -165,11 +173,25 @@ class EmbeddingIndex:
         """
         vectors = self._checked(embeddings)
         files = [None] * len(vectors) if files is None else list(files)
-        if not len(vectors) == len(labels) == len(files):
-            raise InputError(f"{len(vectors)} embeddings, {len(labels)} labels, {len(files)} files: counts must agree")
+        judged = np.ones(len(vectors)) if qualities is None else np.asarray(qualities, dtype=np.float64)
+        if not len(vectors) == len(labels) == len(files) == len(judged):
+            raise InputError(
+                f"{len(vectors)} embeddings, {len(labels)} labels, {len(files)} files, {len(judged)} qualities: "
+                "counts must agree"
+            )
         for label in labels:
             if not isinstance(label, str) or not label:
                 raise InputError(f"a label must be non-empty text, got {label!r}")
+        check_min_quality(min_quality)
+        is_good = judged >= min_quality  # false for NaN
+        poor = np.flatnonzero(~is_good).tolist()
+        if poor:
+            names = ", ".join(str(files[row] or labels[row]) for row in poor[:3]) + (", ..." if len(poor) > 3 else "")
+            logger.warning("%d of %d faces set aside, quality below %g: %s", len(poor), len(files), min_quality, names)
+            vectors = vectors[torch.from_numpy(is_good)]
+            labels, files = ([column[row] for row in np.flatnonzero(is_good)] for column in (labels, files))
+        if len(poor) == len(judged) > 0:
+            return poor
         if self._vectors is None:
             self._vectors = VectorStore(vectors.shape[1], self.precision)
         self._vectors.append(vectors)
@@ -178,6 +200,7 @@ class EmbeddingIndex:
         self._label_of = np.concatenate([self._label_of, np.array(numbers, dtype=np.int64)])
         self._files += [None if file is None else utf8_name(str(file)) for file in files]
         self._changed()
+        return poor
 
     def remove(self, label: str) -> int:
         """Remove a label and all its vectors; returns how many it had.

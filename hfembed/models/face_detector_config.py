@@ -19,6 +19,10 @@ class DetectorConfig(PreTrainedConfig):
         max_image_size (`int`, *optional*, defaults to 1280):
             `detect` shrinks photos whose longer side has more pixels to this before it searches them. `None` searches
             every photo at full size.
+        turned (`bool`, *optional*, defaults to `False`):
+            `detect` searches photos in which it finds no upright face for certain turned by 90, 180 and 270 degrees
+            too, and returns the faces of the turn with the best one: for photos that lie on their side or stand on
+            their head and have no EXIF orientation that says so.
 
     Raises:
         ValueError: A field that does not exist, named together with the nearest one that does.
@@ -26,6 +30,7 @@ class DetectorConfig(PreTrainedConfig):
     """
 
     max_image_size: int | None = 1280
+    turned: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_fields(self, kwargs)

@@ -24,11 +24,12 @@ from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
 COMMANDS = {
     "": "verify embed identify analyzer group explain swap fit-latents morph walk sample compress decompress similar "
     "denoise inpaint neighbors neighbours analogy map card push demo convert export push-dataset evaluate "
+    "forms phrase odd-one-out compress-vectors "
     "models",
     "models": "get",
-    "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec",
+    "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext navec",
     "evaluate": "lfw identification denoising reconstruction compression generation words swap",
-    "export": "with-code word2vec gensim onnx",
+    "export": "with-code word2vec gensim onnx static",
     "push-dataset": "faces lfw corpus",
 }
 OPTIONS = {
@@ -40,6 +41,10 @@ OPTIONS = {
     "similar": "--top-k --output --json",
     "neighbors": "--top-k --json",
     "analogy": "--top-k --json",
+    "forms": "--top-k --json",
+    "phrase": "--top-k --json",
+    "odd-one-out": "--json",
+    "compress-vectors": "--dims --parts --json",
 }
 
 

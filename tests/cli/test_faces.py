@@ -47,7 +47,7 @@ def test_the_model_is_an_option_or_in_the_environment(hfembed, photos, folder, m
 def test_verify(hfembed, photos, folder):  # noqa: F811
     answer = hfembed("verify", photos / "a.png", photos / "b.png", "--model", folder)
     assert answer.startswith("the same person") and "threshold 0.900 for the highest accuracy on drawn pairs" in answer
-    assert "probability of the same person 0.881" in answer
+    assert "probability of the same person 0.8" in answer
     result = json.loads(
         hfembed("verify", photos / "a.png", photos / "c.png", "--model", folder, "--far", "0.01", "--json")
     )
@@ -58,6 +58,28 @@ def test_verify(hfembed, photos, folder):  # noqa: F811
     assert error == f"error: {photos}/nobody.png: no face was found\n"
     error = hfembed("verify", photos / "a.png", photos / "b.png", "--model", folder, "--far", "1e-6", fails=True)
     assert "no threshold for a false accept rate of 1e-06; it has: 0.01" in error
+
+
+def test_faces_of_too_low_a_quality_are_set_aside_and_said(hfembed, photos, folder):  # noqa: F811
+    model = ("--model", folder, "--min-quality", "1")
+    error = hfembed("verify", photos / "a.png", photos / "b.png", *model, fails=True)
+    assert f"error: {photos}/a.png: 1 of 1 faces set aside, quality 0.8" in error and error.count("\n") == 1
+    error = hfembed("group", photos, photos / "groups", *model, "--far", "0.01", fails=True)
+    assert "no face in any of the 4 photos; the first, a.png: 1 of 1 faces set aside" in error
+    answer = hfembed("embed", photos, photos / "out.parquet", *model)
+    assert "0 faces, 4 photos without a face" in answer
+    (photos / "gallery" / "Ann").mkdir(parents=True)
+    draw((50, 30), person=1).save(photos / "gallery" / "Ann" / "1.png")
+    error = hfembed("identify", photos / "gallery", photos / "a.png", *model, fails=True)
+    assert "none of the photos of" in error and "set aside" in error
+    hfembed("identify", photos / "gallery", photos / "a.png", "--model", folder, "--save", photos / "index")
+    draw((10, 10), (90, 50), person=2).save(photos / "two.png")
+    arguments = ("identify", photos / "index", photos / "a.png", photos / "two.png", "--model", folder, "--json")
+    assert json.loads(hfembed(*arguments))["set_aside"] == []
+    qualities = sorted(row["quality"] for row in json.loads(hfembed(*arguments, "--min-quality", "0"))["faces"])
+    threshold = (qualities[0] + qualities[1]) / 2
+    answer = json.loads(hfembed(*arguments, "--min-quality", str(threshold)))
+    assert len(answer["faces"]) == 2 and [row["quality"] for row in answer["set_aside"]] == qualities[:1]
 
 
 def test_embed(hfembed, photos, folder):  # noqa: F811
@@ -111,7 +133,7 @@ def test_identify(hfembed, photos, folder):  # noqa: F811
         (photos / "gallery" / person).mkdir(parents=True)
         draw((50, 30), person=pattern).save(photos / "gallery" / person / "1.png")
     # the rate's threshold lets only the same picture pass
-    arguments = ("--model", folder, "--far", "0.01")
+    arguments = ("--model", folder, "--far", "0.01", "--min-quality", "0")
     stranger = photos / "stranger.png"
     Image.eval(draw((50, 30), person=9), lambda value: value and 230).save(stranger)
     saved = photos / "index"

@@ -22,6 +22,7 @@ from hfembed.models.face_embedder.image_processing_face_embedder import FaceImag
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
+from tests.checkpoint.checkpoints import write_checkpoint
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -78,6 +79,22 @@ def test_a_face_detector_is_its_three_networks(tmp_path):
             found = session.run(None, {"pixel_values": pixels.numpy()})
             for ours, theirs in zip(getattr(model, name)(pixels), found, strict=True):
                 torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["hfembed_yunet", "hfembed_retinaface"])
+@torch.no_grad()
+def test_a_detector_of_one_network_for_photos_of_any_size(model_type, tmp_path):
+    write_checkpoint(model_type, tmp_path / "saved")
+    export(tmp_path / "saved", tmp_path / "detector.onnx")
+    model = AutoModel.from_pretrained(tmp_path / "saved").eval()
+    session = onnxruntime.InferenceSession(tmp_path / "detector.onnx", providers=["CPUExecutionProvider"])
+    for shape in ((1, 3, 32, 64), (2, 3, 96, 32)):
+        pixels = 255 * torch.rand(shape)
+        for ours, theirs in zip(
+            model.predict(pixels), session.run(None, {"pixel_values": pixels.numpy()}), strict=True
+        ):
+            torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-3, rtol=1e-4)
 
 
 def check_face_embedder(tmp_path, **fields):

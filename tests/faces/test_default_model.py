@@ -1,12 +1,16 @@
 """The model that is taken where none is named: made once, by one process, found again, and said what it is."""
 
+import importlib.metadata
 import json
 import multiprocessing
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import pipeline
 
 from hfembed import FaceAnalyzer
@@ -123,3 +127,21 @@ def test_nothing_is_stored_into_it(hfembed, default, tmp_path):  # noqa: F811
     arguments = ("--images", tmp_path, "--pairs", tmp_path / "pairs.txt", "--output", tmp_path / "out")
     assert "a MODEL of your own" in hfembed("evaluate", "lfw", *arguments, "--store-thresholds", fails=True)
     assert torch.is_grad_enabled()
+
+
+def test_the_real_one_finds_two_people_and_tells_them_apart(tmp_path, monkeypatch):
+    """Photos in the public domain that come with packages: Eileen Collins and Grace Hopper."""
+    skimage, matplotlib = pytest.importorskip("skimage"), pytest.importorskip("matplotlib")
+    for place in {source.place for name in ("yunet", "sface") for source in KNOWN_CHECKPOINTS[name].sources[:1]}:
+        if not any(importlib.metadata.distributions(name=place)):
+            pytest.skip(f"{place} is not installed")
+    monkeypatch.setattr(default_model.constants, "HF_ASSETS_CACHE", str(tmp_path))
+    monkeypatch.delenv("HFEMBED_FACE_MODEL", raising=False)
+    eileen = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
+    grace = Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    found = FaceAnalyzer.from_pretrained(device="cpu")
+    (one,) = found(eileen)[0].faces
+    assert np.abs(one.box - [178, 62, 269, 177]).max() < 6 and one.quality.score > 0.9
+    turned = eileen.rotate(20, Image.Resampling.BICUBIC)
+    assert found.verify(eileen, turned).same and not found.verify(eileen, grace).same
+    assert found.verify(eileen, eileen.resize((205, 205)), far=1e-2).probability > 0.99

@@ -14,6 +14,8 @@ from hfembed import (
     YuNetImageProcessor,
     YuNetModel,
 )
+from hfembed.models.detected_faces import DetectedFaces, FaceDetector, FaceDetectorOutput, turn_back
+from hfembed.models.face_detector_config import DetectorConfig
 from tests.contract import ModelContract
 
 SMALL_YUNET = {"widths": [4, 8, 8, 8, 8, 8]}
@@ -164,3 +166,64 @@ class TestDetection:
         assert type(AutoModel.from_pretrained(tmp_path)) is type(random_detector(family))
         processor = AutoImageProcessor.from_pretrained(tmp_path)
         assert type(processor) is processor_class and processor.max_pixels == 1000
+
+
+class CornerDetector(FaceDetector):
+    """Calls the white spot of a photo a face: surely if it is in the upper left, else with a score of 0.75."""
+
+    def forward(self, pixel_values):
+        scores, boxes, landmarks = [], [], []
+        for photo in pixel_values:
+            rows, columns = photo[0].nonzero().unbind(1)
+            x, y = float(columns[0]), float(rows[0])
+            scores.append([1.0 if x < photo.shape[2] / 2 and y < photo.shape[1] / 2 else 0.75])
+            boxes.append([[x - 1, y - 2, x + 3, y + 4]])
+            landmarks.append([[[x, y], [x + 2, y], [x + 1, y + 1], [x, y + 3], [x + 2, y + 3]]])
+        return FaceDetectorOutput(*(torch.tensor(values) for values in (scores, boxes, landmarks)))
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_a_photo_on_its_side_is_searched_upright(quarters):
+    detector = CornerDetector(DetectorConfig())
+    upright = torch.zeros(3, 20, 30)
+    upright[:, 6, 10] = 1
+    photo = torch.rot90(upright, -quarters, (1, 2))
+    row, column = photo[0].nonzero()[0].tolist()
+    assert detector.detect_in([photo])[0].scores.tolist() == [0.75 if quarters else 1.0]
+    detector.config.turned = True
+    other = torch.zeros(3, 9, 9)
+    other[:, 1, 1] = 1
+    faces, _ = detector.detect_in([photo, other], [2.0, 1.0])
+    assert faces.scores.tolist() == [1.0]
+    # the left eye is on the spot; pixel centers lie at whole numbers
+    assert faces.landmarks[0, 0].tolist() == [2 * column + 0.5, 2 * row + 0.5]
+    sides = faces.boxes[0, 2:] - faces.boxes[0, :2]
+    assert sides.tolist() == ([8, 12] if quarters % 2 == 0 else [12, 8])
+    # down in the face is where down is in the upright photo
+    down = faces.landmarks[0, 3] - faces.landmarks[0, 0]
+    assert down.tolist() == [[0, 6], [-6, 0], [0, -6], [6, 0]][quarters]
+
+
+def test_how_photos_are_searched_can_be_changed():
+    model = random_detector("yunet")
+    model.change_search(True, 0, 40)
+    assert (model.config.turned, model.config.max_image_size, model.config.search_scale) == (True, None, 0.5)
+    model.change_search(max_image_size=640)
+    assert (model.config.turned, model.config.max_image_size) == (True, 640)
+    for impossible in ({"max_image_size": 5}, {"min_face_size": 2}):
+        with pytest.raises(ValueError, match=next(iter(impossible))):
+            model.change_search(**impossible)
+
+
+def test_a_smaller_search_finds_the_same_places():
+    model = random_detector("yunet", nms_threshold=1.0)
+    photo = random_photos((64, 96))[0]
+    small = torch.nn.functional.interpolate(photo[None], (32, 48), mode="bilinear", antialias=True)[0]
+    expected = model.detect_in([small], [2.0])[0]
+    model.change_search(min_face_size=40)
+    assert_same_faces(model.detect_in([photo])[0], expected, 1e-3)
+
+
+def test_no_face_stays_no_face():
+    none = DetectedFaces(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 5, 2))
+    assert [tuple(values.shape) for values in turn_back(none, 1, 20, 30)] == [(0, 4), (0,), (0, 5, 2)]

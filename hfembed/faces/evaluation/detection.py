@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor

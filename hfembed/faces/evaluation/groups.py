@@ -104,7 +104,7 @@ def rates_by_group(
             mixed = ((group_a == first) & (group_b == second)) | ((group_a == second) & (group_b == first))
             if mixed.any():
                 across[f"{first}, {second}"] = rates(mixed)
-    unclear = np.equal(group_a, None) | np.equal(group_b, None)
+    unclear = np.array([None in pair for pair in zip(group_a, group_b, strict=True)])
     tested = sorted({*photos_a, *photos_b})
     left_out = {
         "pairs": int(unclear.sum()),

@@ -278,12 +278,16 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
         return embeddings, outputs.norms
 
     @torch.no_grad()
-    def optimize_for_inference(self) -> "FaceEmbedderPreTrainedModel":
+    def optimize_for_inference(self, dtype: torch.dtype | None = None) -> "FaceEmbedderPreTrainedModel":
         """A copy that embeds faster and can do nothing else: every BatchNorm that follows a layer is folded into it.
 
         MobileFaceNet's copy also takes more images through its later layers at a time than through its first.
         Embeddings are checked to differ by at most 1e-4 (float32) or 0.1 (half precision) in norm. Train and save the
         original.
+
+        Args:
+            dtype: Of the copy's weights; by default this model's. bfloat16 is faster on GPUs and on CPUs that compute
+                in it (AVX512_BF16, AMX), and slower on others.
 
         Returns:
             The copy, in eval mode, its weights channels-last.
@@ -293,9 +297,10 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
         """
         copied = copy.deepcopy(self).eval()
         fold_batch_norm(copied.base_model)
+        copied = copied.to(dtype or self.dtype)
         pixels = torch.rand(2, self.config.num_channels, *self.config.image_size, device=self.device)
         difference = (copied.embed(pixels) - self.embed(pixels)).norm(dim=1)  # of unit vectors
-        if difference.max() > (1e-4 if self.dtype == torch.float32 else 0.1):
+        if difference.max() > (1e-4 if self.dtype == copied.dtype == torch.float32 else 0.1):
             raise ValueError(f"trunk '{self.config.trunk}' cannot be folded: its outputs would change")
         if self.config.trunk == "mobilefacenet" and self.device.type == "cpu":
             copied.face_embedder.trunk.run_in_parts()

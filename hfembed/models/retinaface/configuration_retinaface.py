@@ -8,12 +8,19 @@ from huggingface_hub.dataclasses import strict
 from hfembed.models.config_fields import check_sizes
 from hfembed.models.face_detector_config import DetectorConfig
 
+# pixels of the smallest face that the network finds reliably
+SMALLEST_FACE = 20
+
 
 @strict
 class RetinaFaceConfig(DetectorConfig):
     r"""Configuration of `RetinaFaceModel` (Deng et al. 2019), with a MobileNet v1 as trunk.
 
     Args:
+        min_face_size (`float`, *optional*, defaults to 20):
+            Side of the smallest face looked for, in pixels of the photo as it is searched (see `max_image_size`), at
+            least 10. The network finds faces from about 20 pixels: other photos are resized, and the time grows with
+            the inverse square.
         max_image_size (`int`, *optional*, defaults to 1280):
             `detect` shrinks photos whose longer side has more pixels to this before it searches them. `None` searches
             every photo at full size.
@@ -44,6 +51,7 @@ class RetinaFaceConfig(DetectorConfig):
 
     model_type: ClassVar[str] = "hfembed_retinaface"
 
+    min_face_size: float | int = 20
     base_width: int = 8
     feature_width: int = 64
     negative_slope: float = 0.0
@@ -56,6 +64,8 @@ class RetinaFaceConfig(DetectorConfig):
 
     def validate_sizes(self) -> None:
         """Reject networks that cannot be, or that no machine can hold."""
+        if not 10 <= self.min_face_size <= 1000:
+            raise ValueError(f"min_face_size must lie between 10 and 1000 pixels, got {self.min_face_size}")
         check_sizes(self, {"base_width": 128, "feature_width": 4096, "max_candidates": 100_000})
         if self.feature_width % 4:
             raise ValueError(f"feature_width must be a multiple of 4, got {self.feature_width}")
@@ -83,6 +93,11 @@ class RetinaFaceConfig(DetectorConfig):
         for name in ("score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def search_scale(self) -> float:
+        """What photos are resized by, so that the smallest face has 20 pixels."""
+        return SMALLEST_FACE / self.min_face_size
 
 
 __all__ = ["RetinaFaceConfig"]

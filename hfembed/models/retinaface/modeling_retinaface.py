@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
-from hfembed.models.detected_faces import FaceDetector, FaceDetectorOutput, select_faces
+from hfembed.models.detected_faces import FaceDetector, FaceDetectorOutput, scale_back, select_faces
 
 from .configuration_retinaface import RetinaFaceConfig
 
@@ -34,7 +34,7 @@ class ConvActivation(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Feature map (B, in_channels, h, w) -> (B, out_channels, h / stride, w / stride), rounded up."""
         hidden = self.conv(hidden)
-        return F.leaky_relu(hidden, self.slope) if self.slope else F.relu(hidden)
+        return F.leaky_relu(hidden, self.slope, inplace=True) if self.slope else F.relu(hidden, inplace=True)
 
 
 class ContextModule(nn.Module):
@@ -77,6 +77,8 @@ class RetinaFaceModel(RetinaFacePreTrainedModel):
     box and landmarks for each of a few priors. The published network has batch normalization behind each convolution;
     here it is part of the convolutions' weights, so that the network cannot be trained further as it was.
     """
+
+    sure_score = 0.995
 
     def __init__(self, config: RetinaFaceConfig) -> None:
         super().__init__(config)
@@ -139,7 +141,7 @@ class RetinaFaceModel(RetinaFacePreTrainedModel):
         config = self.config
         to_center, to_size = config.variances
         found = []
-        for numbers, pixels in self.padded_batches(pixel_values):
+        for numbers, pixels, factors in self.padded_batches(pixel_values, scale=config.search_scale):
             for stride, sides, maps in zip(STRIDES, config.min_sizes, self.predict(pixels), strict=True):
                 values = maps.float().unflatten(1, (len(sides), 16))
                 scores = values[:, :, :2].softmax(2)[:, :, 1]
@@ -149,9 +151,10 @@ class RetinaFaceModel(RetinaFacePreTrainedModel):
                 position = (torch.stack([column, row], 1) + 0.5) * stride
                 center = position + chosen[:, 2:4] * to_center * side
                 size = side * (chosen[:, 4:6] * to_size).exp()
-                boxes = torch.cat([center - size / 2, center + size / 2], 1)
+                corners = torch.stack([center - size / 2, center + size / 2], 1)
                 landmarks = position[:, None] + chosen[:, 6:].unflatten(1, (5, 2)) * to_center * side[:, None]
-                found.append((numbers[place], scores[place, prior, row, column], boxes, landmarks))
+                boxes, landmarks = (scale_back(points, factors[place]) for points in (corners, landmarks))
+                found.append((numbers[place], scores[place, prior, row, column], boxes.flatten(1), landmarks))
         return select_faces(len(pixel_values), found, config.nms_threshold, config.max_candidates)
 
 

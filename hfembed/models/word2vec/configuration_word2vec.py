@@ -47,6 +47,10 @@ class Word2VecConfig(PreTrainedConfig):
         ngram_rows (`int`, *optional*):
             Number of stored n-gram rows where only some buckets have one; the others have none, or share a row of
             zeros. Default: `buckets`.
+        quantized_parts (`int`, *optional*):
+            Where the rows are product-quantized, for inference: parts of a vector, one byte each.
+        centroids (`int`, *optional*, defaults to 256):
+            Centroids that each part chooses from.
     """
 
     model_type = "hfembed_word2vec"
@@ -65,6 +69,8 @@ class Word2VecConfig(PreTrainedConfig):
     subwords: list[int] | tuple[int, ...] | None = None
     buckets: int = 2_000_000
     ngram_rows: int | None = None
+    quantized_parts: int | None = None
+    centroids: int = 256
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_fields(self, kwargs)
@@ -82,6 +88,10 @@ class Word2VecConfig(PreTrainedConfig):
         for name in ("vocab_size", "negative", "sample"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.quantized_parts is not None:
+            check_sizes(self, {"quantized_parts": self.embedding_size, "centroids": 256})
+            if self.embedding_size % self.quantized_parts:
+                raise ValueError(f"quantized_parts must divide embedding_size {self.embedding_size}")
         if self.subwords is None:
             if self.ngram_rows is not None:
                 raise ValueError("ngram_rows needs subwords")

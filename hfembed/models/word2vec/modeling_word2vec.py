@@ -29,6 +29,7 @@ from .gensim_exchange import (
     read_keyed_vectors,
     read_ngram_vectors,
 )
+from .quantized_rows import QuantizedRows, make_quantized_rows, quantize_rows
 from .subwords import hash_ngrams
 from .vocabulary_word2vec import COUNTS_FILE, TOKENIZER_FILE, Vocabulary
 from .word2vec_format import read_word2vec_format
@@ -73,6 +74,9 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ContextEmbedding):
             init.zeros_(module.weight)
+        elif isinstance(module, QuantizedRows):
+            init.zeros_(module.codes)
+            init.zeros_(module.centroids)
         elif isinstance(module, nn.Embedding):
             bound = self.config.initializer_scale / self.config.embedding_size
             init.uniform_(module.weight, -bound, bound)
@@ -104,6 +108,8 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
             if not any(name.endswith("embeddings.weight") for name in info["missing_keys"]):
                 _check_rows(model._input_rows().weight, counts_file)
         model._check_finite()
+        if isinstance(model._inputs().embeddings, QuantizedRows):
+            model._inputs().embeddings.check_codes()
         ngrams = model._inputs().ngram_embeddings
         if ngrams is not None:
             ngrams.check_positions()
@@ -111,7 +117,8 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
 
     def _check_finite(self) -> None:
         for name, parameter in self.named_parameters():
-            check_finite_rows(parameter, None if "ngram" in name else self.vocabulary)
+            of_words = name.endswith("embeddings.weight") and "ngram" not in name
+            check_finite_rows(parameter, self.vocabulary if of_words else None)
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs) -> None:
         """Save weights, config, the tokenizer and the counts; `SentenceTransformer(save_directory)` loads it too.
@@ -151,7 +158,7 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
     def _inputs(self) -> "Word2VecModel":
         return cast(Word2VecModel, self.base_model)
 
-    def _input_rows(self) -> nn.Embedding:
+    def _input_rows(self) -> Any:
         return self._inputs().embeddings
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -235,7 +242,12 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
 
     def __init__(self, config: Word2VecConfig, vocabulary: Vocabulary | None = None):
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.embeddings: Any  # nn.Embedding, or what stands for it
+        if config.quantized_parts is None:
+            self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
+        else:
+            size, dimensions = config.vocab_size, config.embedding_size
+            self.embeddings = QuantizedRows(size, dimensions, config.quantized_parts, config.centroids)
         self.ngram_embeddings = None if config.subwords is None else NgramEmbedding(config)
         self._vocabulary: Vocabulary | None = None
         self._word_ngrams: tuple[np.ndarray, np.ndarray] | None = None
@@ -244,7 +256,7 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> Any:
         """The input rows."""
         return self.embeddings
 
@@ -304,6 +316,57 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         model.set_vocabulary(vocabulary)
         model._check_finite()
         return model.eval()
+
+    @classmethod
+    def from_quantized(cls, vocabulary: Vocabulary, codes: np.ndarray, centroids: np.ndarray) -> "Word2VecModel":
+        """Make a model from product-quantized vectors, which it keeps and saves as they are.
+
+        Args:
+            codes: uint8 of shape (words, parts).
+            centroids: float32 of shape (parts, centroids, dimensions / parts).
+
+        Raises:
+            ValueError: A code beyond the centroids, or another number of words than vectors.
+        """
+        return cls._with_rows(vocabulary, make_quantized_rows(codes, centroids))
+
+    @classmethod
+    def _with_rows(cls, vocabulary: Vocabulary, rows: QuantizedRows) -> "Word2VecModel":
+        parts, number, size = rows.centroids.shape
+        with torch.device("meta"):
+            model = cls(
+                Word2VecConfig(
+                    vocab_size=len(rows.codes), embedding_size=parts * size, quantized_parts=parts, centroids=number
+                )
+            )
+        model.embeddings = rows
+        model.config.dtype = rows.centroids.dtype
+        model.set_vocabulary(vocabulary)
+        model._check_finite()
+        return model.eval()
+
+    @torch.no_grad()
+    def compress(self, dimensions: int | None = None, parts: int | None = None) -> "Word2VecModel":
+        """A product-quantized copy: `parts` bytes per word, and a table of centroids.
+
+        Args:
+            dimensions: Keep only this many principal components. Default: all dimensions.
+            parts: Parts of a vector, a divisor of the dimensions. Default: two dimensions per part where it fits.
+
+        Raises:
+            ValueError: Impossible sizes, or a model with subwords: its n-grams are not quantized.
+        """
+        if self.config.subwords is not None:
+            raise ValueError("a model with subwords cannot be product-quantized: its n-grams would be lost")
+        vectors = self.word_vectors().float().cpu()
+        if dimensions is not None and not 1 <= dimensions <= vectors.shape[1]:
+            raise ValueError(f"dimensions must lie between 1 and {vectors.shape[1]}, got {dimensions}")
+        if dimensions is not None and dimensions < vectors.shape[1]:
+            _, components = torch.linalg.eigh((vectors.T @ vectors).double())
+            vectors = vectors @ components[:, -dimensions:].flip(1).to(vectors)
+        size = vectors.shape[1]
+        parts = parts or (size // 2 if size % 2 == 0 else size)
+        return self._with_rows(self.require_vocabulary(), quantize_rows(vectors.contiguous(), parts))
 
     @classmethod
     def from_word2vec_format(
@@ -467,7 +530,7 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
     def unknown_vectors(self, words: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors of words that are not in the vocabulary: the means of their n-grams' rows.
 
-        Words are lowercased where the vocabulary's rules say so.
+        Words are written as the vocabulary's rules write them.
 
         Returns:
             Vectors (words, embedding_size), 0 where there is no n-gram, and bool (words,): whether there are any.
@@ -476,8 +539,7 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         if self.ngram_embeddings is None:
             return own.new_zeros(len(words), own.shape[1]), own.new_zeros(len(words), dtype=torch.bool)
         rules = self.require_vocabulary().rules
-        if rules.lowercase:
-            words = [rules.normalizer().normalize_str(word) for word in words]
+        words = [rules.normalize_word(word) for word in words]
         offsets, rows = self.ngram_rows(words)
         lengths = torch.from_numpy(np.diff(offsets)).to(own.device)
         return self._ngram_sums(offsets, rows) / lengths.clamp(min=1).unsqueeze(1).to(own.dtype), lengths > 0
@@ -532,6 +594,8 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
 
     def __init__(self, config: Word2VecConfig, vocabulary: Vocabulary | None = None):
         super().__init__(config)
+        if config.quantized_parts is not None:
+            raise ValueError("product-quantized vectors are for inference only: load them by Word2VecModel")
         self.word2vec = Word2VecModel(config)
         self.context_embeddings = ContextEmbedding(config.vocab_size, config.embedding_size)
         self.post_init()

@@ -50,11 +50,13 @@ class TextRules:
             of Unicode belong to words.
         phrases: Pairs of neighbors to join with `_`, one tuple of pairs per pass (Mikolov et al. 2013b, section 4).
             A later pass may join what an earlier one made: `new_york` + `times`.
+        fold_yo: Write the Russian letter ё as е, as most texts do.
     """
 
     lowercase: bool = False
     word_pattern: str | None = None
     phrases: tuple[tuple[tuple[str, str], ...], ...] = ()
+    fold_yo: bool = False
 
     def __post_init__(self) -> None:
         if self.word_pattern is None:
@@ -73,6 +75,8 @@ class TextRules:
         steps: list[normalizers.Normalizer] = [normalizers.Replace("\ufeff", ""), _NFC]
         if self.lowercase:
             steps.append(normalizers.Lowercase())
+        if self.fold_yo:
+            steps += [normalizers.Replace("ё", "е"), normalizers.Replace("Ё", "Е")]
         if any(self.phrases):
             if self.word_pattern is not None:
                 # what is not a word becomes a space, so that pairs are neighbors; \G walks from match to match
@@ -80,6 +84,15 @@ class TextRules:
             steps.append(normalizers.Replace(Regex(r"[^\S\n]+"), " "))
             steps += [normalizers.Replace(Regex(_phrase_pattern(pairs)), "_") for pairs in self.phrases if pairs]
         return normalizers.Sequence(steps)
+
+    def fields(self) -> dict[str, Any]:
+        """What a vocabulary's file says of them: releases before `fold_yo` say the same where it is off."""
+        fields = asdict(self)
+        return fields if self.fold_yo else {name: fields[name] for name in fields if name != "fold_yo"}
+
+    def normalize_word(self, word: str) -> str:
+        """A single word as the rules write it: lowercased and folded where they say so."""
+        return self.normalizer().normalize_str(word) if self.lowercase or self.fold_yo else word
 
     def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
         """The `tokenizers` pre-tokenizer that splits normalized text into words."""
@@ -161,6 +174,8 @@ class Vocabulary:
         if row is None and isinstance(word, str) and not word.isascii():
             composed = _NFC.normalize_str(word)
             row = self._composed.get(composed, self.index.get(composed))
+            if row is None and self.rules.fold_yo:
+                row = self.index.get(composed.replace("ё", "е").replace("Ё", "Е"))
         return row
 
     @cached_property
@@ -306,7 +321,7 @@ class Vocabulary:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = self._tokenizer if subwords is None else self.to_tokenizer(subwords, buckets)
         tokenizer.save_pretrained(folder)
-        metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self.rules).items()}
+        metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in self.rules.fields().items()}
         metadata |= {"size": str(len(self)), "fingerprint": self.fingerprint}
         if self._composed:
             spelled = {str(row): self.words[row] for row in self._composed.values()}
@@ -317,7 +332,7 @@ class Vocabulary:
     @property
     def fingerprint(self) -> str:
         """A hash of words, counts and rules."""
-        digest = hashlib.sha256(json.dumps(asdict(self.rules)).encode())
+        digest = hashlib.sha256(json.dumps(self.rules.fields()).encode())
         digest.update("\n".join(self.words).encode("utf-8", "surrogatepass"))
         if self.counts is not None:
             digest.update(np.ascontiguousarray(self.counts, dtype="<i8").tobytes())
@@ -351,6 +366,7 @@ class Vocabulary:
                 lowercase=json.loads(metadata["lowercase"]),
                 word_pattern=json.loads(metadata["word_pattern"]),
                 phrases=tuple(tuple((first, second) for first, second in pairs) for pairs in phrases),
+                fold_yo=json.loads(metadata.get("fold_yo", "false")) is True,
             )
             size = int(metadata["size"])
             spelled = {int(row): word for row, word in json.loads(metadata.get("spellings", "{}")).items()}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
-from hfembed.models.detected_faces import FaceDetector, FaceDetectorOutput, select_faces
+from hfembed.models.detected_faces import FaceDetector, FaceDetectorOutput, scale_back, select_faces
 
 from .configuration_yunet import YuNetConfig
 
@@ -27,7 +27,7 @@ class SeparableConv(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Feature map (B, in_channels, h, w) -> (B, out_channels, h, w)."""
         hidden = self.depthwise(self.pointwise(hidden))
-        return F.relu(hidden) if self.activation else hidden
+        return F.relu(hidden, inplace=True) if self.activation else hidden
 
 
 class YuNetPreTrainedModel(FaceDetector):
@@ -52,6 +52,8 @@ class YuNetModel(YuNetPreTrainedModel):
     one box, without anchors. The published networks have batch normalization behind each convolution; here it is part
     of the convolutions' weights, so that the network cannot be trained further as it was.
     """
+
+    sure_score = 0.9
 
     def __init__(self, config: YuNetConfig) -> None:
         super().__init__(config)
@@ -83,7 +85,7 @@ class YuNetModel(YuNetPreTrainedModel):
             and an object; the box's center, from the position, and the logarithms of its width and height; five
             landmarks [x, y], from the position; all in strides.
         """
-        hidden = self.stages[0](F.relu(self.stem(pixels)))
+        hidden = self.stages[0](F.relu(self.stem(pixels), inplace=True))
         hidden = self.stages[1](F.max_pool2d(hidden, 2))
         hidden = self.stages[2](hidden)
         maps = []
@@ -111,7 +113,7 @@ class YuNetModel(YuNetPreTrainedModel):
             ValueError: A photo has another shape.
         """
         found = []
-        for numbers, pixels in self.padded_batches(pixel_values, STRIDES[-1]):
+        for numbers, pixels, factors in self.padded_batches(pixel_values, STRIDES[-1], self.config.search_scale):
             for stride, values in zip(STRIDES, self.predict(pixels), strict=True):
                 values = values.float()
                 scores = values[:, :2].sigmoid().prod(1).sqrt()
@@ -119,9 +121,10 @@ class YuNetModel(YuNetPreTrainedModel):
                 position = torch.stack([column, row], 1)
                 chosen = values[place, :, row, column]
                 center, size = position + chosen[:, 2:4], chosen[:, 4:6].exp()
-                boxes = torch.cat([center - size / 2, center + size / 2], 1)
-                landmarks = position[:, None] + chosen[:, 6:].unflatten(1, (5, 2))
-                found.append((numbers[place], scores[place, row, column], boxes * stride, landmarks * stride))
+                corners = torch.stack([center - size / 2, center + size / 2], 1) * stride
+                landmarks = (position[:, None] + chosen[:, 6:].unflatten(1, (5, 2))) * stride
+                boxes, landmarks = (scale_back(points, factors[place]) for points in (corners, landmarks))
+                found.append((numbers[place], scores[place, row, column], boxes.flatten(1), landmarks))
         return select_faces(len(pixel_values), found, self.config.nms_threshold, self.config.max_candidates)
 
 

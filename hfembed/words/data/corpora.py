@@ -19,7 +19,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,6 +103,7 @@ def prepare_corpus(
     split: str = "train",
     config_name: str | None = None,
     num_threads: int = 2,
+    fold_yo: bool = False,
 ) -> EncodedCorpus:
     """Count the words of a corpus and write it as ids; a result for the same source and settings is reused.
 
@@ -124,6 +125,7 @@ def prepare_corpus(
         split: The split of a data set on the Hub.
         config_name: The configuration of a data set on the Hub.
         num_threads: Blocks processed at once, about 0.4 GB each.
+        fold_yo: Write the Russian letter ё as е.
 
     Returns:
         The corpus, with its vocabulary.
@@ -131,14 +133,14 @@ def prepare_corpus(
     Raises:
         InputError: A source that does not exist, is not text, or has no word `min_count` times.
     """
-    rules = vocabulary.rules if vocabulary is not None else make_rules(lowercase, word_pattern, phrases)
+    rules = vocabulary.rules if vocabulary is not None else make_rules(lowercase, word_pattern, phrases, fold_yo)
     if sentence_length < 1 or min_count < 1 or (max_vocab_size is not None and max_vocab_size < 1):
         raise InputError("sentence_length, min_count and max_vocab_size must be at least 1")
     identity, blocks = open_source(source, column, split, config_name)
     settings = {
         "format": _FORMAT,
         "source": identity,
-        "rules": asdict(rules),
+        "rules": rules.fields(),
         "sentence_length": sentence_length,
         "block_bytes": BLOCK_BYTES,
     }
@@ -163,10 +165,10 @@ def prepare_corpus(
     return EncodedCorpus(folder, fingerprint, num_raw_words)
 
 
-def make_rules(lowercase: bool, word_pattern: str | None, phrases: Phrases | None) -> TextRules:
+def make_rules(lowercase: bool, word_pattern: str | None, phrases: Phrases | None, fold_yo: bool = False) -> TextRules:
     """`TextRules`, with an `InputError` for impossible ones."""
     try:
-        return TextRules(lowercase, word_pattern, phrases or ())
+        return TextRules(lowercase, word_pattern, phrases or (), fold_yo)
     except ValueError as error:
         raise InputError(str(error)) from None
 

@@ -31,6 +31,7 @@ def learn_phrases(
     config_name: str | None = None,
     cache_dir: str | Path | None = None,
     num_threads: int = 2,
+    fold_yo: bool = False,
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Find the pairs of words to join, in several passes: `new_york`, then `new_york` + `times`.
 
@@ -50,6 +51,7 @@ def learn_phrases(
         cache_dir: Folder for temporary files (4 bytes per word) and for the result, which is reused when source and
             settings are unchanged. Default: the system's folder for temporary files, and nothing is kept.
         num_threads: Blocks of text processed at once.
+        fold_yo: Write the Russian letter ё as е.
 
     Returns:
         The pairs of each pass, for `prepare_corpus(phrases=...)`, which saves them with the tokenizer.
@@ -64,14 +66,22 @@ def learn_phrases(
     kept = None
     if cache_dir is not None:
         identity, _ = open_source(source, column, split, config_name)
-        settings = [identity, list(thresholds), min_count, discount, lowercase, word_pattern]
+        settings = [
+            identity,
+            list(thresholds),
+            min_count,
+            discount,
+            lowercase,
+            word_pattern,
+            *([fold_yo] if fold_yo else []),
+        ]
         kept = Path(cache_dir) / f"phrases-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}.json"
         if kept.is_file():
             return tuple(tuple((first, second) for first, second in pairs) for pairs in json.loads(kept.read_text()))
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
     passes: tuple[tuple[tuple[str, str], ...], ...] = ()
     for threshold in thresholds:
-        rules = make_rules(lowercase, word_pattern, passes)
+        rules = make_rules(lowercase, word_pattern, passes, fold_yo)
         _, blocks = open_source(source, column, split, config_name)
         with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
             encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)

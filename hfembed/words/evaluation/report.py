@@ -7,7 +7,7 @@ from pathlib import Path
 from hfembed.checkpoint.results import provenance, write_results
 from hfembed.errors import InputError
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
-from hfembed.models.word2vec.vocabulary_word2vec import UnknownWordError, Vocabulary
+from hfembed.models.word2vec.vocabulary_word2vec import UnknownWordError
 from hfembed.words.evaluation.projection_plot import plot_words, write_projector
 from hfembed.words.evaluation.word_tests import WordTests
 
@@ -19,7 +19,8 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
         InputError: The folder's results.json is damaged.
         OSError: It cannot be written.
     """
-    metrics, details = tests.details(model.require_vocabulary().words, model.word_vectors())
+    unknown = None if model.config.subwords is None else model.unknown_vectors
+    metrics, details = tests.details(model.require_vocabulary().words, model.word_vectors(), unknown)
     details |= {"vocab_size": len(model.require_vocabulary()), "embedding_size": model.config.embedding_size}
     write_results(folder, "words", metrics, {**details, **provenance({**tests.files})}, model)
     lines = []
@@ -30,7 +31,13 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
             f"{total['unknown']} with unknown words)"
         )
     for name, pairs in details["word_pairs"].items():
-        if f"words_{name}_spearman" in metrics:
+        if f"words_{name}_average_precision" in metrics:
+            lines.append(
+                f"{name}: average precision {metrics[f'words_{name}_average_precision']:.2f} % ({pairs['pairs']} of "
+                f"{pairs['of']} pairs; {metrics[f'words_{name}_outside_vocabulary']:.1f} % with words outside the "
+                "vocabulary)"
+            )
+        elif f"words_{name}_spearman" in metrics:
             lines.append(
                 f"{name}: Spearman {metrics[f'words_{name}_spearman']:.2f}, Pearson "
                 f"{metrics[f'words_{name}_pearson']:.2f} ({pairs['pairs']} of {pairs['of']} pairs)"
@@ -40,12 +47,15 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
     return metrics, "\n".join(lines)
 
 
-def parse_composition(text: str, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
-    """Words to add and to subtract: 'czech+currency', 'king-man+woman'; a text that is a word stands for itself.
+def parse_composition(text: str, model: Word2VecModel) -> tuple[list[str], list[str]]:
+    """Words to add and to subtract: 'czech+currency', 'king - man + woman'; a text that is a word stands for itself.
 
     Raises:
-        InputError: A word that is not in the vocabulary.
+        InputError: A word without a vector.
     """
+    rules, vocabulary = model.require_vocabulary().rules, model.require_vocabulary()
+    if text not in vocabulary:
+        text = rules.normalize_word(text)
     if text in vocabulary:
         return [text], []
     signs: dict[str, list[str]] = {"+": [], "-": []}
@@ -57,7 +67,7 @@ def parse_composition(text: str, vocabulary: Vocabulary) -> tuple[list[str], lis
             signs[sign].append(word)
     try:
         for word in signs["+"] + signs["-"]:
-            vocabulary[word]
+            model.vector(word)
     except UnknownWordError as error:
         raise InputError(str(error)) from None
     return signs["+"], signs["-"]

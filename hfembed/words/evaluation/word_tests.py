@@ -3,7 +3,7 @@
 Which questions are asked and which answers are correct follows gensim, so that both report the same numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,25 @@ def _list_tests(path: Path) -> list[Path]:
     return [path]
 
 
+_SUITES = {
+    "en": (("questions-words.txt",), ("word-sim/*.txt",)),
+    "ru": (("russian/*analog*.txt", "*analog*ru*.txt"), ("russian/russe-*.csv", "russe-*.csv")),
+}
+
+
+def list_suite(language: str, folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of analogies and of word pairs of a language in a folder: the usual English sets, RUSSE's Russian ones.
+
+    Raises:
+        InputError: The folder has none of them.
+    """
+    analogies, pairs = ([file for name in names for file in sorted(folder.glob(name))] for names in _SUITES[language])
+    if not analogies and not pairs:
+        names = ", ".join(name for names in _SUITES[language] for name in names)
+        raise InputError(f"{folder} has no tests of '{language}': {names}")
+    return analogies, pairs
+
+
 def _known_rows(words: Sequence[str], restrict_vocab: int | None, fold_case: bool) -> dict[str, int]:
     """Spelling -> row; of words that differ only in case the first, the most frequent."""
     rows: dict[str, int] = {}
@@ -163,6 +182,10 @@ def total_of(results: dict[str, AnalogyResult]) -> AnalogyResult:
     )
 
 
+UnknownVectors = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
+"""Vectors of words outside the vocabulary and whether they have one, as `Word2VecModel.unknown_vectors` gives them."""
+
+
 @dataclass(frozen=True)
 class WordPairResult:
     """How well cosines agree with human ratings.
@@ -170,14 +193,28 @@ class WordPairResult:
     Attributes:
         spearman: Rank correlation, -1 to 1; NaN if fewer than two pairs are known.
         pearson: Linear correlation, -1 to 1.
-        unknown_share: Pairs with an unknown word, in percent.
+        unknown_share: Pairs with a word that has no vector, in percent.
         pairs: Pairs that were compared.
+        average_precision: Where the ratings are 1 (related) and 0 (not): of the related pairs, 0 to 1; NaN otherwise.
+        outside_share: Pairs with a word outside the vocabulary, in percent; with subwords they have vectors.
     """
 
     spearman: float
     pearson: float
     unknown_share: float
     pairs: int
+    average_precision: float = float("nan")
+    outside_share: float = 0.0
+
+
+def average_precision(related: Sequence[float], scores: np.ndarray) -> float:
+    """Mean over the related items of the precision at their score; items of equal score count together."""
+    labels = np.asarray(related, dtype=bool)
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(labels[order])
+    last = np.append(np.diff(scores[order]) != 0, True)  # of each score
+    recall = np.diff(found[last] / max(labels.sum(), 1), prepend=0)
+    return float((recall * found[last] / (np.flatnonzero(last) + 1)).sum())
 
 
 @torch.no_grad()
@@ -188,8 +225,9 @@ def score_word_pairs(
     restrict_vocab: int | None = 300_000,
     fold_case: bool = True,
     unknown_is_zero: bool = False,
+    unknown_vectors: UnknownVectors | None = None,
 ) -> WordPairResult:
-    """Correlate cosines with ratings.
+    """Correlate cosines with ratings; where these are 0 and 1, also the average precision.
 
     Args:
         words: The vocabulary, the most frequent word first.
@@ -198,8 +236,17 @@ def score_word_pairs(
         restrict_vocab: Use only the first words, the most frequent.
         fold_case: Ignore case.
         unknown_is_zero: Give pairs with unknown words the cosine 0; otherwise they are left out.
+        unknown_vectors: Vectors of words that are not in the vocabulary, of models with subwords.
     """
     known = _known_rows(words, restrict_vocab, fold_case)
+    asked = list(dict.fromkeys(word for pair in pairs for word in pair[:2]))
+    outside = {word for word in asked if (word.upper() if fold_case else word) not in known}
+    if unknown_vectors is not None and outside:
+        found, there = unknown_vectors(sorted(outside))
+        for row, (word, has_vector) in enumerate(zip(sorted(outside), there.tolist(), strict=True), len(vectors)):
+            if has_vector:
+                known[word.upper() if fold_case else word] = row
+        vectors = torch.cat([vectors, found.to(vectors)])
     rows, ratings, num_unknown = [], [], 0
     for first, second, rating in pairs:
         both = tuple(known.get(word.upper() if fold_case else word) for word in (first, second))
@@ -219,7 +266,11 @@ def score_word_pairs(
     if len(rows) > 1 and np.ptp(cosines) > 0 and np.ptp(ratings) > 0:
         spearman = float(stats.spearmanr(ratings, cosines).statistic)
         pearson = float(stats.pearsonr(ratings, cosines).statistic)
-    return WordPairResult(spearman, pearson, 100 * num_unknown / len(pairs), len(rows))
+    precision = float("nan")
+    if set(ratings) == {0.0, 1.0}:
+        precision = average_precision(ratings, cosines)
+    outside_share = 100 * sum(not outside.isdisjoint(pair[:2]) for pair in pairs) / len(pairs)
+    return WordPairResult(spearman, pearson, 100 * num_unknown / len(pairs), len(rows), precision, outside_share)
 
 
 class WordTests:
@@ -267,20 +318,25 @@ class WordTests:
             return f"words_{next(iter(self.analogies))}_accuracy"
         return f"words_{next(iter(self.word_pairs))}_spearman"
 
-    def __call__(self, words: Sequence[str], vectors: torch.Tensor) -> dict[str, float]:
+    def __call__(
+        self, words: Sequence[str], vectors: torch.Tensor, unknown_vectors: UnknownVectors | None = None
+    ) -> dict[str, float]:
         """Score word vectors.
 
         Args:
             words: The vocabulary, the most frequent word first.
             vectors: Their vectors, of shape (words, dimensions).
+            unknown_vectors: Of models with subwords: word pairs are then compared outside the vocabulary too.
 
         Returns:
             Metric -> value; accuracies, correlations (x 100) and unknown shares in percent. A correlation of less than
             two known pairs is left out.
         """
-        return self.details(words, vectors)[0]
+        return self.details(words, vectors, unknown_vectors)[0]
 
-    def details(self, words: Sequence[str], vectors: torch.Tensor) -> tuple[dict[str, float], dict[str, Any]]:
+    def details(
+        self, words: Sequence[str], vectors: torch.Tensor, unknown_vectors: UnknownVectors | None = None
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         """The metrics, and their details: sections, counts, settings."""
         metrics: dict[str, float] = {}
         sections = {}
@@ -299,8 +355,11 @@ class WordTests:
         pairs = {}
         for name, rated in self.word_pairs.items():
             result = score_word_pairs(
-                words, vectors, rated, self.restrict_vocab, self.fold_case, self.unknown_is_wrong
+                words, vectors, rated, self.restrict_vocab, self.fold_case, self.unknown_is_wrong, unknown_vectors
             )
+            if result.average_precision == result.average_precision:
+                metrics[f"words_{name}_average_precision"] = 100 * result.average_precision
+                metrics[f"words_{name}_outside_vocabulary"] = result.outside_share
             if result.spearman == result.spearman:
                 metrics[f"words_{name}_spearman"] = 100 * result.spearman
                 metrics[f"words_{name}_pearson"] = 100 * result.pearson

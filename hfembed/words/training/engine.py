@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.json_notes import read_json, write_json
@@ -458,7 +458,15 @@ class _Training:
     def _default_identity(self) -> Identity:
         names = ("engine", "learning_rate", "final_learning_rate", "centers_per_step", "sync_words", "seed")
         config = self.model.config
-        learned = ("architecture", "embedding_size", "window", "shrink_windows", "negative", "sample", "ns_exponent")
+        learned: tuple[str, ...] = (
+            "architecture",
+            "embedding_size",
+            "window",
+            "shrink_windows",
+            "negative",
+            "sample",
+            "ns_exponent",
+        )
         if self.subwords is not None:
             learned += ("subwords", "buckets")
         fields = {name: getattr(self.settings, name) for name in names}

@@ -14,16 +14,20 @@ from huggingface_hub.dataclasses import strict
 
 from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
-from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
+from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 from hfembed.training.config import RunConfig, setting
 from hfembed.words.data.corpora import EncodedCorpus, may_be_hub_id, prepare_corpus
 from hfembed.words.data.phrases import learn_phrases
 from hfembed.words.data.vocabulary import merge_vocabularies
-from hfembed.words.evaluation.word_tests import WordTests
+from hfembed.words.evaluation.word_tests import UnknownVectors, WordTests
 from hfembed.words.training.engine import EngineSettings
 from hfembed.words.training.subword_table import used_buckets
 
 Loaded = TypeVar("Loaded")
+
+_WORD = r"\w+(?:[-'\u2019]\w+)*"  # letters, marks and digits, with hyphens and apostrophes inside
+LANGUAGES = dict.fromkeys(("be", "bg", "cs", "de", "en", "es", "fr", "it", "pl", "pt", "ru", "sr", "uk"), _WORD)
+"""Language -> `word_pattern`."""
 
 
 @strict
@@ -41,7 +45,9 @@ class Word2VecTrainingConfig(RunConfig):
     output_dir: str = setting("outputs/word2vec", "folder for the model, its results and its checkpoints", False)
     init_from: str = setting("", "model folder or Hub id to continue from with this text; its new words are added")
 
+    language: str = setting("", f"what a word is: that of {', '.join(LANGUAGES)}; default: what spaces separate")
     lowercase: bool = setting(False, "fold the case of the text")
+    fold_yo: bool = setting(False, "write the Russian letter ё as е, as most texts do")
     word_pattern: str = setting("", "regular expression whose matches are the words; default: split at spaces")
     phrase_thresholds: list[float] = setting(
         [], "join neighbors to phrases (new_york), one pass per threshold, e.g. [200, 100]; higher = fewer; [] = none"
@@ -96,6 +102,8 @@ class Word2VecTrainingConfig(RunConfig):
             self.model_config(vocab_size=0)
         except InputError as error:
             raise ValueError(str(error)) from None
+        if self.language and self.language not in LANGUAGES:
+            raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, not '{self.language}'")
         for name in ("min_count", "phrase_min_count", "sentence_length", "negative", "restrict_vocab"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -145,7 +153,8 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     source: dict[str, Any] = {"source": config.corpus, "column": config.column, "split": config.split}
     cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
-    rules: dict[str, Any] = {"lowercase": config.lowercase, "word_pattern": config.word_pattern or None}
+    pattern = config.word_pattern or LANGUAGES.get(config.language)
+    rules: dict[str, Any] = {"lowercase": config.lowercase, "word_pattern": pattern, "fold_yo": config.fold_yo}
     if config.init_from:
         old = load_start(config).require_vocabulary()
         rules = dataclasses.asdict(old.rules)
@@ -218,7 +227,7 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
         used = used_buckets(vocabulary.words, settings.subwords, settings.buckets)
         if old is not None and old.config.subwords == settings.subwords and old.config.buckets == settings.buckets:
             kept = old.word2vec.ngram_embeddings
-            used = np.union1d(used, kept.stored_buckets())
+            used = used if kept is None else np.union1d(used, kept.stored_buckets())
         settings.ngram_rows = len(used) + 1
     model = Word2VecForPreTraining(settings, vocabulary)
     ngrams = model.word2vec.ngram_embeddings
@@ -260,6 +269,13 @@ class TrainingTests:
         if word_pairs:
             self.tests.append(WordTests(word_pairs=word_pairs, restrict_vocab=None))
 
-    def __call__(self, words: Sequence[str], vectors: torch.Tensor) -> dict[str, float]:
+    def __call__(
+        self, words: Sequence[str], vectors: torch.Tensor, unknown_vectors: UnknownVectors | None = None
+    ) -> dict[str, float]:
         """Figure -> value; analogies in percent, correlations x 100."""
-        return {name: value for test in self.tests for name, value in test(words, vectors).items()}
+        return {name: value for test in self.tests for name, value in test(words, vectors, unknown_vectors).items()}
+
+    def of(self, model: Word2VecModel) -> dict[str, float]:
+        """The figures of a model; with subwords, word pairs outside the vocabulary count too."""
+        unknown = None if model.config.subwords is None else model.unknown_vectors
+        return self(model.require_vocabulary().words, model.word_vectors(), unknown)

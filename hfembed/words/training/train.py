@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = start_model(config, corpus)
 
     def evaluate(words: int) -> None:
-        metrics = tests(corpus.vocabulary.words, model.word2vec.word_vectors())
+        metrics = tests.of(model.word2vec)
         if metrics:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             accelerator.print(f"after {words:,} words: {shown}")
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def write(folder: Path) -> None:
         details = {**dataclasses.asdict(report), "corpus": run.data}
         write_results(folder, "word2vec_training", {}, details, folder)
-        metrics = tests(corpus.vocabulary.words, model.word2vec.word_vectors())
+        metrics = tests.of(model.word2vec)
         write_results(folder, "words", metrics, {"restrict_vocab_of_analogies": config.restrict_vocab}, folder)
 
     if accelerator.is_main_process:

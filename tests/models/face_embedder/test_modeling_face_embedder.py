@@ -518,6 +518,23 @@ def test_optimized_for_inference_embeds_the_same(trunk, arguments):
     assert folded < sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
+@pytest.mark.parametrize(("trunk", "size"), [("sface", 64), ("dlib_resnet29", 150)])
+def test_converted_trunks_are_folded_and_run_in_bfloat16(trunk, size):
+    torch.manual_seed(0)
+    model = FaceEmbedderModel(FaceEmbedderConfig(trunk=trunk, image_size=[size, size], embedding_size=16)).eval()
+    pixels = torch.randn(2, 3, size, size)
+    optimized = model.optimize_for_inference()
+    torch.testing.assert_close(optimized.embed(pixels), model.embed(pixels), atol=1e-5, rtol=0)
+    # nothing is left to fold but what follows no layer of its own
+    left = [name for name, module in optimized.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert left == (["trunk.norm"] if trunk == "sface" else [])
+    fast = model.optimize_for_inference(torch.bfloat16)
+    assert fast.dtype == torch.bfloat16 and model.dtype == torch.float32
+    embeddings = fast.embed(pixels)
+    assert embeddings.dtype == torch.float32
+    assert torch.cosine_similarity(embeddings, model.embed(pixels)).min() > 0.99
+
+
 def test_weights_that_are_not_finite_give_an_error_and_no_decision():
     model = FaceEmbedderModel(tiny_config(thresholds=THRESHOLDS)).train()
     good = model.embed(images(model.config))

@@ -11,11 +11,13 @@ from gensim.models import KeyedVectors
 from hfembed.checkpoint.card import write_card
 from hfembed.errors import InputError
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
-from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
+from hfembed.models.word2vec.vocabulary_word2vec import TextRules, Vocabulary
 from hfembed.words.evaluation.projection_plot import plot_words, write_projector
 from hfembed.words.evaluation.report import parse_composition, report_words
 from hfembed.words.evaluation.word_tests import (
     WordTests,
+    average_precision,
+    list_suite,
     read_analogies,
     read_word_pairs,
     score_analogies,
@@ -127,12 +129,38 @@ def test_files_that_are_no_tests(tmp_path):
 
 
 def test_composed_words():
-    vocabulary = Vocabulary(["king", "man", "woman", "t-shirt", "c++"])
-    assert parse_composition("king-man+woman", vocabulary) == (["king", "woman"], ["man"])
-    assert parse_composition("t-shirt", vocabulary) == (["t-shirt"], [])
-    assert parse_composition("c++", vocabulary) == (["c++"], [])
+    words = ["king", "man", "woman", "t-shirt", "c++"]
+    rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    model = Word2VecModel.from_vectors(Vocabulary(words, rules=TextRules(lowercase=True)), rows)
+    assert parse_composition("King - man + woman", model) == (["king", "woman"], ["man"])
+    assert parse_composition("t-shirt", model) == (["t-shirt"], [])
+    assert parse_composition("c++", model) == (["c++"], [])
     with pytest.raises(InputError, match="'t-shrt'.*'t-shirt'"):
-        parse_composition("t-shrt", vocabulary)
+        parse_composition("t-shrt", model)
+    ngrams = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    model = Word2VecModel.from_vectors(Vocabulary(words), rows, ngrams, subwords=[2, 3], buckets=9)
+    assert parse_composition("kings+man", model) == (["kings", "man"], [])
+
+
+def test_average_precision_and_words_outside_the_vocabulary(tmp_path):
+    # by hand: the related ones are first and third of four
+    assert average_precision([1, 0, 1, 0], np.array([0.9, 0.8, 0.7, 0.6])) == pytest.approx((1 + 2 / 3) / 2)
+    # of equal scores none comes first
+    assert average_precision([1, 0, 1, 0], np.zeros(4)) == pytest.approx(0.5)
+    (tmp_path / "russe-test.csv").write_text("word1,word2,sim\na,b,1\na,c,0\na,x,1\n")
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    tests = WordTests(word_pairs=list_suite("ru", tmp_path)[1])
+    metrics = tests(["a", "b", "c"], vectors)
+    assert metrics["words_russe-test_average_precision"] == 100
+    assert (
+        metrics["words_russe-test_unknown"] == metrics["words_russe-test_outside_vocabulary"] == pytest.approx(100 / 3)
+    )
+    far = torch.tensor([[-1.0, 0.0]])
+    metrics = tests(["a", "b", "c"], vectors, lambda words: (far.expand(len(words), 2), torch.ones(len(words))))
+    assert metrics["words_russe-test_average_precision"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert metrics["words_russe-test_unknown"] == 0
+    with pytest.raises(InputError, match="no tests of 'en'"):
+        list_suite("en", tmp_path)
 
 
 def test_map_and_projector(tmp_path):
