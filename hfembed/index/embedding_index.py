@@ -189,7 +189,8 @@ class EmbeddingIndex:
             names = ", ".join(str(files[row] or labels[row]) for row in poor[:3]) + (", ..." if len(poor) > 3 else "")
             logger.warning("%d of %d faces set aside, quality below %g: %s", len(poor), len(files), min_quality, names)
             vectors = vectors[torch.from_numpy(is_good)]
-            labels, files = ([column[row] for row in np.flatnonzero(is_good)] for column in (labels, files))
+            kept = np.flatnonzero(is_good).tolist()
+            labels, files = [labels[row] for row in kept], [files[row] for row in kept]
         if len(poor) == len(judged) > 0:
             return poor
         if self._vectors is None:
