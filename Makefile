@@ -26,10 +26,10 @@ quickstart: install  ## train, save, reload and show small models, and the defau
 	$(BIN)/python scripts/show_faces.py outputs/quickstart/real_faces
 
 gallery: quickstart  ## draw the pictures of docs/gallery.md
-	cp outputs/quickstart/real_faces/faces.jpg outputs/quickstart/faces/neighbors.png \
-		outputs/quickstart/autoencoder/reconstructions.png docs/pictures
-	cp outputs/quickstart/words/map.png docs/pictures/words.png
-	cd outputs/quickstart/real_faces && $(CURDIR)/$(BIN)/hfembed explain a.jpg b.jpg $(CURDIR)/docs/pictures/explain.png
+	cd outputs/quickstart/real_faces && $(CURDIR)/$(BIN)/hfembed explain a.jpg photos/eileen_turned.jpg explain.png
+	$(BIN)/hfembed map outputs/quickstart/words police fire israeli palestinian cricket test \
+		--output outputs/quickstart/words/map.png
+	$(BIN)/python scripts/draw_gallery.py outputs/quickstart docs/pictures
 
 test: install  ## the default tests: offline, no research data needed; one thread per worker, as torch's threads spin
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -76,14 +76,35 @@ def together(embeddings: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in embeddings], axis=1)
 
 
+def measure_on_lfw(lfw: LfwVerification, models: dict[str, Any], rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Fill the rows; returns the photos that failed."""
+    failures: dict[str, str] = {}
+    embedded = []
+    for name, (model, processor) in models.items():
+        crops = lfw.aligned(processor)
+        failures |= crops.failures
+        start = time.process_time()
+        embedded.append(embed_aligned(model, processor, crops.pixels))
+        rows[name]["photos_per_second"] = len(crops.files) / (time.process_time() - start)
+    if len(models) > 1:
+        seconds = sum(1 / rows[name]["photos_per_second"] for name in models)
+        rows["mean of cosines"]["photos_per_second"] = 1 / seconds
+        embedded.append(together(embedded))
+    for row, embeddings in zip(rows.values(), embedded, strict=True):
+        result = lfw.result(embeddings, crops._replace(failures=failures))
+        row |= {key.removeprefix(f"{lfw.name}_"): value for key, value in result.metrics.items()}
+        row["thresholds"] = result.thresholds
+    return failures
+
+
 @exit_on_input_error
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="face embedders")
-    parser.add_argument("--images", required=True, help="LFW")
-    parser.add_argument("--pairs", required=True, help="pairs.txt")
-    found = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--images", help="LFW; without it only color and gray are compared")
+    parser.add_argument("--pairs", help="pairs.txt")
+    found = parser.add_mutually_exclusive_group()
     found.add_argument("--detector", help="a face detector")
     found.add_argument("--landmarks", help="JSON: file -> five points")
     parser.add_argument("--mirror", choices=("none", "sum", "concatenate"), help="default: the checkpoints'")
@@ -98,52 +119,40 @@ def main() -> None:
         model, processor = load_face_embedder(name, "cpu")
         model.config.mirror = arguments.mirror or model.config.mirror
         models[Path(name).name] = (model.optimize_for_inference(), processor)
-    detector = load_face_detector(arguments.detector, "cpu")[0] if arguments.detector else None
-    lfw = LfwVerification(arguments.images, arguments.pairs, arguments.landmarks, detector=detector)
-
-    rows: dict[str, dict[str, Any]] = {}
-    embedded, failures, crops = [], {}, None
-    for name, (model, processor) in models.items():
-        crops = lfw.aligned(processor)
-        failures |= crops.failures
-        start = time.process_time()
-        embedded.append(embed_aligned(model, processor, crops.pixels))
-        rows[name] = {"photos_per_second": len(crops.files) / (time.process_time() - start)}
-    assert crops is not None
-    measured = dict(zip(models, embedded, strict=True))
-    if len(models) > 1:
-        measured["mean of cosines"] = together(embedded)
-        rows["mean of cosines"] = {"photos_per_second": 1 / sum(1 / row["photos_per_second"] for row in rows.values())}
-    for name, embeddings in measured.items():
-        result = lfw.result(embeddings, crops._replace(failures=failures))
-        metrics = {key.removeprefix(f"{lfw.name}_"): value for key, value in result.metrics.items()}
-        rows[name] |= metrics | {"thresholds": result.thresholds}
-
+    names = [*models, "mean of cosines"] if len(models) > 1 else list(models)
+    rows: dict[str, dict[str, Any]] = {name: {} for name in names}
+    failures: dict[str, str] = {}
+    if arguments.images:
+        detector = load_face_detector(arguments.detector, "cpu")[0] if arguments.detector else None
+        lfw = LfwVerification(arguments.images, arguments.pairs, arguments.landmarks, detector=detector)
+        failures = measure_on_lfw(lfw, models, rows)
     if arguments.color_faces:
         source = FaceSource(arguments.color_faces, aligned="arcface_112", max_photos=arguments.faces_per_person)
         faces = load_faces(source)
         pairs = random_pairs(faces["label"][:], 3000)
-        for color in ("color", "gray"):
-            parts = []
-            for model, processor in models.values():
-                pixels = torch.as_tensor(AlignedFaces(faces, processor).pixels())
-                parts.append(embed_aligned(model, processor, to_gray(pixels) if color == "gray" else pixels))
-            for name, embeddings in zip(rows, [*parts, together(parts)], strict=False):
+        pixels = [torch.as_tensor(AlignedFaces(faces, processor).pixels()) for _, processor in models.values()]
+        for color, change in (("color", lambda crops: crops), ("gray", to_gray)):
+            parts = [
+                embed_aligned(model, processor, change(crops))
+                for (model, processor), crops in zip(models.values(), pixels, strict=True)
+            ]
+            for name, embeddings in zip(names, [*parts, together(parts)], strict=False):
                 rows[name][color] = accuracies(embeddings, pairs)
 
     for name, row in rows.items():
-        thresholds = ", ".join(
-            f"{row['thresholds']['far'][far]:.3f}" for far in FARS if far in row["thresholds"]["far"]
-        )
-        print(f"{name:20} {row['accuracy']:.2f} +- {row['standard_error']:.2f} %, EER {row['eer']:.2f} %, ", end="")
-        print(f"thresholds {thresholds}, {row['photos_per_second']:.0f} photos/s", end="")
+        print(name)
+        if arguments.images:
+            far = ", ".join(f"{row['thresholds']['far'][far]:.3f}" for far in FARS if far in row["thresholds"]["far"])
+            print(f"  LFW {row['accuracy']:.2f} +- {row['standard_error']:.2f} %, EER {row['eer']:.2f} %, ", end="")
+            print(f"thresholds at FAR {', '.join(FARS)}: {far}; {row['photos_per_second']:.0f} photos/s")
         for color in ("color", "gray"):
             if color in row:
-                print(f", {color} {row[color]['accuracy']:.2f} +- {row[color]['standard_error']:.2f} %", end="")
-        print()
+                print(f"  {color} {row[color]['accuracy']:.2f} +- {row[color]['standard_error']:.2f} %")
     files = {"images": arguments.images, "pairs": arguments.pairs, "landmarks": arguments.landmarks}
     files |= {"color_faces": arguments.color_faces}
-    metrics = {f"compare_faces_{name.replace(' ', '_')}": row["accuracy"] for name, row in rows.items()}
+    metrics = {
+        f"compare_faces_{name.replace(' ', '_')}": row["accuracy"] for name, row in rows.items() if arguments.images
+    }
     details = {"rows": rows, "failures": failures, "mirror": arguments.mirror, "detector": arguments.detector}
     write_results(arguments.output, "compare_faces", metrics, details | provenance(files))
 

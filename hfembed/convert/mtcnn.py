@@ -61,7 +61,7 @@ def convert_mtcnn(source: str, destination: str | Path, overwrite: bool = False)
             raise InputError(f"{source} lacks {name}: give the folder that holds {', '.join(NETWORKS)}")
         files.append(find_file(str(Path(source) / name) if Path(source).exists() else f"{source}:{name}"))
         _fill(model.get_submodule(network), modules, files[-1])
-    write_checkpoint(destination, model, FaceDetectorImageProcessor(), files, "timesler/facenet-pytorch", NOTE)
+    write_checkpoint(destination, model, FaceDetectorImageProcessor(), files, "timesler/facenet-pytorch", NOTE, "mit")
     return model
 
 

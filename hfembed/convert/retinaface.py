@@ -82,7 +82,7 @@ def convert_retinaface(
             parts = [theirs[f"{head}.{level}.conv1x1.{kind}"].unflatten(0, (priors, -1)) for head in _HEADS]
             weights[f"heads.{level}.{kind}"] = torch.cat(parts, 1).flatten(0, 1)
     model.load_state_dict(weights)
-    write_checkpoint(destination, model, RetinaFaceImageProcessor(), [file], f"biubug6/{trainer}", NOTE)
+    write_checkpoint(destination, model, RetinaFaceImageProcessor(), [file], f"biubug6/{trainer}", NOTE, "mit")
     return model
 
 

@@ -14,7 +14,12 @@ from hfembed.models.yunet.image_processing_yunet import YuNetImageProcessor
 from hfembed.models.yunet.modeling_yunet import STRIDES, YuNetModel
 
 LAYOUT = "a YuNet of ShiqiYu/libfacedetection.train"
-NOTE = "That repository is under the Apache License 2.0 and trains on WIDER FACE."
+TRAINER, ZOO = "ShiqiYu/libfacedetection.train", "opencv/opencv_zoo"
+# where the weights come from -> license, and what else to know
+_SOURCES = {
+    TRAINER: ("apache-2.0", "That repository is under the Apache License 2.0 and trains on WIDER FACE."),
+    ZOO: ("mit", f"That model is under the MIT license; {TRAINER} trained it on WIDER FACE."),
+}
 # the original has a head for each of these, we have one for all 16 numbers
 _HEADS = ("cls", "obj", "bbox", "kps")
 
@@ -34,7 +39,10 @@ def convert_yunet(source: str, destination: str | Path, overwrite: bool = False)
     model = YuNetModel(config).eval()
     weights = _translate(theirs, config, str(file))
     model.load_state_dict(weights)
-    write_checkpoint(destination, model, YuNetImageProcessor(), [file], "ShiqiYu/libfacedetection.train", NOTE)
+    # the zoo's model is an s, of which the trainer publishes no ONNX file
+    layout = ZOO if file.suffix == ".onnx" and not config.head_units else TRAINER
+    license, note = _SOURCES[layout]
+    write_checkpoint(destination, model, YuNetImageProcessor(), [file], layout, note, license)
     return model
 
 

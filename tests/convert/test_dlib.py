@@ -257,3 +257,36 @@ def test_the_public_file_on_real_crops(public_folder, real_crops):
     outputs = model(AutoImageProcessor.from_pretrained(public_folder)(crops).pixel_values)
     assert F.cosine_similarity(expected, outputs.embeddings).min() > 0.99999
     torch.testing.assert_close(outputs.norms.double(), expected.norm(dim=1), rtol=1e-5, atol=0)
+
+
+# dlib's five points (corners of the eyes from right to left, base of the nose) in a face of unit size
+DLIB_POINTS = [(0.8595675, 0.2134982), (0.6460605, 0.2289674), (0.1205751, 0.2137275), (0.3340851, 0.2290642)]
+DLIB_POINTS += [(0.4901123, 0.6277975)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("scale", "degrees"), [(0.7, 5), (0.75, -20)])
+def test_the_crop_is_dlibs_chip(scale, degrees, public_folder, real_crops):
+    dlib = pytest.importorskip("dlib")
+    network = dlib.face_recognition_model_v1(str(package_file(*PUBLIC_FILE)))
+    model = AutoModel.from_pretrained(public_folder).eval()
+    processor = AutoImageProcessor.from_pretrained(public_folder)
+    turn = np.deg2rad(degrees)
+    rotation = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+
+    def to_photo(points):  # in a chip of 150 pixels, its center at 75
+        return (np.asarray(points) - 75) @ rotation.T + [56, 62]
+
+    # whole pixels are all that dlib takes: points of a photo twice as large
+    parts = np.round(2 * to_photo((np.array(DLIB_POINTS) + 0.25) / 1.5 * 150)).astype(int)
+    landmarks = 2 * to_photo(np.array(processor.template) + 0.5)
+    for crop in real_crops[:4]:
+        photo = np.asarray(Image.fromarray(crop).resize((224, 224), Image.Resampling.BICUBIC))
+        face = dlib.full_object_detection(dlib.rectangle(0, 0, 223, 223), [dlib.point(*part) for part in parts])
+        chip = dlib.get_face_chip(photo, face, 150, 0.25)
+        ours = processor.align(photo, landmarks)
+        # the face itself: around it, dlib's rounded points turn the chip a little
+        assert np.abs(ours.astype(int) - chip)[40:110, 40:110].mean() < 3
+        expected = torch.tensor(np.array(network.compute_face_descriptor(chip)))
+        embedding = model(processor(ours).pixel_values).embeddings[0]
+        assert torch.cosine_similarity(expected, embedding, dim=0) > 0.995

@@ -198,6 +198,8 @@ def test_an_onnx_file_is_the_same_network_whatever_its_nodes_are_called(size, tm
     state = random_weights(size)
     model = convert_yunet(write_onnx(tmp_path / "yunet.onnx", state, SIZES[size][1]), tmp_path / "float")
     assert (model.config.widths, model.config.head_units) == SIZES[size]
+    license = {"s": "mit", "n": "apache-2.0"}[size]  # of OpenCV's model zoo, and of those who trained it
+    assert f"license: {license}" in (tmp_path / "float" / "README.md").read_text()
     pixels = torch.rand(1, 3, 64, 96)
     expected = original(TorchLayers(state), pixels.flip(1), SIZES[size][1])
     assert difference(model, expected, pixels) < 1e-5

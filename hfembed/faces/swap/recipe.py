@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate import Accelerator
 from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor
 
@@ -229,8 +230,7 @@ def make_loss(
     model: FaceSwapModel,
     photos: AlignedFaces,
     processor: FaceImageProcessor,
-    device: torch.device,
-    ranks: int,
+    accelerator: Accelerator,
 ) -> Callable:
     """The loss of this recipe, with the identity model if there is one.
 
@@ -239,14 +239,14 @@ def make_loss(
     """
     if not config.identity_weight:
         return SwapLoss(model.config)
-    parts = ranks * config.accumulation_steps
+    parts = accelerator.num_processes * config.accumulation_steps
     if config.identity_swaps % parts or config.identity_swaps > config.batch_size:
         raise InputError(
             f"identity_swaps {config.identity_swaps} must be a multiple of {parts} (ranks x accumulation steps), "
             f"at most batch_size {config.batch_size}"
         )
     embedder, embedder_processor = load_face_embedder(config.path(config.identity_model), "cpu")
-    likeness = Likeness(embedder, embedder_processor, photos, processor, device)
+    likeness = Likeness(embedder, embedder_processor, photos, processor, accelerator.device)
     return SwapLoss(model.config, likeness, config.identity_weight, config.identity_swaps // parts)
 
 

@@ -59,34 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     set_seed(config.seed)
     model = make_model(config, photos.identities).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-    accelerator = run.accelerator
-
-    def draw(model: PreTrainedModel, path: Path) -> None:
-        chosen = held_out or AlignedFaces(load_photos(config), processor)
-        count = min(PICTURED, *np.bincount(chosen.labels))
-        rows = [np.flatnonzero(chosen.labels == label)[:count] for label in range(len(chosen.identities))]
-        draw_swap_grid(cast(FaceSwapModel, model), [as_pixel_values(chosen, row) for row in rows], path)
-
-    def evaluate(model: PreTrainedModel) -> dict[str, float]:
-        assert held_out is not None
-        return {"held_out_error": reconstruction_error(cast(FaceSwapModel, model), held_out)}
-
-    batches = shard(config, accelerator)
+    batches = shard(config, run.accelerator)
+    num_batches = config.steps_per_epoch * config.accumulation_steps
     train(
         run,
         Task(
             model=model,
             processor=processor,
-            compute_loss=make_loss(config, model, photos, processor, accelerator.device, accelerator.num_processes),
+            compute_loss=make_loss(config, model, photos, processor, run.accelerator),
             dataset=photos,
-            sampler=PersonBatchSampler(
-                photos.labels, num_batches=config.steps_per_epoch * config.accumulation_steps, **batches
-            ),
+            sampler=PersonBatchSampler(photos.labels, num_batches=num_batches, **batches),
             collate=make_collator(config, processor),
-            evaluate=evaluate if held_out else None,
+            evaluate=(lambda model: reconstruction_error(model, held_out)) if held_out else None,
             primary_metric="held_out_error",
             greater_is_better=False,
-            draw=draw,
+            draw=lambda model, path: draw_people(
+                model, held_out or AlignedFaces(load_photos(config), processor), path
+            ),
         ),
     )
 
@@ -105,14 +94,21 @@ def as_pixel_values(photos: AlignedFaces, rows: np.ndarray) -> torch.Tensor:
     return torch.stack([photos[0, row]["pixels"] for row in rows]).float() / 255
 
 
-def reconstruction_error(model: FaceSwapModel, photos: AlignedFaces, batch_size: int = 64) -> float:
+def draw_people(model: PreTrainedModel, photos: AlignedFaces, path: Path) -> None:
+    """The same number of photos of each person, and what the others' decoders make of them."""
+    count = min(PICTURED, *np.bincount(photos.labels))
+    rows = [np.flatnonzero(photos.labels == label)[:count] for label in range(len(photos.identities))]
+    draw_swap_grid(cast(FaceSwapModel, model), [as_pixel_values(photos, row) for row in rows], path)
+
+
+def reconstruction_error(model: PreTrainedModel, photos: AlignedFaces, batch_size: int = 64) -> dict[str, float]:
     """Mean absolute error, in [0, 1], of photos reconstructed by the decoders of their own people."""
-    total = 0.0
+    swap, total = cast(FaceSwapModel, model), 0.0
     for rows in np.array_split(np.arange(len(photos)), -(-len(photos) // batch_size)):
         pixels = as_pixel_values(photos, rows).to(model.device)
-        drawn, _ = model.decode(model.encode(pixels), torch.from_numpy(photos.labels[rows]).to(model.device))
+        drawn, _ = swap.decode(swap.encode(pixels), torch.from_numpy(photos.labels[rows]).to(model.device))
         total += len(rows) * (drawn.float() - pixels).abs().mean().item()
-    return total / len(photos)
+    return {"held_out_error": total / len(photos)}
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from hfembed.faces.training.recipe import (
     photo_facts,
 )
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification
 from hfembed.training.config import read_config
 from hfembed.training.loop import Task, make_accelerator, shard, train
 from hfembed.training.run import Run, training_program
@@ -50,19 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     set_seed(config.seed)
     model = make_model(config, photos.identities).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-    size = (processor.size["height"], processor.size["width"])
-    unchanged = FaceCollator(processor, make_augmentation(config, size, off=True))
+    unchanged = make_collator(config, processor, off=True)
     protocol = HeldOutIdentification(held_out, unchanged) if held_out else validation
-    dataset: AlignedFaces | FrozenFeatures = photos
-    collate: FaceCollator | None = FaceCollator(processor, make_augmentation(config, size))
-    if config.imprint or config.features_once:
-        features = FrozenFeatures(
-            photos, model.embedder.to(run.accelerator.device), unchanged, noise=config.feature_noise, seed=config.seed
-        )
-        if config.imprint:
-            model.cpu().imprint(features.features, torch.from_numpy(features.labels))
-        if config.features_once:
-            dataset, collate = features, None
+    features = frozen_features(config, model, photos, unchanged, run.accelerator.device)
     if config.imprint and protocol is not None and run.accelerator.is_main_process:
         run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
     train(
@@ -71,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             model=model,
             processor=processor,
             compute_loss=classification_loss if config.objective == "classification" else MetricLoss(model),
-            dataset=dataset,
-            sampler=make_sampler(config, dataset.labels, shard(config, run.accelerator)),
-            collate=collate,
+            dataset=photos if features is None else features,
+            sampler=make_sampler(config, photos.labels, shard(config, run.accelerator)),
+            collate=make_collator(config, processor) if features is None else None,
             evaluate=(lambda model: protocol(model, processor)) if protocol else None,
             primary_metric=protocol.primary_metric if protocol else "",
         ),
@@ -87,6 +78,29 @@ def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tu
         faces, rest = hold_out_photos(faces, config.held_out_share, config.train_photos, config.seed)
         held_out = AlignedFaces(rest, processor, margin=config.frame_margin, num_workers=config.num_workers)
     return AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers), held_out
+
+
+def make_collator(config: FaceTrainingConfig, processor: FaceImageProcessor, off: bool = False) -> FaceCollator:
+    """Cut batches out of crops with a margin, augmented unless it is off."""
+    size = (processor.size["height"], processor.size["width"])
+    return FaceCollator(processor, make_augmentation(config, size, off))
+
+
+def frozen_features(
+    config: FaceTrainingConfig,
+    model: FaceEmbedderForClassification,
+    photos: AlignedFaces,
+    unchanged: FaceCollator,
+    device: torch.device,
+) -> FrozenFeatures | None:
+    """What the last layer is trained on where its trunk sees the same pixels every epoch; its start, if imprinted."""
+    if not (config.imprint or config.features_once):
+        return None
+    embedder = model.embedder.to(device)  # type: ignore[arg-type]
+    features = FrozenFeatures(photos, embedder, unchanged, noise=config.feature_noise, seed=config.seed)
+    if config.imprint:
+        model.cpu().imprint(features.features, torch.from_numpy(features.labels))
+    return features if config.features_once else None
 
 
 def make_sampler(

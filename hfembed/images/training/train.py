@@ -6,6 +6,7 @@ hfembed train autoencoder --config autoencoder_128 --images FOLDER --output_dir 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate.utils import set_seed
@@ -19,6 +20,7 @@ from hfembed.images.evaluation.reconstruction_pictures import draw_reconstructio
 from hfembed.images.training.collator import AutoencoderCollator
 from hfembed.images.training.identity_start import start_from_identity
 from hfembed.images.training.loss import AutoencoderLoss
+from hfembed.images.training.perceptual_networks import FaceEmbeddings
 from hfembed.images.training.recipe import (
     AutoencoderTrainingConfig,
     describe_images,
@@ -30,6 +32,9 @@ from hfembed.images.training.recipe import (
     split_images,
     without_margin,
 )
+from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
+from hfembed.models.autoencoder_base import AutoencoderModelBase
+from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.training.config import read_config
 from hfembed.training.loop import Task, make_accelerator, shard, train
 from hfembed.training.run import Run, training_program
@@ -49,28 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.notes["split"] = {"held_out_share": config.held_out_share, "seed": config.split_seed}
 
     set_seed(config.seed)
-    model = make_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-    # some models measure parts of theirs on the photos before they are trained
-    if hasattr(model, "start_from_images") and not config.init_from:
-        model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
+    model = start_model(config, photos, processor)
     objective = AutoencoderLoss(config, run.accelerator.device)
     if config.identity_start and objective.embeddings is not None:
-        pixels = without_margin(photos.pixels(config.identity_start_photos), config.frame_margin)
         model.to(run.accelerator.device)
-        start_from_identity(model, processor, objective.embeddings, pixels, config.identity_start, seed=config.seed)
+        add_identity(config, cast(AppearanceAutoencoderModel, model), photos, processor, objective.embeddings)
     with input_errors():
         collate = AutoencoderCollator(
             processor, make_augmentation(config), make_corruption(config), show_holes=takes_masks(model)
         )
-    # the same number of photos of both sides, as the network sees them: the difference is the generalization gap
-    protocols = []
-    if validation:
-        corruption = make_corruption(config, seed=config.seed + 1)
-        trained = without_margin(photos.pixels(len(validation)), config.frame_margin)
-        protocols = [
-            HeldOutReconstruction(validation.pixels(), corruption),
-            HeldOutReconstruction(trained, corruption, name="train"),
-        ]
+    protocols = make_protocols(config, photos, validation) if validation else []
 
     def draw(model: PreTrainedModel, path: Path) -> None:
         draw_reconstructions(protocols[0], model, processor, path, config.pictures)
@@ -101,6 +94,40 @@ def load_photos(config: AutoencoderTrainingConfig) -> tuple[AlignedFaces, Aligne
     if split.validation is None:
         return photos, None
     return photos, AlignedFaces(split.validation, make_processor(config), num_workers=config.num_workers)
+
+
+def start_model(
+    config: AutoencoderTrainingConfig, photos: AlignedFaces, processor: ConvAutoencoderImageProcessor
+) -> AutoencoderModelBase:
+    """The model, and what some measure on the photos before they are trained."""
+    model = make_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    if hasattr(model, "start_from_images") and not config.init_from:
+        model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
+    return model
+
+
+def add_identity(
+    config: AutoencoderTrainingConfig,
+    model: AppearanceAutoencoderModel,
+    photos: AlignedFaces,
+    processor: ConvAutoencoderImageProcessor,
+    embeddings: FaceEmbeddings,
+) -> None:
+    """Let some latents tell people apart from the start."""
+    pixels = without_margin(photos.pixels(config.identity_start_photos), config.frame_margin)
+    start_from_identity(model, processor, embeddings, pixels, config.identity_start, seed=config.seed)
+
+
+def make_protocols(
+    config: AutoencoderTrainingConfig, photos: AlignedFaces, validation: AlignedFaces
+) -> list[HeldOutReconstruction]:
+    """The same number of photos of both sides, as the network sees them: the difference is the generalization gap."""
+    corruption = make_corruption(config, seed=config.seed + 1)
+    trained = without_margin(photos.pixels(len(validation)), config.frame_margin)
+    return [
+        HeldOutReconstruction(validation.pixels(), corruption),
+        HeldOutReconstruction(trained, corruption, name="train"),
+    ]
 
 
 if __name__ == "__main__":
