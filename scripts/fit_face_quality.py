@@ -4,8 +4,9 @@
         --leave-out ../shared/data/celeba299/suspect_faces.json ../shared/data/celeba299/lfw_overlap.json
 
 A face is as good as it is likely to match other, undamaged photos of its person at the threshold for a false accept
-rate of 1e-3. Prints the constants of hfembed/faces/quality.py: log odds, weights, the exponent of the tempered
-probability. People who may be in LFW are left out, so that scripts/measure_face_quality.py measures on others.
+rate of 1e-3. Prints what the constants of hfembed/faces/quality.py are, up to the draw of the damage: log
+odds, weights, the exponent of the tempered probability. People who may be in LFW are left out, so that
+scripts/measure_face_quality.py measures on others.
 """
 
 import argparse

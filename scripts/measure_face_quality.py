@@ -71,7 +71,10 @@ def measure(analyzer: FaceAnalyzer, photos: Iterable[Image.Image]) -> dict[str, 
             score, box, landmarks = (
                 values[nearest].numpy() for values in (found.scores, found.boxes, found.landmarks)
             )
-            crops[-1] = analyzer.crop(source, photo, landmarks)
+            try:
+                crops[-1] = analyzer.crop(source, photo, landmarks)
+            except ValueError:  # most of the landmarks lie outside the photo: not a face that can be used
+                continue
             assess[-1] = analyzer.assess(photo, float(score), box, landmarks, crops[-1])
     usable = [row for row, crop in enumerate(crops) if crop is not None]
     batches = [usable[start : start + 32] for start in range(0, len(usable), 32)]

@@ -29,7 +29,8 @@ _WEAKNESSES = {
     "completeness": "cut off",
     "norm": "unclear",
 }
-# fitted by scripts/fit_face_quality.py on CelebA with YuNet and SFace; without and with the norm
+# fitted on CelebA with YuNet and SFace, as scripts/fit_face_quality.py does; its draw of damaged copies gives weights
+# within 0.5 of these. Without and with the norm
 _LOG_ODDS = (2.5, 4.0)
 _WEIGHTS: tuple[dict[str, float], dict[str, float]] = (
     {"score": 4.1, "size": 0.7, "sharpness": 2.3, "yaw": 0.7, "pitch": 2.5, "roll": 2.0, "completeness": 1.8},
