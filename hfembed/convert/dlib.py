@@ -8,7 +8,7 @@ import torch
 
 from hfembed.atomic import check_destination
 from hfembed.convert.batch_norms import unscaled_norm
-from hfembed.convert.foreign_checkpoint import fill, find_file, write_checkpoint
+from hfembed.convert.foreign_checkpoint import fill, find_file, reading, write_checkpoint
 from hfembed.errors import InputError
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
@@ -39,8 +39,9 @@ def convert_dlib(source: str, destination: str | Path, overwrite: bool = False) 
     model = FaceEmbedderModel(config)
     if file.stat().st_size > _MAX_BYTES:
         raise InputError(f"{source} has {file.stat().st_size:,} bytes, more than dlib's face recognition network")
-    mean, std = _read(_DlibFile(file.read_bytes(), source), model)
-    processor = FaceImageProcessor(size=_SIDE, template=_TEMPLATE, image_mean=mean, image_std=std)
+    with reading(source, "face recognition network of dlib"):
+        mean, std = _read(_DlibFile(file.read_bytes(), source), model)
+        processor = FaceImageProcessor(size=_SIDE, template=_TEMPLATE, image_mean=mean, image_std=std)
     write_checkpoint(destination, model, processor, [file], TRAINER, NOTE, "cc0-1.0")
     return model
 

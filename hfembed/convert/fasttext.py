@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from hfembed.atomic import atomic_folder
+from hfembed.convert.foreign_checkpoint import reading
 from hfembed.convert.vector_files import refuse_other_kinds
-from hfembed.errors import input_errors
 from hfembed.models.word2vec.fasttext_format import read_fasttext
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 
@@ -20,7 +20,7 @@ def convert_fasttext(source: str | Path, folder: str | Path, output_rows: bool =
         OSError: It does not exist, or the folder cannot be written.
     """
     refuse_other_kinds(Path(source), "a fastText .bin")
-    with input_errors():
+    with reading(source, "fastText file"):
         file = read_fasttext(source, output_rows)
         kind = Word2VecModel if file.output is None else Word2VecForPreTraining
         model = kind._from_fasttext_file(file)

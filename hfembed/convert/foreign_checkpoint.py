@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -62,6 +63,23 @@ def find_beside(source: str, file: Path, name: str) -> Path | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{name} of {repo} could not be fetched from the Hub: {first_line(error)}") from error
+
+
+@contextmanager
+def reading(source: str | Path, layout: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes its reader stumble over into one line that names the file."""
+    try:
+        yield
+    except (InputError, MemoryError, ModuleNotFoundError):
+        raise
+    except OSError as error:
+        if error.errno is not None:  # of the machine, not of the file
+            raise
+        raise InputError(f"{source} is damaged, or no {layout}: {first_line(error)}") from error
+    except Exception as error:
+        reason = first_line(error)
+        is_named = str(source) in reason  # readers of ours name the file themselves
+        raise InputError(reason if is_named else f"{source} is damaged, or no {layout}: {reason}") from error
 
 
 def _choose(source: str, names: list[str], preferred: Iterable[str], way_out: str) -> str:

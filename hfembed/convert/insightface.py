@@ -12,6 +12,7 @@ from hfembed.convert.foreign_checkpoint import (
     fill,
     find_file,
     read_state_dict,
+    reading,
     weights_of,
     write_checkpoint,
 )
@@ -55,7 +56,8 @@ def convert_insightface(source: str, destination: str | Path, overwrite: bool = 
     check_destination(destination, overwrite)
     file = find_file(source)
     if file.suffix == ".onnx":
-        model = read_iresnet_onnx(file, source)
+        with reading(source, "IResNet"):
+            model = read_iresnet_onnx(file, source)
     else:
         model = arcface_iresnet(read_state_dict(file, source), source)
     # (x - 127.5) / 127.5

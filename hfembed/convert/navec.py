@@ -3,20 +3,19 @@
 import gzip
 import json
 import tarfile
-import zlib
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from hfembed.atomic import atomic_folder
+from hfembed.convert.foreign_checkpoint import reading
 from hfembed.convert.vector_files import refuse_other_kinds
-from hfembed.errors import InputError, input_errors
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import TextRules, Vocabulary
 
 _PROTOCOL = 1
-_LONGEST_META, _LARGEST_VOCABULARY = 1 << 16, 1 << 30
+_LONGEST_META, _LARGEST_VOCABULARY = 1 << 16, 256 << 20
 
 
 def convert_navec(source: str | Path, folder: str | Path) -> Word2VecModel:
@@ -28,7 +27,7 @@ def convert_navec(source: str | Path, folder: str | Path) -> Word2VecModel:
     """
     source = Path(source)
     refuse_other_kinds(source, "a navec .tar")
-    try:
+    with reading(source, "navec .tar"):
         with tarfile.open(source, "r:") as archive:
             meta = json.loads(_member(archive, "meta.json").read(_LONGEST_META))
             if not isinstance(meta, dict) or meta.get("protocol") != _PROTOCOL:
@@ -39,9 +38,6 @@ def convert_navec(source: str | Path, folder: str | Path) -> Word2VecModel:
             raise ValueError(f"{len(words)} words do not fit {len(codes)} vectors")
         if not np.isfinite(centroids).all():
             raise ValueError("a number of it is not finite")
-    except (tarfile.TarError, ValueError, KeyError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{source} cannot be read as a navec .tar: {error}") from None
-    with input_errors():
         rules = TextRules(lowercase=True, word_pattern=r"[\w-]+")
         model = Word2VecModel.from_quantized(Vocabulary(words, counts, rules), codes, centroids)
     with atomic_folder(folder) as unfinished:
@@ -50,8 +46,9 @@ def convert_navec(source: str | Path, folder: str | Path) -> Word2VecModel:
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    file = archive.extractfile(name)
-    if file is None:
+    member = archive.getmember(name)
+    file = archive.extractfile(member) if member.isreg() else None
+    if file is None or member.issparse():  # a sparse one is as large as it says, not as the file is
         raise ValueError(f"its {name} is not a file")
     return file
 
@@ -60,14 +57,17 @@ def _read_words(file: IO[bytes]) -> tuple[list[str], np.ndarray]:
     with gzip.GzipFile(fileobj=file) as stream:
         content = stream.read(_LARGEST_VOCABULARY + 1)
     if len(content) > _LARGEST_VOCABULARY:
-        raise ValueError("its vocab.bin decompresses to more than 1 GB")
+        raise ValueError("its vocab.bin decompresses to more than 256 MB")
     (size,) = np.frombuffer(content[:4], "<u4")
     if 4 + 5 * int(size) > len(content) + 1:
         raise ValueError(f"its vocab.bin declares {size} words, more than it can hold")
     counts = np.frombuffer(content, "<u4", size, 4).astype(np.int64)
-    words = content[4 + 4 * int(size) :].decode("utf-8").split("\n")
-    if len(words) != size:
-        raise ValueError(f"its vocab.bin has {len(words)} words and {size} counts")
+    text = content[4 + 4 * int(size) :]
+    if (found := text.count(b"\n") + 1) != size:  # before they are taken apart
+        raise ValueError(f"its vocab.bin has {found} words and {size} counts")
+    words = text.decode("utf-8").split("\n")
+    if not all(words) or len(set(words)) < len(words):
+        raise ValueError("a word of its vocab.bin is empty, or in it twice")
     return words, counts
 
 

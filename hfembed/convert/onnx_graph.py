@@ -176,6 +176,8 @@ class OnnxGraph:
             if values.ndim != array.ndim or values.shape[axis] in (1, array.shape[axis]):
                 return values
             length, blocks = array.shape[axis], values.shape[axis]
+            if any(side not in (1, array.shape[at]) for at, side in enumerate(values.shape) if at != axis):
+                raise ValueError(f"scales {scale.shape} for weights {array.shape}")
             side = block or -(-length // max(blocks, 1))
             if side < 1 or blocks != -(-length // side):
                 raise ValueError(f"{blocks} blocks of {side} along an axis of {length}")
@@ -195,6 +197,8 @@ class OnnxLayers(OnnxGraph):
         node = self.node(name, "a BatchNormalization", "BatchNormalization")
         scale, bias, mean, variance = (self.constant(node, index) for index in range(1, 5))
         eps = self.attributes(node).get("epsilon", 1e-5)
+        if not isinstance(eps, float) or not 0 <= eps < 1:
+            raise self.error(f"a BatchNormalization with epsilon {eps}")
         norm = {"weight": scale, "bias": bias, "running_mean": mean, "running_var": variance + (eps - EPS)}
         return norm, node.input[0]
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from hfembed.atomic import check_destination
-from hfembed.convert.foreign_checkpoint import fill, find_file, write_checkpoint
+from hfembed.convert.foreign_checkpoint import fill, find_file, reading, write_checkpoint
 from hfembed.convert.onnx_graph import OnnxLayers, Weights, under
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
@@ -21,7 +21,8 @@ def convert_sface(source: str, destination: str | Path, overwrite: bool = False)
     """Turn OpenCV's face_recognition_sface .onnx file into a folder that `from_pretrained` reads."""
     check_destination(destination, overwrite)
     file = find_file(source)
-    model, processor = _read(OnnxSFace(file, source, "SFace of the OpenCV model zoo"))
+    with reading(source, "SFace of the OpenCV model zoo"):
+        model, processor = _read(OnnxSFace(file, source, "SFace of the OpenCV model zoo"))
     write_checkpoint(destination, model, processor, [file], TRAINER, NOTE, "apache-2.0")
     return model
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hfembed.atomic import check_destination
-from hfembed.convert.foreign_checkpoint import check_layout, find_file, read_state_dict, write_checkpoint
+from hfembed.convert.foreign_checkpoint import check_layout, find_file, read_state_dict, reading, write_checkpoint
 from hfembed.convert.onnx_graph import OnnxGraph, Weights, under
 from hfembed.models.yunet.configuration_yunet import YuNetConfig
 from hfembed.models.yunet.image_processing_yunet import YuNetImageProcessor
@@ -34,11 +34,11 @@ def convert_yunet(source: str, destination: str | Path, overwrite: bool = False)
     """
     check_destination(destination, overwrite)
     file = find_file(source)
-    theirs = _read_onnx(file, str(file)) if file.suffix == ".onnx" else read_state_dict(file)
-    config = _config(theirs)
-    model = YuNetModel(config).eval()
-    weights = _translate(theirs, config, str(file))
-    model.load_state_dict(weights)
+    with reading(source, LAYOUT):
+        theirs = _read_onnx(file, str(file)) if file.suffix == ".onnx" else read_state_dict(file)
+        config = _config(theirs)
+        model = YuNetModel(config).eval()
+        model.load_state_dict(_translate(theirs, config, str(file)))
     # the zoo's model is an s, of which the trainer publishes no ONNX file
     layout = ZOO if file.suffix == ".onnx" and not config.head_units else TRAINER
     license, note = _SOURCES[layout]

@@ -14,8 +14,6 @@ from huggingface_hub import constants
 
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.files import DETECTOR_FOLDER
-from hfembed.checkpoint.fingerprint import fingerprint_weights
 from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.convert.get_checkpoint import get_checkpoint
 from hfembed.convert.known_checkpoints import KNOWN_CHECKPOINTS
@@ -58,7 +56,10 @@ def resolve_face_model(
     """
     named = name or os.environ.get(MODEL_VARIABLE)
     if named:
-        return Checkpoint.resolve(named, revision=revision, subfolder=subfolder, **hub)
+        try:
+            return Checkpoint.resolve(named, revision=revision, subfolder=subfolder, **hub)
+        except InputError as error:
+            raise error if name else InputError(f"{MODEL_VARIABLE}: {error}") from error
     if revision or subfolder:
         raise InputError(f"revision and subfolder ({revision or subfolder}) need the name of a model")
     folder = default_folder()
@@ -103,7 +104,8 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _fingerprints(folder: Path) -> dict[str, str]:
-    return {"embedder": fingerprint_weights(folder), "detector": fingerprint_weights(folder / DETECTOR_FOLDER)}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _NOTE)
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _make(folder: Path, hub: dict[str, Any]) -> None:

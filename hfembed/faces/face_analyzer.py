@@ -323,7 +323,7 @@ class FaceAnalyzer:
         analyzed = list(self.stream(photos, faces, batch_size, num_threads, min_quality=min_quality))
         for photo in analyzed:
             if photo.set_aside and not photo.error:
-                logger.warning("%s; min_quality=0 takes all", describe_set_aside(photo))
+                logger.warning("%s; min_quality=0 (--min-quality 0) takes all", describe_set_aside(photo))
         return analyzed
 
     def stream(
@@ -621,7 +621,7 @@ def _select(name: str, found: list[Face], error: str | None, faces: WhichFaces, 
         return AnalyzedPhoto(name, [], f"{name}: {len(good)} faces, where only one was expected", poor)
     photo = AnalyzedPhoto(name, good, error, poor)
     if error is None and faces != "all" and not good and poor:
-        return photo._replace(error=f"{describe_set_aside(photo)}; min_quality=0 takes all")
+        return photo._replace(error=f"{describe_set_aside(photo)}; min_quality=0 (--min-quality 0) takes all")
     return photo
 
 

@@ -199,6 +199,13 @@ def test_an_answer_is_text_or_one_json_object(monkeypatch, tmp_path):
     assert "hf_secret" not in " ".join(sys.argv), "the command line is published in results.json"
 
 
+def test_a_name_from_outside_steers_no_terminal():
+    def ask() -> Answer:
+        return Answer({}, "Ann\x1b[2J\x9b31m\tживу\u200dна\nline")
+
+    assert run(ask).output == "Ann\\x1b[2J\\x9b31m\tживу\u200dна\nline\n"
+
+
 def test_an_answer_that_is_not_finite_is_an_error():
     def ask() -> Answer:
         return Answer({"score": float("nan")}, "nan")

@@ -18,14 +18,18 @@ CODES = np.array([[0, 1], [1, 0], [2, 2]], dtype=np.uint8)
 CENTROIDS = np.random.default_rng(0).normal(size=(2, 3, 3)).astype("<f4")
 
 
-def write_navec(path, words=WORDS, protocol=1, codes=CODES, cut=0):
+def write_navec(path, words=WORDS, protocol=1, codes=CODES, cut=0, meta=None, sparse=False):
     vocabulary = np.array([len(WORDS), 9, 8, 0], dtype="<u4").tobytes() + "\n".join(words).encode()
     quantized = np.array([len(codes), 6, 2, 3], dtype="<u4").tobytes() + codes.tobytes() + CENTROIDS.tobytes()
-    meta = json.dumps({"id": "test", "protocol": protocol}).encode()
+    meta = meta or json.dumps({"id": "test", "protocol": protocol}).encode()
     members = {"meta.json": meta, "vocab.bin": gzip.compress(vocabulary), "pq.bin": quantized[: len(quantized) - cut]}
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
+            if sparse and name == "pq.bin":  # 4 GB of nothing
+                content = b"1\n4000000000\n0\n".ljust(512, b"\0")
+                info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "pq.bin"}
+                info.pax_headers["GNU.sparse.realsize"] = "4000000000"
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return path
@@ -53,6 +57,8 @@ def test_equal_to_navecs_reader(tmp_path):
         ({"words": ["a"]}, "more than it can hold"),
         ({"words": list("abcdefgh")}, "8 words and 3 counts"),
         ({"protocol": 2}, "protocol 1"), ({"cut": 1}, "does not fit"),
+        ({"meta": b"[" * 65_000}, "damaged, or no navec"), ({"sparse": True}, "its pq.bin is not a file"),
+        ({"words": ["a", "", "b"]}, "is empty"), ({"words": ["a", "b", "a"]}, "in it twice"),
         ({"codes": CODES + 1}, "beyond the 3 centroids"), ({"codes": CODES[:2]}, "3 words do not fit 2"),
     ],
 )  # fmt: skip

@@ -117,6 +117,7 @@ HOSTILE = {
         "Reshape of 'v'",
     ),
     "scaled by more": (*dequantized((4, 8), 1), "DequantizeLinear of 'q'"),
+    "scaled in blocks by more": (*dequantized((100_000, 2), 2), "DequantizeLinear of 'q'"),
     "in endless blocks": (*dequantized((4, 2), 1 << 62), "DequantizeLinear of 'q'"),
     "in negative blocks": (*dequantized((4, 2), -1), "DequantizeLinear of 'q'"),
 }

@@ -94,7 +94,17 @@ def change_scale(graph):
     graph.constants[1].CopyFrom(onnx.numpy_helper.from_array(np.float32([0]), graph.constants[1].name))
 
 
+def change_epsilon(value):
+    def change(graph):
+        norm = next(node for node in graph.nodes if node.op_type == "BatchNormalization")
+        next(attribute for attribute in norm.attribute if attribute.name == "epsilon").f = value
+
+    return change
+
+
 CHANGES = {
+    "with epsilon nan": change_epsilon(float("nan")),
+    "with epsilon -100": change_epsilon(-100.0),
     "a Relu where a PRelu": change_node(4, "Relu"),
     "a Add where a Sub": change_node(0, "Add"),
     "strided or dilated otherwise": change_stride,

@@ -66,6 +66,19 @@ def test_one_that_is_damaged_is_made_again(default, tmp_path):
     assert default == ["mtcnn", "tested"] * 2
 
 
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "detector/config.json"])
+def test_one_that_lacks_a_file_is_made_again(default, file):
+    (resolve_face_model().folder / file).unlink()
+    assert (resolve_face_model().folder / file).is_file()
+    assert default == ["mtcnn", "tested"] * 2
+
+
+def test_a_wrong_variable_is_named(default, monkeypatch):
+    monkeypatch.setenv(default_model.MODEL_VARIABLE, "/nowhere/x")
+    with pytest.raises(InputError, match="^HFEMBED_FACE_MODEL: /nowhere/x"):
+        resolve_face_model()
+
+
 def test_other_thresholds_are_another_model(default, monkeypatch):
     first = resolve_face_model()
     monkeypatch.setattr(default_model, "THRESHOLDS", THRESHOLDS)

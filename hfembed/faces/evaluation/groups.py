@@ -13,6 +13,8 @@ from hfembed.faces.evaluation.verification import wilson_interval
 
 MAX_NAMES = 10_000_000
 
+ALL = "all"  # the row of all pairs
+
 
 class Groups(NamedTuple):
     """Which photos belong to which group.
@@ -46,6 +48,8 @@ def read_groups(files: Sequence[str | Path], photos: Sequence[str]) -> Groups:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file} cannot be read as a list of photos: {error}") from error
         name = Path(file).stem.removesuffix("_names")
+        if name == ALL:
+            raise InputError(f"{file}: '{ALL}' stands for all pairs; name the file otherwise")
         if name in names:
             raise InputError(f"{file}: two files for the group '{name}'; a group is named by its file")
         found = {by_name[short] for line in lines if (short := PurePosixPath(line).name) in by_name}
@@ -96,7 +100,7 @@ def rates_by_group(
         }
 
     everywhere = np.ones(len(same), dtype=bool)
-    rows = {"all": rates(everywhere)}
+    rows = {ALL: rates(everywhere)}
     rows |= {name: rates((group_a == name) & (group_b == name)) for name in groups.names}
     across = {}
     for number, first in enumerate(groups.names):
@@ -160,7 +164,7 @@ def plot_groups(details: Mapping[str, Any], path: str | Path, title: str) -> Non
             if row[key] is None:
                 continue
             low, high = row[f"{key}_interval_95"]
-            color = "#8a8a8a" if name == "all" else "#1f5fa8"
+            color = "#8a8a8a" if name == ALL else "#1f5fa8"
             place.plot([low, high], [height, height], color=color, linewidth=2)
             place.plot([row[key]], [height], "o", color=color)
         place.set_yticks(range(len(names)), list(reversed(names)))

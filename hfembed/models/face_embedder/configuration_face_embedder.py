@@ -232,8 +232,9 @@ class FaceEmbedderConfig(PreTrainedConfig):
         unknown = sorted(set(self.thresholds) - set(known))
         if unknown:
             raise ValueError(f"thresholds has an unknown key '{unknown[0]}'; known: {', '.join(known)}")
-        if not isinstance(self.thresholds.get("data"), str):
-            raise ValueError("thresholds must name the data they were set on: {'data': 'LFW View 2', ...}")
+        data = self.thresholds.get("data")
+        if not isinstance(data, str) or not data.isprintable() or len(data) > 1000:
+            raise ValueError("thresholds must name the data they were set on in a line: {'data': 'LFW View 2', ...}")
         impostors = self.thresholds.get("impostors")
         if not isinstance(impostors, int) or impostors < 1:
             raise ValueError("thresholds must give the number of impostor pairs they were set on: {'impostors': 3000}")
@@ -243,7 +244,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         }
         cosines.update({f"far {far}": cosine for far, cosine in by_far.items()})
         for name, cosine in cosines.items():
-            if not isinstance(cosine, (int, float)) or not -1 <= cosine <= 1:
+            if isinstance(cosine, bool) or not isinstance(cosine, (int, float)) or not -1 <= cosine <= 1:
                 raise ValueError(f"the threshold for {name} must be a cosine in [-1, 1], got {cosine!r}")
         for far in by_far:
             if not 1 / impostors <= float(far) <= 1:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .subwords import LONGEST_NGRAM, MOST_BUCKETS
 from .word2vec_format import _Stream
 
 MAGIC = 793712314
@@ -19,7 +20,8 @@ _VERSIONS = (11, 12)
 _CBOW, _SKIP_GRAM, _SUPERVISED = 1, 2, 3
 _NEGATIVE_SAMPLING = 2
 _CENTROIDS = 256
-_LONGEST_WORD_BYTES, _PIECE = 100_000, 8 << 20
+_LONGEST_WORD_BYTES, _PIECE = 4096, 8 << 20
+_MOST_DECODED = 8 << 30  # bytes
 _LARGEST_DIMENSION = 100_000
 _WORD_BYTES = 10  # the shortest entry: an empty word's end, a count, a type
 
@@ -104,6 +106,8 @@ class _Reader:
         plausible = 0 < dimension <= _LARGEST_DIMENSION and window >= 0 and kind in (_CBOW, _SKIP_GRAM, _SUPERVISED)
         if not (plausible and negative >= 0 and buckets >= 0 and 0 <= smallest and 0 <= largest):
             raise self.fail("its header is none of fastText's")
+        if buckets > MOST_BUCKETS or largest > LONGEST_NGRAM:
+            raise self.fail(f"it declares {buckets} buckets of n-grams of up to {largest} characters")
         if kind == _SUPERVISED:
             raise self.fail("it is a supervised model (a text classifier), not word vectors")
         words, counts, pruned = self.read_dictionary(versioned)
@@ -168,12 +172,14 @@ class _Reader:
         buffer, position = b"", 0
         for number in range(size):
             while (end := buffer.find(b"\0", position)) < 0 or end + _WORD_BYTES > len(buffer):
-                if len(buffer) - position > _LONGEST_WORD_BYTES:
+                if len(buffer) - position > _LONGEST_WORD_BYTES + _WORD_BYTES:
                     raise self.fail(f"word {number + 1} does not end")
                 more = self.stream.read(1 << 16)
                 if not more:
                     raise self.fail(f"it ends after {number} of {size} words")
                 buffer, position = buffer[position:] + more, 0
+            if end - position > _LONGEST_WORD_BYTES:
+                raise self.fail(f"word {number + 1} has {end - position} bytes")
             count, kind = struct.unpack_from("<qb", buffer, end + 1)
             if count < 0 or kind not in (0, 1):
                 raise self.fail(f"word {number + 1} has the count {count} and the type {kind}")
@@ -232,7 +238,5 @@ class _Reader:
             raise self.fail("extra data after its matrices")
         return output
 
-
-_MOST_DECODED = 64 << 30
 
 __all__ = ["MAGIC", "FastTextFile", "read_fasttext"]

@@ -59,6 +59,9 @@ def test_lists_that_cannot_be_used_are_named(tmp_path):
         read_groups([other], photos)
     with pytest.raises(InputError, match="nowhere.txt cannot be read"):
         read_groups([tmp_path / "nowhere.txt"], photos)
+    (everybody,) = write_lists(tmp_path, all=["A_0001.jpg"])
+    with pytest.raises(InputError, match="'all' stands for all pairs"):
+        read_groups([everybody], photos)
     (some,) = write_lists(tmp_path, some=["A_0001.jpg"])
     with pytest.raises(InputError, match="two files for the group 'some'"):
         read_groups([some, some], photos)

@@ -348,6 +348,9 @@ def test_probability_follows_the_stored_calibration(tmp_path):
     [
         ({"impostors": None}, "number of impostor pairs"),
         ({"data": None}, "name the data"),
+        ({"data": "x\x1b[2J\nprobability 1.000"}, "in a line"),
+        ({"data": "x" * 1001}, "in a line"),
+        ({"accuracy": True}, "must be a cosine"),
         ({"accuracy": 1.2}, "threshold for accuracy must be a cosine"),
         ({"far": {"0.0001": 0.6}}, "0.0001 cannot be estimated from 3000"),
         ({"far": {"0.1": 0.4, "0.01": 0.1}}, "out of order"),
