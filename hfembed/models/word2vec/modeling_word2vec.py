@@ -106,10 +106,10 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
         if tokenizer_file is not None and counts_file is not None:
             model.set_vocabulary(Vocabulary.from_files(tokenizer_file, counts_file))
             if not any(name.endswith("embeddings.weight") for name in info["missing_keys"]):
-                _check_rows(model._input_rows().weight, counts_file)
+                _check_rows(model, counts_file)
         model._check_finite()
-        if isinstance(model._inputs().embeddings, QuantizedRows):
-            model._inputs().embeddings.check_codes()
+        if isinstance(model._input_rows(), QuantizedRows):
+            model._input_rows().check_codes()
         ngrams = model._inputs().ngram_embeddings
         if ngrams is not None:
             ngrams.check_positions()
@@ -133,7 +133,7 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
             with atomic_save(save_directory, _WRITTEN) as folder:
                 super().save_pretrained(folder, *args, **kwargs)
                 if self.vocabulary is not None:
-                    sample = {"row_sample": _sample_rows(self._input_rows().weight)}
+                    sample = {"row_sample": _as_float(_sample_rows(self))}
                     self.vocabulary.save(folder, sample, self.config.subwords, self.config.buckets)
                     _save_sentence_transformers_files(folder)
         if push_to_hub:
@@ -535,14 +535,14 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         Returns:
             Vectors (words, embedding_size), 0 where there is no n-gram, and bool (words,): whether there are any.
         """
-        own = self.embeddings.weight
         if self.ngram_embeddings is None:
-            return own.new_zeros(len(words), own.shape[1]), own.new_zeros(len(words), dtype=torch.bool)
+            return self._zeros(len(words)), torch.zeros(len(words), dtype=torch.bool, device=self.device)
         rules = self.require_vocabulary().rules
         words = [rules.normalize_word(word) for word in words]
         offsets, rows = self.ngram_rows(words)
-        lengths = torch.from_numpy(np.diff(offsets)).to(own.device)
-        return self._ngram_sums(offsets, rows) / lengths.clamp(min=1).unsqueeze(1).to(own.dtype), lengths > 0
+        sums = self._ngram_sums(offsets, rows)
+        lengths = torch.from_numpy(np.diff(offsets)).to(sums.device)
+        return sums / lengths.clamp(min=1).unsqueeze(1).to(sums.dtype), lengths > 0
 
     def forward(
         self,
@@ -568,7 +568,7 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
             known = known & attention_mask.bool()
         # a word without a row is looked up as the first one, and its vector is not used
         vectors = self.embed_words(torch.where(known, input_ids, 0)) if self.config.vocab_size else None
-        vectors = self._zeros(input_ids) if vectors is None else vectors * known.unsqueeze(-1).to(vectors.dtype)
+        vectors = self._zeros(*input_ids.shape) if vectors is None else vectors * known.unsqueeze(-1).to(vectors.dtype)
         if ngram_ids is not None and self.ngram_embeddings is not None:
             rows = self.ngram_embeddings.rows_of(ngram_ids.clamp(min=1) - 1)
             there = (ngram_ids > 0) & (rows >= 0)
@@ -582,8 +582,8 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         mean = vectors.sum(dim=1) / known.sum(dim=1, keepdim=True).clamp(min=1).to(vectors.dtype)
         return BaseModelOutputWithPooling(last_hidden_state=vectors, pooler_output=mean)
 
-    def _zeros(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.embeddings.weight.new_zeros(*ids.shape, self.config.embedding_size)
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, self.config.embedding_size, dtype=self.dtype, device=self.device)
 
 
 class Word2VecForPreTraining(Word2VecPreTrainedModel):
@@ -739,21 +739,26 @@ def _save_sentence_transformers_files(folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _sample_rows(weight: torch.Tensor) -> np.ndarray:
-    """Numbers of up to 256 rows, which tell the vectors of one run from those of another."""
-    number = min(len(weight), 256)
-    rows = torch.arange(number) * len(weight) // max(number, 1)
-    sample = weight.detach()[rows.to(weight.device), :8].cpu()
+def _sample_rows(model: Word2VecPreTrainedModel) -> torch.Tensor:
+    """Numbers of up to 256 rows, which tell the vectors of one run from those of another; no others are decoded."""
+    size = model.config.vocab_size
+    number = min(size, 256)
+    rows = torch.arange(number) * size // max(number, 1)
+    return model._input_rows()(rows.to(model.device))[:, :8].detach().cpu().contiguous()
+
+
+def _as_float(sample: torch.Tensor) -> np.ndarray:
     return sample.numpy() if sample.dtype == torch.float64 else sample.float().numpy()
 
 
-def _check_rows(weight: torch.Tensor, counts_file: str) -> None:
+def _check_rows(model: Word2VecPreTrainedModel, counts_file: str) -> None:
     """Refuse words that were saved with other vectors; saves of earlier releases have no sample to compare."""
     with safe_open(counts_file, "pt") as file:
-        sample = file.get_tensor("row_sample") if "row_sample" in file.keys() else None
-    if sample is None or weight.is_meta:
+        saved = file.get_tensor("row_sample") if "row_sample" in file.keys() else None
+    if saved is None or model.device.type == "meta":
         return
-    if not np.array_equal(_sample_rows(sample.to(weight.dtype)) if len(sample) else sample, _sample_rows(weight)):
+    found = _sample_rows(model)
+    if not np.array_equal(_as_float(saved.to(found.dtype)), _as_float(found)):
         raise ValueError(
             f"{counts_file} was saved with other vectors than those beside it, or is damaged: save the model again"
         )

@@ -176,7 +176,7 @@ class WordVectorQueries:
         return isinstance(word, str) and bool(self.unknown_vectors([word])[1].all())
 
     def __len__(self: Any) -> int:
-        return len(self.embeddings.weight)
+        return self.config.vocab_size
 
     def vector(self, words: str | Sequence[str]) -> torch.Tensor:
         """The vector of a word, of shape (embedding_size,), or those of several, (words, embedding_size).

@@ -23,6 +23,9 @@ def test_codes_choose_centroids_and_stay_codes(tmp_path):
             "embeddings.codes",
             "embeddings.centroids",
         }
+    loaded = Word2VecModel.from_pretrained(tmp_path)
+    loaded.save_pretrained(tmp_path)
+    assert len(loaded) == 3 and loaded.embeddings._decoded is None  # only queries need the whole matrix
     half = Word2VecModel.from_pretrained(tmp_path, dtype=torch.float16)
     assert half.word_vectors().dtype == torch.float16
     with pytest.raises(ValueError, match="inference only"):
