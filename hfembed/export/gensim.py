@@ -36,7 +36,7 @@ def export_word2vec_format(
 
 
 def export_gensim_model(checkpoint: str | Path | Checkpoint, path: str | Path) -> str:
-    """Write a gensim `Word2Vec` that continues training, or `KeyedVectors` for a model without output rows or counts.
+    """Write a gensim `Word2Vec` that continues training, or `KeyedVectors` where output rows or counts are lacking.
 
     Returns:
         What was written: "Word2Vec" or "KeyedVectors".
@@ -46,13 +46,15 @@ def export_gensim_model(checkpoint: str | Path | Checkpoint, path: str | Path) -
         OSError: A file cannot be written.
     """
     model = load_word2vec(checkpoint, "cpu")
-    whole, report = Word2VecForPreTraining.from_pretrained(
-        Checkpoint.resolve(checkpoint).folder, output_loading_info=True
-    )
-    if report["missing_keys"] or model.require_vocabulary().counts is None:
-        kind, saved = "KeyedVectors", model.to_keyed_vectors()
-    else:
-        kind, saved = "Word2Vec", whole.to_gensim()
+    kind, saved = "KeyedVectors", None
+    if model.config.quantized_parts is None and model.require_vocabulary().counts is not None:
+        whole, report = Word2VecForPreTraining.from_pretrained(
+            Checkpoint.resolve(checkpoint).folder, output_loading_info=True
+        )
+        if not report["missing_keys"]:  # the output rows
+            kind, saved = "Word2Vec", whole.to_gensim()
+    if saved is None:
+        saved = model.to_keyed_vectors()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
