@@ -209,11 +209,12 @@ class _Training:
         device = accelerator.device if accelerator else model.device
         self.subwords = None
         inputs, ngrams, context = model.word2vec.embeddings, model.word2vec.ngram_embeddings, model.context_embeddings
-        self.parameters = [inputs.weight, context.weight]
+        parameters = [context.weight] if ngrams is not None else [inputs.weight, context.weight]
         if device.type == "cpu":
-            for parameter in self.parameters:
+            for parameter in parameters:
                 _use_huge_pages(parameter)
-        self.rows = [p.detach().to(device, torch.float32).contiguous() for p in self.parameters]
+        self.rows = [p.detach().to(device, torch.float32).contiguous() for p in parameters]
+        self.trained = list(zip(parameters, self.rows, strict=True))
         if ngrams is not None:
             if self.num_ranks > 1:
                 raise InputError(
@@ -222,9 +223,11 @@ class _Training:
             self.subwords = SubwordTable.of(model.word2vec)
             # one table of all input rows; the model's own are brought up to date where it is used
             table = np.empty((len(inputs.weight) + len(ngrams.weight), config.embedding_size), dtype=np.float32)
-            self.rows[0] = torch.from_numpy(table).to(device)
-            self.rows[0][: len(inputs.weight)] = inputs.weight.detach()
-            self.rows[0][len(inputs.weight) :] = ngrams.weight.detach()
+            self.rows.insert(0, torch.from_numpy(table).to(device))
+            own, below = self.rows[0].split([len(inputs.weight), len(ngrams.weight)])
+            self.trained += [(inputs.weight, own), (ngrams.weight, below)]
+            own.copy_(inputs.weight.detach())
+            below.copy_(ngrams.weight.detach())
         self.num_threads = 1
         if device.type == "cpu":
             self.num_threads = settings.num_threads or max(available_cores() // self.num_ranks, 1)
@@ -442,14 +445,7 @@ class _Training:
     def _update_model(self) -> None:
         """Copy the rows into the model where it does not share their memory."""
         with torch.no_grad():
-            trained = zip(self.parameters, self.rows, strict=True)
-            if self.subwords is not None:
-                inputs = self.model.word2vec
-                own, ngrams = self.rows[0].split([len(inputs), len(self.rows[0]) - len(inputs)])
-                trained = zip(
-                    [*self.parameters, inputs.ngram_embeddings.weight], [own, self.rows[1], ngrams], strict=True
-                )
-            for parameter, matrix in trained:
+            for parameter, matrix in self.trained:
                 if parameter.data_ptr() != matrix.data_ptr():
                     parameter.copy_(matrix)
                 else:  # numba writes where torch does not see it

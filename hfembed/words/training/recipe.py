@@ -227,7 +227,9 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
         used = used_buckets(vocabulary.words, settings.subwords, settings.buckets)
         if old is not None and old.config.subwords == settings.subwords and old.config.buckets == settings.buckets:
             kept = old.word2vec.ngram_embeddings
-            used = used if kept is None else np.union1d(used, kept.stored_buckets())
+            assert kept is not None  # as it has subwords
+            stored = kept.stored_buckets()
+            used = np.union1d(used, stored)
         settings.ngram_rows = len(used) + 1
     model = Word2VecForPreTraining(settings, vocabulary)
     ngrams = model.word2vec.ngram_embeddings
@@ -244,8 +246,8 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
             ):
                 new[known] = trained[rows[known]]
             if ngrams is not None and kept is not None:
-                stored = torch.from_numpy(kept.stored_buckets())
-                ngrams.weight[ngrams.rows_of(stored)] = kept.weight[kept.rows_of(stored)]
+                buckets = torch.from_numpy(stored)
+                ngrams.weight[ngrams.rows_of(buckets)] = kept.weight[kept.rows_of(buckets)]
     return model
 
 
