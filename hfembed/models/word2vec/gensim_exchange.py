@@ -30,10 +30,7 @@ def make_keyed_vectors(
     if ngram_vectors is None:
         keyed_vectors = models.KeyedVectors(**size)
     else:
-        smallest, largest = config.subwords or (0, 0)
-        keyed_vectors = models.fasttext.FastTextKeyedVectors(
-            min_n=smallest, max_n=largest, bucket=config.buckets, **size
-        )
+        keyed_vectors = models.fasttext.FastTextKeyedVectors(**_ngram_settings(config), **size)
     keyed_vectors.index_to_key = list(vocabulary.words)
     keyed_vectors.key_to_index = dict(vocabulary.index)
     if vocabulary.counts is not None:
@@ -43,6 +40,11 @@ def make_keyed_vectors(
     else:
         _set_fasttext_rows(keyed_vectors, vectors.copy(), ngram_vectors.copy())
     return keyed_vectors
+
+
+def _ngram_settings(config: Word2VecConfig) -> dict[str, int]:
+    smallest, largest = config.subwords or (0, 0)
+    return {"min_n": smallest, "max_n": largest, "bucket": config.buckets}
 
 
 def _set_fasttext_rows(keyed_vectors: Any, vectors: np.ndarray, ngram_vectors: np.ndarray) -> None:
@@ -74,8 +76,7 @@ def make_gensim_model(
         raise ValueError("negative is 0: gensim has output rows only where negative is above 0")
     kind, subwords = _import_gensim().Word2Vec, {}
     if ngram_vectors is not None:
-        smallest, largest = config.subwords or (0, 0)
-        kind, subwords = _import_gensim().FastText, {"min_n": smallest, "max_n": largest, "bucket": config.buckets}
+        kind, subwords = _import_gensim().FastText, _ngram_settings(config)
     model = kind(
         **subwords,
         vector_size=config.embedding_size,
@@ -127,24 +128,21 @@ def read_ngram_vectors(keyed_vectors: Any) -> tuple[dict[str, Any], np.ndarray |
     return config, keyed_vectors.vectors_ngrams.copy()
 
 
-def read_gensim_config(model: Any, **fields: Any) -> Word2VecConfig:
-    """The configuration of a gensim `Word2Vec`, with more fields.
+def read_gensim_settings(model: Any) -> dict[str, Any]:
+    """How a gensim `Word2Vec` was trained, as fields of `Word2VecConfig`.
 
     Raises:
         ValueError: A model trained with hierarchical softmax alone.
     """
     if model.hs and not model.negative:
         raise ValueError("the gensim model has no output rows: it was trained with hierarchical softmax (hs=1)")
-    return Word2VecConfig(
-        architecture="skip-gram" if model.sg else "cbow",
-        vocab_size=len(model.wv),
-        embedding_size=model.vector_size,
-        window=model.window,
-        shrink_windows=bool(model.shrink_windows),
-        negative=model.negative,
-        sample=float(model.sample),
-        ns_exponent=float(model.ns_exponent),
-        cbow_mean=bool(model.cbow_mean),
-        min_count=model.min_count,
-        **fields,
-    )
+    return {
+        "architecture": "skip-gram" if model.sg else "cbow",
+        "window": model.window,
+        "shrink_windows": bool(model.shrink_windows),
+        "negative": model.negative,
+        "sample": float(model.sample),
+        "ns_exponent": float(model.ns_exponent),
+        "cbow_mean": bool(model.cbow_mean),
+        "min_count": model.min_count,
+    }

@@ -25,7 +25,7 @@ from .fasttext_format import FastTextFile, read_fasttext
 from .gensim_exchange import (
     make_gensim_model,
     make_keyed_vectors,
-    read_gensim_config,
+    read_gensim_settings,
     read_keyed_vectors,
     read_ngram_vectors,
 )
@@ -611,12 +611,9 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
         """
         vocabulary, vectors = read_keyed_vectors(model.wv, trained=True)
         subwords, ngram_vectors = read_ngram_vectors(model.wv)
-        with torch.device("meta"):
-            ours = cls(read_gensim_config(model, **subwords))
-        ours.word2vec = Word2VecModel.from_vectors(
-            vocabulary, vectors.copy(), ngram_vectors, **subwords, **_without_sizes(ours.config)
-        )
-        return ours._with_context(model.syn1neg.copy())
+        settings = read_gensim_settings(model)
+        inputs = Word2VecModel.from_vectors(vocabulary, vectors.copy(), ngram_vectors, **subwords, **settings)
+        return cls._with_rows(inputs, model.syn1neg.copy())
 
     @classmethod
     def from_fasttext(cls, path: str | Path) -> "Word2VecForPreTraining":
@@ -634,17 +631,16 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
 
     @classmethod
     def _from_fasttext_file(cls, file: FastTextFile) -> "Word2VecForPreTraining":
-        inputs = Word2VecModel._from_fasttext_file(file)
+        return cls._with_rows(Word2VecModel._from_fasttext_file(file), cast(np.ndarray, file.output))
+
+    @classmethod
+    def _with_rows(cls, inputs: Word2VecModel, context: np.ndarray) -> "Word2VecForPreTraining":
         with torch.device("meta"):
             ours = cls(inputs.config)
         ours.word2vec = inputs
-        return ours._with_context(cast(np.ndarray, file.output))
-
-    def _with_context(self, context: np.ndarray) -> "Word2VecForPreTraining":
-        self.context_embeddings.weight = nn.Parameter(torch.from_numpy(context))
-        self.config.dtype = self.word2vec.config.dtype
-        self._check_finite()
-        return self.eval()
+        ours.context_embeddings.weight = nn.Parameter(torch.from_numpy(context))
+        check_finite_rows(ours.context_embeddings.weight, ours.vocabulary)
+        return ours.eval()
 
     def to_gensim(self):
         """A gensim `Word2Vec` (`FastText`) with all matrices, that continues training where this stopped.
@@ -719,12 +715,6 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
 
 def _writeable(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _without_sizes(config: Word2VecConfig) -> dict[str, Any]:
-    """The settings of training, which a gensim model has."""
-    names = ("architecture", "window", "shrink_windows", "negative", "sample", "ns_exponent", "cbow_mean", "min_count")
-    return {name: getattr(config, name) for name in names}
 
 
 def _save_sentence_transformers_files(folder: Path) -> None:
