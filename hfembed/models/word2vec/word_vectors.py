@@ -378,7 +378,7 @@ class WordVectorQueries:
             TypeError: One text instead of a list.
         """
         matrix = self._matrix()
-        if getattr(self, "ngram_embeddings", None) is None:
+        if self.ngram_embeddings is None:
             encoded = self._words().encode(documents)
             reference = encoded if fitted_on is None else self._words().encode(fitted_on)
         else:  # unknown words get rows below those of the vocabulary
@@ -415,18 +415,17 @@ class WordVectorQueries:
             unknown: Words that have such rows already.
         """
         vocabulary = self._words()
-        extra = dict(zip(unknown or [], range(len(vocabulary), len(vocabulary) + len(unknown or [])), strict=True))
-        without: set[str] = set()
         split = vocabulary.split(documents)
-        new = {word: 0 for words in split for word in words if word not in extra and vocabulary.find(word) is None}
-        for word, known in zip(new, self.unknown_vectors(list(new))[1].tolist(), strict=True):
+        found = {word: vocabulary.find(word) for word in dict.fromkeys(word for words in split for word in words)}
+        extra = list(unknown or [])
+        found |= {word: len(vocabulary) + place for place, word in enumerate(extra)}
+        new = [word for word, row in found.items() if row is None]
+        for word, known in zip(new, self.unknown_vectors(new)[1].tolist(), strict=True):
             if known:
-                extra[word] = len(vocabulary) + len(extra)
-            else:
-                without.add(word)
-        found = [[extra.get(word, vocabulary.find(word)) for word in words if word not in without] for words in split]
-        rows = [np.array(ids, dtype=np.int64) for ids in found]
-        return rows, list(extra)
+                found[word] = len(vocabulary) + len(extra)
+                extra.append(word)
+        rows = [[found[word] for word in words if found[word] is not None] for words in split]
+        return [np.array(ids, dtype=np.int64) for ids in rows], extra
 
 
 def _weighted_means(matrix: torch.Tensor, encoded: list[np.ndarray], weights: np.ndarray | None) -> torch.Tensor:
