@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .subwords import LONGEST_NGRAM, MOST_BUCKETS
-from .word2vec_format import _Stream
+from .word2vec_format import BoundedStream
 
 MAGIC = 793712314
 _VERSIONS = (11, 12)
@@ -59,12 +59,12 @@ def read_fasttext(path: str | Path, with_output: bool = True) -> FastTextFile:
         ValueError: One line that says what is wrong with the file, or that it is of a supervised model.
         FileNotFoundError: There is no such file.
     """
-    with _Stream(Path(path)) as stream:
+    with BoundedStream(Path(path)) as stream:
         return _Reader(stream).read(with_output)
 
 
 class _Reader:
-    def __init__(self, stream: _Stream):
+    def __init__(self, stream: BoundedStream):
         self.stream = stream
 
     def fail(self, reason: str) -> ValueError:

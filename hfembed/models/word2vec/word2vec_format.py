@@ -54,13 +54,13 @@ def read_word2vec_format(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
     reader = _Reader(path, dtype, limit, unicode_errors)
-    with _Stream(path) as stream:
+    with BoundedStream(path) as stream:
         words, vectors = reader.read(stream, binary)
     counts = None if counts_file is None else _read_counts(Path(counts_file), words)
     return words, vectors, counts
 
 
-class _Stream:
+class BoundedStream:
     """A file, decompressed while reading, but not without end: a small archive may hold terabytes."""
 
     def __init__(self, path: Path):
@@ -71,7 +71,7 @@ class _Stream:
         self.left = self.most
         self.pending = b""
 
-    def __enter__(self) -> "_Stream":
+    def __enter__(self) -> "BoundedStream":
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -91,6 +91,7 @@ class _Stream:
         self.left += len(content)
 
     def readline(self, size: int) -> bytes:
+        """Up to `size` bytes of a line."""
         return self._take(self.file.readline, size)
 
     def _take(self, method: Callable[[int], bytes], size: int) -> bytes:
@@ -173,7 +174,7 @@ class _Reader:
     def fail(self, reason: str) -> ValueError:
         return ValueError(f"{self.path} cannot be read as word vectors: {reason}")
 
-    def read(self, stream: _Stream, binary: bool | None) -> tuple[list[str], np.ndarray]:
+    def read(self, stream: BoundedStream, binary: bool | None) -> tuple[list[str], np.ndarray]:
         first = stream.readline(_FIRST_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
         if not first.strip():
             raise self.fail("it is empty")
@@ -231,7 +232,9 @@ class _Reader:
         except (MemoryError, ValueError):
             raise self.fail(f"{rows} words of {dimension} dimensions do not fit into memory; set a limit") from None
 
-    def read_binary(self, stream: _Stream, size: int, dimension: int, buffer: bytes) -> tuple[list[str], np.ndarray]:
+    def read_binary(
+        self, stream: BoundedStream, size: int, dimension: int, buffer: bytes
+    ) -> tuple[list[str], np.ndarray]:
         wanted = size if self.limit is None else min(size, self.limit)
         matrix = self.allocate(wanted, dimension)
         row_bytes = 4 * dimension
@@ -260,7 +263,7 @@ class _Reader:
             raise self.fail(f"extra data after the {size} words that the header declares")
         return self.words, matrix
 
-    def read_glove(self, stream: _Stream, first: bytes) -> tuple[list[str], np.ndarray]:
+    def read_glove(self, stream: BoundedStream, first: bytes) -> tuple[list[str], np.ndarray]:
         """Infer the dimension from the first lines: words may contain spaces, and a line may be damaged."""
         start = first + stream.read(_FIRST_LINE_BYTES)
         whole = start.splitlines() if len(start) < len(first) + _FIRST_LINE_BYTES else start.split(b"\n")[:-1]
@@ -274,7 +277,7 @@ class _Reader:
         return self.read_text(stream, None, dimension, start)
 
     def read_text(
-        self, stream: _Stream, size: int | None, dimension: int, start: bytes
+        self, stream: BoundedStream, size: int | None, dimension: int, start: bytes
     ) -> tuple[list[str], np.ndarray]:
         """`size` is None for GloVe's files, whose words may contain spaces."""
         wanted = self.limit if size is None else min(size, self.limit or size)
@@ -328,7 +331,7 @@ class _Reader:
             raise self.fail(f"line {number} has {len(fields) - 1} numbers in place of {dimension}")
         return b" ".join(word), fields[-dimension:]
 
-    def lines(self, stream: _Stream, start: bytes, longest: int) -> Iterator[bytes]:
+    def lines(self, stream: BoundedStream, start: bytes, longest: int) -> Iterator[bytes]:
         """Lines without their breaks, from what was read already and the rest."""
         rest = start
         while True:
@@ -354,7 +357,7 @@ def _is_number(field: bytes) -> bool:
 
 def _read_counts(path: Path, words: list[str]) -> np.ndarray:
     counts = {}
-    with _Stream(path) as file:
+    with BoundedStream(path) as file:
         number = 0
         while line := file.readline(_LONGEST_WORD_BYTES + _NUMBER_BYTES):
             number += 1
