@@ -11,6 +11,7 @@ import numpy as np
 from hfembed.atomic import atomic_folder
 from hfembed.convert.foreign_checkpoint import reading
 from hfembed.convert.vector_files import refuse_other_kinds
+from hfembed.models.word2vec.configuration_word2vec import MOST_CENTROIDS
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import TextRules, Vocabulary
 
@@ -73,7 +74,7 @@ def _read_words(file: IO[bytes]) -> tuple[list[str], np.ndarray]:
 
 def _read_quantized(file: IO[bytes], size: int) -> tuple[np.ndarray, np.ndarray]:
     rows, dimension, parts, centroids = (int(n) for n in np.frombuffer(file.read(16), "<u4", 4))
-    if not (parts and dimension and dimension % parts == 0 and 1 <= centroids <= 256):
+    if not (parts and dimension and dimension % parts == 0 and 1 <= centroids <= MOST_CENTROIDS):
         raise ValueError(f"its pq.bin declares {parts} parts and {centroids} centroids of {dimension} dimensions")
     if size != 16 + rows * parts + dimension * centroids * 4:
         raise ValueError(f"its pq.bin of {size} bytes does not fit {rows} vectors of {dimension} dimensions")

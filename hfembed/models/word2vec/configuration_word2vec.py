@@ -9,6 +9,9 @@ from hfembed.models.config_fields import check_fields, check_sizes
 
 from .subwords import LONGEST_NGRAM, MOST_BUCKETS
 
+MOST_CENTROIDS = 256
+"""What a code of one byte tells apart."""
+
 
 @strict
 class Word2VecConfig(PreTrainedConfig):
@@ -70,7 +73,7 @@ class Word2VecConfig(PreTrainedConfig):
     buckets: int = 2_000_000
     ngram_rows: int | None = None
     quantized_parts: int | None = None
-    centroids: int = 256
+    centroids: int = MOST_CENTROIDS
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_fields(self, kwargs)
@@ -89,7 +92,7 @@ class Word2VecConfig(PreTrainedConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.quantized_parts is not None:
-            check_sizes(self, {"quantized_parts": self.embedding_size, "centroids": 256})
+            check_sizes(self, {"quantized_parts": self.embedding_size, "centroids": MOST_CENTROIDS})
             if self.embedding_size % self.quantized_parts:
                 raise ValueError(f"quantized_parts must divide embedding_size {self.embedding_size}")
         if self.subwords is None:
@@ -109,4 +112,4 @@ class Word2VecConfig(PreTrainedConfig):
         return self.embedding_size
 
 
-__all__ = ["Word2VecConfig"]
+__all__ = ["MOST_CENTROIDS", "Word2VecConfig"]

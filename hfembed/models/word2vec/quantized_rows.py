@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-CENTROIDS = 256
+from .configuration_word2vec import MOST_CENTROIDS
+
 _SAMPLE, _ROUNDS, _ROWS_AT_ONCE = 16_384, 15, 65_536
 
 
@@ -20,7 +21,7 @@ class QuantizedRows(nn.Module):
         centroids: How many each part chooses from, at most 256.
     """
 
-    def __init__(self, size: int, dimensions: int, parts: int, centroids: int = CENTROIDS):
+    def __init__(self, size: int, dimensions: int, parts: int, centroids: int):
         super().__init__()
         self.register_buffer("codes", torch.zeros(size, parts, dtype=torch.uint8))
         self.codes: torch.Tensor
@@ -68,7 +69,7 @@ def quantize_rows(vectors: torch.Tensor, parts: int, seed: int = 0) -> Quantized
     size, dimensions = vectors.shape
     if parts < 1 or dimensions % parts:
         raise ValueError(f"parts must divide the {dimensions} dimensions, but are {parts}")
-    rows = QuantizedRows(size, dimensions, parts, min(CENTROIDS, size))
+    rows = QuantizedRows(size, dimensions, parts, min(MOST_CENTROIDS, size))
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randperm(size, generator=generator)[:_SAMPLE]
     for part, piece in enumerate(vectors.view(size, parts, -1).unbind(dim=1)):
