@@ -114,7 +114,6 @@ class _Reader:
         quantized = bool(self.numbers("?")[0]) if versioned else False
         if pruned is not None and not quantized:
             raise self.fail("it is pruned but not quantized, as no fastText writes it")
-        has_ngrams = largest > 0 and buckets > 0
         num_ngrams = buckets if pruned is None else len(pruned)
         if quantized:
             rows = self.read_quantized(len(words) + num_ngrams, dimension)
@@ -138,7 +137,7 @@ class _Reader:
             ):  # fmt: skip
                 raise self.fail("its table of pruned n-grams points outside")
             positions[pruned[:, 0]] = pruned[:, 1]
-        has_ngrams = has_ngrams and len(ngram_vectors) > 0
+        has_ngrams = largest > 0 and buckets > 0 and len(ngram_vectors) > 0
         config = {
             "architecture": "skip-gram" if kind == _SKIP_GRAM else "cbow",
             "window": max(window, 1),
