@@ -61,8 +61,10 @@ class SubwordBags:
         chosen = first.index_select(0, owner).add_(torch.arange(len(owner), device=words.device))
         return self.rows.index_select(0, chosen).long(), owner, begins
 
-    def compose(self, matrix: torch.Tensor, words: torch.Tensor, rows: torch.Tensor, begins: torch.Tensor):
-        """The vectors of words (n, dimensions)."""
+    def compose(
+        self, matrix: torch.Tensor, words: torch.Tensor, rows: torch.Tensor, begins: torch.Tensor
+    ) -> torch.Tensor:
+        """The vectors of words (n, dimensions), `rows` and `begins` from `find`."""
         sums = torch.nn.functional.embedding_bag(rows, matrix, begins, mode="sum")
         return sums.mul_(self.scale.index_select(0, words)[:, None])
 
