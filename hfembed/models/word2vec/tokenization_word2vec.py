@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
-from .subwords import LONGEST_NGRAM, hash_ngrams
+from .subwords import LONGEST_NGRAM, MOST_BUCKETS, hash_ngrams
 
 _WIDTH = 128  # n-grams per word are padded to a multiple, so that batches of a pipeline fit together
 
@@ -29,7 +29,9 @@ class Word2VecTokenizer(PreTrainedTokenizerFast):
             ValueError: They are missing or impossible.
         """
         (smallest, largest), buckets = self.init_kwargs.get("subwords", (0, 0)), self.init_kwargs.get("buckets", 0)
-        if not (isinstance(buckets, int) and 1 <= smallest <= largest <= LONGEST_NGRAM and 1 <= buckets < 2**31):
+        if not (
+            isinstance(buckets, int) and 1 <= smallest <= largest <= LONGEST_NGRAM and 1 <= buckets <= MOST_BUCKETS
+        ):
             raise ValueError(f"tokenizer_config.json: impossible subwords {smallest, largest} or buckets {buckets}")
         return smallest, largest, buckets
 
