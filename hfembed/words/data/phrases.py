@@ -66,15 +66,9 @@ def learn_phrases(
     kept = None
     if cache_dir is not None:
         identity, _ = open_source(source, column, split, config_name)
-        settings = [
-            identity,
-            list(thresholds),
-            min_count,
-            discount,
-            lowercase,
-            word_pattern,
-            *([fold_yo] if fold_yo else []),
-        ]
+        settings = [identity, list(thresholds), min_count, discount, lowercase, word_pattern]
+        if fold_yo:  # results of releases before it are still found
+            settings.append(fold_yo)
         kept = Path(cache_dir) / f"phrases-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}.json"
         if kept.is_file():
             return tuple(tuple((first, second) for first, second in pairs) for pairs in json.loads(kept.read_text()))
