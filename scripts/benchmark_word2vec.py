@@ -36,6 +36,7 @@ from hfembed.checkpoint.loading import choose_device
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.training.config import read_config, setting
 from hfembed.words.data.corpora import EncodedCorpus, prepare_corpus
+from hfembed.words.evaluation.word_tests import UnknownVectors
 from hfembed.words.training.engine import ENGINES, train_word2vec
 from hfembed.words.training.recipe import TrainingTests, Word2VecTrainingConfig, start_model
 
@@ -113,12 +114,11 @@ def _write_words(lines, waiting: list[str], flush: bool) -> None:
         del waiting[:SENTENCE_LENGTH]
 
 
-Lookup = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]] | None
-Measured = tuple[float, float, list[str], torch.Tensor, Lookup]
+Measured = tuple[float, float, list[str], torch.Tensor, UnknownVectors | None]
 """Words per second, words per second of CPU time, words and vectors, and the vectors of other words."""
 
 
-def unknown_words_of(vector: Callable[[str], np.ndarray]) -> Lookup:
+def unknown_words_of(vector: Callable[[str], np.ndarray]) -> UnknownVectors:
     """The vectors of unknown words of another library."""
 
     def lookup(words: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -218,10 +218,10 @@ def run_engine(config: BenchmarkConfig, corpus: EncodedCorpus, engine: str, seed
 
 def ratios_to(speeds: dict[str, list[float]], peer: str = "gensim") -> dict[str, float]:
     """Engine -> median over the rounds of its speed / the peer's at its faster learning rate."""
-    gensims = [values for name, values in speeds.items() if name.startswith(peer)]
-    if not gensims:
+    peers = [values for name, values in speeds.items() if name.startswith(peer)]
+    if not peers:
         return {}
-    fastest = [max(round_speeds) for round_speeds in zip(*gensims, strict=True)]
+    fastest = [max(round_speeds) for round_speeds in zip(*peers, strict=True)]
     return {
         name: statistics.median(speed / base for speed, base in zip(values, fastest, strict=True))
         for name, values in speeds.items()
