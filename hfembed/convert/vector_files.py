@@ -18,6 +18,7 @@ _READERS = {
     "a tar archive": "unpack it first",
     "a file of safetensors": "if it is a checkpoint of hfembed or sentence-transformers, give its folder",
 }
+_GENSIM_SUFFIXES = (".kv", ".model", ".pkl")  # its pickle files, whatever they begin with
 
 
 def refuse_other_kinds(path: Path, expected: str) -> None:
@@ -38,7 +39,7 @@ def describe_vector_file(path: Path) -> str | None:
         return "a fastText .bin"
     if start[257:262] == b"ustar" or path.suffix == ".tar":
         return "a navec .tar" if _is_navec(path) else "a tar archive"
-    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+    if path.suffix in _GENSIM_SUFFIXES or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
         return "a pickle file"
     if start[:4] == b"PK\x03\x04":
         return "a zip archive (as of torch.save or numpy.savez)"

@@ -7,7 +7,7 @@ import torch
 
 from hfembed.atomic import atomic_folder
 from hfembed.convert.vector_files import refuse_other_kinds
-from hfembed.errors import InputError, input_errors
+from hfembed.errors import input_errors
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 
@@ -31,10 +31,6 @@ def convert_word2vec_file(
         OSError: It does not exist, or the folder cannot be written.
     """
     path = Path(source)
-    if path.suffix in (".kv", ".model", ".pkl"):
-        raise InputError(
-            f"{source} is a pickle file of gensim, and pickle files are not loaded: save it with save_word2vec_format"
-        )
     if path.is_file():
         refuse_other_kinds(path, "word2vec's or GloVe's format")
     with input_errors():
