@@ -262,13 +262,16 @@ def explain(
     aligned: Aligned = False,
     patch: Annotated[int, typer.Option(min=1, help="Side of the covering square, in pixels of the crop.")] = 24,
     stride: Annotated[int, typer.Option(min=1, help="Step between its positions, in pixels.")] = 8,
+    min_quality: options.MinQuality = MIN_QUALITY,
     device: options.Device = "auto",
 ) -> Answer:
     """Draw which regions make two faces similar, by covering them one by one."""
     check_writable(output)
     photo_files.check_photos(a, b)
     with input_errors():
-        embedder, processor, crop_a, crop_b = detection.read_face_pair(a, b, hub.face_model(model), aligned, device)
+        embedder, processor, crop_a, crop_b = detection.read_face_pair(
+            a, b, hub.face_model(model), aligned, device, min_quality
+        )
         map_a, similarity = occlusion.occlusion_map(embedder, processor, crop_a, crop_b, patch, stride)
         map_b, _ = occlusion.occlusion_map(embedder, processor, crop_b, crop_a, patch, stride)
     occlusion.plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, output)
