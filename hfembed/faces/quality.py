@@ -37,7 +37,7 @@ _WEIGHTS: tuple[dict[str, float], dict[str, float]] = (
     {"score": 2.1, "size": 0.4, "sharpness": 2.0, "yaw": 0.5, "pitch": 2.2, "roll": 2.0, "completeness": 1.1}
     | {"norm": 3.9},
 )
-TEMPER_EXPONENT = 1.5
+_TEMPER_EXPONENT = 1.5
 
 
 class FaceQuality(NamedTuple):
@@ -67,6 +67,9 @@ class FaceQuality(NamedTuple):
     completeness: float = 1.0
     overall: float = 1.0
     weakness: str = ""
+
+
+COMPONENTS = tuple(name for name in FaceQuality._fields if name not in ("overall", "weakness"))
 
 
 def head_angles(landmarks: np.ndarray) -> tuple[float, float, float]:
@@ -133,7 +136,7 @@ def overall_quality(quality: Any, reference: Mapping[str, float] | None = None) 
     """The estimated probability that the face matches a good photo of the same person at a false accept rate of 1e-3.
 
     A logistic regression on what each component lacks, with weights that are not negative: quality never falls when a
-    component rises. The weights are of `scripts/measure_face_quality.py`.
+    component rises. The weights are of `scripts/fit_face_quality.py`.
 
     Args:
         quality: A `FaceQuality`, whose fields may be arrays (N,).
@@ -168,4 +171,4 @@ def norm_reference(norms: np.ndarray) -> dict[str, float]:
 
 def tempered_log_odds(log_odds: float, quality: float) -> float:
     """Move the log odds that two faces are one person's toward even, as the quality of the worse face falls."""
-    return log_odds * quality**TEMPER_EXPONENT
+    return log_odds * quality**_TEMPER_EXPONENT
