@@ -16,12 +16,11 @@ import argparse
 import json
 import statistics
 import tarfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from interleaving import interleaved
 from PIL import Image
 
 from hfembed.atomic import atomic_write
@@ -110,18 +109,6 @@ def measure(found: list[Landmarks], faces: list[list[Landmarks]]) -> dict[str, f
         "false_per_100_photos": 100 * false / len(found),
         "landmark_error": statistics.median(errors) if errors else float("nan"),
     }
-
-
-def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each variant; they take turns, after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for round_ in range(rounds + 1):
-        for name, run in variants.items():
-            start = time.process_time()
-            run()
-            if round_:
-                seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def shrunk(photo: torch.Tensor, face: Landmarks, width: float) -> tuple[torch.Tensor, Landmarks]:
