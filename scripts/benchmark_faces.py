@@ -226,8 +226,7 @@ def original_detector(folder: Path, min_face_size: float) -> torch.nn.Module:
 def load_detector(folder: str, min_face_size: float | None) -> FaceDetector:
     """A detector that looks for faces from a size; its own by default."""
     detector, _ = load_face_detector(folder, "cpu")
-    if min_face_size is not None:
-        detector.config.min_face_size = min_face_size  # type: ignore[attr-defined]
+    detector.change_search(min_face_size=min_face_size)
     return detector
 
 
