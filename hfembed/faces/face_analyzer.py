@@ -451,13 +451,10 @@ class FaceAnalyzer:
             box: (4,), in pixels of the photo itself, as the landmarks (5, 2) are.
             crop: From `crop`.
         """
-        height, width = (photo.shrinkage * side for side in photo.pixels.shape[1:])
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None]
         sharp = sharpness(_at_standard_scale(pixels, self.embedder_processor.template)).item()
         reference = (self.embedder.config.thresholds or {}).get("norm")
-        return functools.partial(
-            assess_face, float(score), box, landmarks, (width, height), sharp, reference=reference
-        )
+        return functools.partial(assess_face, float(score), box, landmarks, photo.size, sharp, reference=reference)
 
     def _embed_each(self, crops: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.floating] | str]:
         """For each crop embedding and norm, or why it has none: one that fails does not fail the others."""
@@ -646,9 +643,8 @@ def nothing_found(photo: Photo) -> str:
     """Say that a photo shows no face, and at what size it was searched, if that is not its own."""
     if photo.shrinkage <= 1:
         return "no face was found"
-    searched = max(photo.pixels.shape)
     return (
-        f"no face was found in it at {searched} of {round(searched * photo.shrinkage)} pixels; a larger "
+        f"no face was found in it at {max(photo.pixels.shape[1:])} of {round(max(photo.size))} pixels; a larger "
         "max_image_size finds smaller faces"
     )
 
