@@ -6,7 +6,6 @@ import math
 import os
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -26,7 +25,7 @@ from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.default_model import resolve_face_model
 from hfembed.faces.display import draw_faces, png
-from hfembed.faces.quality import FaceQuality, assess_face, tempered_log_odds
+from hfembed.faces.quality import FaceQuality, assess_face, describe_poor, tempered_log_odds
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
 from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
@@ -590,12 +589,8 @@ def describe_set_aside(photo: AnalyzedPhoto) -> str | None:
     """One line on the faces of a photo that were set aside; None where there are none."""
     if not photo.set_aside:
         return None
-    best = max(photo.set_aside, key=lambda face: face.quality.overall).quality
-    counts = Counter(face.quality.weakness or "poor" for face in photo.set_aside)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    faces = len(photo.set_aside) + len(photo.faces)
-    aside = f"{len(photo.set_aside)} of {faces} faces set aside"
-    return f"{photo.name}: {aside}, quality {best.overall:.2f} or less ({reasons})"
+    poor = [face.quality for face in photo.set_aside]
+    return f"{photo.name}: {describe_poor(poor, len(poor) + len(photo.faces))}"
 
 
 def compose_analyzer(

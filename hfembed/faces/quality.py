@@ -1,6 +1,7 @@
 """How far the embedding of a face can be trusted, as one number in [0, 1]."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,6 +163,14 @@ def shortfalls(quality: Any, reference: Mapping[str, float] | None = None) -> di
     if reference is not None:
         lacking["norm"] = (0.5 - (quality.norm - reference["mean"]) / reference["std"]) / 5
     return {name: np.clip(value, 0, 1) for name, value in lacking.items()}
+
+
+def describe_poor(poor: Sequence[FaceQuality], faces: int) -> str:
+    """One line about all faces of a photo: "2 of 3 faces set aside, quality 0.31 or less (1 small, 1 blurred)"."""
+    best = max(quality.overall for quality in poor)
+    counts = Counter(quality.weakness or "poor" for quality in poor)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return f"{len(poor)} of {faces} faces set aside, quality {best:.2f} or less ({reasons})"
 
 
 def norm_reference(norms: np.ndarray) -> dict[str, float]:
