@@ -36,48 +36,29 @@ from hfembed.models.yunet.configuration_yunet import YuNetConfig
 from hfembed.models.yunet.image_processing_yunet import YuNetImageProcessor
 from hfembed.models.yunet.modeling_yunet import YuNetModel
 
-AutoConfig.register("hfembed_face_embedder", FaceEmbedderConfig)
-AutoModel.register(FaceEmbedderConfig, FaceEmbedderModel)
-AutoModelForImageClassification.register(FaceEmbedderConfig, FaceEmbedderForClassification)
-# one processor under both names: published numbers depend on the resampling
-AutoImageProcessor.register(
-    FaceEmbedderConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
-)
-
-detectors: tuple[tuple[Any, type, type], ...] = (
-    (FaceDetectorConfig, FaceDetectorModel, FaceDetectorImageProcessor),
-    (RetinaFaceConfig, RetinaFaceModel, RetinaFaceImageProcessor),
-    (YuNetConfig, YuNetModel, YuNetImageProcessor),
-)
-for config_class, model_class, processor_class in detectors:
+# config -> model, image processor
+image_families: dict[Any, tuple[type, type]] = {
+    FaceEmbedderConfig: (FaceEmbedderModel, FaceImageProcessor),
+    FaceDetectorConfig: (FaceDetectorModel, FaceDetectorImageProcessor),
+    RetinaFaceConfig: (RetinaFaceModel, RetinaFaceImageProcessor),
+    YuNetConfig: (YuNetModel, YuNetImageProcessor),
+    # one image processor for all autoencoders: it knows sizes and channels, and no network
+    ConvAutoencoderConfig: (ConvAutoencoderModel, ConvAutoencoderImageProcessor),
+    AppearanceAutoencoderConfig: (AppearanceAutoencoderModel, ConvAutoencoderImageProcessor),
+    RestorationAutoencoderConfig: (RestorationAutoencoderModel, ConvAutoencoderImageProcessor),
+    # the crop is the face embedder's: with five landmarks a face lies where the template says
+    FaceSwapConfig: (FaceSwapModel, FaceImageProcessor),
+}
+for config_class, (model_class, processor_class) in image_families.items():
     AutoConfig.register(config_class.model_type, config_class)
     AutoModel.register(config_class, model_class)
+    # one processor under both names: published numbers depend on the resampling
     AutoImageProcessor.register(
         config_class, image_processor_classes={"pil": processor_class, "torchvision": processor_class}
     )
+AutoModelForImageClassification.register(FaceEmbedderConfig, FaceEmbedderForClassification)
 
 AutoConfig.register("hfembed_word2vec", Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)
 AutoModelForPreTraining.register(Word2VecConfig, Word2VecForPreTraining)
 AutoTokenizer.register(Word2VecConfig, fast_tokenizer_class=Word2VecTokenizer)
-
-# one image processor for all autoencoders: it knows sizes and channels, and no network
-autoencoders: dict[Any, type] = {
-    ConvAutoencoderConfig: ConvAutoencoderModel,
-    AppearanceAutoencoderConfig: AppearanceAutoencoderModel,
-    RestorationAutoencoderConfig: RestorationAutoencoderModel,
-}
-for config_class, model_class in autoencoders.items():
-    AutoConfig.register(config_class.model_type, config_class)
-    AutoModel.register(config_class, model_class)
-    AutoImageProcessor.register(
-        config_class,
-        image_processor_classes={"pil": ConvAutoencoderImageProcessor, "torchvision": ConvAutoencoderImageProcessor},
-    )
-
-# the crop is the face embedder's: with five landmarks a face lies where the template says
-AutoConfig.register("hfembed_face_swap", FaceSwapConfig)
-AutoModel.register(FaceSwapConfig, FaceSwapModel)
-AutoImageProcessor.register(
-    FaceSwapConfig, image_processor_classes={"pil": FaceImageProcessor, "torchvision": FaceImageProcessor}
-)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from transformers import IMAGE_PROCESSOR_MAPPING, MODEL_MAPPING, BaseImageProcessor, PreTrainedModel
+from transformers import IMAGE_PROCESSOR_MAPPING, MODEL_MAPPING, PreTrainedModel
 from transformers.utils import logging
 
 from hfembed.checkpoint.checkpoint import Checkpoint
@@ -33,37 +33,34 @@ AUTOENCODERS = (CONV_AUTOENCODER, APPEARANCE_AUTOENCODER, RESTORATION_AUTOENCODE
 WORD2VEC = "hfembed_word2vec"
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-Processor = TypeVar("Processor", bound=BaseImageProcessor)
 
 
 def load_face_embedder(
     checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> tuple[FaceEmbedderModel, FaceImageProcessor]:
     """Load a face embedder, without its classification head, and its processor; as `load_image_model`."""
-    return load_image_model(checkpoint, FaceEmbedderModel, FaceImageProcessor, "a face embedder", device, dtype, **hub)
+    return load_image_model(checkpoint, FaceEmbedderModel, "a face embedder", device, dtype, **hub)
 
 
 def load_face_detector(
     checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> tuple[FaceDetector, PhotoImageProcessor]:
     """Load a face detector, of any family, and its processor; as `load_image_model`."""
-    return load_image_model(checkpoint, FaceDetector, PhotoImageProcessor, "a face detector", device, dtype, **hub)
+    return load_image_model(checkpoint, FaceDetector, "a face detector", device, dtype, **hub)
 
 
 def load_autoencoder(
     checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> tuple[AutoencoderModelBase, ConvAutoencoderImageProcessor]:
     """Load an autoencoder, of any of the `AUTOENCODERS`, and its processor; as `load_image_model`."""
-    return load_image_model(
-        checkpoint, AutoencoderModelBase, ConvAutoencoderImageProcessor, "an autoencoder", device, dtype, **hub
-    )
+    return load_image_model(checkpoint, AutoencoderModelBase, "an autoencoder", device, dtype, **hub)
 
 
 def load_face_swap(
     checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
 ) -> tuple[FaceSwapModel, FaceImageProcessor]:
     """Load a face swap model and its processor; as `load_image_model`."""
-    return load_image_model(checkpoint, FaceSwapModel, FaceImageProcessor, "a face swap model", device, dtype, **hub)
+    return load_image_model(checkpoint, FaceSwapModel, "a face swap model", device, dtype, **hub)
 
 
 def load_word2vec(
@@ -84,25 +81,23 @@ def load_word2vec(
 def load_image_model(
     checkpoint: str | Path | Checkpoint,
     model_class: type[Model],
-    processor_class: type[Processor],
     kind: str,
     device: str = "auto",
     dtype: torch.dtype | str = torch.float32,
     **hub: Any,
-) -> tuple[Model, Processor]:
+) -> tuple[Model, Any]:
     """Load a model of one family and its image processor, ready to use.
 
     Args:
         checkpoint: Folder, "owner/name", "owner/name@revision", or a resolved one.
         model_class: What the checkpoint must hold.
-        processor_class: Its processor's class.
         kind: What a person calls the family, with its article: "a face embedder".
         device: A torch device, or "auto" for the accelerator where there is one.
         dtype: Of the weights; a name too, or "auto" for the checkpoint's own.
         **hub: revision, subfolder, token, cache_dir, local_files_only of `Checkpoint.resolve`.
 
     Returns:
-        The model in eval mode, and its processor.
+        The model in eval mode, and its processor, of the class registered for the model.
 
     Raises:
         InputError: There is no such checkpoint, it is of another family, weights are missing, damaged or not finite,
@@ -111,11 +106,8 @@ def load_image_model(
     checkpoint = Checkpoint.resolve(checkpoint, **hub)
     model = _load_model(checkpoint, model_class, kind, device, dtype)
     processors: Any = IMAGE_PROCESSOR_MAPPING  # its type in transformers is that of older versions
-    registered = processors[type(model.config)]["pil"]
-    processor_class = registered if issubclass(registered, processor_class) else processor_class
     with _one_line(checkpoint.name, kind):
-        processor: Processor = processor_class.from_pretrained(checkpoint.folder)
-    return model, processor
+        return model, processors[type(model.config)]["pil"].from_pretrained(checkpoint.folder)
 
 
 def _load_model(

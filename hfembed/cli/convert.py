@@ -1,7 +1,7 @@
 """`hfembed convert`: make a checkpoint folder from a foreign file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ with lazy_imports():
     )
 if TYPE_CHECKING:
     from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
+    from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 commands = Commands(help="Make a checkpoint folder from a foreign file.")
 
@@ -161,9 +162,7 @@ def convert_word2vec(
     check_destination(destination, overwrite)
     file = foreign_checkpoint.find_file(source)
     model = word2vec.convert_word2vec_file(file, destination, binary, limit, dtype, counts, unicode_errors)
-    words, dimensions = model.config.vocab_size, model.config.embedding_size
-    text = f"{words} words of {dimensions} dimensions written to {destination}"
-    return Answer.written(destination, text, words=words, dimensions=dimensions)
+    return _words_answer(model, destination)
 
 
 @commands.command("fasttext")
@@ -176,12 +175,9 @@ def convert_fasttext(
     """Convert fastText's .bin or .ftz (also .gz) with its n-grams, so that unknown words have vectors too."""
     check_destination(destination, overwrite)
     model = fasttext.convert_fasttext(foreign_checkpoint.find_file(source), destination, output_rows)
-    config = model.config
-    text = f"{config.vocab_size} words of {config.embedding_size} dimensions"
-    if config.subwords is not None:
-        text += f" and n-grams of {config.subwords[0]} to {config.subwords[1]} characters"
-    counts = {"words": config.vocab_size, "dimensions": config.embedding_size, "subwords": config.subwords}
-    return Answer.written(destination, f"{text} written to {destination}", **counts)
+    subwords = model.config.subwords
+    ngrams = "" if subwords is None else f" and n-grams of {subwords[0]} to {subwords[1]} characters"
+    return _words_answer(model, destination, ngrams, subwords=subwords)
 
 
 @commands.command("navec")
@@ -189,12 +185,16 @@ def convert_navec(source: Source, destination: Destination, overwrite: Overwrite
     """Convert navec's .tar, Russian word vectors; they stay product-quantized."""
     check_destination(destination, overwrite)
     model = navec.convert_navec(foreign_checkpoint.find_file(source), destination)
-    words, dimensions = model.config.vocab_size, model.config.embedding_size
-    text = f"{words} words of {dimensions} dimensions written to {destination}"
-    return Answer.written(destination, text, words=words, dimensions=dimensions)
+    return _words_answer(model, destination)
 
 
 def _answer(source: str, model: "FaceEmbedderModel | FaceEmbedderForClassification", destination: Path) -> Answer:
     trunk, dimensions = model.config.trunk, model.config.embedding_size
     text = f"{source}: {trunk}, embeddings of {dimensions} dimensions; written to {destination}"
     return Answer.written(destination, text, trunk=trunk, dimensions=dimensions)
+
+
+def _words_answer(model: "Word2VecModel", destination: Path, more: str = "", **record: Any) -> Answer:
+    words, dimensions = model.config.vocab_size, model.config.embedding_size
+    text = f"{words} words of {dimensions} dimensions{more} written to {destination}"
+    return Answer.written(destination, text, words=words, dimensions=dimensions, **record)

@@ -72,11 +72,9 @@ def reading(source: str | Path, layout: str) -> Iterator[None]:
         yield
     except (InputError, MemoryError, ModuleNotFoundError):
         raise
-    except OSError as error:
-        if error.errno is not None:  # of the machine, not of the file
-            raise
-        raise InputError(f"{source} is damaged, or no {layout}: {first_line(error)}") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the machine, not of the file
+            raise
         reason = first_line(error)
         is_named = str(source) in reason  # readers of ours name the file themselves
         raise InputError(reason if is_named else f"{source} is damaged, or no {layout}: {reason}") from error

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hfembed.convert import foreign_checkpoint as foreign_checkpoint  # all converters need it
+# not used here: with it comes transformers, whose bars of files the command line turns off when this module is loaded,
+# before a converter is
+from hfembed.convert import foreign_checkpoint as foreign_checkpoint
 from hfembed.convert.known_checkpoints import KnownCheckpoint, KnownFile, Source
 from hfembed.errors import InputError
 from hfembed.hub.download import download_files

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from hfembed.convert.foreign_checkpoint import fill
 from hfembed.convert.iresnet import iresnet_config
 from hfembed.convert.onnx_graph import OnnxLayers, Weights, under
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -37,10 +36,7 @@ def read_iresnet_onnx(file: Path, source: str) -> FaceEmbedderModel:
     if not widths or features % widths[-1] or "shortcut.0.weight" not in blocks[0]:
         raise graph.error(f"it has {len(blocks)} residual blocks, of widths {widths}")
     model = FaceEmbedderModel(iresnet_config(depths, widths, features // widths[-1], embedding_size))
-    try:
-        fill(model, weights)
-    except RuntimeError as error:
-        raise graph.error(str(error).splitlines()[-1].strip()) from error
+    graph.fill(model, weights)
     return model
 
 

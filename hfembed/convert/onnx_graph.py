@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from hfembed.convert.batch_norms import EPS, unscaled_norm
+from hfembed.convert.foreign_checkpoint import fill
 from hfembed.errors import InputError
+from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -249,6 +251,17 @@ class OnnxLayers(OnnxGraph):
         name = self.node(node.input[0], "a Flatten", "Flatten", "Reshape").input[0]
         last, name = self.norm(name)
         return {"projection.weight": matrix} | under("norm", norm) | under("trunk.norm", last), name
+
+    def fill(self, model: FaceEmbedderModel, weights: Weights) -> None:
+        """Give a model its weights.
+
+        Raises:
+            InputError: They are not its own.
+        """
+        try:
+            fill(model, weights)
+        except RuntimeError as error:
+            raise self.error(str(error).splitlines()[-1].strip()) from error
 
     def _with_bias(self, node: "NodeProto", norm: Weights | None, channels: int) -> Weights:
         bias = self.constant(node, 2) if len(node.input) > 2 else torch.zeros(channels)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hfembed.atomic import check_destination
+from hfembed.convert.batch_norms import convolution, norm_shapes
 from hfembed.convert.foreign_checkpoint import check_layout, find_file, read_state_dict, write_checkpoint
 from hfembed.models.retinaface.configuration_retinaface import RetinaFaceConfig
 from hfembed.models.retinaface.image_processing_retinaface import RetinaFaceImageProcessor
@@ -57,8 +57,7 @@ def convert_retinaface(
     shapes: dict[str, tuple[int, ...]] = {}
     for name, conv, norm in _convolutions():
         shapes[f"{conv}.weight"] = tuple(ours[f"{name}.weight"])
-        count = len(model.get_parameter(f"{name}.bias"))
-        shapes |= {f"{norm}.{key}": (count,) for key in ("weight", "bias", "running_mean", "running_var")}
+        shapes |= norm_shapes(norm, len(model.get_parameter(f"{name}.bias")))
     priors, width = len(model.config.min_sizes[0]), model.config.feature_width
     for head, numbers in _HEADS.items():
         for level in range(3):
@@ -70,11 +69,7 @@ def convert_retinaface(
 
     weights: dict[str, torch.Tensor] = {}
     for name, conv, norm in _convolutions():
-        mean, variance = theirs[f"{norm}.running_mean"], theirs[f"{norm}.running_var"]
-        scale, shift = theirs[f"{norm}.weight"], theirs[f"{norm}.bias"]
-        weights[f"{name}.weight"], weights[f"{name}.bias"] = fuse_conv_bn_weights(
-            theirs[f"{conv}.weight"], None, mean, variance, 1e-5, scale, shift
-        )
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = convolution(theirs, conv, norm)
     weights["stem.conv.weight"] = weights["stem.conv.weight"].flip(1)  # it was trained on BGR
     for level in range(3):
         for kind in ("weight", "bias"):

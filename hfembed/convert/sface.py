@@ -4,12 +4,13 @@ import math
 from pathlib import Path
 
 from hfembed.atomic import check_destination
-from hfembed.convert.foreign_checkpoint import fill, find_file, reading, write_checkpoint
+from hfembed.convert.foreign_checkpoint import find_file, reading, write_checkpoint
 from hfembed.convert.onnx_graph import OnnxLayers, Weights, under
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
+LAYOUT = "SFace of the OpenCV model zoo"
 TRAINER = "opencv/opencv_zoo, models/face_recognition_sface"
 NOTE = (
     "OpenCV's model zoo gives the file under the Apache-2.0 license and names Yaoyao Zhong (SFace, 2021) as its "
@@ -21,8 +22,8 @@ def convert_sface(source: str, destination: str | Path, overwrite: bool = False)
     """Turn OpenCV's face_recognition_sface .onnx file into a folder that `from_pretrained` reads."""
     check_destination(destination, overwrite)
     file = find_file(source)
-    with reading(source, "SFace of the OpenCV model zoo"):
-        model, processor = _read(OnnxSFace(file, source, "SFace of the OpenCV model zoo"))
+    with reading(source, LAYOUT):
+        model, processor = _read(OnnxSFace(file, source, LAYOUT))
     write_checkpoint(destination, model, processor, [file], TRAINER, NOTE, "apache-2.0")
     return model
 
@@ -60,10 +61,7 @@ def _read(graph: OnnxSFace) -> tuple[FaceEmbedderModel, FaceImageProcessor]:
         raise graph.error(f"a {graph.kind(name)} comes before the normalization of the pixels")
     if not math.isfinite(1 / (scale or math.inf)) or not scale > 0:
         raise graph.error(f"it multiplies pixels by {scale}")
-    try:
-        fill(model, weights)
-    except RuntimeError as error:
-        raise graph.error(str(error).splitlines()[-1].strip()) from error
+    graph.fill(model, weights)
     return model, FaceImageProcessor(image_mean=mean / 255, image_std=1 / (scale * 255))
 
 

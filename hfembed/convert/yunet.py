@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hfembed.atomic import check_destination
+from hfembed.convert.batch_norms import convolution, norm_shapes
 from hfembed.convert.foreign_checkpoint import check_layout, find_file, read_state_dict, reading, write_checkpoint
 from hfembed.convert.onnx_graph import OnnxGraph, Weights, under
 from hfembed.models.yunet.configuration_yunet import YuNetConfig
@@ -34,7 +34,7 @@ def convert_yunet(source: str, destination: str | Path, overwrite: bool = False)
     """
     check_destination(destination, overwrite)
     file = find_file(source)
-    with reading(source, LAYOUT):
+    with reading(source, "YuNet"):
         theirs = _read_onnx(file, str(file)) if file.suffix == ".onnx" else read_state_dict(file)
         config = _config(theirs)
         model = YuNetModel(config).eval()
@@ -91,17 +91,10 @@ def _translate(theirs: Weights, config: YuNetConfig, source: str) -> Weights:
         for (conv, norm), count in zip(sources, outputs, strict=True):
             shapes |= {f"{conv}.weight": (count, *ours[f"{name}.weight"][1:]), f"{conv}.bias": (count,)}
             if norm is not None and not is_folded:
-                shapes |= {f"{norm}.{key}": (count,) for key in ("weight", "bias", "running_mean", "running_var")}
+                shapes |= norm_shapes(norm, count)
     check_layout(theirs, shapes, source, LAYOUT)
     for name, sources in _convolutions(config):
-        parts = []
-        for conv, norm in sources:
-            weight, bias = theirs[f"{conv}.weight"], theirs[f"{conv}.bias"]
-            if norm is not None and not is_folded:
-                mean, variance = theirs[f"{norm}.running_mean"], theirs[f"{norm}.running_var"]
-                scale, shift = theirs[f"{norm}.weight"], theirs[f"{norm}.bias"]
-                weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, 1e-5, scale, shift)
-            parts.append((weight, bias))
+        parts = [convolution(theirs, conv, None if is_folded else norm) for conv, norm in sources]
         weights[f"{name}.weight"], weights[f"{name}.bias"] = (torch.cat(part) for part in zip(*parts, strict=True))
     weights["stem.weight"] = weights["stem.weight"].flip(1)  # it was trained on BGR
     return weights

@@ -59,7 +59,9 @@ def resolve_face_model(
         try:
             return Checkpoint.resolve(named, revision=revision, subfolder=subfolder, **hub)
         except InputError as error:
-            raise error if name else InputError(f"{MODEL_VARIABLE}: {error}") from error
+            if name:
+                raise
+            raise type(error)(f"{MODEL_VARIABLE}: {error}") from error
     if revision or subfolder:
         raise InputError(f"revision and subfolder ({revision or subfolder}) need the name of a model")
     folder = default_folder()

@@ -5,10 +5,12 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from hfembed.models.config_fields import check_fields
+from hfembed.models.config_fields import check_fields, check_sizes
 
 MIN_IMAGE_SIZE = 12
 MAX_IMAGE_SIZE = 16_384
+# pixels of the smallest face that such a network finds reliably
+SMALLEST_FACE = 20
 
 
 @strict
@@ -45,4 +47,41 @@ class DetectorConfig(PreTrainedConfig):
             )
 
 
-__all__ = ["DetectorConfig"]
+@strict
+class OneNetworkDetectorConfig(DetectorConfig):
+    """Base of the configs of detectors that are one convolutional network.
+
+    Args:
+        min_face_size (`float`, *optional*, defaults to 20):
+            Side of the smallest face looked for, in pixels of the photo as it is searched (see `max_image_size`), at
+            least 10. The networks find faces from about 20 pixels: other photos are resized, and the time grows with
+            the inverse square.
+        score_threshold (`float`, *optional*, defaults to 0.6):
+            Score from which on a face is reported, in [0, 1].
+        nms_threshold (`float`, *optional*, defaults to 0.3):
+            Intersection over union above which the weaker of two faces is dropped, in [0, 1].
+        max_candidates (`int`, *optional*, defaults to 5000):
+            Highest-scoring boxes of a photo that are compared with each other.
+    """
+
+    min_face_size: float | int = SMALLEST_FACE
+    score_threshold: float = 0.6
+    nms_threshold: float = 0.3
+    max_candidates: int = 5000
+
+    def validate_search(self) -> None:
+        """Reject faces too small, thresholds outside [0, 1] and more candidates than fit into memory."""
+        if not 10 <= self.min_face_size <= 1000:
+            raise ValueError(f"min_face_size must lie between 10 and 1000 pixels, got {self.min_face_size}")
+        for name in ("score_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_sizes(self, {"max_candidates": 100_000})
+
+    @property
+    def search_scale(self) -> float:
+        """What photos are resized by, so that the smallest face has 20 pixels."""
+        return SMALLEST_FACE / self.min_face_size
+
+
+__all__ = ["DetectorConfig", "OneNetworkDetectorConfig"]

@@ -77,6 +77,9 @@ def test_a_wrong_variable_is_named(default, monkeypatch):
     monkeypatch.setenv(default_model.MODEL_VARIABLE, "/nowhere/x")
     with pytest.raises(InputError, match="^HFEMBED_FACE_MODEL: /nowhere/x"):
         resolve_face_model()
+    with pytest.raises(InputError, match="^/nowhere/y") as given:
+        resolve_face_model("/nowhere/y")
+    assert given.value.__cause__ is not given.value
 
 
 def test_other_thresholds_are_another_model(default, monkeypatch):

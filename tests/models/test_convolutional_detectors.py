@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from hfembed import (
@@ -17,6 +16,11 @@ from hfembed import (
 from hfembed.models.detected_faces import DetectedFaces, FaceDetector, FaceDetectorOutput, turn_back
 from hfembed.models.face_detector_config import DetectorConfig
 from tests.contract import ModelContract
+from tests.models.detector_checks import (
+    assert_same_faces,
+    check_faces_in_pixels_of_the_photo_itself,
+    check_searched_alike_alone_and_among_others,
+)
 
 SMALL_YUNET = {"widths": [4, 8, 8, 8, 8, 8]}
 SMALL_RETINAFACE = {"base_width": 2, "feature_width": 8}
@@ -98,40 +102,18 @@ class TestRetinaFace(DetectorContract):
         return RetinaFaceConfig(**SMALL_RETINAFACE, negative_slope=0.1, score_threshold=0.0)
 
 
-def assert_same_faces(first, second, tolerance):
-    assert first.scores.shape == second.scores.shape
-    for values, others in zip(first, second, strict=True):
-        torch.testing.assert_close(values, others, rtol=0, atol=tolerance)
-
-
 @pytest.mark.parametrize("family", ["yunet", "retinaface"])
 class TestDetection:
     def test_a_photo_is_searched_alike_alone_and_among_others(self, family):
-        model = random_detector(family)
         # 60 x 80 and 61 x 83 are one size once padded to multiples of 32
         photos = random_photos((60, 80), (200, 120), (61, 83), (12, 300), (60, 80), (5, 7), (1, 1))
-        together = model.detect_in(photos)
-        assert sum(len(faces.scores) for faces in together) > 20
-        for photo, faces in zip(photos, together, strict=True):
-            assert_same_faces(model.detect_in([photo])[0], faces, 0.01)
-        model.pixels_at_a_time, model.pixels_in_cache = 10_000, 1
-        for faces, in_parts in zip(together, model.detect_in(photos), strict=True):
-            assert_same_faces(in_parts, faces, 0.01)
+        check_searched_alike_alone_and_among_others(
+            random_detector(family), photos, pixels_at_a_time=10_000, pixels_in_cache=1
+        )
 
     def test_faces_come_in_the_pixels_of_the_photo_itself(self, family, tmp_path):
         model = random_detector(family, max_image_size=100)
-        photo = Image.fromarray(random_photos((80, 100))[0].permute(1, 2, 0).numpy())
-        faces = model.detect(photo)[0]
-        assert len(faces.scores) > 2
-        photo.resize((400, 320), Image.Resampling.NEAREST).save(tmp_path / "large.png")
-        large = model.detect(tmp_path / "large.png")[0]
-        torch.testing.assert_close(large.boxes, (faces.boxes + 0.5) * 4 - 0.5)
-        torch.testing.assert_close(large.landmarks, (faces.landmarks + 0.5) * 4 - 0.5)
-        # turned by its EXIF orientation, the file shows the same upright photo
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-        assert_same_faces(model.detect(tmp_path / "turned.png")[0], faces, 1e-3)
+        check_faces_in_pixels_of_the_photo_itself(model, random_photos((80, 100))[0], tmp_path)
 
     def test_faces_fall_in_score_and_do_not_overlap(self, family):
         faces = random_detector(family, nms_threshold=0.0).detect_in(random_photos((96, 128)))[0]

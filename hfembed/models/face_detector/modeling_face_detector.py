@@ -65,18 +65,7 @@ class FaceDetectorModel(FaceDetectorPreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
-        """Find the faces in photos.
-
-        Args:
-            pixel_values: (batch_size, 3, H, W), or a list of (3, H, W) of different sizes; RGB, uint8 or float in
-                [0, 255].
-
-        Returns:
-            FaceDetectorOutput, float32, in pixels of the photos as given.
-
-        Raises:
-            ValueError: A photo has another shape.
-        """
+        """Find the faces in photos; see `FaceDetector.forward`."""
         photos = [self.check_photo(pixels).to(self.device) for pixels in pixel_values]
         resampling = AreaResampling(photos)
         sizes = torch.tensor([photo.shape[1:] for photo in photos], device=self.device)

@@ -6,24 +6,14 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 
 from hfembed.models.config_fields import check_sizes
-from hfembed.models.face_detector_config import DetectorConfig
-
-# pixels of the smallest face that the network finds reliably
-SMALLEST_FACE = 20
+from hfembed.models.face_detector_config import OneNetworkDetectorConfig
 
 
 @strict
-class RetinaFaceConfig(DetectorConfig):
+class RetinaFaceConfig(OneNetworkDetectorConfig):
     r"""Configuration of `RetinaFaceModel` (Deng et al. 2019), with a MobileNet v1 as trunk.
 
     Args:
-        min_face_size (`float`, *optional*, defaults to 20):
-            Side of the smallest face looked for, in pixels of the photo as it is searched (see `max_image_size`), at
-            least 10. The network finds faces from about 20 pixels: other photos are resized, and the time grows with
-            the inverse square.
-        max_image_size (`int`, *optional*, defaults to 1280):
-            `detect` shrinks photos whose longer side has more pixels to this before it searches them. `None` searches
-            every photo at full size.
         base_width (`int`, *optional*, defaults to 8):
             Channels of the trunk's first convolution; its stages have 8, 16 and 32 times as many. 8 is
             MobileNet-0.25.
@@ -37,12 +27,8 @@ class RetinaFaceConfig(DetectorConfig):
             What the network's box centers and landmarks, and the logarithms of its box sizes, are multiplied by.
         image_mean (`list[float]`, *optional*, defaults to `[123.0, 117.0, 104.0]`):
             What is subtracted from red, green and blue, in [0, 255].
-        score_threshold (`float`, *optional*, defaults to 0.6):
-            Score from which on a face is reported, in [0, 1].
         nms_threshold (`float`, *optional*, defaults to 0.4):
-            Intersection over union above which the weaker of two faces is dropped.
-        max_candidates (`int`, *optional*, defaults to 5000):
-            Highest-scoring boxes of a photo that are compared with each other.
+            See `OneNetworkDetectorConfig`, which has the other fields too.
 
     Raises:
         ValueError: A field that does not exist, named together with the nearest one that does.
@@ -51,22 +37,17 @@ class RetinaFaceConfig(DetectorConfig):
 
     model_type: ClassVar[str] = "hfembed_retinaface"
 
-    min_face_size: float | int = 20
     base_width: int = 8
     feature_width: int = 64
     negative_slope: float = 0.0
     min_sizes: list[list[int]] = field(default_factory=lambda: [[10, 20], [32, 64], [128, 256]])
     variances: list[float] = field(default_factory=lambda: [0.1, 0.2])
     image_mean: list[float] = field(default_factory=lambda: [123.0, 117.0, 104.0])
-    score_threshold: float = 0.6
     nms_threshold: float = 0.4
-    max_candidates: int = 5000
 
     def validate_sizes(self) -> None:
         """Reject networks that cannot be, or that no machine can hold."""
-        if not 10 <= self.min_face_size <= 1000:
-            raise ValueError(f"min_face_size must lie between 10 and 1000 pixels, got {self.min_face_size}")
-        check_sizes(self, {"base_width": 128, "feature_width": 4096, "max_candidates": 100_000})
+        check_sizes(self, {"base_width": 128, "feature_width": 4096})
         if self.feature_width % 4:
             raise ValueError(f"feature_width must be a multiple of 4, got {self.feature_width}")
 
@@ -87,17 +68,6 @@ class RetinaFaceConfig(DetectorConfig):
             raise ValueError(f"image_mean must be three numbers in [0, 255], got {self.image_mean}")
         if not 0 <= self.negative_slope <= 1:
             raise ValueError(f"negative_slope must lie in [0, 1], got {self.negative_slope}")
-
-    def validate_thresholds(self) -> None:
-        """Reject thresholds outside [0, 1]."""
-        for name in ("score_threshold", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-
-    @property
-    def search_scale(self) -> float:
-        """What photos are resized by, so that the smallest face has 20 pixels."""
-        return SMALLEST_FACE / self.min_face_size
 
 
 __all__ = ["RetinaFaceConfig"]

@@ -126,18 +126,7 @@ class RetinaFaceModel(RetinaFacePreTrainedModel):
         return fine, middle, coarse
 
     def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
-        """Find the faces in photos.
-
-        Args:
-            pixel_values: (batch_size, 3, H, W), or a list of (3, H, W) of different sizes; RGB, uint8 or float in
-                [0, 255].
-
-        Returns:
-            FaceDetectorOutput, float32, in pixels of the photos as given.
-
-        Raises:
-            ValueError: A photo has another shape.
-        """
+        """Find the faces in photos; see `FaceDetector.forward`."""
         config = self.config
         to_center, to_size = config.variances
         found = []

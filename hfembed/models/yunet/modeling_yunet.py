@@ -100,18 +100,7 @@ class YuNetModel(YuNetPreTrainedModel):
         return fine, middle, coarse
 
     def forward(self, pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> FaceDetectorOutput:
-        """Find the faces in photos.
-
-        Args:
-            pixel_values: (batch_size, 3, H, W), or a list of (3, H, W) of different sizes; RGB, uint8 or float in
-                [0, 255].
-
-        Returns:
-            FaceDetectorOutput, float32, in pixels of the photos as given.
-
-        Raises:
-            ValueError: A photo has another shape.
-        """
+        """Find the faces in photos; see `FaceDetector.forward`."""
         found = []
         for numbers, pixels, factors in self.padded_batches(pixel_values, STRIDES[-1], self.config.search_scale):
             for stride, values in zip(STRIDES, self.predict(pixels), strict=True):

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from hfembed.models.face_detector.configuration_face_detector import FaceDetectorConfig
 from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
 from hfembed.models.face_detector.modeling_face_detector import FaceDetectorModel
 from tests.contract import ModelContract
+from tests.models.detector_checks import (
+    check_faces_in_pixels_of_the_photo_itself,
+    check_searched_alike_alone_and_among_others,
+)
 
 # random networks say "face" with a probability near one half: some windows pass, some do not
 SOME_PASS = {"score_thresholds": [0.5, 0.5, 0.5]}
@@ -69,38 +72,16 @@ class TestFaceDetector(ModelContract):
         return {"pixel_values": 255 * torch.rand(batch_size, 3, 14, 14, generator=generator)}
 
 
-def assert_same_faces(first, second, tolerance):
-    assert first.scores.shape == second.scores.shape
-    for values, others in zip(first, second, strict=True):
-        torch.testing.assert_close(values, others, rtol=0, atol=tolerance)
-
-
 def test_a_photo_is_searched_alike_alone_and_among_others():
-    model = random_detector()
     photos = random_photos((60, 80), (200, 120), (61, 83), (12, 300), (60, 80), (5, 7), (33, 24))
-    together = model.detect_in(photos)
-    assert sum(len(faces.scores) for faces in together) > 20
-    for photo, faces in zip(photos, together, strict=True):
-        assert_same_faces(model.detect_in([photo])[0], faces, 0.01)
-    model.pixels_at_a_time, model.windows_at_a_time = 10_000, 1
-    for faces, in_parts in zip(together, model.detect_in(photos), strict=True):
-        assert_same_faces(in_parts, faces, 0.01)
+    check_searched_alike_alone_and_among_others(
+        random_detector(), photos, pixels_at_a_time=10_000, windows_at_a_time=1
+    )
 
 
 def test_faces_come_in_the_pixels_of_the_photo_itself(tmp_path):
     model = random_detector(max_image_size=100, min_face_size=30)
-    photo = Image.fromarray(random_photos((80, 100))[0].permute(1, 2, 0).numpy())
-    faces = model.detect(photo)[0]
-    assert len(faces.scores) > 2
-    photo.resize((400, 320), Image.Resampling.NEAREST).save(tmp_path / "large.png")
-    large = model.detect(tmp_path / "large.png")[0]
-    torch.testing.assert_close(large.boxes, (faces.boxes + 0.5) * 4 - 0.5)
-    torch.testing.assert_close(large.landmarks, (faces.landmarks + 0.5) * 4 - 0.5)
-    # turned by its EXIF orientation, the file shows the same upright photo
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    assert_same_faces(model.detect(tmp_path / "turned.png")[0], faces, 1e-3)
+    check_faces_in_pixels_of_the_photo_itself(model, random_photos((80, 100))[0], tmp_path)
 
 
 def test_photos_too_small_for_a_face_have_none():
