@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from interleaving import interleaved
 from PIL import Image
 
 from hfembed.atomic import atomic_write
@@ -38,20 +39,6 @@ from hfembed.models.face_detector.modeling_face_detector import FaceDetectorMode
 from hfembed.models.face_embedder.image_processing_face_embedder import similarity_transform
 from hfembed.models.face_embedder.triplet_mining import semi_hard_triplets, squared_distances
 from hfembed.models.photo_image_processor import PhotoImageProcessor
-
-
-def interleaved(
-    variants: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.process_time
-) -> dict[str, float]:
-    """Median seconds of each variant, of CPU time by default; they take turns, after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for round_ in range(rounds + 1):
-        for name, run in variants.items():
-            start = clock()
-            run()
-            if round_:
-                seconds[name].append(clock() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def embedding_rows(model_folder: str, batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -239,8 +226,7 @@ def original_detector(folder: Path, min_face_size: float) -> torch.nn.Module:
 def load_detector(folder: str, min_face_size: float | None) -> FaceDetector:
     """A detector that looks for faces from a size; its own by default."""
     detector, _ = load_face_detector(folder, "cpu")
-    if min_face_size is not None:
-        detector.config.min_face_size = min_face_size  # type: ignore[attr-defined]
+    detector.change_search(min_face_size=min_face_size)
     return detector
 
 

@@ -10,10 +10,9 @@ does not compute in it; static int8 is calibrated on aligned crops of other peop
 """
 
 import argparse
+import functools
 import json
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from interleaving import interleaved
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
@@ -118,18 +118,6 @@ def onnx_variants(checkpoint: str, folder: str, calibration: torch.Tensor | None
     return {name: runner(file) for name, file in files.items()}
 
 
-def speeds(variants: dict[str, Embed], pixels: torch.Tensor, rounds: int) -> dict[str, float]:
-    """Median seconds of each variant; they take turns, after one round to warm up (and to compile)."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for round_ in range(rounds + 1):
-        for name, embed in variants.items():
-            start = time.process_time()
-            embed(pixels)
-            if round_:
-                seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
 @exit_on_input_error
 def main() -> None:
     """Measure, print and write."""
@@ -164,7 +152,8 @@ def main() -> None:
             if arguments.variants and name != first and not any(word in name for word in arguments.variants):
                 del variants[name]
         batch = processor.normalize(crops.pixels[: arguments.batch_size])
-        seconds = speeds(variants, batch, arguments.rounds)
+        runs = {name: functools.partial(embed, batch) for name, embed in variants.items()}
+        seconds = interleaved(runs, arguments.rounds)
         reference = None
         for name, embed in variants.items():
             # whole batches: a compiled model would compile again for the rest

@@ -17,13 +17,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from measure_face_quality import measure
+from measure_face_quality import measure, quality_of
 from PIL import Image
 from scipy.optimize import minimize, minimize_scalar
 
 from hfembed.faces.evaluation.verification import logistic_calibration
 from hfembed.faces.face_analyzer import FaceAnalyzer
-from hfembed.faces.quality import norm_reference, overall_quality, shortfalls
+from hfembed.faces.quality import norm_reference, shortfalls
 
 KINDS = ("reduce", "reduce", "enlarge", "enlarge", "cut", "cut", "noise", "jpeg", "dark", "turn")
 
@@ -141,7 +141,7 @@ def main() -> None:
         print(f"log odds {weights[0]:.1f}, weights {rounded}")
 
     # the tempered probability, on pairs of a clean and any face, with the weights of the package
-    overall = np.where(found, np.nan_to_num(overall_quality(SimpleNamespace(**faces), reference)), 0)
+    overall = quality_of(faces, reference)
     worse = np.minimum(overall[:, None], overall[None, : len(files)])
     genuine = np.argwhere(other & same)
     impostor = np.argwhere(other & ~same)

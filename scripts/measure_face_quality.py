@@ -27,10 +27,9 @@ from hfembed.faces.data.lfw import LfwPairs, read_pairs
 from hfembed.faces.evaluation.plots import save_figure
 from hfembed.faces.evaluation.verification import logistic_calibration, roc, tar_at_far, wilson_interval
 from hfembed.faces.face_analyzer import FaceAnalyzer
-from hfembed.faces.quality import norm_reference, overall_quality, tempered_log_odds
+from hfembed.faces.quality import COMPONENTS, norm_reference, overall_quality, tempered_log_odds
 from hfembed.index.min_quality import MIN_QUALITY
 
-COMPONENTS = ("score", "size", "sharpness", "norm", "yaw", "pitch", "roll", "completeness")
 FACTORS = (2, 4, 6, 8)
 WAYS = ("reduced", "reduced, enlarged again")
 DISCARDED = np.linspace(0, 0.3, 31)

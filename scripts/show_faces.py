@@ -7,10 +7,10 @@ no Hub) a line says so.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
+from example_photos import write_photos
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -19,9 +19,6 @@ from hfembed import FaceAnalyzer
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.faces.clustering import group_embeddings
 from hfembed.faces.face_analyzer import AnalyzedPhoto
-
-sys.path.insert(0, str(Path(__file__).parent))
-from example_photos import write_photos
 
 BLUE, RED = "#1f5fa8", "#b8341b"
 

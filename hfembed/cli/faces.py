@@ -147,28 +147,22 @@ def identify(
             matches = index.search(face.embedding, top_k, aggregation)
             nearest = list(zip(matches.labels[0], matches.scores[0].tolist(), strict=True))
             name = nearest[0][0] if nearest[0][1] >= threshold else None
-            box = [round(float(side), 1) for side in face.box]
+            place = _place(photo, face)
             answers.append(
                 {
-                    "photo": photo.name,
-                    "box": box,
+                    **place,
                     "name": name,
                     "threshold": threshold,
                     "nearest": nearest,
                     "quality": face.quality.overall,
                 }
             )
-            left, top, right, bottom = (round(side) for side in box)
+            left, top, right, bottom = (round(side) for side in place["box"])
             lines.append(f"{photo.name}: {name or 'unknown'}  (face {left},{top} to {right},{bottom})")
             scores = ", ".join(f"{person} {score:.3f}" for person, score in nearest)
             lines.append(f"  nearest: {scores}; threshold {threshold:.3f}")
         set_aside += [
-            {
-                "photo": photo.name,
-                "box": [round(float(side), 1) for side in face.box],
-                "quality": face.quality.overall,
-                "weakness": face.quality.weakness,
-            }
+            {**_place(photo, face), "quality": face.quality.overall, "weakness": face.quality.weakness}
             for face in photo.set_aside
         ]
         if photo.problem:
@@ -262,13 +256,16 @@ def explain(
     aligned: Aligned = False,
     patch: Annotated[int, typer.Option(min=1, help="Side of the covering square, in pixels of the crop.")] = 24,
     stride: Annotated[int, typer.Option(min=1, help="Step between its positions, in pixels.")] = 8,
+    min_quality: options.MinQuality = MIN_QUALITY,
     device: options.Device = "auto",
 ) -> Answer:
     """Draw which regions make two faces similar, by covering them one by one."""
     check_writable(output)
     photo_files.check_photos(a, b)
     with input_errors():
-        embedder, processor, crop_a, crop_b = detection.read_face_pair(a, b, hub.face_model(model), aligned, device)
+        embedder, processor, crop_a, crop_b = detection.read_face_pair(
+            a, b, hub.face_model(model), aligned, device, min_quality
+        )
         map_a, similarity = occlusion.occlusion_map(embedder, processor, crop_a, crop_b, patch, stride)
         map_b, _ = occlusion.occlusion_map(embedder, processor, crop_b, crop_a, patch, stride)
     occlusion.plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, output)
@@ -282,8 +279,8 @@ def _load_analyzer(
     detector: str | None,
     device: str,
     hub: Hub,
-    turned: bool = False,
-    max_image_size: int | None = None,
+    turned: bool,
+    max_image_size: int | None,
 ) -> "face_analyzer.FaceAnalyzer":
     checkpoint = hub.face_model(model)
     if detector is not None:
@@ -312,6 +309,10 @@ def _load_gallery(
     index = embedding_index.EmbeddingIndex.from_pretrained(gallery, token=hub.token)
     index.check_origin(analyzer.origin, name=gallery)
     return index
+
+
+def _place(photo: "face_analyzer.AnalyzedPhoto", face: "face_analyzer.Face") -> dict[str, Any]:
+    return {"photo": photo.name, "box": [round(float(side), 1) for side in face.box]}
 
 
 def _is_folder_of_people(gallery: str) -> bool:

@@ -6,7 +6,6 @@ import math
 import os
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -26,7 +25,7 @@ from hfembed.checkpoint.saving import save_checkpoint
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.default_model import resolve_face_model
 from hfembed.faces.display import draw_faces, png
-from hfembed.faces.quality import FaceQuality, assess_face, tempered_log_odds
+from hfembed.faces.quality import FaceQuality, assess_face, describe_poor, tempered_log_odds
 from hfembed.hub.card_marker import is_generated
 from hfembed.hub.commit import Pushed
 from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
@@ -451,13 +450,10 @@ class FaceAnalyzer:
             box: (4,), in pixels of the photo itself, as the landmarks (5, 2) are.
             crop: From `crop`.
         """
-        height, width = (photo.shrinkage * side for side in photo.pixels.shape[1:])
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None]
         sharp = sharpness(_at_standard_scale(pixels, self.embedder_processor.template)).item()
         reference = (self.embedder.config.thresholds or {}).get("norm")
-        return functools.partial(
-            assess_face, float(score), box, landmarks, (width, height), sharp, reference=reference
-        )
+        return functools.partial(assess_face, float(score), box, landmarks, photo.size, sharp, reference=reference)
 
     def _embed_each(self, crops: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.floating] | str]:
         """For each crop embedding and norm, or why it has none: one that fails does not fail the others."""
@@ -593,12 +589,8 @@ def describe_set_aside(photo: AnalyzedPhoto) -> str | None:
     """One line on the faces of a photo that were set aside; None where there are none."""
     if not photo.set_aside:
         return None
-    best = max(photo.set_aside, key=lambda face: face.quality.overall).quality
-    counts = Counter(face.quality.weakness or "poor" for face in photo.set_aside)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    faces = len(photo.set_aside) + len(photo.faces)
-    aside = f"{len(photo.set_aside)} of {faces} faces set aside"
-    return f"{photo.name}: {aside}, quality {best.overall:.2f} or less ({reasons})"
+    poor = [face.quality for face in photo.set_aside]
+    return f"{photo.name}: {describe_poor(poor, len(poor) + len(photo.faces))}"
 
 
 def compose_analyzer(
@@ -646,9 +638,8 @@ def nothing_found(photo: Photo) -> str:
     """Say that a photo shows no face, and at what size it was searched, if that is not its own."""
     if photo.shrinkage <= 1:
         return "no face was found"
-    searched = max(photo.pixels.shape)
     return (
-        f"no face was found in it at {searched} of {round(searched * photo.shrinkage)} pixels; a larger "
+        f"no face was found in it at {max(photo.pixels.shape[1:])} of {round(max(photo.size))} pixels; a larger "
         "max_image_size finds smaller faces"
     )
 

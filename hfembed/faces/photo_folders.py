@@ -12,6 +12,7 @@ from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.faces.data.person_folders import check_person_names
 from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces, describe_set_aside
+from hfembed.faces.quality import COMPONENTS
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.index.min_quality import MIN_QUALITY
 from hfembed.photos import PhotoListing, find_photos, utf8_name
@@ -25,7 +26,7 @@ FACE_TABLE = pa.schema(
         ("face", pa.int32()),
         ("box", pa.list_(_NUMBER)),
         ("landmarks", pa.list_(pa.list_(_NUMBER))),
-        *[(name, _NUMBER) for name in ("score", "size", "sharpness", "norm", "yaw", "pitch", "roll", "completeness")],
+        *[(name, _NUMBER) for name in COMPONENTS],
         ("quality", _NUMBER),
         ("embedding", pa.list_(_NUMBER)),
         ("error", pa.string()),

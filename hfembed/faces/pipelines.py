@@ -13,7 +13,7 @@ from transformers.pipelines.base import ChunkPipeline
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_detector
 from hfembed.errors import InputError
-from hfembed.faces.quality import FaceQuality
+from hfembed.faces.quality import FaceQuality, describe_poor
 from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -134,9 +134,9 @@ class FaceEmbeddingPipeline(ChunkPipeline):
         if not all(torch.isfinite(output["embedding"]).all() for output in model_outputs if output["face"]):
             raise InputError("an embedding is not finite; the model's weights are damaged")
         found = [(output, self._quality(output)) for output in model_outputs if output["face"]]
-        good = [(output, quality) for output, quality in found if quality.overall >= min_quality]
-        if len(good) < len(found):
-            logger.warning("%d of %d faces set aside; min_quality=0 takes all", len(found) - len(good), len(found))
+        poor = [quality for _, quality in found if quality.overall < min_quality]
+        if poor:
+            logger.warning("%s; min_quality=0 takes all", describe_poor(poor, len(found)))
         return [
             {
                 **output["face"],
@@ -144,7 +144,8 @@ class FaceEmbeddingPipeline(ChunkPipeline):
                 "norm": quality.norm,
                 "embedding": output["embedding"].flatten().tolist(),
             }
-            for output, quality in good
+            for output, quality in found
+            if quality.overall >= min_quality
         ]
 
     def _quality(self, output: dict[str, Any]) -> FaceQuality:

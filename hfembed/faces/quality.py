@@ -1,6 +1,7 @@
 """How far the embedding of a face can be trusted, as one number in [0, 1]."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ _WEIGHTS: tuple[dict[str, float], dict[str, float]] = (
     {"score": 2.1, "size": 0.4, "sharpness": 2.0, "yaw": 0.5, "pitch": 2.2, "roll": 2.0, "completeness": 1.1}
     | {"norm": 3.9},
 )
-TEMPER_EXPONENT = 1.5
+_TEMPER_EXPONENT = 1.5
 
 
 class FaceQuality(NamedTuple):
@@ -67,6 +68,9 @@ class FaceQuality(NamedTuple):
     completeness: float = 1.0
     overall: float = 1.0
     weakness: str = ""
+
+
+COMPONENTS = tuple(name for name in FaceQuality._fields if name not in ("overall", "weakness"))
 
 
 def head_angles(landmarks: np.ndarray) -> tuple[float, float, float]:
@@ -133,7 +137,7 @@ def overall_quality(quality: Any, reference: Mapping[str, float] | None = None) 
     """The estimated probability that the face matches a good photo of the same person at a false accept rate of 1e-3.
 
     A logistic regression on what each component lacks, with weights that are not negative: quality never falls when a
-    component rises. The weights are of `scripts/measure_face_quality.py`.
+    component rises. The weights are of `scripts/fit_face_quality.py`.
 
     Args:
         quality: A `FaceQuality`, whose fields may be arrays (N,).
@@ -161,6 +165,14 @@ def shortfalls(quality: Any, reference: Mapping[str, float] | None = None) -> di
     return {name: np.clip(value, 0, 1) for name, value in lacking.items()}
 
 
+def describe_poor(poor: Sequence[FaceQuality], faces: int) -> str:
+    """One line about all faces of a photo: "2 of 3 faces set aside, quality 0.31 or less (1 small, 1 blurred)"."""
+    best = max(quality.overall for quality in poor)
+    counts = Counter(quality.weakness or "poor" for quality in poor)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return f"{len(poor)} of {faces} faces set aside, quality {best:.2f} or less ({reasons})"
+
+
 def norm_reference(norms: np.ndarray) -> dict[str, float]:
     """What an embedder's norms (N,) are like on ordinary photos, to store with its thresholds as "norm"."""
     return {"mean": float(np.mean(norms)), "std": float(np.std(norms))}
@@ -168,4 +180,4 @@ def norm_reference(norms: np.ndarray) -> dict[str, float]:
 
 def tempered_log_odds(log_odds: float, quality: float) -> float:
     """Move the log odds that two faces are one person's toward even, as the quality of the worse face falls."""
-    return log_odds * quality**TEMPER_EXPONENT
+    return log_odds * quality**_TEMPER_EXPONENT

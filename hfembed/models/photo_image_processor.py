@@ -24,6 +24,12 @@ class Photo(NamedTuple):
     pixels: torch.Tensor
     shrinkage: float
 
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of the photo itself."""
+        height, width = self.pixels.shape[1:]
+        return self.shrinkage * width, self.shrinkage * height
+
 
 class PhotoImageProcessorKwargs(TypedDict, total=False):
     """What a `PhotoImageProcessor` stores, and `from_pretrained` lets one override."""

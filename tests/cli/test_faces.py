@@ -64,6 +64,8 @@ def test_faces_of_too_low_a_quality_are_set_aside_and_said(hfembed, photos, fold
     model = ("--model", folder, "--min-quality", "1")
     error = hfembed("verify", photos / "a.png", photos / "b.png", *model, fails=True)
     assert f"error: {photos}/a.png: 1 of 1 faces set aside, quality 0.8" in error and error.count("\n") == 1
+    error = hfembed("explain", photos / "a.png", photos / "b.png", photos / "why.png", *model, fails=True)
+    assert f"error: {photos}/a.png: 1 of 1 faces set aside, quality 0.8" in error and "(--min-quality 0)" in error
     error = hfembed("group", photos, photos / "groups", *model, "--far", "0.01", fails=True)
     assert "no face in any of the 4 photos; the first, a.png: 1 of 1 faces set aside" in error
     answer = hfembed("embed", photos, photos / "out.parquet", *model)

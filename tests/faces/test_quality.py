@@ -136,11 +136,12 @@ def test_the_norm_counts_once_the_model_says_what_is_usual(analyzer, monkeypatch
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_pipelines_set_aside_too(folder, batch_size):
+def test_pipelines_set_aside_too(folder, batch_size, caplog):
     photos = [draw((50, 30), person=person) for person in range(3)]
     embed = pipeline("face-embedding", model=str(folder), device="cpu")
     assert all(0 < faces[0]["quality"] < 1 for faces in embed(photos, batch_size=batch_size))
     assert embed(photos, batch_size=batch_size, min_quality=1.0) == [[], [], []]
+    assert "1 of 1 faces set aside, quality 0." in caplog.text
     verify = pipeline("face-verification", model=str(folder), device="cpu")
     assert 0 < verify((photos[0], photos[1]))["quality"] < 1
     with pytest.raises(InputError, match="photo 0 of a pair: quality 0"):

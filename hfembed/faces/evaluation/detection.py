@@ -27,7 +27,7 @@ def detect_central_faces(
         File -> landmarks (5, 2) in pixels of the photo, or the reason why there are none.
     """
     files = list(photos)
-    num_threads = choose_threads(num_threads, next(detector.parameters()).device)
+    num_threads = choose_threads(num_threads, detector.device)
     batches = [files[batch] for batch in split_batches(len(files), batch_size, num_threads)]
 
     def detect(batch: list[str]) -> dict[str, Detection]:
@@ -55,8 +55,7 @@ def _detect(detector: FaceDetector, photos: Mapping[str, bytes | Path]) -> dict[
         if not len(faces.scores):
             found[file] = "no face detected"
             continue
-        height, width = (decoded.shrinkage * side for side in decoded.pixels.shape[1:])
         centers = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
-        nearest = (centers - torch.tensor([width / 2, height / 2])).norm(dim=1).argmin()
+        nearest = (centers - torch.tensor(decoded.size) / 2).norm(dim=1).argmin()
         found[file] = faces.landmarks[nearest].double().numpy()
     return found

@@ -84,9 +84,11 @@ def _read_mat(folder: Path) -> list[MarkedPhoto]:
                 boxes = np.asarray(faces["face_bbx_list"][event, 0][number, 0], dtype=float).reshape(-1, 4)
                 counted = {}
                 for subset, indices in zip(SUBSETS, lists, strict=True):
+                    chosen = np.asarray(indices[event, 0][number, 0], dtype=int).flatten()
+                    if (chosen < 1).any():
+                        raise ValueError(f"{name[0]}/{file[0]} has a face {chosen.min()}; the first is 1")
                     counted[subset] = np.zeros(len(boxes), dtype=bool)
-                    # counted from 1
-                    counted[subset][np.asarray(indices[event, 0][number, 0], dtype=int).flatten() - 1] = True
+                    counted[subset][chosen - 1] = True
                 photos.append(_checked(MarkedPhoto(f"{name[0]}/{file[0]}.jpg", boxes, counted), folder))
     except InputError:
         raise

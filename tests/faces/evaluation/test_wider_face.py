@@ -109,12 +109,12 @@ def cells(values):
     return array
 
 
-def write_mat(folder, photos, event="1--Event"):
+def write_mat(folder, photos, event="1--Event", first=1):
     names = [photo.file.partition("/")[2].removesuffix(".jpg") for photo in photos]
     common = {"event_list": cells([event]), "file_list": cells([cells(names)])}
     savemat(folder / "wider_face_val.mat", common | {"face_bbx_list": cells([cells([p.boxes for p in photos])])})
     for subset in SUBSETS:
-        indices = [np.flatnonzero(photo.counted[subset])[:, None] + 1 for photo in photos]
+        indices = [np.flatnonzero(photo.counted[subset])[:, None] + first for photo in photos]
         savemat(folder / f"wider_{subset}_val.mat", common | {"gt_list": cells([cells(indices)])})
 
 
@@ -166,6 +166,10 @@ def test_missing_and_damaged_mat_files_are_named(tmp_path):
     write_mat(tmp_path, photos, event="../other")
     with pytest.raises(InputError, match="'../other/0.jpg' is not a path below"):
         read_ground_truth(tmp_path)
+    for first, match in ((0, "ground truth: 1--Event/0 has a face 0; the first is 1"), (50, "out of bounds")):
+        write_mat(tmp_path, photos, first=first)
+        with pytest.raises(InputError, match=match):
+            read_ground_truth(tmp_path)
     (tmp_path / "wider_hard_val.mat").write_bytes(b"no file of MATLAB")
     with pytest.raises(InputError, match="are not WIDER FACE's ground truth"):
         read_ground_truth(tmp_path)
