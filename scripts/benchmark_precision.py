@@ -57,6 +57,7 @@ def torch_variants(checkpoint: str) -> dict[str, Embed]:
     compiled = torch.compile(load())
     variants = {
         "float32, embed": model.embed,
+        "float32, plain forward": lambda pixels: model(pixels).embeddings,
         "float32, optimize_for_inference": optimized.embed,
         "float32, torch.compile": lambda pixels: compiled(pixels).embeddings,
         "float16 weights": load(torch.float16).embed,

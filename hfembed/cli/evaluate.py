@@ -16,7 +16,7 @@ with lazy_imports():
     from hfembed import threads
     from hfembed.checkpoint import loading
     from hfembed.faces import default_model
-    from hfembed.faces.data import aligned_faces, faces, lfw, splits
+    from hfembed.faces.data import aligned_faces, faces, lfw, pair_sets, splits
     from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings, wider_face
     from hfembed.faces.evaluation import lfw as lfw_protocol
     from hfembed.faces.swap import evaluation as swap_evaluation
@@ -106,6 +106,48 @@ def evaluate_lfw(
     if store_thresholds:
         checkpoint.store_thresholds(report[protocol.name]["thresholds"], mirror=embedder.config.mirror)
     return _answer(report, output, lfw_report.summary(protocol.name, report))
+
+
+@commands.command("pairs")
+def evaluate_pairs(
+    sets: Annotated[
+        list[Path], typer.Option("--set", help="insightface's lfw.bin, cfp_fp.bin ...; repeat it for more.")
+    ],
+    output: options.Report,
+    hub: Hub,
+    model: options.FaceEmbedder = None,
+    mirror: Annotated[
+        Literal["none", "sum", "concatenate"] | None, typer.Option(help="Test-time mirror; default: the checkpoint's.")
+    ] = None,
+    batch_size: options.BatchSize = 64,
+    num_workers: options.Workers = None,
+    num_threads: options.Threads = 1,
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure a face embedder on sets of aligned pairs: ten-fold accuracy, as insightface does."""
+    names = [file.stem for file in sets]
+    if len(set(names)) < len(names):
+        raise InputError("two of the sets have one name; results are kept by the file's name")
+    checkpoint = _prepare(hub.face_model, model, output, num_threads)
+    read = [pair_sets.read_pair_set(file) for file in sets]  # a damaged one should fail before the work
+    embedder, processor = loading.load_face_embedder(checkpoint, device)
+    if mirror is not None:
+        embedder.config.mirror = mirror
+    record: dict[str, Any] = {}
+    texts = []
+    for name, file, (photos, pairs, landmarks) in zip(names, sets, read, strict=True):
+        protocol = lfw_protocol.LfwVerification(
+            photos,
+            pairs,
+            landmarks,
+            name=name,
+            batch_size=batch_size,
+            num_workers=threads.available_cores() if num_workers is None else num_workers,
+        )
+        report = lfw_report.report_lfw(protocol, embedder, processor, output, files={"pairs": file}, prefix=f"{name}_")
+        record |= report
+        texts.append(lfw_report.summary(name, report))
+    return _answer(record, output, "\n".join(texts))
 
 
 @commands.command("identification")

@@ -24,12 +24,14 @@ def report_lfw(
     baselines: bool = False,
     mistakes: int = 5,
     files: dict[str, str | Path | None] | None = None,
+    prefix: str = "",
 ) -> dict[str, Any]:
     """Measure, write results.json, roc.png, mistakes.png and, where there are groups, groups.png.
 
     Args:
         baselines: Also score raw pixels and eigenfaces, fitted on the people whom no pair names.
         files: Role -> data file, to be named with its sha256.
+        prefix: Of the pictures' names, where several sets share a folder.
 
     Raises:
         InputError: The images, pairs or landmarks are not what they should be.
@@ -64,11 +66,11 @@ def report_lfw(
     details |= provenance(files or {})
 
     accuracy = result.metrics[lfw.primary_metric]
-    plot_roc(curves, output / "roc.png", f"{lfw.name}: accuracy {accuracy:.2f} %")
+    plot_roc(curves, output / f"{prefix}roc.png", f"{lfw.name}: accuracy {accuracy:.2f} %")
     if "groups" in details:
         title = f"{lfw.name}, at the threshold of the highest accuracy ({details['groups']['threshold']:.3f})"
-        plot_groups(details["groups"], output / "groups.png", title)
-    draw_mistakes(result, output / "mistakes.png", mistakes)
+        plot_groups(details["groups"], output / f"{prefix}groups.png", title)
+    draw_mistakes(result, output / f"{prefix}mistakes.png", mistakes)
     write_results(output, lfw.name, result.metrics, details, model)
     return {**result.metrics, lfw.name: details}
 

@@ -1,0 +1,123 @@
+"""insightface's verification sets (`lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`): aligned crops, and who is one person.
+
+Such a file is a pickle of two lists, the encoded crops and a bool per pair. Nothing of it is run: the names that it
+may use stand for the three readers below, which take bytes and nothing else, and any other name is refused.
+"""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PillowImage
+
+from hfembed.errors import InputError, first_line
+from hfembed.faces.data.lfw import LfwPairs
+from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
+
+FOLDS = 10
+MAX_BYTES = 2**31  # insightface's largest, of 14,000 crops, have about 100 MB
+
+
+class PairSet(NamedTuple):
+    """A set in the shape that `LfwVerification` takes.
+
+    Attributes:
+        faces: Columns `image` and `file` ("pair_0001_a").
+        pairs: With ten consecutive folds.
+        landmarks: File -> five (x, y) where the crop's alignment put them.
+    """
+
+    faces: Dataset
+    pairs: LfwPairs
+    landmarks: dict[str, list[list[float]] | None]
+
+
+def read_pair_set(source: str | Path) -> PairSet:
+    """Read insightface's `.bin` file, without running anything that it names.
+
+    Pair i is crops 2i and 2i + 1. The folds are insightface's: ten runs of consecutive pairs, the first ones longer by
+    one where the number does not divide.
+
+    Raises:
+        InputError: The file is missing, too large, damaged, names anything but an array of bytes, or has fewer than
+            ten pairs.
+    """
+    crops, same = _unpickled(Path(source))
+    if len(crops) != 2 * len(same) or len(same) < FOLDS:
+        raise InputError(
+            f"{source} has {len(crops)} crops and {len(same)} answers; expected {FOLDS} or more, and two crops each"
+        )
+    files = [f"pair_{pair + 1:04}_{side}" for pair in range(len(same)) for side in "ab"]
+    landmarks: dict[str, list[list[float]] | None] = {}
+    for file, crop in zip(files, crops, strict=True):
+        try:
+            with PillowImage.open(io.BytesIO(crop)) as photo:
+                landmarks[file] = template_for_size(photo.height, photo.width)
+        except (OSError, ValueError, PillowImage.DecompressionBombError):
+            landmarks[file] = None  # the crop cannot be read: its pair is an error, which the report names
+    columns = {"image": [{"bytes": crop, "path": None} for crop in crops], "file": files}
+    faces = Dataset.from_dict(columns, features=Features({"image": Image(), "file": Value("string")}))
+    folds = np.concatenate([np.full(len(part), fold) for fold, part in enumerate(np.array_split(same, FOLDS))])
+    return PairSet(faces, LfwPairs(files[::2], files[1::2], np.array(same), folds, view=2), landmarks)
+
+
+def _unpickled(source: Path) -> tuple[list[bytes], list[bool]]:
+    try:
+        if source.stat().st_size > MAX_BYTES:
+            raise InputError(f"{source} has more than {MAX_BYTES:,} bytes: no set of pairs is that large")
+        content = source.read_bytes()
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    try:
+        found = _BytesUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except InputError as error:
+        raise InputError(f"{source} is not a set of pairs: {error}") from error
+    except Exception as error:  # a damaged pickle can raise anything; nothing of it ran
+        raise InputError(f"{source} is damaged, or not insightface's .bin file: {first_line(error)}") from error
+    if not (isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(part, list) for part in found)):
+        raise InputError(f"{source} is not a set of pairs: expected a list of crops and a list of bools")
+    crops: list[Any] = [crop.data if isinstance(crop, _Array) else crop for crop in found[0]]
+    for number, crop in enumerate(crops):
+        if not isinstance(crop, bytes):
+            raise InputError(f"{source}: crop {number} is not bytes but {type(crop).__name__}")
+    for number, answer in enumerate(found[1]):
+        if not isinstance(answer, bool):
+            raise InputError(f"{source}: answer {number} is not a bool but {type(answer).__name__}")
+    return crops, found[1]
+
+
+class _Type:
+    """In place of `numpy.dtype`: its name and no more."""
+
+    def __init__(self, name: Any = None, *_: Any) -> None:
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        pass  # byte order and alignment: of single bytes there are none
+
+
+class _Array:
+    """In place of `numpy.ndarray`: the content of an array of uint8 that is one row or column."""
+
+    data: bytes | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, _, data = state
+        if not (isinstance(kind, _Type) and kind.name in ("u1", b"u1") and isinstance(data, bytes)):
+            raise InputError("it holds an array of something else than bytes")
+        if shape not in ((len(data),), (len(data), 1)):
+            raise InputError(f"it holds an array of {len(data)} bytes that claims the shape {shape}")
+        self.data = data
+
+
+# Python's own machine: the one in C reserves memory for whatever number of entries a file claims
+class _BytesUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return {"ndarray": _Array, "dtype": _Type}[name]
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return lambda *_: _Array()
+        raise InputError(f"it names {module}.{name}, which no set of pairs needs; nothing of it was run")
