@@ -83,7 +83,7 @@ class FaceTrainingConfig(TrainingConfig):
     mirror: str = setting("sum", "test-time mirror: none, sum or concatenate")
 
     objective: str = setting("classification", "classification (DeepFace's way) or triplet (FaceNet's way)")
-    head: str = setting("softmax", "classification: softmax, cosface, arcface or adaface")
+    head: str = setting("softmax", "classification: softmax, cosface, arcface, adaface or curricularface")
     scale: float = setting(64.0, "s of a margin head")
     margin: float | None = setting(None, "m of a margin head; null = the paper's")
     label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")

@@ -127,11 +127,12 @@ class FaceEmbedderConfig(PreTrainedConfig):
             Use of the image's mirror by `embed`: `"none"`, `"sum"` (of the two embeddings), or `"concatenate"` (twice
             as long an embedding).
         head (`str`, *optional*, defaults to `"softmax"`):
-            Classification head: `"softmax"`, `"cosface"`, `"arcface"` or `"adaface"`.
+            Classification head: `"softmax"`, `"cosface"`, `"arcface"`, `"adaface"` or `"curricularface"`.
         scale (`float`, *optional*, defaults to 64.0):
             Factor s on the cosine logits of a margin head; also the sharpness that `imprint` gives a softmax head.
         margin (`float`, *optional*):
-            Margin m of a margin head (ArcFace: radians). `None` stands for the paper's: 0.35, 0.5, 0.4.
+            Margin m of a margin head (ArcFace, CurricularFace: radians). `None` stands for the paper's: 0.35, 0.5,
+            0.4, 0.5.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Fraction of the target probability that is spread over all people.
         metric_loss (`str`, *optional*, defaults to `"triplet"`):

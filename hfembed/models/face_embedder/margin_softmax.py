@@ -1,4 +1,4 @@
-"""Softmax with a margin: CosFace, ArcFace and AdaFace on the cosines between embeddings and class weights.
+"""Softmax with a margin on the cosines between embeddings and class weights: CosFace, ArcFace, AdaFace, CurricularFace.
 
 All in float32 (or float64 where the input is), also under autocast: with a scale of 64, the eight bits of bfloat16 are
 off by a quarter of a logit.
@@ -103,17 +103,43 @@ def adaface_norm_scores(
     return ((norms - norm_mean) / (norm_std + 0.001) * concentration).clamp(-1, 1)
 
 
+def curricularface_logits(
+    cosines: torch.Tensor, labels: torch.Tensor, progress: torch.Tensor, scale: float, margin: float
+) -> torch.Tensor:
+    """CurricularFace (Huang et al. 2020, equations 4 to 6): ArcFace's own logit, and weighted ones of hard classes.
+
+    Another class whose cosine is above cos(theta_y + m) counts as cos theta_j (t + cos theta_j): less than it is in
+    early training, when t is small, and more in late training. For sets with many hard samples; on noisy ones it leans
+    on wrong labels.
+
+    Args:
+        cosines: (B, N) in [-1, 1].
+        labels: (B,) integer class of each row.
+        progress: t, scalar in [-1, 1]: the running mean of the own class's cosine; no gradient goes through it.
+        margin: m in radians.
+
+    Returns:
+        Logits (B, N).
+    """
+    targets = _cosine_of_sum(cosines.gather(1, labels.unsqueeze(1)).squeeze(1), margin)
+    hard = cosines > targets.detach().unsqueeze(1)
+    others = torch.where(hard, cosines * (progress.detach().to(cosines.dtype) + cosines), cosines)
+    return scale * _replace_targets(others, labels, targets)
+
+
 class MarginSoftmax(nn.Module):
     """Class weights and the margin on the own class's cosine.
 
-    With several ranks, each takes AdaFace's length statistics from its own samples.
+    With several ranks, each takes AdaFace's length statistics and CurricularFace's progress from its own samples.
     """
 
     # AdaFace's smoothing of its length statistics over batches, and where they start
     NORM_MOMENTUM = 0.01
     INITIAL_NORM_MEAN = 20.0
     INITIAL_NORM_STD = 100.0
+    PROGRESS_MOMENTUM = 0.01  # CurricularFace's, equation 7
 
+    progress: torch.Tensor
     norm_mean: torch.Tensor
     norm_std: torch.Tensor
 
@@ -126,13 +152,15 @@ class MarginSoftmax(nn.Module):
         if kind == "adaface":
             self.register_buffer("norm_mean", torch.empty(()))
             self.register_buffer("norm_std", torch.empty(()))
+        if kind == "curricularface":
+            self.register_buffer("progress", torch.empty(()))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Cosines (B, N) between embeddings (B, D) and the class weights."""
         return cosine_similarities(embeddings, self.weight)
 
     def margin_logits(self, cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits with the margin on the own class; AdaFace's statistics move in training mode."""
+        """Logits with the margin on the own class; running statistics move in training mode."""
         return MARGIN_HEADS[self.kind].logits(self, cosines, norms, labels)
 
     def quality_scores(self, norms: torch.Tensor) -> torch.Tensor:
@@ -140,6 +168,13 @@ class MarginSoftmax(nn.Module):
         if self.training:
             self._update_norm_statistics(norms)
         return adaface_norm_scores(norms, self.norm_mean, self.norm_std)
+
+    def advance(self, cosines: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """CurricularFace's t, the running mean of the own class's cosine (B, N), which moves in training mode."""
+        if self.training:
+            mean = cosines.detach().gather(1, labels.unsqueeze(1)).mean()
+            self.progress.lerp_(mean.to(self.progress.dtype), self.PROGRESS_MOMENTUM)
+        return self.progress
 
     @torch.no_grad()
     def _update_norm_statistics(self, norms: torch.Tensor) -> None:
@@ -172,6 +207,12 @@ MARGIN_HEADS = {
         0.4,
         lambda head, cosines, norms, labels: adaface_logits(
             cosines, labels, head.quality_scores(norms), head.scale, head.margin
+        ),
+    ),
+    "curricularface": MarginHead(
+        0.5,
+        lambda head, cosines, _, labels: curricularface_logits(
+            cosines, labels, head.advance(cosines, labels), head.scale, head.margin
         ),
     ),
 }

@@ -141,6 +141,8 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
             if module.kind == "adaface":
                 init.constant_(module.norm_mean, MarginSoftmax.INITIAL_NORM_MEAN)
                 init.constant_(module.norm_std, MarginSoftmax.INITIAL_NORM_STD)
+            elif module.kind == "curricularface":
+                init.zeros_(module.progress)
         else:
             super()._init_weights(module)
 
@@ -475,8 +477,8 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
 class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
     """Who of the known people is it? DeepFace's way to an embedding: the layer below the classifier.
 
-    `"softmax"` is a linear layer with bias on the embedding before normalization; `"cosface"`, `"arcface"` and
-    `"adaface"` compare directions and ask for a margin.
+    `"softmax"` is a linear layer with bias on the embedding before normalization; `"cosface"`, `"arcface"`,
+    `"adaface"` and `"curricularface"` compare directions and ask for a margin.
     """
 
     def __init__(self, config: FaceEmbedderConfig) -> None:

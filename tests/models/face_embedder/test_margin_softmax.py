@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from hfembed.models.face_embedder.margin_softmax import (
+    MarginSoftmax,
     adaface_logits,
     adaface_norm_scores,
     arcface_logits,
     cosface_logits,
     cosine_similarities,
+    curricularface_logits,
 )
 
 COSINES = torch.linspace(-1, 1, 401, dtype=torch.float64)
@@ -57,7 +59,7 @@ def test_arcface_gradient_is_the_true_one():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("angle", [0.0, math.pi])
-@pytest.mark.parametrize("head", ["cosface", "arcface", "adaface"])
+@pytest.mark.parametrize("head", ["cosface", "arcface", "adaface", "curricularface"])
 def test_gradients_are_finite_where_embedding_and_weight_agree_or_oppose(head, angle, dtype):
     weights = F.normalize(torch.randn(4, 8, dtype=dtype, generator=torch.Generator().manual_seed(0)))
     embeddings = (math.cos(angle) * weights[:2]).clone().requires_grad_()
@@ -66,6 +68,8 @@ def test_gradients_are_finite_where_embedding_and_weight_agree_or_oppose(head, a
     assert cosines.abs().max() <= 1
     if head == "adaface":
         logits = adaface_logits(cosines, labels, torch.tensor([-1.0, 1.0]), 64.0, 0.4)
+    elif head == "curricularface":
+        logits = curricularface_logits(cosines, labels, torch.tensor(0.3), 64.0, 0.4)
     else:
         logits = {"cosface": cosface_logits, "arcface": arcface_logits}[head](cosines, labels, 64.0, 0.4)
     F.cross_entropy(logits, labels).backward()
@@ -106,3 +110,32 @@ def test_cosines_are_float32_under_autocast_and_keep_their_gradient():
     double = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     fixed = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(cosine_similarities, (double, fixed))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
+def test_curricularface_formula(progress):
+    generator = torch.Generator().manual_seed(0)
+    cosines = torch.rand(40, 6, dtype=torch.float64, generator=generator) * 1.6 - 0.8
+    labels = torch.randint(6, (40,), generator=generator)
+    expected = torch.empty_like(cosines)
+    for row, label in enumerate(labels.tolist()):
+        own = math.cos(math.acos(cosines[row, label]) + 0.5)
+        for other in range(6):
+            cosine = float(cosines[row, other])
+            hard = cosine * (progress + cosine) if cosine > own else cosine
+            expected[row, other] = 10 * (own if other == label else hard)
+    actual = curricularface_logits(cosines, labels, torch.tensor(progress), 10.0, 0.5)
+    inside = cosines.gather(1, labels[:, None]).squeeze(1).acos() + 0.5 < math.pi
+    torch.testing.assert_close(actual[inside], expected[inside])
+
+
+def test_curricularface_progress_is_a_running_mean_that_is_saved_and_stands_still_in_evaluation():
+    head = MarginSoftmax(4, 3, "curricularface", 10.0, None)
+    torch.nn.init.zeros_(head.progress)
+    cosines, labels = torch.tensor([[0.5, 0.1, 0.0], [0.2, 0.9, 0.3]]), torch.tensor([0, 1])
+    for _ in range(2):
+        head.margin_logits(cosines, torch.ones(2), labels)
+    assert head.progress.item() == pytest.approx(0.01 * 0.7 + 0.99 * 0.01 * 0.7)
+    before = head.eval().progress.clone()
+    head.margin_logits(cosines, torch.ones(2), labels)
+    assert head.progress == before and "progress" in head.state_dict()

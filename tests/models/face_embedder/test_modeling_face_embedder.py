@@ -199,7 +199,7 @@ def test_timm_weights_are_taken_over(tmp_path):
     assert model(pixel_values).logits.shape == (2, 7)
 
 
-@pytest.mark.parametrize("head", ["softmax", "cosface", "arcface", "adaface"])
+@pytest.mark.parametrize("head", ["softmax", "cosface", "arcface", "adaface", "curricularface"])
 def test_classification_heads_learn(head):
     torch.manual_seed(0)
     config = tiny_config(head=head, scale=8, margin=0.1, label_smoothing=0.05)
@@ -274,7 +274,7 @@ def test_metric_learning_brings_people_together(mining):
     assert active_share == outputs.active_share
 
 
-@pytest.mark.parametrize("head", ["softmax", "cosface", "arcface", "adaface"])
+@pytest.mark.parametrize("head", ["softmax", "cosface", "arcface", "adaface", "curricularface"])
 def test_loss_under_autocast_is_computed_in_float32(head):
     config = tiny_config(head=head, scale=64)
     model = FaceEmbedderForClassification(config)
@@ -581,7 +581,9 @@ def test_one_person_is_no_classification():
         FaceEmbedderForClassification(tiny_config(num_labels=1))
 
 
-@pytest.mark.parametrize(("name", "margin"), [("cosface", 0.35), ("arcface", 0.5), ("adaface", 0.4)])
+@pytest.mark.parametrize(
+    ("name", "margin"), [("cosface", 0.35), ("arcface", 0.5), ("adaface", 0.4), ("curricularface", 0.5)]
+)
 def test_a_margin_head_has_the_margin_of_its_paper(name, margin):
     assert FaceEmbedderForClassification(tiny_config(head=name)).classifier.margin == margin
 
