@@ -1,4 +1,4 @@
-"""Softmax with a margin on the cosines between embeddings and class weights: CosFace, ArcFace, AdaFace, CurricularFace.
+"""Softmax with a margin on the cosines of embeddings and class weights: CosFace, ArcFace, AdaFace, CurricularFace.
 
 All in float32 (or float64 where the input is), also under autocast: with a scale of 64, the eight bits of bfloat16 are
 off by a quarter of a logit.
