@@ -21,6 +21,7 @@ with lazy_imports():
         navec,
         retinaface,
         sface,
+        static,
         timm_face,
         word2vec,
         yunet,
@@ -186,6 +187,17 @@ def convert_navec(source: Source, destination: Destination, overwrite: Overwrite
     check_destination(destination, overwrite)
     model = navec.convert_navec(foreign_checkpoint.find_file(source), destination)
     return _words_answer(model, destination)
+
+
+@commands.command("static")
+def convert_static(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert a StaticEmbedding of sentence-transformers or a model2vec folder; whole words only, no word pieces."""
+    check_destination(destination, overwrite)
+    done = static.convert_static(source, destination)
+    notes = [f"{done.pieces} word pieces left out"] if done.pieces else []
+    notes += [f"not carried over: {', '.join(done.differences)}"] if done.differences else []
+    more = f" ({'; '.join(notes)})" if notes else ""
+    return _words_answer(done.model, destination, more, pieces=done.pieces, differences=done.differences)
 
 
 def _answer(source: str, model: "FaceEmbedderModel | FaceEmbedderForClassification", destination: Path) -> Answer:

@@ -27,7 +27,8 @@ COMMANDS = {
     "forms phrase odd-one-out compress-vectors "
     "models",
     "models": "get",
-    "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext navec",
+    "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext navec "
+    "static",
     "evaluate": "lfw identification denoising reconstruction compression generation words swap",
     "export": "with-code word2vec gensim onnx static",
     "push-dataset": "faces lfw corpus",

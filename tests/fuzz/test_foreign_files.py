@@ -1,12 +1,16 @@
 """Mutated foreign files against their converters."""
 
+import json
+
 import numpy as np
 import pytest
 
 from hfembed.convert.foreign_checkpoint import reading
 from hfembed.convert.navec import convert_navec
+from hfembed.convert.static import convert_static
 from tests.convert.test_navec import write_navec
-from tests.fuzz.fuzzing import fuzz, mutate_bytes, put
+from tests.convert.test_static import make_unigram, make_wordpiece, write_model2vec
+from tests.fuzz.fuzzing import fuzz, mutate_bytes, mutate_json, put
 
 
 def test_navec(tmp_path):
@@ -17,6 +21,22 @@ def test_navec(tmp_path):
         assert np.isfinite(model.word_vectors()).all()
 
     assert fuzz("navec", 150, try_case)["refused"]
+
+
+@pytest.mark.parametrize("make", [make_wordpiece, make_unigram])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_static_embeddings(tmp_path, make, name):
+    folder = write_model2vec(tmp_path / "folder", make())
+    content = (folder / name).read_bytes()
+
+    def try_case(rng):
+        if name == "tokenizer.json" and rng.random() < 0.8:
+            put(folder / name, json.dumps(mutate_json(json.loads(content), rng)).encode())
+        else:
+            put(folder / name, mutate_bytes(content, rng))
+        assert convert_static(folder, tmp_path / "out").model.word_vectors().isfinite().all()
+
+    assert fuzz(f"static {name}", 150, try_case)["refused"]
 
 
 def test_onnx_graphs(tmp_path):
