@@ -12,7 +12,7 @@ from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, say_new_na
 
 with lazy_imports():
     from hfembed.checkpoint import loading
-    from hfembed.export import gensim, onnx, static, with_code
+    from hfembed.export import gensim, onnx, spacy, static, with_code
 
 _OLD_FORM = "--with-code"
 
@@ -74,6 +74,23 @@ def export_static(
     vectors = loading.load_word2vec(hub.model(model), "cpu")
     static.export_static(vectors, output)
     text = f"written to {output}: SentenceTransformer({str(output)!r}) loads it"
+    if vectors.config.subwords is not None:
+        text += "; it has no subwords, so unknown words have no vector there"
+    return Answer.written(output, text)
+
+
+@commands.command("spacy")
+def export_spacy(
+    model: options.WordVectors,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    hub: Hub,
+    overwrite: options.Overwrite = False,
+) -> Answer:
+    """Write word vectors that spaCy 3 loads into its vocabulary."""
+    check_destination(output, overwrite)
+    vectors = loading.load_word2vec(hub.model(model), "cpu")
+    spacy.export_spacy(vectors, output)
+    text = f"written to {output}: load it with nlp.vocab.from_disk({str(output)!r})"
     if vectors.config.subwords is not None:
         text += "; it has no subwords, so unknown words have no vector there"
     return Answer.written(output, text)
