@@ -222,6 +222,14 @@ def _word_card(notes: CardNotes) -> CardParts:
         (f"{test}, {'accuracy' if metric == 'accuracy' else 'Spearman'}", f"{value:.2f}{note}")
         for test, metric, value, note in measured
     ]
+    rows += [
+        (
+            f"{test}: {sets['sets'][0]} with {sets['sets'][2]}, {sets['sets'][1]} with {sets['sets'][3]}",
+            f"effect size {figures[f'{test}_effect_size']:.2f}, p {figures[f'{test}_p_value']:.2g}",
+        )
+        for test, sets in details.get("associations", {}).items()
+        if f"{test}_effect_size" in figures
+    ]
     tables = {}
     if rows:
         settings = details["settings"]

@@ -25,6 +25,7 @@ with lazy_imports():
     from hfembed.images.evaluation import compression as compression_evaluation
     from hfembed.images.evaluation import denoising, generation, reconstruction_report
     from hfembed.words.evaluation import report as words_report
+    from hfembed.words.evaluation import weat as bias
     from hfembed.words.evaluation import word_tests
 if TYPE_CHECKING:
     import numpy as np
@@ -368,6 +369,10 @@ def evaluate_words(
     suite_data: Annotated[
         Path | None, typer.Option(help="Folder with questions-words.txt and word-sim/ (en), russian/russe-*.csv (ru).")
     ] = None,
+    weat: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of WEAT's sets of words, a test of bias, or 'en' for the paper's; may repeat."),
+    ] = None,
     restrict_vocab: Annotated[
         int, typer.Option(min=1, help="Use only this many of the most frequent words.")
     ] = 300_000,
@@ -379,15 +384,17 @@ def evaluate_words(
     method: Annotated[Literal["3cosadd", "3cosmul"], typer.Option(help="How candidates are scored.")] = "3cosadd",
     device: options.Device = "auto",
 ) -> Answer:
-    """Measure word vectors by analogies and by word pairs rated by people."""
+    """Measure word vectors by analogies, by word pairs rated by people, and their bias by WEAT."""
     if (suite is None) != (suite_data is None):
         raise InputError("--suite and --suite-data belong together: the folder has the files, the suite chooses them")
     if suite is not None and suite_data is not None:
         more_analogies, more_pairs = word_tests.list_suite(suite, suite_data)
         analogies, word_pairs = [*(analogies or []), *more_analogies], [*(word_pairs or []), *more_pairs]
+    sets = dict.fromkeys([*(weat or []), *(["en"] if suite == "en" else [])])
+    associations = [bias.WEAT_EN if name == "en" else Path(name) for name in sets]
     checkpoint = _prepare(hub.model, model, output)
     tests = word_tests.WordTests(
-        analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method
+        analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method, associations
     )
     figures, text = words_report.report_words(tests, loading.load_word2vec(checkpoint, device), output)
     return _answer(figures, output, text)

@@ -44,6 +44,16 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
             )
         else:
             lines.append(f"{name}: no correlation, {pairs['pairs']} of {pairs['of']} pairs are known")
+    for name, test in details.get("associations", {}).items():
+        known = f"({sum(test['known'])} of {sum(test['of'])} words)"
+        if f"words_{name}_effect_size" in metrics:
+            one, other, with_one, with_other = test["sets"]
+            lines.append(
+                f"{name}: {one} with {with_one} and {other} with {with_other}, effect size "
+                f"{metrics[f'words_{name}_effect_size']:.2f}, p {metrics[f'words_{name}_p_value']:.2g} {known}"
+            )
+        else:
+            lines.append(f"{name}: too few words are known {known}")
     return metrics, "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from scipy import stats
 
 from hfembed.errors import InputError
 from hfembed.models.word2vec.word_vectors import analogy_rows, unit_rows
+from hfembed.words.evaluation.weat import read_associations, score_associations
 
 _CANDIDATES = 5  # as in gensim: the best of these that is not another spelling of a word of the question
 
@@ -274,7 +275,7 @@ def score_word_pairs(
 
 
 class WordTests:
-    """Analogies and word pairs together, for training and `hfembed evaluate words`.
+    """Analogies, word pairs and tests of bias together, for training and `hfembed evaluate words`.
 
     Args:
         analogies: Files of questions; the metrics have the files' names.
@@ -283,6 +284,7 @@ class WordTests:
         fold_case: Ignore case.
         unknown_is_wrong: Questions and pairs with unknown words count as wrong, or at cosine 0.
         method: "3cosadd" or "3cosmul".
+        associations: Files of WEAT's sets of words; the metrics have the tests' names.
 
     Raises:
         InputError: A file that does not exist or is not such a test.
@@ -298,14 +300,17 @@ class WordTests:
         fold_case: bool = True,
         unknown_is_wrong: bool = False,
         method: str = "3cosadd",
+        associations: Sequence[str | Path] = (),
     ):
         self.files = {Path(file).stem: Path(file) for file in analogies}
         self.analogies = {name: read_analogies(file) for name, file in self.files.items()}
         pair_files = [file for path in map(Path, word_pairs) for file in _list_tests(path)]
         self.word_pairs = {file.stem: read_word_pairs(file) for file in pair_files}
         self.files |= {file.stem: file for file in pair_files}
+        self.associations = {name: test for file in associations for name, test in read_associations(file).items()}
+        self.files |= {Path(file).stem: Path(file) for file in associations}
         if not self.files:
-            raise InputError("give analogies or word pairs to evaluate")
+            raise InputError("give analogies or word pairs to evaluate, or sets of words for WEAT")
         self.restrict_vocab = restrict_vocab
         self.fold_case = fold_case
         self.unknown_is_wrong = unknown_is_wrong
@@ -316,7 +321,9 @@ class WordTests:
         """The metric by which models are compared."""
         if self.analogies:
             return f"words_{next(iter(self.analogies))}_accuracy"
-        return f"words_{next(iter(self.word_pairs))}_spearman"
+        if self.word_pairs:
+            return f"words_{next(iter(self.word_pairs))}_spearman"
+        return f"words_{next(iter(self.associations))}_effect_size"
 
     def __call__(
         self, words: Sequence[str], vectors: torch.Tensor, unknown_vectors: UnknownVectors | None = None
@@ -329,8 +336,9 @@ class WordTests:
             unknown_vectors: Of models with subwords: word pairs are then compared outside the vocabulary too.
 
         Returns:
-            Metric -> value; accuracies, correlations (x 100) and unknown shares in percent. A correlation of less than
-            two known pairs is left out.
+            Metric -> value; accuracies, correlations (x 100) and unknown shares in percent; effect sizes and p values
+            of WEAT as they are. A correlation of less than two known pairs is left out, and so is WEAT with a set of
+            less than two known words.
         """
         return self.details(words, vectors, unknown_vectors)[0]
 
@@ -365,10 +373,21 @@ class WordTests:
                 metrics[f"words_{name}_pearson"] = 100 * result.pearson
             metrics[f"words_{name}_unknown"] = result.unknown_share
             pairs[name] = {"pairs": result.pairs, "of": len(rated)}
+        associations = {}
+        measured = score_associations(words, vectors, self.associations, self.restrict_vocab, self.fold_case)
+        for name, association in measured.items():
+            test = self.associations[name]
+            associations[name] = {
+                "sets": list(test.labels), "known": list(association.known), "of": [len(part) for part in test.words]
+            }  # fmt: skip
+            if association.effect_size == association.effect_size:
+                metrics[f"words_{name}_effect_size"] = association.effect_size
+                metrics[f"words_{name}_p_value"] = association.p_value
         settings = {
             "restrict_vocab": self.restrict_vocab,
             "fold_case": self.fold_case,
             "unknown_is_wrong": self.unknown_is_wrong,
             "method": self.method,
         }
-        return metrics, {"analogies": sections, "word_pairs": pairs, "settings": settings}
+        details = {"analogies": sections, "word_pairs": pairs, "settings": settings}
+        return metrics, details | ({"associations": associations} if associations else {})
