@@ -21,6 +21,7 @@ from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthe
 from hfembed.faces.evaluation.lfw import LfwVerification
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
+from hfembed.models.face_embedder.margin_softmax import MARGIN_HEADS
 from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
@@ -83,9 +84,11 @@ class FaceTrainingConfig(TrainingConfig):
     mirror: str = setting("sum", "test-time mirror: none, sum or concatenate")
 
     objective: str = setting("classification", "classification (DeepFace's way) or triplet (FaceNet's way)")
-    head: str = setting("softmax", "classification: softmax, cosface, arcface, adaface or curricularface")
+    head: str = setting("softmax", "classification: softmax, " + ", ".join(MARGIN_HEADS))
     scale: float = setting(64.0, "s of a margin head")
     margin: float | None = setting(None, "m of a margin head; null = the paper's")
+    margins: list[float] = setting([1.0, 0.3, 0.2], "head combined: m1, m2, m3 of cos(m1 theta + m2) - m3")
+    sub_centers: int = setting(3, "head subcenter_arcface: centers per person")
     label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")
     metric_loss: str = setting("triplet", "objective triplet: " + " or ".join(METRIC_LOSSES))
     contrastive_margin: float = setting(1.0, "distance up to which the contrastive loss pushes people apart")
@@ -263,6 +266,8 @@ def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:
         "head": config.head,
         "scale": config.scale,
         "margin": config.margin,
+        "margins": config.margins,
+        "sub_centers": config.sub_centers,
         "label_smoothing": config.label_smoothing,
         "metric_loss": config.metric_loss,
         "contrastive_margin": config.contrastive_margin,

@@ -1,10 +1,11 @@
-"""Softmax with a margin on the cosines of embeddings and class weights: CosFace, ArcFace, AdaFace, CurricularFace.
+"""Softmax with a margin on the cosines between embeddings and class weights: CosFace, ArcFace and those after them.
 
 All in float32 (or float64 where the input is), also under autocast: with a scale of 64, the eight bits of bfloat16 are
 off by a quarter of a logit.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,24 @@ def cosine_similarities(embeddings: torch.Tensor, class_weights: torch.Tensor) -
         cosines = F.linear(F.normalize(embeddings.to(dtype)), F.normalize(class_weights.to(dtype)))
     # rounding may leave [-1, 1]; the gradient passes unchanged
     return cosines + (cosines.clamp(-1, 1) - cosines).detach()
+
+
+def sub_center_cosines(embeddings: torch.Tensor, centers: torch.Tensor, sub_centers: int) -> torch.Tensor:
+    """Cosine to the nearest of each class's K centers (sub-center ArcFace, Deng et al. 2020, equation 3).
+
+    A class with wrong labels or several looks (age, pose) keeps them at centers of their own, so that they do not pull
+    at the main one. For sets that were not cleaned; on clean ones one center is better. K = 1 is the plain cosine.
+
+    Args:
+        embeddings: (B, D).
+        centers: (N K, D), the K centers of a class next to each other.
+        sub_centers: K.
+
+    Returns:
+        (B, N) in [-1, 1]. The gradient goes to the nearest center alone.
+    """
+    cosines = cosine_similarities(embeddings, centers)
+    return cosines if sub_centers == 1 else cosines.unflatten(1, (-1, sub_centers)).max(dim=2).values
 
 
 def _cosine_of_sum(cosines: torch.Tensor, angles: torch.Tensor | float) -> torch.Tensor:
@@ -67,6 +86,35 @@ def arcface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, ma
     """
     targets = cosines.gather(1, labels.unsqueeze(1)).squeeze(1)
     return scale * _replace_targets(cosines, labels, _cosine_of_sum(targets, margin))
+
+
+def combined_margin_logits(
+    cosines: torch.Tensor, labels: torch.Tensor, scale: float, margins: Sequence[float]
+) -> torch.Tensor:
+    """Combined margin (Deng et al. 2019, equation 4): s (cos(m1 theta_y + m2) - m3) for the own class.
+
+    m1 is SphereFace's margin, m2 ArcFace's, m3 CosFace's: (1, m, 0) is ArcFace, (1, 0, m) CosFace, (1, 0, 0) softmax
+    on cosines. For tuning beyond one of them; the paper compares (1, 0.3, 0.2) and (0.9, 0.4, 0.15) with ArcFace. Past
+    m1 theta + m2 = pi, where the cosine would rise again, the own logit falls on as ArcFace's does.
+
+    Args:
+        cosines: (B, N) in [-1, 1].
+        labels: (B,) integer class of each row.
+        margins: m1 in [0.5, 2], m2 in radians in [0, 1.5), m3 a difference of cosines.
+
+    Returns:
+        Logits (B, N).
+    """
+    factor, angle, difference = margins
+    targets = cosines.gather(1, labels.unsqueeze(1)).squeeze(1)
+    sines = (1 - targets.square()).clamp(min=_MIN_SQUARED_SINE).sqrt()
+    turned = (factor * torch.atan2(sines, targets) + angle).cos()
+    turning_point = (math.pi - angle) / factor
+    if turning_point < math.pi:
+        added = math.pi - turning_point  # the angle that the margins add there
+        beyond = targets - added * math.sin(added)
+        turned = torch.where(targets > math.cos(turning_point), turned, beyond)
+    return scale * _replace_targets(cosines, labels, turned - difference)
 
 
 def adaface_logits(
@@ -130,6 +178,8 @@ def curricularface_logits(
 class MarginSoftmax(nn.Module):
     """Class weights and the margin on the own class's cosine.
 
+    `weight` has one row per class, or `sub_centers` successive ones with a head that has sub-centers.
+
     With several ranks, each takes AdaFace's length statistics and CurricularFace's progress from its own samples.
     """
 
@@ -143,12 +193,23 @@ class MarginSoftmax(nn.Module):
     norm_mean: torch.Tensor
     norm_std: torch.Tensor
 
-    def __init__(self, embedding_size: int, num_labels: int, kind: str, scale: float, margin: float | None) -> None:
+    def __init__(
+        self,
+        embedding_size: int,
+        num_labels: int,
+        kind: str,
+        scale: float,
+        margin: float | None,
+        margins: Sequence[float] = (1.0, 0.3, 0.2),
+        sub_centers: int = 3,
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.scale = scale
         self.margin: float = MARGIN_HEADS[kind].margin if margin is None else margin
-        self.weight = nn.Parameter(torch.empty(num_labels, embedding_size))
+        self.margins: Sequence[float] = margins
+        self.sub_centers = sub_centers if MARGIN_HEADS[kind].has_sub_centers else 1
+        self.weight = nn.Parameter(torch.empty(num_labels * self.sub_centers, embedding_size))
         if kind == "adaface":
             self.register_buffer("norm_mean", torch.empty(()))
             self.register_buffer("norm_std", torch.empty(()))
@@ -156,8 +217,8 @@ class MarginSoftmax(nn.Module):
             self.register_buffer("progress", torch.empty(()))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Cosines (B, N) between embeddings (B, D) and the class weights."""
-        return cosine_similarities(embeddings, self.weight)
+        """Cosines (B, N) between embeddings (B, D) and the class weights, the nearest where a class has several."""
+        return sub_center_cosines(embeddings, self.weight, self.sub_centers)
 
     def margin_logits(self, cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits with the margin on the own class; running statistics move in training mode."""
@@ -188,11 +249,14 @@ class MarginHead(NamedTuple):
     """A kind of head.
 
     Attributes:
+        margin: The paper's, unless the config has one.
         logits: Of the head, cosines (B, N), embedding norms (B,) and labels (B,): logits (B, N) with the margin.
+        has_sub_centers: Whether a class has several centers.
     """
 
     margin: float
     logits: Callable[[MarginSoftmax, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    has_sub_centers: bool = False
 
 
 # to add a head: its function above, its name here, its test in tests/models/face_embedder/test_margin_softmax.py
@@ -202,6 +266,15 @@ MARGIN_HEADS = {
     ),
     "arcface": MarginHead(
         0.5, lambda head, cosines, _, labels: arcface_logits(cosines, labels, head.scale, head.margin)
+    ),
+    "subcenter_arcface": MarginHead(
+        0.5,
+        lambda head, cosines, _, labels: arcface_logits(cosines, labels, head.scale, head.margin),
+        has_sub_centers=True,
+    ),
+    # its three margins stand in the config's `margins`; `margin` has no effect
+    "combined": MarginHead(
+        0.0, lambda head, cosines, _, labels: combined_margin_logits(cosines, labels, head.scale, head.margins)
     ),
     "adaface": MarginHead(
         0.4,

@@ -477,8 +477,8 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
 class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
     """Who of the known people is it? DeepFace's way to an embedding: the layer below the classifier.
 
-    `"softmax"` is a linear layer with bias on the embedding before normalization; `"cosface"`, `"arcface"`,
-    `"adaface"` and `"curricularface"` compare directions and ask for a margin.
+    `"softmax"` is a linear layer with bias on the embedding before normalization; the other heads (`MARGIN_HEADS`)
+    compare directions and ask for a margin.
     """
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
@@ -531,7 +531,8 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
     def imprint(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Start the class weights from the class means of embeddings (weight imprinting, Qi et al. 2018).
 
-        A softmax head becomes the cosine to the class mean times `config.scale`, for features of average length.
+        A softmax head becomes the cosine to the class mean times `config.scale`, for features of average length. All
+        sub-centers of a person start at the mean.
 
         Args:
             features: (N, D), embeddings times norms, without the mirror's half.
@@ -540,7 +541,8 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         Raises:
             ValueError: The features have another size, or a person has none.
         """
-        classes, size = self.classifier.weight.shape
+        rows, size = self.classifier.weight.shape
+        classes = self.config.num_labels or 0
         if features.ndim != 2 or features.shape[1] != size:
             raise ValueError(f"imprint needs features (N, {size}), got {tuple(features.shape)}")
         features = features.float()
@@ -553,7 +555,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         if self.config.head == "softmax":
             weights = weights * (self.config.scale / torch.linalg.vector_norm(features, dim=1).mean())
             self.classifier.bias.zero_()
-        self.classifier.weight.copy_(weights)
+        self.classifier.weight.copy_(weights.repeat_interleave(rows // classes, dim=0))
 
     def replace_head(self, num_labels: int | None = None, id2label: dict[int, str] | None = None) -> None:
         """Put a new classifier for other people on the embedder, freshly initialized.
@@ -649,7 +651,15 @@ def _classifier(config: FaceEmbedderConfig) -> nn.Module:
         raise ValueError("a classifier needs at least two people: with one, every face is classified right")
     if config.head == "softmax":
         return nn.Linear(config.embedding_size, people)
-    return MarginSoftmax(config.embedding_size, people, config.head, config.scale, config.margin)
+    return MarginSoftmax(
+        config.embedding_size,
+        people,
+        config.head,
+        config.scale,
+        config.margin,
+        margins=config.margins,
+        sub_centers=config.sub_centers,
+    )
 
 
 __all__ = [
