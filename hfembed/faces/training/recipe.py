@@ -89,6 +89,9 @@ class FaceTrainingConfig(TrainingConfig):
     margin: float | None = setting(None, "m of a margin head; null = the paper's")
     margins: list[float] = setting([1.0, 0.3, 0.2], "head combined: m1, m2, m3 of cos(m1 theta + m2) - m3")
     sub_centers: int = setting(3, "head subcenter_arcface: centers per person")
+    norm_range: list[float] = setting([10.0, 110.0], "head magface: norms between which the margin grows")
+    margin_range: list[float] = setting([0.45, 0.8], "head magface: the margin at both ends of norm_range")
+    norm_penalty: float = setting(35.0, "head magface: weight of the regularizer of norms")
     label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")
     metric_loss: str = setting("triplet", "objective triplet: " + " or ".join(METRIC_LOSSES))
     contrastive_margin: float = setting(1.0, "distance up to which the contrastive loss pushes people apart")
@@ -268,6 +271,9 @@ def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:
         "margin": config.margin,
         "margins": config.margins,
         "sub_centers": config.sub_centers,
+        "norm_range": config.norm_range,
+        "margin_range": config.margin_range,
+        "norm_penalty": config.norm_penalty,
         "label_smoothing": config.label_smoothing,
         "metric_loss": config.metric_loss,
         "contrastive_margin": config.contrastive_margin,

@@ -129,7 +129,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
             as long an embedding).
         head (`str`, *optional*, defaults to `"softmax"`):
             Classification head: `"softmax"`, `"cosface"`, `"arcface"`, `"subcenter_arcface"`, `"combined"`,
-            `"adaface"` or `"curricularface"`.
+            `"magface"`, `"adaface"` or `"curricularface"`.
         scale (`float`, *optional*, defaults to 64.0):
             Factor s on the cosine logits of a margin head; also the sharpness that `imprint` gives a softmax head.
         margin (`float`, *optional*):
@@ -139,6 +139,12 @@ class FaceEmbedderConfig(PreTrainedConfig):
             Margins m1, m2, m3 of the head `"combined"`, cos(m1 theta + m2) - m3.
         sub_centers (`int`, *optional*, defaults to 3):
             Centers per person of the head `"subcenter_arcface"`.
+        norm_range (`list[float]`, *optional*, defaults to `[10.0, 110.0]`):
+            Embedding norms between which the margin of the head `"magface"` grows.
+        margin_range (`list[float]`, *optional*, defaults to `[0.45, 0.8]`):
+            Margins in radians of the head `"magface"` at both ends of `norm_range`.
+        norm_penalty (`float`, *optional*, defaults to 35.0):
+            Weight of the regularizer of the head `"magface"` that makes embeddings long.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Fraction of the target probability that is spread over all people.
         metric_loss (`str`, *optional*, defaults to `"triplet"`):
@@ -184,6 +190,9 @@ class FaceEmbedderConfig(PreTrainedConfig):
     margin: float | int | None = None
     margins: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [1.0, 0.3, 0.2])
     sub_centers: int = 3
+    norm_range: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [10.0, 110.0])
+    margin_range: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [0.45, 0.8])
+    norm_penalty: float | int = 35.0
     label_smoothing: float | int = 0.0
     metric_loss: str = "triplet"
     triplet_margin: float | int = 0.2
@@ -195,6 +204,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
         check_fields(self, kwargs)
         self.image_size = list(self.image_size)
         self.margins = list(self.margins)
+        self.norm_range, self.margin_range = list(self.norm_range), list(self.margin_range)
         if self.pooling is None and (self.trunk in _TRUNKS or self.trunk.startswith("timm/")):
             self.pooling = self._allowed_poolings()[0]  # type: ignore[assignment]
         super().__post_init__(**kwargs)
@@ -239,8 +249,15 @@ class FaceEmbedderConfig(PreTrainedConfig):
                 "margins must be [m1, m2, m3] with m1 in [0.5, 2], m2 (radians) and m3 in [0, 1.5), got "
                 f"{self.margins}"
             )
-        if self.head == "combined" and self.margin is not None:
-            raise ValueError(f"margin {self.margin} has no effect with head combined; set margins: [m1, m2, m3]")
+        if len(self.norm_range) != 2 or not 0 < self.norm_range[0] < self.norm_range[1]:
+            raise ValueError(f"norm_range must be [low, high] with 0 < low < high, got {self.norm_range}")
+        if len(self.margin_range) != 2 or not 0 <= self.margin_range[0] <= self.margin_range[1] < 1.5:
+            raise ValueError(f"margin_range must be [low, high] in [0, 1.5), in radians, got {self.margin_range}")
+        if not self.norm_penalty >= 0:
+            raise ValueError(f"norm_penalty must not be negative, got {self.norm_penalty}")
+        instead = {"combined": "margins", "magface": "margin_range"}.get(self.head)
+        if instead and self.margin is not None:
+            raise ValueError(f"margin {self.margin} has no effect with head {self.head}; set {instead}")
         check_sizes(self, {"sub_centers": _MAX_SUB_CENTERS})
 
     def validate_thresholds(self) -> None:

@@ -175,6 +175,54 @@ def curricularface_logits(
     return scale * _replace_targets(others, labels, targets)
 
 
+def magface_margins(norms: torch.Tensor, norm_range: Sequence[float], margin_range: Sequence[float]) -> torch.Tensor:
+    """MagFace's margin m(a) (Meng et al. 2021, section 4.1): linear in the embedding's length, from l_m to u_m.
+
+    Args:
+        norms: a (B,), counted as l_a below and as u_a above the range; the gradient goes through it inside.
+        norm_range: (l_a, u_a).
+        margin_range: (l_m, u_m) in radians.
+
+    Returns:
+        (B,) in radians.
+    """
+    (norm_low, norm_high), (margin_low, margin_high) = norm_range, margin_range
+    share = (norms.clamp(norm_low, norm_high) - norm_low) / (norm_high - norm_low)
+    return margin_low + (margin_high - margin_low) * share
+
+
+def magface_logits(cosines: torch.Tensor, labels: torch.Tensor, margins: torch.Tensor, scale: float) -> torch.Tensor:
+    """MagFace (Meng et al. 2021, equation 3): s cos(theta_y + m(a)) for the own class, a margin for each sample.
+
+    With `magface_penalty`, easy faces grow long and hard ones stay short, so that an embedding's length tells how good
+    its photo is. For a model that is to give quality scores too; it needs lengths that may move in `norm_range`.
+
+    Args:
+        cosines: (B, N) in [-1, 1].
+        labels: (B,) integer class of each row.
+        margins: m(a) (B,) in radians (`magface_margins`); the gradient goes on into the lengths.
+
+    Returns:
+        Logits (B, N).
+    """
+    targets = cosines.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return scale * _replace_targets(cosines, labels, _cosine_of_sum(targets, margins.to(cosines.dtype)))
+
+
+def magface_penalty(norms: torch.Tensor, norm_range: Sequence[float]) -> torch.Tensor:
+    """MagFace's regularizer, mean over the batch of g(a) = 1 / a + a / u_a^2, smallest at a = u_a.
+
+    Args:
+        norms: a (B,), clamped to the range, outside which it has no gradient, as in the paper's own training.
+        norm_range: (l_a, u_a).
+
+    Returns:
+        Scalar.
+    """
+    norms = norms.clamp(*norm_range)
+    return (1 / norms + norms / norm_range[1] ** 2).mean()
+
+
 class MarginSoftmax(nn.Module):
     """Class weights and the margin on the own class's cosine.
 
@@ -202,12 +250,18 @@ class MarginSoftmax(nn.Module):
         margin: float | None,
         margins: Sequence[float] = (1.0, 0.3, 0.2),
         sub_centers: int = 3,
+        norm_range: Sequence[float] = (10.0, 110.0),
+        margin_range: Sequence[float] = (0.45, 0.8),
+        norm_penalty: float = 35.0,
     ) -> None:
         super().__init__()
         self.kind = kind
         self.scale = scale
-        self.margin: float = MARGIN_HEADS[kind].margin if margin is None else margin
+        self.margin: float = (MARGIN_HEADS[kind].margin or 0.0) if margin is None else margin
         self.margins: Sequence[float] = margins
+        self.norm_range: Sequence[float] = norm_range
+        self.margin_range: Sequence[float] = margin_range
+        self.norm_penalty = norm_penalty
         self.sub_centers = sub_centers if MARGIN_HEADS[kind].has_sub_centers else 1
         self.weight = nn.Parameter(torch.empty(num_labels * self.sub_centers, embedding_size))
         if kind == "adaface":
@@ -223,6 +277,10 @@ class MarginSoftmax(nn.Module):
     def margin_logits(self, cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits with the margin on the own class; running statistics move in training mode."""
         return MARGIN_HEADS[self.kind].logits(self, cosines, norms, labels)
+
+    def penalty(self, norms: torch.Tensor) -> torch.Tensor | float:
+        """What the loss adds for embedding norms (B,): a scalar, 0 with heads that leave them free."""
+        return self.norm_penalty * magface_penalty(norms, self.norm_range) if self.kind == "magface" else 0.0
 
     def quality_scores(self, norms: torch.Tensor) -> torch.Tensor:
         """AdaFace's scores of embedding norms (B,), by the running statistics, which move in training mode."""
@@ -249,12 +307,12 @@ class MarginHead(NamedTuple):
     """A kind of head.
 
     Attributes:
-        margin: The paper's, unless the config has one.
+        margin: The paper's, unless the config has one; None where the head has other fields for it.
         logits: Of the head, cosines (B, N), embedding norms (B,) and labels (B,): logits (B, N) with the margin.
         has_sub_centers: Whether a class has several centers.
     """
 
-    margin: float
+    margin: float | None
     logits: Callable[[MarginSoftmax, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     has_sub_centers: bool = False
 
@@ -272,9 +330,16 @@ MARGIN_HEADS = {
         lambda head, cosines, _, labels: arcface_logits(cosines, labels, head.scale, head.margin),
         has_sub_centers=True,
     ),
-    # its three margins stand in the config's `margins`; `margin` has no effect
+    # no single margin: `margins`
     "combined": MarginHead(
-        0.0, lambda head, cosines, _, labels: combined_margin_logits(cosines, labels, head.scale, head.margins)
+        None, lambda head, cosines, _, labels: combined_margin_logits(cosines, labels, head.scale, head.margins)
+    ),
+    # no single margin: `margin_range`
+    "magface": MarginHead(
+        None,
+        lambda head, cosines, norms, labels: magface_logits(
+            cosines, labels, magface_margins(norms, head.norm_range, head.margin_range), head.scale
+        ),
     ),
     "adaface": MarginHead(
         0.4,

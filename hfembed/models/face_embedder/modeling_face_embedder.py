@@ -59,7 +59,8 @@ class FaceClassificationOutput(ModelOutput):
     """Output of `FaceEmbedderForClassification`.
 
     Args:
-        loss (`torch.FloatTensor`, *optional*): Mean cross entropy, with the margin; present when labels are given.
+        loss (`torch.FloatTensor`, *optional*): Mean cross entropy, with the margin, and MagFace's regularizer; present
+            when labels are given.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`): Without margin.
         embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
         norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalization.
@@ -525,6 +526,8 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         loss = None
         if labels is not None:
             loss = F.cross_entropy(training_logits.float(), labels, label_smoothing=self.config.label_smoothing)
+            if self.config.head != "softmax":
+                loss = loss + self.classifier.penalty(norms)
         return FaceClassificationOutput(loss=loss, logits=logits, embeddings=embeddings, norms=norms)
 
     @torch.no_grad()
@@ -659,6 +662,9 @@ def _classifier(config: FaceEmbedderConfig) -> nn.Module:
         config.margin,
         margins=config.margins,
         sub_centers=config.sub_centers,
+        norm_range=config.norm_range,
+        margin_range=config.margin_range,
+        norm_penalty=config.norm_penalty,
     )
 
 

@@ -16,6 +16,9 @@ from hfembed.models.face_embedder.margin_softmax import (
     cosface_logits,
     cosine_similarities,
     curricularface_logits,
+    magface_logits,
+    magface_margins,
+    magface_penalty,
     sub_center_cosines,
 )
 
@@ -62,7 +65,7 @@ def test_arcface_gradient_is_the_true_one():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("angle", [0.0, math.pi])
-@pytest.mark.parametrize("head", ["cosface", "arcface", "combined", "adaface", "curricularface"])
+@pytest.mark.parametrize("head", ["cosface", "arcface", "combined", "magface", "adaface", "curricularface"])
 def test_gradients_are_finite_where_embedding_and_weight_agree_or_oppose(head, angle, dtype):
     weights = F.normalize(torch.randn(4, 8, dtype=dtype, generator=torch.Generator().manual_seed(0)))
     embeddings = (math.cos(angle) * weights[:2]).clone().requires_grad_()
@@ -71,6 +74,8 @@ def test_gradients_are_finite_where_embedding_and_weight_agree_or_oppose(head, a
     assert cosines.abs().max() <= 1
     if head == "adaface":
         logits = adaface_logits(cosines, labels, torch.tensor([-1.0, 1.0]), 64.0, 0.4)
+    elif head == "magface":
+        logits = magface_logits(cosines, labels, torch.tensor([0.45, 0.8]), 64.0)
     elif head == "combined":
         logits = combined_margin_logits(cosines, labels, 64.0, (1.2, 0.3, 0.2))
     elif head == "curricularface":
@@ -217,3 +222,44 @@ def test_one_sub_center_is_arcface():
     heads[1].load_state_dict(heads[0].state_dict())
     logits = [head.margin_logits(head(embeddings), torch.ones(5), labels) for head in heads]
     assert torch.equal(*logits)
+
+
+def magface_loss(embeddings, weights, labels):
+    """Logits and regularizer as functions of embeddings that are not normalized yet."""
+    norms = embeddings.norm(dim=1)
+    margins = magface_margins(norms, (2.0, 6.0), (0.3, 0.7))
+    logits = magface_logits(cosine_similarities(embeddings, weights), labels, margins, 10.0)
+    return F.cross_entropy(logits, labels) + 5 * magface_penalty(norms, (2.0, 6.0))
+
+
+def test_magface_loss_by_its_formulas():
+    rng = np.random.default_rng(0)
+    weights, labels = rng.normal(size=(4, 6)), np.array([0, 1, 2, 3, 1, 0])
+    # below, inside and above the range of norms; near the own class, so that theta + m stays below pi
+    lengths = np.array([1.0, 2.5, 3.5, 4.5, 5.5, 9.0])
+    directions = weights[labels] / np.linalg.norm(weights[labels], axis=1, keepdims=True) + rng.normal(size=(6, 6)) / 4
+    embeddings = lengths[:, None] * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    losses = []
+    for embedding, label in zip(embeddings, labels, strict=True):
+        length = min(max(np.linalg.norm(embedding), 2.0), 6.0)
+        margin = (0.7 - 0.3) / (6.0 - 2.0) * (length - 2.0) + 0.3
+        logits = [10 * embedding @ w / np.linalg.norm(embedding) / np.linalg.norm(w) for w in weights]
+        logits[label] = 10 * math.cos(math.acos(logits[label] / 10) + margin)
+        losses.append(math.log(sum(math.exp(logit) for logit in logits)) - logits[label])
+        losses[-1] += 5 * (1 / length + length / 36)
+    embeddings, weights = (torch.from_numpy(array).requires_grad_() for array in (embeddings, weights))
+    labels = torch.from_numpy(labels)
+    actual = magface_loss(embeddings, weights, labels)
+    assert actual.item() == pytest.approx(np.mean(losses), rel=1e-9)
+    assert torch.autograd.gradcheck(lambda *tensors: magface_loss(*tensors, labels), (embeddings, weights))
+
+
+def test_magface_with_one_margin_is_arcface_and_its_penalty_is_smallest_at_the_upper_norm():
+    rows = torch.stack([COSINES, torch.full_like(COSINES, 0.3)], 1)
+    labels = torch.zeros(len(rows), dtype=torch.long)
+    norms = torch.linspace(1, 200, len(rows), dtype=torch.float64)
+    for margin in (0.0, 0.5):
+        margins = magface_margins(norms, (10, 110), (margin, margin))
+        assert torch.equal(magface_logits(rows, labels, margins, 10.0), arcface_logits(rows, labels, 10.0, margin))
+    penalties = torch.stack([magface_penalty(norm[None], (10, 110)) for norm in norms])
+    assert penalties.argmin() == (norms >= 110).nonzero()[0] and penalties[0] == 1 / 10 + 10 / 110**2

@@ -203,8 +203,8 @@ def test_timm_weights_are_taken_over(tmp_path):
 @pytest.mark.parametrize("head", ["softmax", *MARGIN_HEADS])
 def test_classification_heads_learn(head):
     torch.manual_seed(0)
-    margins = {"margins": [1.0, 0.1, 0.0]} if head == "combined" else {"margin": 0.1}
-    config = tiny_config(head=head, scale=8, label_smoothing=0.05, **margins)
+    others = {"combined": {"margins": [1.0, 0.1, 0.0]}, "magface": {"margin_range": [0.1, 0.2], "norm_penalty": 1.0}}
+    config = tiny_config(head=head, scale=8, label_smoothing=0.05, **others.get(head, {"margin": 0.1}))
     model = FaceEmbedderForClassification(config)
     labels = torch.arange(5).repeat_interleave(4)
     pixel_values = images(config, 5)[labels] + 0.1 * images(config, 20, seed=1)
@@ -600,12 +600,26 @@ def test_a_margin_head_has_the_margin_of_its_paper(name, margin):
         ({"margins": [1.0, -0.1, 0.0]}, r"margins must be"),
         ({"margins": [1.0, 0.1, float("nan")]}, "margins.* must be a finite number"),
         ({"head": "combined", "margin": 0.3}, "no effect with head combined"),
+        ({"head": "magface", "margin": 0.3}, "no effect with head magface; set margin_range"),
+        ({"norm_range": [10.0, 10.0]}, "norm_range must be"),
+        ({"margin_range": [0.8, 0.4]}, "margin_range must be"),
+        ({"norm_penalty": -1.0}, "norm_penalty must not be negative"),
         ({"sub_centers": 0}, "sub_centers must lie between 1 and 64"),
     ],
 )
 def test_impossible_margins_and_centers_are_refused(fields, message):
     with pytest.raises(Exception, match=message):
         tiny_config(**fields)
+
+
+def test_the_regularizer_of_norms_is_part_of_the_loss():
+    model = FaceEmbedderForClassification(tiny_config(head="magface", norm_range=[1.0, 20.0], norm_penalty=0.0)).eval()
+    pixel_values, labels = images(model.config, 5), torch.arange(5)
+    without = model(pixel_values, labels)
+    model.classifier.norm_penalty = 3.0
+    norms = without.norms.clamp(1, 20)
+    penalty = 3 * (1 / norms + norms / 400).mean()
+    torch.testing.assert_close(model(pixel_values, labels).loss, without.loss + penalty)
 
 
 def test_sub_centers_are_saved_replaced_and_imprinted(tmp_path):
