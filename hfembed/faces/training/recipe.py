@@ -89,6 +89,7 @@ class FaceTrainingConfig(TrainingConfig):
     margin: float | None = setting(None, "m of a margin head; null = the paper's")
     margins: list[float] = setting([1.0, 0.3, 0.2], "head combined: m1, m2, m3 of cos(m1 theta + m2) - m3")
     sub_centers: int = setting(3, "head subcenter_arcface: centers per person")
+    margin_deviation: float = setting(0.05, "head elasticface: standard deviation of its margins around m")
     norm_range: list[float] = setting([10.0, 110.0], "head magface: norms between which the margin grows")
     margin_range: list[float] = setting([0.45, 0.8], "head magface: the margin at both ends of norm_range")
     norm_penalty: float = setting(35.0, "head magface: weight of the regularizer of norms")
@@ -157,6 +158,11 @@ class FaceTrainingConfig(TrainingConfig):
     def held_out(self) -> bool:
         """Whether photos of the trained people are held out."""
         return bool(self.held_out_share or self.train_photos)
+
+    @property
+    def noise_seed(self) -> int | None:
+        """Seed of the noise that the head draws its margins from; None where it draws none."""
+        return self.seed if self.objective == "classification" and self.head == "elasticface" else None
 
     @property
     def features_once(self) -> bool:
@@ -271,6 +277,7 @@ def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:
         "margin": config.margin,
         "margins": config.margins,
         "sub_centers": config.sub_centers,
+        "margin_deviation": config.margin_deviation,
         "norm_range": config.norm_range,
         "margin_range": config.margin_range,
         "norm_penalty": config.norm_penalty,

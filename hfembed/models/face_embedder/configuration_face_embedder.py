@@ -128,17 +128,20 @@ class FaceEmbedderConfig(PreTrainedConfig):
             Use of the image's mirror by `embed`: `"none"`, `"sum"` (of the two embeddings), or `"concatenate"` (twice
             as long an embedding).
         head (`str`, *optional*, defaults to `"softmax"`):
-            Classification head: `"softmax"`, `"cosface"`, `"arcface"`, `"subcenter_arcface"`, `"combined"`,
-            `"magface"`, `"adaface"` or `"curricularface"`.
+            Classification head: `"softmax"`, `"cosface"`, `"arcface"`, `"subcenter_arcface"`, `"elasticface"`,
+            `"combined"`, `"magface"`, `"adaface"` or `"curricularface"`.
         scale (`float`, *optional*, defaults to 64.0):
             Factor s on the cosine logits of a margin head; also the sharpness that `imprint` gives a softmax head.
         margin (`float`, *optional*):
-            Margin m of a margin head (CosFace: a difference of cosines, 0.35; ArcFace with and without sub-centers
-            and CurricularFace: radians, 0.5; AdaFace: 0.4). `None` stands for these, the papers' own.
+            Margin m of a margin head (CosFace: a difference of cosines, 0.35; ArcFace with and without
+            sub-centers, ElasticFace and CurricularFace: radians, 0.5; AdaFace: 0.4). `None` stands for these, the
+            papers' own.
         margins (`list[float]`, *optional*, defaults to `[1.0, 0.3, 0.2]`):
             Margins m1, m2, m3 of the head `"combined"`, cos(m1 theta + m2) - m3.
         sub_centers (`int`, *optional*, defaults to 3):
             Centers per person of the head `"subcenter_arcface"`.
+        margin_deviation (`float`, *optional*, defaults to 0.05):
+            Standard deviation in radians of the margins that the head `"elasticface"` draws around `margin`.
         norm_range (`list[float]`, *optional*, defaults to `[10.0, 110.0]`):
             Embedding norms between which the margin of the head `"magface"` grows.
         margin_range (`list[float]`, *optional*, defaults to `[0.45, 0.8]`):
@@ -190,6 +193,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
     margin: float | int | None = None
     margins: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [1.0, 0.3, 0.2])
     sub_centers: int = 3
+    margin_deviation: float | int = 0.05
     norm_range: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [10.0, 110.0])
     margin_range: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [0.45, 0.8])
     norm_penalty: float | int = 35.0
@@ -253,8 +257,9 @@ class FaceEmbedderConfig(PreTrainedConfig):
             raise ValueError(f"norm_range must be [low, high] with 0 < low < high, got {self.norm_range}")
         if len(self.margin_range) != 2 or not 0 <= self.margin_range[0] <= self.margin_range[1] < 1.5:
             raise ValueError(f"margin_range must be [low, high] in [0, 1.5), in radians, got {self.margin_range}")
-        if not self.norm_penalty >= 0:
-            raise ValueError(f"norm_penalty must not be negative, got {self.norm_penalty}")
+        for name in ("norm_penalty", "margin_deviation"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         instead = {"combined": "margins", "magface": "margin_range"}.get(self.head)
         if instead and self.margin is not None:
             raise ValueError(f"margin {self.margin} has no effect with head {self.head}; set {instead}")

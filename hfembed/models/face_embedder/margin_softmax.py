@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -70,7 +71,9 @@ def cosface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, ma
     return scale * _replace_targets(cosines, labels, targets - margin)
 
 
-def arcface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, margin: float) -> torch.Tensor:
+def arcface_logits(
+    cosines: torch.Tensor, labels: torch.Tensor, scale: float, margin: float | torch.Tensor
+) -> torch.Tensor:
     """ArcFace (Deng et al. 2019, equation 3): s cos(theta_y + m) for the own class, s cos theta for the others.
 
     The gradient is the true one, sin(theta + m) / sin(theta), finite also at cos theta = +-1. Past theta = pi - m,
@@ -79,7 +82,7 @@ def arcface_logits(cosines: torch.Tensor, labels: torch.Tensor, scale: float, ma
     Args:
         cosines: (B, N) in [-1, 1].
         labels: (B,) integer class of each row.
-        margin: m in radians.
+        margin: m in radians, or one (B,) per row.
 
     Returns:
         Logits (B, N).
@@ -223,12 +226,31 @@ def magface_penalty(norms: torch.Tensor, norm_range: Sequence[float]) -> torch.T
     return (1 / norms + norms / norm_range[1] ** 2).mean()
 
 
+def elasticface_margins(noise: torch.Tensor, margin: float, deviation: float) -> torch.Tensor:
+    """ElasticFace-Arc's margins (Boutros et al. 2022, equation 6): one per sample, drawn from N(m, sigma^2).
+
+    People differ in how much their photos vary, which one fixed margin does not allow for. With `arcface_logits` it is
+    ArcFace for sets with many people of uneven variation; sigma = 0 is ArcFace. The variant ElasticFace+, which gives
+    large margins to hard samples, is not offered: its margins depend on who else is in the batch.
+
+    Args:
+        noise: (B,) standard normal.
+        margin: m in radians.
+        deviation: sigma in radians.
+
+    Returns:
+        (B,), kept in [0, 1.5].
+    """
+    return (margin + deviation * noise).clamp(0, 1.5)
+
+
 class MarginSoftmax(nn.Module):
     """Class weights and the margin on the own class's cosine.
 
     `weight` has one row per class, or `sub_centers` successive ones with a head that has sub-centers.
 
-    With several ranks, each takes AdaFace's length statistics and CurricularFace's progress from its own samples.
+    With several ranks, each takes AdaFace's length statistics from its own samples; CurricularFace's progress is the
+    mean over all ranks' samples.
     """
 
     # AdaFace's smoothing of its length statistics over batches, and where they start
@@ -253,6 +275,7 @@ class MarginSoftmax(nn.Module):
         norm_range: Sequence[float] = (10.0, 110.0),
         margin_range: Sequence[float] = (0.45, 0.8),
         norm_penalty: float = 35.0,
+        margin_deviation: float = 0.05,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -262,6 +285,7 @@ class MarginSoftmax(nn.Module):
         self.norm_range: Sequence[float] = norm_range
         self.margin_range: Sequence[float] = margin_range
         self.norm_penalty = norm_penalty
+        self.margin_deviation = margin_deviation
         self.sub_centers = sub_centers if MARGIN_HEADS[kind].has_sub_centers else 1
         self.weight = nn.Parameter(torch.empty(num_labels * self.sub_centers, embedding_size))
         if kind == "adaface":
@@ -274,13 +298,27 @@ class MarginSoftmax(nn.Module):
         """Cosines (B, N) between embeddings (B, D) and the class weights, the nearest where a class has several."""
         return sub_center_cosines(embeddings, self.weight, self.sub_centers)
 
-    def margin_logits(self, cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits with the margin on the own class; running statistics move in training mode."""
-        return MARGIN_HEADS[self.kind].logits(self, cosines, norms, labels)
+    def margin_logits(
+        self, cosines: torch.Tensor, norms: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits with the margin on the own class; running statistics move in training mode.
+
+        Args:
+            noise: (B,) standard normal, for ElasticFace's margins; without it they are drawn from torch's generator.
+        """
+        return MARGIN_HEADS[self.kind].logits(self, Batch(cosines, norms, labels, noise))
 
     def penalty(self, norms: torch.Tensor) -> torch.Tensor | float:
         """What the loss adds for embedding norms (B,): a scalar, 0 with heads that leave them free."""
         return self.norm_penalty * magface_penalty(norms, self.norm_range) if self.kind == "magface" else 0.0
+
+    def drawn_margins(self, batch: "Batch") -> torch.Tensor:
+        """ElasticFace's margins (B,) in training mode; m throughout in evaluation."""
+        if not self.training:
+            noise = torch.zeros_like(batch.norms)
+        else:
+            noise = torch.randn_like(batch.norms) if batch.noise is None else batch.noise
+        return elasticface_margins(noise, self.margin, self.margin_deviation)
 
     def quality_scores(self, norms: torch.Tensor) -> torch.Tensor:
         """AdaFace's scores of embedding norms (B,), by the running statistics, which move in training mode."""
@@ -292,6 +330,9 @@ class MarginSoftmax(nn.Module):
         """CurricularFace's t, the running mean of the own class's cosine (B, N), which moves in training mode."""
         if self.training:
             mean = cosines.detach().gather(1, labels.unsqueeze(1)).mean()
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(mean)
+                mean = mean / dist.get_world_size()
             self.progress.lerp_(mean.to(self.progress.dtype), self.PROGRESS_MOMENTUM)
         return self.progress
 
@@ -303,54 +344,69 @@ class MarginSoftmax(nn.Module):
             self.norm_std.lerp_(norms.std().to(self.norm_std.dtype), self.NORM_MOMENTUM)
 
 
+class Batch(NamedTuple):
+    """What a head makes logits of: cosines (B, N), embedding norms (B,), labels (B,), noise (B,) if it was drawn."""
+
+    cosines: torch.Tensor
+    norms: torch.Tensor
+    labels: torch.Tensor
+    noise: torch.Tensor | None
+
+
 class MarginHead(NamedTuple):
     """A kind of head.
 
     Attributes:
         margin: The paper's, unless the config has one; None where the head has other fields for it.
-        logits: Of the head, cosines (B, N), embedding norms (B,) and labels (B,): logits (B, N) with the margin.
+        logits: Of the head and a batch: logits (B, N) with the margin.
         has_sub_centers: Whether a class has several centers.
     """
 
     margin: float | None
-    logits: Callable[[MarginSoftmax, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    logits: Callable[[MarginSoftmax, Batch], torch.Tensor]
     has_sub_centers: bool = False
 
 
 # to add a head: its function above, its name here, its test in tests/models/face_embedder/test_margin_softmax.py
 MARGIN_HEADS = {
     "cosface": MarginHead(
-        0.35, lambda head, cosines, _, labels: cosface_logits(cosines, labels, head.scale, head.margin)
+        0.35, lambda head, batch: cosface_logits(batch.cosines, batch.labels, head.scale, head.margin)
     ),
     "arcface": MarginHead(
-        0.5, lambda head, cosines, _, labels: arcface_logits(cosines, labels, head.scale, head.margin)
+        0.5, lambda head, batch: arcface_logits(batch.cosines, batch.labels, head.scale, head.margin)
     ),
     "subcenter_arcface": MarginHead(
         0.5,
-        lambda head, cosines, _, labels: arcface_logits(cosines, labels, head.scale, head.margin),
+        lambda head, batch: arcface_logits(batch.cosines, batch.labels, head.scale, head.margin),
         has_sub_centers=True,
+    ),
+    "elasticface": MarginHead(
+        0.5, lambda head, batch: arcface_logits(batch.cosines, batch.labels, head.scale, head.drawn_margins(batch))
     ),
     # no single margin: `margins`
     "combined": MarginHead(
-        None, lambda head, cosines, _, labels: combined_margin_logits(cosines, labels, head.scale, head.margins)
+        None, lambda head, batch: combined_margin_logits(batch.cosines, batch.labels, head.scale, head.margins)
     ),
     # no single margin: `margin_range`
     "magface": MarginHead(
         None,
-        lambda head, cosines, norms, labels: magface_logits(
-            cosines, labels, magface_margins(norms, head.norm_range, head.margin_range), head.scale
+        lambda head, batch: magface_logits(
+            batch.cosines,
+            batch.labels,
+            magface_margins(batch.norms, head.norm_range, head.margin_range),
+            head.scale,
         ),
     ),
     "adaface": MarginHead(
         0.4,
-        lambda head, cosines, norms, labels: adaface_logits(
-            cosines, labels, head.quality_scores(norms), head.scale, head.margin
+        lambda head, batch: adaface_logits(
+            batch.cosines, batch.labels, head.quality_scores(batch.norms), head.scale, head.margin
         ),
     ),
     "curricularface": MarginHead(
         0.5,
-        lambda head, cosines, _, labels: curricularface_logits(
-            cosines, labels, head.advance(cosines, labels), head.scale, head.margin
+        lambda head, batch: curricularface_logits(
+            batch.cosines, batch.labels, head.advance(batch.cosines, batch.labels), head.scale, head.margin
         ),
     ),
 }

@@ -493,6 +493,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         features: torch.Tensor | None = None,
+        margin_noise: torch.Tensor | None = None,
     ) -> FaceClassificationOutput:
         """Classify a batch of faces.
 
@@ -501,6 +502,8 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
             labels: (batch_size,) integer people.
             features: (batch_size, embedding_size), embeddings times norms computed before, instead of pixel_values:
                 training a classifier on a frozen trunk then costs the trunk once, not once an epoch.
+            margin_noise: (batch_size,) standard normal, from which the head `"elasticface"` makes its margins in
+                training; by default it is drawn from torch's generator.
 
         Returns:
             FaceClassificationOutput; the loss carries the margin and label smoothing, the logits neither.
@@ -522,7 +525,9 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         else:
             cosines = self.classifier(embeddings)
             logits = self.classifier.scale * cosines
-            training_logits = None if labels is None else self.classifier.margin_logits(cosines, norms, labels)
+            training_logits = None
+            if labels is not None:
+                training_logits = self.classifier.margin_logits(cosines, norms, labels, margin_noise)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(training_logits.float(), labels, label_smoothing=self.config.label_smoothing)
@@ -665,6 +670,7 @@ def _classifier(config: FaceEmbedderConfig) -> nn.Module:
         norm_range=config.norm_range,
         margin_range=config.margin_range,
         norm_penalty=config.norm_penalty,
+        margin_deviation=config.margin_deviation,
     )
 
 

@@ -16,6 +16,7 @@ from hfembed.models.face_embedder.margin_softmax import (
     cosface_logits,
     cosine_similarities,
     curricularface_logits,
+    elasticface_margins,
     magface_logits,
     magface_margins,
     magface_penalty,
@@ -263,3 +264,32 @@ def test_magface_with_one_margin_is_arcface_and_its_penalty_is_smallest_at_the_u
         assert torch.equal(magface_logits(rows, labels, margins, 10.0), arcface_logits(rows, labels, 10.0, margin))
     penalties = torch.stack([magface_penalty(norm[None], (10, 110)) for norm in norms])
     assert penalties.argmin() == (norms >= 110).nonzero()[0] and penalties[0] == 1 / 10 + 10 / 110**2
+
+
+def test_elasticface_draws_a_margin_per_sample_around_the_config_s():
+    noise = torch.tensor([-20.0, -1.0, 0.0, 2.0, 40.0], dtype=torch.float64)
+    margins = elasticface_margins(noise, 0.5, 0.05)
+    torch.testing.assert_close(margins, torch.tensor([0.0, 0.45, 0.5, 0.6, 1.5], dtype=torch.float64))
+    rows = torch.tensor([[0.6, 0.3]] * 5, dtype=torch.float64, requires_grad=True)
+    labels = torch.zeros(5, dtype=torch.long)
+    expected = [10 * math.cos(math.acos(0.6) + margin) for margin in margins.tolist()]
+    logits = arcface_logits(rows, labels, 10.0, margins)
+    torch.testing.assert_close(logits[:, 0].detach(), torch.tensor(expected, dtype=torch.float64))
+    assert torch.autograd.gradcheck(lambda values: arcface_logits(values, labels, 10.0, margins), rows)
+    assert torch.equal(
+        arcface_logits(rows, labels, 10.0, elasticface_margins(noise, 0.5, 0.0)),
+        arcface_logits(rows, labels, 10.0, 0.5),
+    )
+
+
+def test_elasticface_takes_the_noise_it_is_given_and_none_in_evaluation():
+    head = MarginSoftmax(4, 3, "elasticface", 10.0, None, margin_deviation=0.1)
+    cosines, norms, labels = torch.tensor([[0.5, 0.1, 0.0], [0.2, 0.6, 0.3]]), torch.ones(2), torch.tensor([0, 1])
+    noise = torch.tensor([1.0, -2.0])
+    expected = arcface_logits(cosines, labels, 10.0, torch.tensor([0.6, 0.3]))
+    torch.testing.assert_close(head.margin_logits(cosines, norms, labels, noise), expected)
+    torch.manual_seed(0)
+    drawn = [head.margin_logits(cosines, norms, labels) for _ in range(2)]
+    assert not torch.equal(*drawn)
+    still = head.eval().margin_logits(cosines, norms, labels, noise)
+    assert torch.equal(still, arcface_logits(cosines, labels, 10.0, 0.5))

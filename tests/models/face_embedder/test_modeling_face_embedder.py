@@ -586,7 +586,14 @@ def test_one_person_is_no_classification():
 
 @pytest.mark.parametrize(
     ("name", "margin"),
-    [("cosface", 0.35), ("arcface", 0.5), ("subcenter_arcface", 0.5), ("adaface", 0.4), ("curricularface", 0.5)],
+    [
+        ("cosface", 0.35),
+        ("arcface", 0.5),
+        ("subcenter_arcface", 0.5),
+        ("elasticface", 0.5),
+        ("adaface", 0.4),
+        ("curricularface", 0.5),
+    ],
 )
 def test_a_margin_head_has_the_margin_of_its_paper(name, margin):
     assert FaceEmbedderForClassification(tiny_config(head=name)).classifier.margin == margin
@@ -604,6 +611,7 @@ def test_a_margin_head_has_the_margin_of_its_paper(name, margin):
         ({"norm_range": [10.0, 10.0]}, "norm_range must be"),
         ({"margin_range": [0.8, 0.4]}, "margin_range must be"),
         ({"norm_penalty": -1.0}, "norm_penalty must not be negative"),
+        ({"margin_deviation": -0.1}, "margin_deviation must not be negative"),
         ({"sub_centers": 0}, "sub_centers must lie between 1 and 64"),
     ],
 )
