@@ -6,6 +6,7 @@ may use stand for the three readers below, which take bytes and nothing else, an
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,15 @@ from hfembed.models.face_embedder.image_processing_face_embedder import template
 
 FOLDS = 10
 MAX_BYTES = 2**31  # insightface's largest, of 14,000 crops, have about 100 MB
+
+# what numpy arrays, bytes, lists, tuples and bools are written with; others reserve memory for what they claim, or
+# build what takes long to compare
+_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD "
+    "LIST EMPTY_LIST APPEND APPENDS TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE "
+    "INT BININT BININT1 BININT2 LONG LONG1 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "UNICODE BINUNICODE SHORT_BINUNICODE".split()
+)
 
 
 class PairSet(NamedTuple):
@@ -72,6 +82,9 @@ def _unpickled(source: Path) -> tuple[list[bytes], list[bool]]:
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}") from error
     try:
+        for opcode, _, position in pickletools.genops(content):
+            if opcode.name not in _OPCODES:
+                raise InputError(f"byte {position} is {opcode.name}, which none is written with")
         found = _BytesUnpickler(io.BytesIO(content), encoding="bytes").load()
     except InputError as error:
         raise InputError(f"{source} is not a set of pairs: {error}") from error
@@ -83,6 +96,8 @@ def _unpickled(source: Path) -> tuple[list[bytes], list[bool]]:
     for number, crop in enumerate(crops):
         if not isinstance(crop, bytes):
             raise InputError(f"{source}: crop {number} is not bytes but {type(crop).__name__}")
+    if sum(map(len, crops)) > len(content):
+        raise InputError(f"{source} has {len(content):,} bytes, and its crops together more: it repeats them")
     for number, answer in enumerate(found[1]):
         if not isinstance(answer, bool):
             raise InputError(f"{source}: answer {number} is not a bool but {type(answer).__name__}")
@@ -109,7 +124,7 @@ class _Array:
         if not (isinstance(kind, _Type) and kind.name in ("u1", b"u1") and isinstance(data, bytes)):
             raise InputError("it holds an array of something else than bytes")
         if shape not in ((len(data),), (len(data), 1)):
-            raise InputError(f"it holds an array of {len(data)} bytes that claims the shape {shape}")
+            raise InputError(f"it holds an array of {len(data)} bytes that claims to be of another shape")
         self.data = data
 
 

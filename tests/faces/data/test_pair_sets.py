@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -88,6 +89,27 @@ def test_an_entry_far_out_takes_no_memory(tmp_path):
     path.write_bytes(b"\x80\x04]r" + struct.pack("<I", 2**31 - 1) + b"]\x86.")
     with pytest.raises(InputError, match="0 crops and 0 answers"):
         read_pair_set(path)
+
+
+@pytest.mark.attack
+def test_what_claims_memory_or_time_is_refused(tmp_path, crops):
+    nested = b"K\x01" + b"q\x01h\x01\x86" * 40  # 2^40 numbers, were it walked through
+    array = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01" + nested + b"cnumpy\ndtype\n)R\x89C\x01ytb"
+    for content, said in (
+        (b"\x80\x05\x96" + struct.pack("<Q", 3 << 30) + b".", "is damaged"),
+        (b"\x80\x05\x96" + struct.pack("<Q", 1) + b"x.", "byte 2 is BYTEARRAY8"),
+        (b"\x80\x04}" + nested + b"K\x01s.", "byte 2 is EMPTY_DICT"),
+        (b"\x80\x04" + array + b".", "an array of something else than bytes"),
+    ):
+        (tmp_path / "lfw.bin").write_bytes(content)
+        tracemalloc.start()
+        with pytest.raises(InputError, match=said) as refused:
+            read_pair_set(tmp_path / "lfw.bin")
+        assert len(str(refused.value)) < 1000
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+        tracemalloc.stop()
+    with pytest.raises(InputError, match="it repeats them"):
+        read_pair_set(write(tmp_path / "lfw.bin", ([crops[0]] * 24, [True] * 12)))
 
 
 def test_what_is_wrong_is_one_line(tmp_path, crops):
