@@ -11,7 +11,7 @@ def keyed_generator(seed: int, key: Sequence[int], stream: int = 0) -> np.random
     Args:
         seed: Of the run.
         key: (epoch, index) or (epoch, index, repetition).
-        stream: Uses that must not share their draws have different numbers: 0 augmentation, 1 corruption.
+        stream: Uses that must not share their draws have different numbers: 0 augmentation, 1 corruption, 2 margins.
 
     Returns:
         The generator; the same arguments always give the same draws.

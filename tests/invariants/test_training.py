@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from tests.fork_server import ScriptRun
 
@@ -183,6 +184,23 @@ def test_one_rank_is_two_ranks_is_accumulation(tmp_path):
     assert two == pytest.approx(one, rel=1e-4)
     assert accumulated == pytest.approx(one, rel=1e-4)
     assert one[-1] < one[0] - 0.01
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("head", ["elasticface", "curricularface"])
+def test_margins_and_progress_are_the_same_on_any_ranks_and_after_a_kill(tmp_path, head):
+    recipe = SAME_ON_ANY_RANKS | {"head": head, "scale": 16.0, "margin_deviation": 0.3}
+    one = train(recipe, tmp_path / "one")
+    two = losses(train(recipe, tmp_path / "two", 2))
+    assert two == pytest.approx(losses(one), rel=1e-4)
+    train_until_killed(recipe, tmp_path / "killed", 7)
+    assert numbers(train(recipe, tmp_path / "killed", 1, "--resume")) == numbers(one)  # to the last digit
+    if head == "curricularface":
+        progress = [
+            load_file(tmp_path / name / "run" / "model.safetensors")["classifier.progress"].item()
+            for name in ("one", "two", "killed")
+        ]
+        assert progress[1] == pytest.approx(progress[0], rel=1e-4) and progress[2] == progress[0] != 0
 
 
 @pytest.mark.multiprocess

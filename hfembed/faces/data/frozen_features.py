@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.data.collators import margin_noise
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.training.samplers import Key
 
@@ -22,6 +23,7 @@ class FrozenFeatures(torch.utils.data.Dataset):
         noise: Add Gaussian noise with this multiple of the covariance of one person's photos (pooled over people),
             drawn again each epoch. Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", 2019,
             sampled rather than in closed form.
+        margin_seed: Add "margin_noise" to the samples, as `FaceCollator` does.
 
     Attributes:
         features: (N or 2 N, D) float32, embeddings times norms.
@@ -36,6 +38,7 @@ class FrozenFeatures(torch.utils.data.Dataset):
         mirror: bool = True,
         noise: float = 0.0,
         seed: int = 0,
+        margin_seed: int | None = None,
         batch_size: int = 64,
     ):
         embedder.eval()
@@ -51,6 +54,7 @@ class FrozenFeatures(torch.utils.data.Dataset):
         self.features = torch.cat([torch.cat(features) for features in views]).clone()
         self.labels = np.tile(faces.labels, len(views))
         self.seed = seed
+        self.margin_seed = margin_seed
         self.noise = noise * _within_person_deviation(self.features, torch.from_numpy(self.labels)) if noise else None
 
     def __len__(self) -> int:
@@ -67,9 +71,13 @@ class FrozenFeatures(torch.utils.data.Dataset):
         if self.noise is not None:
             draws = [np.random.default_rng([self.seed, *key]).standard_normal(features.shape[1]) for key in keys]
             features = features + torch.from_numpy(np.stack(draws)).float() @ self.noise.T
-        return [
+        samples: list[dict[str, Any]] = [
             {"features": feature, "labels": int(self.labels[row])} for feature, row in zip(features, rows, strict=True)
         ]
+        if self.margin_seed is not None:
+            for sample, key in zip(samples, keys, strict=True):
+                sample["margin_noise"] = np.float32(margin_noise(self.margin_seed, key))
+        return samples
 
 
 def _within_person_deviation(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

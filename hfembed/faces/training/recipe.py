@@ -21,6 +21,7 @@ from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthe
 from hfembed.faces.evaluation.lfw import LfwVerification
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
+from hfembed.models.face_embedder.margin_softmax import MARGIN_HEADS
 from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
@@ -83,9 +84,15 @@ class FaceTrainingConfig(TrainingConfig):
     mirror: str = setting("sum", "test-time mirror: none, sum or concatenate")
 
     objective: str = setting("classification", "classification (DeepFace's way) or triplet (FaceNet's way)")
-    head: str = setting("softmax", "classification: softmax, cosface, arcface, adaface or curricularface")
+    head: str = setting("softmax", "classification: softmax, " + ", ".join(MARGIN_HEADS))
     scale: float = setting(64.0, "s of a margin head")
     margin: float | None = setting(None, "m of a margin head; null = the paper's")
+    margins: list[float] = setting([1.0, 0.3, 0.2], "head combined: m1, m2, m3 of cos(m1 theta + m2) - m3")
+    sub_centers: int = setting(3, "head subcenter_arcface: centers per person")
+    margin_deviation: float = setting(0.05, "head elasticface: standard deviation of its margins around m")
+    norm_range: list[float] = setting([10.0, 110.0], "head magface: norms between which the margin grows")
+    margin_range: list[float] = setting([0.45, 0.8], "head magface: the margin at both ends of norm_range")
+    norm_penalty: float = setting(35.0, "head magface: weight of the regularizer of norms")
     label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")
     metric_loss: str = setting("triplet", "objective triplet: " + " or ".join(METRIC_LOSSES))
     contrastive_margin: float = setting(1.0, "distance up to which the contrastive loss pushes people apart")
@@ -151,6 +158,11 @@ class FaceTrainingConfig(TrainingConfig):
     def held_out(self) -> bool:
         """Whether photos of the trained people are held out."""
         return bool(self.held_out_share or self.train_photos)
+
+    @property
+    def noise_seed(self) -> int | None:
+        """Seed of the noise that the head draws its margins from; None where it draws none."""
+        return self.seed if self.objective == "classification" and self.head == "elasticface" else None
 
     @property
     def features_once(self) -> bool:
@@ -263,6 +275,12 @@ def _use_and_loss(config: FaceTrainingConfig) -> dict[str, Any]:
         "head": config.head,
         "scale": config.scale,
         "margin": config.margin,
+        "margins": config.margins,
+        "sub_centers": config.sub_centers,
+        "margin_deviation": config.margin_deviation,
+        "norm_range": config.norm_range,
+        "margin_range": config.margin_range,
+        "norm_penalty": config.norm_penalty,
         "label_smoothing": config.label_smoothing,
         "metric_loss": config.metric_loss,
         "contrastive_margin": config.contrastive_margin,

@@ -83,7 +83,7 @@ def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tu
 def make_collator(config: FaceTrainingConfig, processor: FaceImageProcessor, off: bool = False) -> FaceCollator:
     """Cut batches out of crops with a margin, augmented unless it is off."""
     size = (processor.size["height"], processor.size["width"])
-    return FaceCollator(processor, make_augmentation(config, size, off))
+    return FaceCollator(processor, make_augmentation(config, size, off), None if off else config.noise_seed)
 
 
 def frozen_features(
@@ -97,7 +97,9 @@ def frozen_features(
     if not (config.imprint or config.features_once):
         return None
     embedder = model.embedder.to(device)  # type: ignore[arg-type]
-    features = FrozenFeatures(photos, embedder, unchanged, noise=config.feature_noise, seed=config.seed)
+    features = FrozenFeatures(
+        photos, embedder, unchanged, noise=config.feature_noise, seed=config.seed, margin_seed=config.noise_seed
+    )
     if config.imprint:
         model.cpu().imprint(features.features, torch.from_numpy(features.labels))
     return features if config.features_once else None

@@ -47,6 +47,7 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_]{0,64}")
 _MAX_SIDE = 4096
 _MAX_WIDTH = 16_384
 _MAX_BLOCKS = 500
+_MAX_SUB_CENTERS = 64
 MAX_PARAMETERS = 4_000_000_000
 
 
@@ -127,12 +128,26 @@ class FaceEmbedderConfig(PreTrainedConfig):
             Use of the image's mirror by `embed`: `"none"`, `"sum"` (of the two embeddings), or `"concatenate"` (twice
             as long an embedding).
         head (`str`, *optional*, defaults to `"softmax"`):
-            Classification head: `"softmax"`, `"cosface"`, `"arcface"`, `"adaface"` or `"curricularface"`.
+            Classification head: `"softmax"`, `"cosface"`, `"arcface"`, `"subcenter_arcface"`, `"elasticface"`,
+            `"combined"`, `"magface"`, `"adaface"` or `"curricularface"`.
         scale (`float`, *optional*, defaults to 64.0):
             Factor s on the cosine logits of a margin head; also the sharpness that `imprint` gives a softmax head.
         margin (`float`, *optional*):
-            Margin m of a margin head (ArcFace, CurricularFace: radians). `None` stands for the paper's: 0.35, 0.5,
-            0.4, 0.5.
+            Margin m of a margin head (CosFace: a difference of cosines, 0.35; ArcFace with and without
+            sub-centers, ElasticFace and CurricularFace: radians, 0.5; AdaFace: 0.4). `None` stands for these, the
+            papers' own.
+        margins (`list[float]`, *optional*, defaults to `[1.0, 0.3, 0.2]`):
+            Margins m1, m2, m3 of the head `"combined"`, cos(m1 theta + m2) - m3.
+        sub_centers (`int`, *optional*, defaults to 3):
+            Centers per person of the head `"subcenter_arcface"`.
+        margin_deviation (`float`, *optional*, defaults to 0.05):
+            Standard deviation in radians of the margins that the head `"elasticface"` draws around `margin`.
+        norm_range (`list[float]`, *optional*, defaults to `[10.0, 110.0]`):
+            Embedding norms between which the margin of the head `"magface"` grows.
+        margin_range (`list[float]`, *optional*, defaults to `[0.45, 0.8]`):
+            Margins in radians of the head `"magface"` at both ends of `norm_range`.
+        norm_penalty (`float`, *optional*, defaults to 35.0):
+            Weight of the regularizer of the head `"magface"` that makes embeddings long.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Fraction of the target probability that is spread over all people.
         metric_loss (`str`, *optional*, defaults to `"triplet"`):
@@ -176,6 +191,12 @@ class FaceEmbedderConfig(PreTrainedConfig):
     head: str = "softmax"
     scale: float | int = 64.0
     margin: float | int | None = None
+    margins: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [1.0, 0.3, 0.2])
+    sub_centers: int = 3
+    margin_deviation: float | int = 0.05
+    norm_range: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [10.0, 110.0])
+    margin_range: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [0.45, 0.8])
+    norm_penalty: float | int = 35.0
     label_smoothing: float | int = 0.0
     metric_loss: str = "triplet"
     triplet_margin: float | int = 0.2
@@ -186,6 +207,8 @@ class FaceEmbedderConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         check_fields(self, kwargs)
         self.image_size = list(self.image_size)
+        self.margins = list(self.margins)
+        self.norm_range, self.margin_range = list(self.norm_range), list(self.margin_range)
         if self.pooling is None and (self.trunk in _TRUNKS or self.trunk.startswith("timm/")):
             self.pooling = self._allowed_poolings()[0]  # type: ignore[assignment]
         super().__post_init__(**kwargs)
@@ -224,6 +247,23 @@ class FaceEmbedderConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.margin is not None and not 0 <= self.margin < 1.5:
             raise ValueError(f"margin must lie in [0, 1.5) (ArcFace: radians), got {self.margin}")
+        is_triple = len(self.margins) == 3
+        if not is_triple or not (0.5 <= self.margins[0] <= 2 and all(0 <= m < 1.5 for m in self.margins[1:])):
+            raise ValueError(
+                "margins must be [m1, m2, m3] with m1 in [0.5, 2], m2 (radians) and m3 in [0, 1.5), got "
+                f"{self.margins}"
+            )
+        if len(self.norm_range) != 2 or not 0 < self.norm_range[0] < self.norm_range[1]:
+            raise ValueError(f"norm_range must be [low, high] with 0 < low < high, got {self.norm_range}")
+        if len(self.margin_range) != 2 or not 0 <= self.margin_range[0] <= self.margin_range[1] < 1.5:
+            raise ValueError(f"margin_range must be [low, high] in [0, 1.5), in radians, got {self.margin_range}")
+        for name in ("norm_penalty", "margin_deviation"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        instead = {"combined": "margins", "magface": "margin_range"}.get(self.head)
+        if instead and self.margin is not None:
+            raise ValueError(f"margin {self.margin} has no effect with head {self.head}; set {instead}")
+        check_sizes(self, {"sub_centers": _MAX_SUB_CENTERS})
 
     def validate_thresholds(self) -> None:
         """Refuse thresholds without their source, outside [-1, 1], or finer than the impostors carry."""

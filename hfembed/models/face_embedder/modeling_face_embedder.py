@@ -59,7 +59,8 @@ class FaceClassificationOutput(ModelOutput):
     """Output of `FaceEmbedderForClassification`.
 
     Args:
-        loss (`torch.FloatTensor`, *optional*): Mean cross entropy, with the margin; present when labels are given.
+        loss (`torch.FloatTensor`, *optional*): Mean cross entropy, with the margin, and MagFace's regularizer; present
+            when labels are given.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`): Without margin.
         embeddings (`torch.FloatTensor` of shape `(batch_size, embedding_size)`): Unit length.
         norms (`torch.FloatTensor` of shape `(batch_size,)`): Length before normalization.
@@ -478,8 +479,8 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
 class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
     """Who of the known people is it? DeepFace's way to an embedding: the layer below the classifier.
 
-    `"softmax"` is a linear layer with bias on the embedding before normalization; `"cosface"`, `"arcface"`,
-    `"adaface"` and `"curricularface"` compare directions and ask for a margin.
+    `"softmax"` is a linear layer with bias on the embedding before normalization; the other heads (`MARGIN_HEADS`)
+    compare directions and ask for a margin.
     """
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
@@ -493,6 +494,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         features: torch.Tensor | None = None,
+        margin_noise: torch.Tensor | None = None,
     ) -> FaceClassificationOutput:
         """Classify a batch of faces.
 
@@ -501,6 +503,8 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
             labels: (batch_size,) integer people.
             features: (batch_size, embedding_size), embeddings times norms computed before, instead of pixel_values:
                 training a classifier on a frozen trunk then costs the trunk once, not once an epoch.
+            margin_noise: (batch_size,) standard normal, from which the head `"elasticface"` makes its margins in
+                training; by default it is drawn from torch's generator.
 
         Returns:
             FaceClassificationOutput; the loss carries the margin and label smoothing, the logits neither.
@@ -522,17 +526,22 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         else:
             cosines = self.classifier(embeddings)
             logits = self.classifier.scale * cosines
-            training_logits = None if labels is None else self.classifier.margin_logits(cosines, norms, labels)
+            training_logits = None
+            if labels is not None:
+                training_logits = self.classifier.margin_logits(cosines, norms, labels, margin_noise)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(training_logits.float(), labels, label_smoothing=self.config.label_smoothing)
+            if self.config.head != "softmax":
+                loss = loss + self.classifier.penalty(norms)
         return FaceClassificationOutput(loss=loss, logits=logits, embeddings=embeddings, norms=norms)
 
     @torch.no_grad()
     def imprint(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Start the class weights from the class means of embeddings (weight imprinting, Qi et al. 2018).
 
-        A softmax head becomes the cosine to the class mean times `config.scale`, for features of average length.
+        A softmax head becomes the cosine to the class mean times `config.scale`, for features of average length. All
+        sub-centers of a person start at the mean.
 
         Args:
             features: (N, D), embeddings times norms, without the mirror's half.
@@ -541,7 +550,8 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         Raises:
             ValueError: The features have another size, or a person has none.
         """
-        classes, size = self.classifier.weight.shape
+        rows, size = self.classifier.weight.shape
+        classes = self.config.num_labels or 0
         if features.ndim != 2 or features.shape[1] != size:
             raise ValueError(f"imprint needs features (N, {size}), got {tuple(features.shape)}")
         features = features.float()
@@ -554,7 +564,7 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         if self.config.head == "softmax":
             weights = weights * (self.config.scale / torch.linalg.vector_norm(features, dim=1).mean())
             self.classifier.bias.zero_()
-        self.classifier.weight.copy_(weights)
+        self.classifier.weight.copy_(weights.repeat_interleave(rows // classes, dim=0))
 
     def replace_head(self, num_labels: int | None = None, id2label: dict[int, str] | None = None) -> None:
         """Put a new classifier for other people on the embedder, freshly initialized.
@@ -650,7 +660,19 @@ def _classifier(config: FaceEmbedderConfig) -> nn.Module:
         raise ValueError("a classifier needs at least two people: with one, every face is classified right")
     if config.head == "softmax":
         return nn.Linear(config.embedding_size, people)
-    return MarginSoftmax(config.embedding_size, people, config.head, config.scale, config.margin)
+    return MarginSoftmax(
+        config.embedding_size,
+        people,
+        config.head,
+        config.scale,
+        config.margin,
+        margins=config.margins,
+        sub_centers=config.sub_centers,
+        norm_range=config.norm_range,
+        margin_range=config.margin_range,
+        norm_penalty=config.norm_penalty,
+        margin_deviation=config.margin_deviation,
+    )
 
 
 __all__ = [

@@ -250,3 +250,19 @@ def test_prealigned_crops_fit_any_template(research_data):
 def test_datasets_caches_are_left_alone(faces, processor, tmp_path):
     aligned = align(faces, processor)
     assert aligned.folder.is_relative_to(datasets.config.HF_DATASETS_CACHE)
+
+
+def test_margin_noise_belongs_to_the_sample_not_to_the_batch():
+    processor = FaceImageProcessor(size=[16, 16])
+    samples = {
+        key: {"pixels": torch.zeros(3, 16, 16, dtype=torch.uint8), "label": 0, "key": key}
+        for key in [(0, 1), (0, 2), (0, 3), (1, 1)]
+    }
+    collate = FaceCollator(processor, margin_seed=5)
+    together = collate([samples[0, 1], samples[0, 2], samples[1, 1]])["margin_noise"]
+    apart = torch.cat([collate([samples[key]])["margin_noise"] for key in ((0, 1), (0, 2), (1, 1))])
+    assert together.dtype == torch.float32 and torch.equal(together, apart) and len(together.unique()) == 3
+    assert not torch.equal(FaceCollator(processor, margin_seed=6)([samples[0, 1]])["margin_noise"], together[:1])
+    assert "margin_noise" not in FaceCollator(processor)([samples[0, 1]])
+    many = torch.cat([collate([samples[0, 1] | {"key": (0, index)}])["margin_noise"] for index in range(2000)])
+    assert abs(many.mean()) < 0.1 and abs(many.std() - 1) < 0.1

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.margin_softmax import MARGIN_HEADS
 from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
@@ -199,10 +200,11 @@ def test_timm_weights_are_taken_over(tmp_path):
     assert model(pixel_values).logits.shape == (2, 7)
 
 
-@pytest.mark.parametrize("head", ["softmax", "cosface", "arcface", "adaface", "curricularface"])
+@pytest.mark.parametrize("head", ["softmax", *MARGIN_HEADS])
 def test_classification_heads_learn(head):
     torch.manual_seed(0)
-    config = tiny_config(head=head, scale=8, margin=0.1, label_smoothing=0.05)
+    others = {"combined": {"margins": [1.0, 0.1, 0.0]}, "magface": {"margin_range": [0.1, 0.2], "norm_penalty": 1.0}}
+    config = tiny_config(head=head, scale=8, label_smoothing=0.05, **others.get(head, {"margin": 0.1}))
     model = FaceEmbedderForClassification(config)
     labels = torch.arange(5).repeat_interleave(4)
     pixel_values = images(config, 5)[labels] + 0.1 * images(config, 20, seed=1)
@@ -274,7 +276,7 @@ def test_metric_learning_brings_people_together(mining):
     assert active_share == outputs.active_share
 
 
-@pytest.mark.parametrize("head", ["softmax", "cosface", "arcface", "adaface", "curricularface"])
+@pytest.mark.parametrize("head", ["softmax", *MARGIN_HEADS])
 def test_loss_under_autocast_is_computed_in_float32(head):
     config = tiny_config(head=head, scale=64)
     model = FaceEmbedderForClassification(config)
@@ -285,6 +287,7 @@ def test_loss_under_autocast_is_computed_in_float32(head):
     if head != "softmax":
         # the cosines of these very embeddings, not rounded to bfloat16
         cosines = outputs.embeddings @ F.normalize(model.classifier.weight).T
+        cosines = cosines.unflatten(1, (5, -1)).amax(2)  # the nearest center where a person has several
         torch.testing.assert_close(outputs.logits, 64 * cosines, rtol=1e-5, atol=1e-4)
     outputs.loss.backward()
 
@@ -582,10 +585,65 @@ def test_one_person_is_no_classification():
 
 
 @pytest.mark.parametrize(
-    ("name", "margin"), [("cosface", 0.35), ("arcface", 0.5), ("adaface", 0.4), ("curricularface", 0.5)]
+    ("name", "margin"),
+    [
+        ("cosface", 0.35),
+        ("arcface", 0.5),
+        ("subcenter_arcface", 0.5),
+        ("elasticface", 0.5),
+        ("adaface", 0.4),
+        ("curricularface", 0.5),
+    ],
 )
 def test_a_margin_head_has_the_margin_of_its_paper(name, margin):
     assert FaceEmbedderForClassification(tiny_config(head=name)).classifier.margin == margin
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"margins": [1.0, 0.5]}, r"margins must be \[m1, m2, m3\]"),
+        ({"margins": [0.0, 0.5, 0.0]}, r"m1 in \[0.5, 2\]"),
+        ({"margins": [1.0, -0.1, 0.0]}, r"margins must be"),
+        ({"margins": [1.0, 0.1, float("nan")]}, "margins.* must be a finite number"),
+        ({"head": "combined", "margin": 0.3}, "no effect with head combined"),
+        ({"head": "magface", "margin": 0.3}, "no effect with head magface; set margin_range"),
+        ({"norm_range": [10.0, 10.0]}, "norm_range must be"),
+        ({"margin_range": [0.8, 0.4]}, "margin_range must be"),
+        ({"norm_penalty": -1.0}, "norm_penalty must not be negative"),
+        ({"margin_deviation": -0.1}, "margin_deviation must not be negative"),
+        ({"sub_centers": 0}, "sub_centers must lie between 1 and 64"),
+    ],
+)
+def test_impossible_margins_and_centers_are_refused(fields, message):
+    with pytest.raises(Exception, match=message):
+        tiny_config(**fields)
+
+
+def test_the_regularizer_of_norms_is_part_of_the_loss():
+    model = FaceEmbedderForClassification(tiny_config(head="magface", norm_range=[1.0, 20.0], norm_penalty=0.0)).eval()
+    pixel_values, labels = images(model.config, 5), torch.arange(5)
+    without = model(pixel_values, labels)
+    model.classifier.norm_penalty = 3.0
+    norms = without.norms.clamp(1, 20)
+    penalty = 3 * (1 / norms + norms / 400).mean()
+    torch.testing.assert_close(model(pixel_values, labels).loss, without.loss + penalty)
+
+
+def test_sub_centers_are_saved_replaced_and_imprinted(tmp_path):
+    model = FaceEmbedderForClassification(tiny_config(head="subcenter_arcface", sub_centers=2))
+    assert model.classifier.weight.shape == (10, 12)
+    labels = torch.arange(5).repeat_interleave(3)
+    features = torch.randn(15, 12)
+    model.imprint(features, labels)
+    means = torch.stack([F.normalize(features)[labels == person].mean(0) for person in range(5)])
+    expected = F.normalize(features) @ F.normalize(means).T
+    torch.testing.assert_close(model(features=features).logits, 64 * expected, rtol=1e-4, atol=1e-4)
+    model.save_pretrained(tmp_path)
+    loaded = FaceEmbedderForClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded.classifier.weight, model.classifier.weight)
+    model.replace_head(num_labels=3)
+    assert model(features=features, labels=labels % 3).logits.shape == (15, 3)
 
 
 @pytest.mark.parametrize("fields", [{"head": "sphereface"}, {"metric_loss": "lifted"}])
