@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="checkpoint folder")
     folder = Path(parser.parse_args().model)
+    torch.set_num_threads(1)  # in layers as small as these, two threads wait for each other
     embedder, processor = load_face_embedder(str(folder), "cpu")
 
     faces, pairs = make_synthetic_pairs(seed=UNSEEN)

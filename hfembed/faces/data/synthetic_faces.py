@@ -15,6 +15,7 @@ import PIL.Image
 
 from hfembed.faces.data.face_sources import face_features, with_fingerprint
 from hfembed.faces.data.lfw import LfwPairs, photo_name
+from hfembed.threads import available_cores, map_in_threads
 
 _VERSION = 3  # raise it when the drawing changes: it is part of the fingerprint
 _CHUNK = 16  # photos drawn at a time: small enough for the processor's cache
@@ -84,8 +85,8 @@ def _draw(people: int, photos: int, seed: int, size: int) -> tuple[np.ndarray, n
     shots = [
         _shot(np.random.default_rng([2, seed, person, photo])) for person in range(people) for photo in range(photos)
     ]
-    pixels, landmarks = [], []
-    for start in range(0, len(shots), _CHUNK):
+
+    def draw(start: int) -> tuple[np.ndarray, np.ndarray]:
         rows = range(start, min(start + _CHUNK, len(shots)))
         both = [{**persons[row // photos], **shots[row]} for row in rows]
         params = {name: np.array([each[name] for each in both], dtype=np.float32) for name in both[0]}
@@ -94,9 +95,12 @@ def _draw(people: int, photos: int, seed: int, size: int) -> tuple[np.ndarray, n
             [np.random.default_rng([3, seed, *divmod(row, photos)]).standard_normal((size, size, 3), np.float32)
              for row in rows]
         )  # fmt: skip
-        pixels.append(np.clip(np.rint(255 * (chunk + params["noise"][:, None, None, None] * noise)), 0, 255))
-        landmarks.append(points)
-    return np.concatenate(pixels).astype(np.uint8), np.concatenate(landmarks)
+        noisy = np.rint(255 * (chunk + params["noise"][:, None, None, None] * noise))
+        return noisy.clip(0, 255).astype(np.uint8), points
+
+    chunks = list(map_in_threads(draw, range(0, len(shots), _CHUNK), available_cores()))
+    pixels, landmarks = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    return pixels, landmarks
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:

@@ -422,10 +422,10 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
     """Trunk, pooling, dropout, linear layer, BatchNorm ('BN neck', unless turned off), unit length.
 
     Attributes:
-        images_at_a_time: Images that `embed` takes through the network at a time on a CPU.
+        images_at_a_time: Images that `embed` takes through the network at a time on a CPU: 4 of 112x112, more of
+            smaller ones.
     """
 
-    images_at_a_time = 4
     trunk: Any  # one of many classes, with the methods of `IResNet` or of `TimmTrunk`
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
@@ -437,6 +437,7 @@ class FaceEmbedderModel(FaceEmbedderPreTrainedModel):
         # no bias under BatchNorm, which takes every constant out again
         self.projection = nn.Linear(features, config.embedding_size, bias=not config.bn_neck)
         self.norm = nn.BatchNorm1d(config.embedding_size) if config.bn_neck else nn.Identity()
+        self.images_at_a_time = max(1, round(4 * 112**2 / math.prod(config.image_size)))
         self.post_init()
 
     def forward(self, pixel_values: torch.Tensor) -> FaceEmbedderOutput:
