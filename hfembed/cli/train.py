@@ -72,7 +72,7 @@ def words(context: typer.Context) -> None:
 
 
 def launch(family: str, arguments: list[str]) -> None:
-    """Run a family's training program by `accelerate launch`.
+    """Run a family's training program by `accelerate launch`, or in this process where one process is all it takes.
 
     Options of `accelerate launch` go to the launcher, fields of the recipe to the program; what both know, such as
     `--mixed_precision`, is the recipe's.
@@ -80,6 +80,7 @@ def launch(family: str, arguments: list[str]) -> None:
     program = importlib.import_module(MODULES[family])
     if {"-h", "--help"} & set(arguments):
         program.main([argument for argument in arguments if argument in ("-h", "--help")])
+    import torch
     from accelerate.commands.config.config_args import default_config_file
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -93,6 +94,11 @@ def launch(family: str, arguments: list[str]) -> None:
     read_config(program.CONFIG, recipe).check_sources()
     options, _ = parser.parse_known_args([*launcher, program.__name__])
     is_configured = options.config_file is not None or os.path.isfile(default_config_file)
+    if not (launcher or is_configured or torch.cuda.device_count() > 1):
+        # one process is all there is to launch: this one, which has imported everything
+        sys.argv[:] = [str(program.__file__), *recipe]
+        program.main(recipe)
+        return
     if not is_configured:
         launcher += _defaults(options)
     # the program says what is wrong, in one line; the launcher is not to add a traceback

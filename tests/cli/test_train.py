@@ -56,6 +56,27 @@ def test_a_wrong_recipe_is_refused_before_the_launch(family, arguments, line, mo
         launch(family, arguments)
 
 
+@pytest.mark.parametrize(
+    ("options", "gpus", "launched"),
+    [([], 0, False), ([], 1, False), ([], 2, True), (["--num_processes", "2"], 0, True)],
+)
+def test_one_process_needs_no_launcher(options, gpus, launched, monkeypatch, tmp_path):
+    calls = []
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("a text")
+    recipe = ["--corpus", str(corpus), "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["hfembed", "train", "words", *recipe, *options])
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("hfembed.words.training.train.main", lambda arguments: calls.append(arguments))
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda _: calls.append("launched"))
+    launch("words", [*recipe, *options])
+    assert calls == (["launched"] if launched else [recipe])
+    if not launched:
+        assert sys.argv[1:] == recipe, "what the run records as its command"
+
+
 @pytest.mark.multiprocess
 def test_an_error_is_one_line_of_the_program(tmp_path):
     command = [sys.executable, "-m", "hfembed.cli", "train", "words", "--mixed_precision", "no"]
