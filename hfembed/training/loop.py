@@ -63,12 +63,14 @@ def choose_precision() -> str:
     """Choose bf16 where the hardware computes in it, else float32: emulated bf16 is several times slower.
 
     Returns:
-        "bf16" on a GPU that has it and on CPUs with AVX512_BF16 or AMX; "no" otherwise.
+        "bf16" on a GPU that has it and on CPUs with AVX512_BF16 or AMX, unless `ATEN_CPU_CAPABILITY` keeps torch from
+        their instructions; "no" otherwise.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None or parse_flag_from_env("ACCELERATE_USE_CPU"):
         instructions = torch.cpu.get_capabilities()
-        return "bf16" if instructions.get("avx512_bf16") or instructions.get("amx_bf16") else "no"
+        has_bf16 = instructions.get("avx512_bf16") or instructions.get("amx_bf16")
+        return "bf16" if has_bf16 and torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "no"
     is_supported = accelerator.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if is_supported else "no"
 
