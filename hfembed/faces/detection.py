@@ -18,6 +18,13 @@ from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderMode
 from hfembed.photos import PhotoListing, find_photos
 
 
+class Search(NamedTuple):
+    """How the detector searches; see its `change_search`. None leaves what its config says."""
+
+    turned: bool | None = None
+    max_image_size: int | None = None
+
+
 class FaceCrops(NamedTuple):
     """The faces of a folder.
 
@@ -42,6 +49,7 @@ def read_face_crops(
     batch_size: int = 32,
     device: str = "auto",
     min_quality: float = MIN_QUALITY,
+    search: Search = Search(),
 ) -> FaceCrops:
     """Find and embed all faces in the photos of a folder.
 
@@ -55,7 +63,7 @@ def read_face_crops(
     if aligned:
         faces = _aligned(listing, model, batch_size, device)
     else:
-        faces = _detected(listing, model, batch_size, device, min_quality)
+        faces = _detected(listing, model, batch_size, device, min_quality, search)
     if not faces.files:
         name, reason = next(iter(faces.failures.items()))
         raise InputError(f"no face in any of the {len(listing.photos)} photos; the first, {name}: {reason}")
@@ -78,9 +86,14 @@ def _aligned(listing: PhotoListing, model: str | Path | Checkpoint, batch_size: 
 
 
 def _detected(
-    listing: PhotoListing, model: str | Path | Checkpoint, batch_size: int, device: str, min_quality: float
+    listing: PhotoListing,
+    model: str | Path | Checkpoint,
+    batch_size: int,
+    device: str,
+    min_quality: float,
+    search: Search,
 ) -> FaceCrops:
-    analyzer = FaceAnalyzer.from_pretrained(model, device)
+    analyzer = _load(model, device, search)
     photos = analyzer.stream(listing.photos, "all", batch_size, return_crops=True, min_quality=min_quality)
     faces, failures, set_aside = [], {}, []
     for name, photo in zip(listing.names, photos, strict=True):
@@ -101,6 +114,7 @@ def read_face_pair(
     aligned: bool = False,
     device: str = "auto",
     min_quality: float = MIN_QUALITY,
+    search: Search = Search(),
 ) -> tuple[FaceEmbedderModel, FaceImageProcessor, torch.Tensor, torch.Tensor]:
     """Crop the largest face of each of two photos.
 
@@ -115,7 +129,7 @@ def read_face_pair(
         with input_errors():
             crops = [processor.align(photo) for photo in (a, b)]
     else:
-        analyzer = FaceAnalyzer.from_pretrained(model, device)
+        analyzer = _load(model, device, search)
         embedder, processor = analyzer.embedder, analyzer.embedder_processor
         photos = list(analyzer.stream([a, b], "largest", return_crops=True, min_quality=min_quality))
         for photo in photos:
@@ -124,3 +138,10 @@ def read_face_pair(
         crops = [np.asarray(photo.faces[0].crop) for photo in photos]
     first, second = (torch.from_numpy(crop.transpose(2, 0, 1).copy()) for crop in crops)
     return embedder, processor, first, second
+
+
+def _load(model: str | Path | Checkpoint, device: str, search: Search) -> FaceAnalyzer:
+    analyzer = FaceAnalyzer.from_pretrained(model, device)
+    with input_errors():
+        analyzer.detector.change_search(*search)
+    return analyzer
