@@ -226,6 +226,7 @@ def group(
     clustering.check_output(output)
     check_output_folder(output)
     listing = photo_files.find_photos(folder)  # this and what follows is reported before a model is loaded
+    clustering.check_count(len(listing.photos))
     if map_method != "none":
         projection_plot.check_method(map_method)
     checkpoint = hub.face_model(model)

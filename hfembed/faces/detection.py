@@ -1,5 +1,6 @@
 """A folder of photos -> every face in it, cropped and embedded."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,14 @@ class Search(NamedTuple):
     max_image_size: int | None = None
 
 
+_AS_CONFIGURED = Search()
+
+
 class FaceCrops(NamedTuple):
     """The faces of a folder.
 
     Attributes:
-        crops: (N, H, W, C) uint8, as the embedder sees them.
+        crops: (N, H, W, C) uint8, as the embedder sees them; in a file that ends with the array.
         embeddings: (N, D) float32, unit length.
         set_aside: One line for each photo with faces of too low a quality beside others.
     """
@@ -49,7 +53,7 @@ def read_face_crops(
     batch_size: int = 32,
     device: str = "auto",
     min_quality: float = MIN_QUALITY,
-    search: Search = Search(),
+    search: Search = _AS_CONFIGURED,
 ) -> FaceCrops:
     """Find and embed all faces in the photos of a folder.
 
@@ -95,16 +99,25 @@ def _detected(
 ) -> FaceCrops:
     analyzer = _load(model, device, search)
     photos = analyzer.stream(listing.photos, "all", batch_size, return_crops=True, min_quality=min_quality)
-    faces, failures, set_aside = [], {}, []
+    files: list[str] = []
+    embeddings: list[np.ndarray] = []
+    failures: dict[str, str] = {}
+    set_aside: list[str] = []
+    pixels = tempfile.TemporaryFile()
     for name, photo in zip(listing.names, photos, strict=True):
         if photo.problem:
             failures[name] = photo.problem.removeprefix(f"{photo.name}: ")
         elif line := describe_set_aside(photo):
             set_aside.append(line)
-        faces += [(name, face.crop, face.embedding) for face in photo.faces]
-    files, crops, embeddings = zip(*faces, strict=True) if faces else ((), (np.empty(0),), (np.empty(0),))
+        for face in photo.faces:
+            files.append(name)
+            embeddings.append(face.embedding)
+            pixels.write(np.ascontiguousarray(face.crop))
+            shape = np.shape(face.crop)
+    pixels.flush()
+    crops = np.memmap(pixels, np.uint8, "r", shape=(len(files), *shape)) if files else np.empty(0, np.uint8)
     thresholds = analyzer.embedder.config.thresholds
-    return FaceCrops(list(files), np.stack(crops), np.stack(embeddings), failures, thresholds, set_aside)
+    return FaceCrops(files, crops, np.array(embeddings), failures, thresholds, set_aside)
 
 
 def read_face_pair(
@@ -114,7 +127,7 @@ def read_face_pair(
     aligned: bool = False,
     device: str = "auto",
     min_quality: float = MIN_QUALITY,
-    search: Search = Search(),
+    search: Search = _AS_CONFIGURED,
 ) -> tuple[FaceEmbedderModel, FaceImageProcessor, torch.Tensor, torch.Tensor]:
     """Crop the largest face of each of two photos.
 
