@@ -142,7 +142,7 @@ def _nearest_pairs(vectors: np.ndarray, threshold: float) -> Iterator[tuple[np.n
         ) from None
     lists = round(4 * len(vectors) ** 0.5)
     index = faiss.index_factory(vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = 32
+    faiss.ParameterSpace().set_index_parameter(index, "nprobe", 32)
     index.train(vectors[:: max(1, len(vectors) // (64 * lists))])
     index.add(vectors)
     for row in range(0, len(vectors), _COLUMNS):

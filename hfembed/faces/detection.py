@@ -112,8 +112,9 @@ def _detected(
         for face in photo.faces:
             files.append(name)
             embeddings.append(face.embedding)
-            pixels.write(np.ascontiguousarray(face.crop))
-            shape = np.shape(face.crop)
+            crop = np.ascontiguousarray(face.crop)
+            pixels.write(crop.data)
+            shape = crop.shape
     pixels.flush()
     crops = np.memmap(pixels, np.uint8, "r", shape=(len(files), *shape)) if files else np.empty(0, np.uint8)
     thresholds = analyzer.embedder.config.thresholds
