@@ -24,6 +24,7 @@ from hfembed.errors import InputError, first_line
 from hfembed.hub.card_marker import mark
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
+from hfembed.index.approximate import ApproximateSearch, import_faiss
 from hfembed.index.card import render_index_card
 from hfembed.index.error_rates import far_is_carried
 from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
@@ -42,11 +43,14 @@ Aggregation = Literal["max", "mean"]
 VECTORS_FILE, LABELS_FILE, PHOTOS_FILE, INDEX_FILE = (
     "embeddings.safetensors", "labels.arrow", "files.arrow", "index.json"
 )  # fmt: skip
+APPROXIMATE_FILE = "approximate.safetensors"  # of an index that was given `build_approximate`
 INDEX_FILES = (VECTORS_FILE, LABELS_FILE, PHOTOS_FILE, INDEX_FILE)
 TABLE_FILE = "table.parquet"  # label and file of every row, for the Hub's viewer alone
 _OLD_LABELS_FILE = "labels.parquet"  # of hfembed 0.1: label and file of every row
+_OTHER_FILES = (APPROXIMATE_FILE, _OLD_LABELS_FILE)
 _MERGED_AT_A_TIME = 65_536
 _QUERIES = 64  # searched at a time
+_CANDIDATES = 200  # of an approximate search, at least
 FPIR_TARGETS = (0.1, 0.01, 0.001)
 
 # the names of hfembed 0.1, still accepted
@@ -71,8 +75,8 @@ class Matches(NamedTuple):
 class EmbeddingIndex:
     """A gallery of embeddings by label: many photos per person, one vector per word, whatever has a name.
 
-    Search is exact: every query is compared with every vector. Cosine similarity throughout; vectors need not have
-    unit length.
+    Search is exact: every query is compared with every vector, until `build_approximate`. Cosine similarity
+    throughout; vectors need not have unit length.
 
     Args:
         precision: How vectors are kept: "float32", "float16" (half the memory) or "int8" (a quarter; one scale per
@@ -111,6 +115,7 @@ class EmbeddingIndex:
         self._files = TextColumn()
         self._gone = np.empty(0, dtype=np.int64)  # places of removed rows, ascending
         self._vectors: VectorStore | None = None  # made by the first add, which tells the dimension
+        self._approximate: ApproximateSearch | None = None
         self._means: VectorStore | None = None  # made by the first search that needs it
 
     def __repr__(self) -> str:
@@ -211,6 +216,8 @@ class EmbeddingIndex:
         if self._vectors is None:
             self._vectors = VectorStore(vectors.shape[1], self.precision)
         self._vectors.append(vectors)
+        if self._approximate is not None:
+            self._approximate.append(vectors)
         numbers = self._names.number([utf8_name(label) for label in labels], self._gone_names)
         start, end = len(self._files), len(self._files) + len(numbers)
         if end > len(self._labels):  # grows by half: each number is copied a few times only
@@ -312,8 +319,30 @@ class EmbeddingIndex:
         Raises:
             InputError: The index is empty, or the queries do not fit it.
         """
-        scores, places = self._store().top_k(self._checked(queries), min(_positive(top_k), len(self)))
+        self._store()
+        scores, places = self._top_k(self._checked(queries), min(_positive(top_k), len(self)))
         return scores.numpy(), places.numpy() - np.searchsorted(self._gone, places.numpy())
+
+    def build_approximate(self, lists: int | None = None, probes: int = 32, code_bytes: int = 32) -> None:
+        """Let `nearest` and `search` by "max" look at a part of the vectors only: advised from a million on.
+
+        Inverted lists of product-quantized vectors (faiss) name candidates, which the vectors themselves then rank.
+        Added and removed rows are followed; `save_pretrained` and `push_to_hub` keep it.
+
+        Args:
+            lists: None takes the power of two below 2 sqrt(N).
+            probes: Lists searched for a query: more find more and take longer.
+            code_bytes: Of a vector, beside 8 bytes in memory and 4 in the file; a divisor of the dimension.
+
+        Raises:
+            InputError: faiss is not installed, there are fewer than 10,000 vectors, or a number does not fit them.
+        """
+        self._close_gaps()
+        self._approximate = ApproximateSearch.train(self._store(), lists, probes, code_bytes)
+
+    def drop_approximate(self) -> None:
+        """Search exactly again."""
+        self._approximate = None
 
     def to_faiss(self, factory: str = "Flat") -> "faiss.Index":
         """Copy the vectors into a faiss index, for approximate search.
@@ -328,10 +357,7 @@ class EmbeddingIndex:
         Raises:
             InputError: faiss is not installed, the index is empty, or faiss cannot make such an index of its vectors.
         """
-        try:
-            import faiss
-        except ImportError:
-            raise InputError('faiss is not installed: pip install "hfembed[index]"') from None
+        faiss = import_faiss()
         self._store()
         vectors = self.vectors().numpy()
         try:
@@ -522,7 +548,10 @@ class EmbeddingIndex:
                 raise InputError(f"{name}: no such folder, and not a valid repo id; expected 'owner/name'")
             folder = download_files(
                 repo_id,
-                [f"{subfolder}/{file}" if subfolder else file for file in (*INDEX_FILES, _OLD_LABELS_FILE)],
+                [
+                    f"{subfolder}/{file}" if subfolder else file
+                    for file in (*INDEX_FILES, APPROXIMATE_FILE, _OLD_LABELS_FILE)
+                ],
                 repo_type="dataset",
                 revision=revision or named or None,
                 token=token,
@@ -558,6 +587,7 @@ class EmbeddingIndex:
             index = cls(description["precision"], Origin(shareable_name(model), weights, settings))
             index.thresholds = _read_thresholds(description.get("thresholds", {}))
             tensors = load_file(folder / VECTORS_FILE)
+            approximate = folder / APPROXIMATE_FILE
             index._vectors = VectorStore.from_tensors(tensors, index.precision)
             if is_old:
                 names, numbers, files = _read_old_labels(folder / _OLD_LABELS_FILE)
@@ -565,6 +595,9 @@ class EmbeddingIndex:
                 names, files = read_texts(folder / LABELS_FILE), read_texts(folder / PHOTOS_FILE)
                 numbers = tensors["labels"].numpy()
             _check_labels(names, numbers, files, len(index._vectors))
+            if approximate.is_file():
+                size, probes = (len(index._vectors), index._vectors.dimension), description.get("probes")
+                index._approximate = ApproximateSearch.load(approximate, *size, probes)
         except (
             *(ValueError, KeyError, TypeError, AttributeError),
             *(pa.ArrowException, SafetensorError, OSError),
@@ -624,6 +657,8 @@ class EmbeddingIndex:
         store.save(folder / VECTORS_FILE, torch.from_numpy(self._label_of))
         write_texts(self._names.arrow(), folder / LABELS_FILE)
         write_texts(files, folder / PHOTOS_FILE)
+        if self._approximate is not None:
+            self._approximate.save(folder / APPROXIMATE_FILE)
         description = {
             "metric": "cosine",
             "precision": self.precision,
@@ -634,6 +669,7 @@ class EmbeddingIndex:
             "weights": self.origin.weights,
             "settings": self.origin.settings,
             "thresholds": self.thresholds,
+            **({} if self._approximate is None else {"probes": self._approximate.probes}),
         }
         write_json(folder / INDEX_FILE, description)
 
@@ -665,10 +701,23 @@ class EmbeddingIndex:
         named = np.ones(len(self._names), dtype=bool)
         named[list(self._gone_names)] = False
         self._vectors.keep(torch.from_numpy(kept))
+        self._approximate = None if self._approximate is None else self._approximate.keep(kept)
         self._labels = (np.cumsum(named, dtype=np.int32) - 1)[self._label_of[kept]].astype(np.int32)
         self._files.keep(kept)
         self._names.keep(named)
         self._gone, self._gone_names = self._gone[:0], set()
+
+    def _top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `VectorStore.top_k`; of an approximate search's candidates where it is built and finds enough."""
+        store = self._store()
+        count = max(10 * k, _CANDIDATES)
+        if self._approximate is None or count > len(self) // 10:
+            return store.top_k(queries, k)
+        parts = [store.rank(part, self._approximate.candidates(part, count), k) for part in queries.split(_QUERIES)]
+        scores, places = (torch.cat(both) for both in zip(*parts, strict=True))
+        if len(lacking := torch.nonzero(torch.isneginf(scores[:, -1])).flatten()):
+            scores[lacking], places[lacking] = store.top_k(queries[lacking], k)
+        return scores, places
 
     def _mean_store(self) -> VectorStore:
         self._close_gaps()
@@ -692,7 +741,7 @@ class EmbeddingIndex:
         depth = min(4 * wanted, len(self))
         for start in range(0, len(queries), _QUERIES):
             batch = queries[start : start + _QUERIES]
-            found = zip(*(part.numpy() for part in store.top_k(batch, depth)), strict=True)
+            found = zip(*(part.numpy() for part in self._top_k(batch, depth)), strict=True)
             for query, (its_scores, its_places) in enumerate(found, start):
                 _, first = np.unique(self._label_of[its_places], return_index=True)
                 if len(first) >= wanted:
@@ -746,7 +795,7 @@ def check_index_folder(folder: str | Path) -> Path:
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder for the index")
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    others = sorted({*others} - {*INDEX_FILES, _OLD_LABELS_FILE, TABLE_FILE, "README.md", ".cache", ".gitattributes"})
+    others = sorted({*others} - {*INDEX_FILES, *_OTHER_FILES, TABLE_FILE, "README.md", ".cache", ".gitattributes"})
     if others:
         raise InputError(f"{folder} is not an index (contains {utf8_name(others[0])}); choose another folder")
     return folder

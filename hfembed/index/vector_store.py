@@ -82,11 +82,11 @@ class VectorStore:
     def rows(self, wanted: torch.Tensor) -> torch.Tensor:
         """Some rows (n,) int64 as float32 (n, D)."""
         vectors = torch.empty(len(wanted), self.dimension)
-        start = 0
-        for block in self._blocks:
-            here = (wanted >= start) & (wanted < start + len(block.vectors))
-            vectors[here] = _decode(block.part(wanted[here] - start))
-            start += len(block.vectors)
+        starts = torch.tensor([0, *(len(block.vectors) for block in self._blocks)]).cumsum(0)
+        number = torch.searchsorted(starts, wanted, right=True) - 1
+        for block in number.unique().tolist():
+            here = number == block
+            vectors[here] = _decode(self._blocks[block].part(wanted[here] - starts[block]))
         return vectors
 
     def parts(self) -> Iterator[torch.Tensor]:
@@ -154,6 +154,19 @@ class VectorStore:
         if not found:
             return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
         return torch.cat([scores for scores, _ in found]), torch.cat([rows for _, rows in found])
+
+    def rank(self, queries: torch.Tensor, places: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k nearest of some candidates of each query, as `top_k`; -inf where there are too few.
+
+        Args:
+            places: (Q, n) int64, n at least k; -1 for none.
+        """
+        different, position = places.clamp(min=0).unique(return_inverse=True)
+        vectors = self.rows(different)
+        cosines = torch.einsum("qd,qnd->qn", queries, vectors[position])
+        cosines[(places < 0) | torch.isin(places, self._gone)] = -torch.inf
+        scores, chosen = cosines.topk(k)
+        return scores, places.gather(1, chosen)
 
     def scores(self, queries: torch.Tensor) -> torch.Tensor:
         """Cosines (Q, N) of unit vectors (Q, D) with all rows; -inf for hidden ones."""

@@ -437,3 +437,37 @@ def test_an_index_knows_its_labels_and_takes_a_precision_when_loaded(tmp_path):
     ):
         with pytest.raises(InputError, match=line):
             EmbeddingIndex.from_pretrained(tmp_path / "index", **options)
+
+
+def test_approximate_search_answers_as_the_exact_one(tmp_path):
+    pytest.importorskip("faiss")
+    vectors, labels, queries = gallery(people=3000, dimension=32, most=8)
+    index = EmbeddingIndex("int8")
+    index.add(vectors, labels, [f"{row}.jpg" for row in range(len(labels))])
+    exact = index.search(queries[:500], 3)
+    index.build_approximate(probes=16, code_bytes=16)
+    found = index.search(queries[:500], 3)
+    same = [ours[0] == expected[0] for ours, expected in zip(found.labels, exact.labels, strict=True)]
+    assert np.mean(same) > 0.97
+    assert found.files[0][0].endswith(".jpg") and (np.diff(found.scores, axis=1) <= 0).all()
+    gone = found.labels[0][0]
+    index.remove(gone)
+    index.add(queries[:1], ["somebody new"])
+    matches = index.search(queries[:1], 5)
+    assert matches.labels[0][0] == "somebody new" and gone not in matches.labels[0]
+    loaded = EmbeddingIndex.from_pretrained(index.save(tmp_path / "index"))
+    ours, expected = loaded.search(queries[:100], 3), index.search(queries[:100], 3)
+    assert ours.labels == expected.labels and ours.files == expected.files
+    loaded.drop_approximate()
+    assert loaded.search(queries[:1], 1).labels[0] == ["somebody new"]
+    tensors = load_file(tmp_path / "index" / "approximate.safetensors")
+    for name, value in (("lists", 10_000), ("centers", float("nan"))):
+        broken = tensors[name].clone()
+        broken.view(-1)[0] = value
+        save_file(tensors | {name: broken}, tmp_path / "index" / "approximate.safetensors")
+        with pytest.raises(InputError, match="not a complete index: approximate.safetensors"):
+            EmbeddingIndex.from_pretrained(tmp_path / "index")
+    with pytest.raises(InputError, match="code_bytes must divide the dimension 32, got 5"):
+        index.build_approximate(code_bytes=5)
+    with pytest.raises(InputError, match="approximate from 10,000 on"):
+        filled()[0].build_approximate()
