@@ -1,4 +1,4 @@
-"""An index of millions: memory and time of filling, saving, opening, removing; approximate search beside the exact one.
+"""An index of millions: memory and time to fill, save, open, remove; approximate search beside the exact one.
 
 python scripts/benchmark_large_index.py --vectors 5000000 --output benchmark_large_index.json
 
