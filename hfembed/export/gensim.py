@@ -74,7 +74,8 @@ def export_gensim_model(checkpoint: str | Path | Checkpoint, path: str | Path) -
     """
     model = load_all_rows(checkpoint)
     if isinstance(model, Word2VecModel) or model.require_vocabulary().counts is None:
-        kind, saved = "KeyedVectors", model.base_model.to_keyed_vectors()
+        inputs = model if isinstance(model, Word2VecModel) else model.word2vec
+        kind, saved = "KeyedVectors", inputs.to_keyed_vectors()
     else:
         kind, saved = "Word2Vec", model.to_gensim()
     path = Path(path)
