@@ -17,11 +17,12 @@ _WIDTH = 128  # n-grams per word are padded to a multiple, so that batches of a 
 class Word2VecTokenizer(PreTrainedTokenizerFast):
     """A WordLevel tokenizer that analyzes text first, and returns `ngram_ids` of words outside the vocabulary.
 
-    With an analyzer, offsets are those in the analyzed text, and texts given as lists of words are not analyzed.
-    With subwords, `ngram_ids` has the shape (batch, length, n-grams): the hash bucket of each n-gram + 1, and 0 for none. Texts in
-    pairs and overflowing tokens get no `ngram_ids`.
+    With an analyzer, offsets are those in the analyzed text, and texts given as lists of words are not analyzed. With
+    subwords, `ngram_ids` has the shape (batch, length, n-grams): the hash bucket of each n-gram + 1, and 0 for none.
+    Texts in pairs and overflowing tokens get no `ngram_ids`.
 
-    It is made by `Vocabulary.to_tokenizer`, with `subwords` (least and greatest length) and `buckets`, or `text_rules`.
+    It is made by `Vocabulary.to_tokenizer`, with `subwords` (least and greatest length) and `buckets`, with
+    `text_rules`, or with both.
     """
 
     @cached_property
@@ -59,9 +60,9 @@ class Word2VecTokenizer(PreTrainedTokenizerFast):
         encoded = super()._encode_plus(text, text_pair, is_split_into_words=is_split_into_words, **kwargs)
         single = isinstance(text, str) or (is_split_into_words and not (text and isinstance(text[0], list | tuple)))
         texts = [text] if single else text
-        with_ngrams = "subwords" in self.init_kwargs and text_pair is None and encoded.encodings is not None
-        if with_ngrams and len(encoded.encodings) == len(texts):
-            ngram_ids = self._ngram_ids(texts, encoded.encodings)
+        encodings = encoded.encodings if "subwords" in self.init_kwargs and text_pair is None else None
+        if encodings is not None and len(encodings) == len(texts):
+            ngram_ids = self._ngram_ids(texts, encodings)
             encoded["ngram_ids"] = (ngram_ids[0] if single else ngram_ids).tolist()
         if tensors is None:
             return encoded
