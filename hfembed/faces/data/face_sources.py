@@ -95,13 +95,8 @@ class Photos:
 
     @property
     def codes(self) -> np.ndarray:
-        """(num_photos,) int64: index of each photo's person in `names`."""
+        """(num_photos,) int64: index of each photo's person in `people.dictionary`."""
         return self.people.indices.to_numpy().astype(np.int64)
-
-    @property
-    def names(self) -> list[str]:
-        """The distinct people."""
-        return self.people.dictionary.to_pylist()
 
 
 def open_source(

@@ -122,7 +122,8 @@ def load_faces(
         points = _landmarks(source)
         parts.append((photos, _kept(source, photos, points), points))
     people_of_parts = [
-        {photos.names[code] for code in np.unique(photos.codes[kept]).tolist()} for photos, kept, _ in parts
+        set(photos.people.dictionary.take(pa.array(np.unique(photos.codes[kept]))).to_pylist())
+        for photos, kept, _ in parts
     ]
     if len(parts) > 1:
         check_person_names(chain(*people_of_parts), " and ".join(str(source.source) for source in chosen))

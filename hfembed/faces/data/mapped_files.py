@@ -1,9 +1,10 @@
 """Photos inside larger files, as columns of Arrow over the memory-mapped files: nothing is copied or unpacked."""
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -11,7 +12,6 @@ import pyarrow as pa
 from datasets.table import InMemoryTable
 
 from hfembed.errors import InputError
-from hfembed.hub.dataset import PhotoFeature
 
 _CHUNK_BYTES = 1 << 30  # Arrow counts the bytes of a chunk of `binary` in 31 bits
 IMAGE_TYPE = datasets.Image().pa_type
@@ -102,12 +102,12 @@ def _images(encoded: pa.Array) -> pa.Array:
     return pa.StructArray.from_arrays([encoded, pa.nulls(len(encoded), pa.string())], ["bytes", "path"])
 
 
-def dataset_of(
-    columns: dict[str, pa.ChunkedArray], features: datasets.Features, fingerprint: str
-) -> datasets.Dataset:
+def dataset_of(columns: dict[str, pa.ChunkedArray], features: datasets.Features, fingerprint: str) -> datasets.Dataset:
     """A data set over Arrow columns, which are not copied."""
     table = pa.table(columns, schema=features.arrow_schema)
-    return datasets.Dataset(InMemoryTable(table), info=datasets.DatasetInfo(features=features), fingerprint=fingerprint)
+    return datasets.Dataset(
+        InMemoryTable(table), info=datasets.DatasetInfo(features=features), fingerprint=fingerprint
+    )
 
 
 def whole_column(dataset: datasets.Dataset, name: str) -> pa.ChunkedArray:
@@ -145,7 +145,9 @@ def locate(dataset: datasets.Dataset, column: str = "image") -> Locations | None
         )
     file, start, size = (np.concatenate(column) for column in zip(*parts, strict=True))
     rows = physical_rows(dataset)
-    return Locations(paths, file, start, size) if rows is None else Locations(paths, file[rows], start[rows], size[rows])
+    return (
+        Locations(paths, file, start, size) if rows is None else Locations(paths, file[rows], start[rows], size[rows])
+    )
 
 
 def _map_of(data: pa.Buffer) -> _Map | None:
@@ -155,4 +157,54 @@ def _map_of(data: pa.Buffer) -> _Map | None:
     return None
 
 
-PHOTO_FEATURE = PhotoFeature()
+class PackedPhotos:
+    """Row -> the undecoded photo of a data set whose photos all lie in mapped files, with its landmarks.
+
+    Each process reads from files that it opens itself; what is pickled are offsets.
+    """
+
+    def __init__(self, locations: Locations, landmarks: pa.ChunkedArray | None, rows: np.ndarray | None) -> None:
+        self.locations = locations
+        self.landmarks = landmarks
+        self.rows = rows
+        self._opened: dict[tuple[int, int], IO[bytes]] = {}
+
+    @classmethod
+    def of(cls, dataset: datasets.Dataset) -> "PackedPhotos | None":
+        """None where a photo lies elsewhere."""
+        locations = locate(dataset)
+        if locations is None:
+            return None
+        landmarks = dataset.data.column("landmarks") if "landmarks" in dataset.column_names else None
+        return cls(locations, landmarks, physical_rows(dataset))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": {}}
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """`{"image": {"bytes", "path"}, "landmarks"}`, as a row of the data set has it."""
+        number, start, size = (int(part[row]) for part in self.locations[1:])
+        key = os.getpid(), number  # a forked process shares the position of its parent's files
+        file = self._opened.get(key)
+        if file is None:
+            file = self._opened[key] = open(self.locations.paths[number], "rb", buffering=0)
+        file.seek(start)
+        image = {"bytes": file.read(size), "path": None}
+        if self.landmarks is None:
+            return {"image": image}
+        place = row if self.rows is None else int(self.rows[row])
+        return {"image": image, "landmarks": self.landmarks[place].as_py()}
+
+
+class FileNames(Sequence[str]):
+    """A column of strings as a sequence; no string exists before it is asked for."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self.column[index]
+        return found.to_pylist() if isinstance(index, slice) else found.as_py()

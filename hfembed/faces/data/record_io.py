@@ -9,9 +9,9 @@ header (MXNet, `recordio.py`).
 
 from array import array
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from struct import unpack_from
+from struct import Struct, unpack_from
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ MAGIC = 0xCED7230A
 _MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 _PART_HEADER = 8
 IMAGE_HEADER = 24
-_BLOCK = 64 << 20
+_BLOCK = 16 << 20
 _FIELDS_END = IMAGE_HEADER + 8  # of an image's header and two labels behind it
 _LOOK_AHEAD = _PART_HEADER + _FIELDS_END
 # bytes of a line of the .idx: two numbers of up to 19 digits
@@ -82,13 +82,9 @@ class RecordIO:
         if self.num_parts[number] > 1:
             first, last = self._first[:-1][number], self._first[1:][number]
             parts = zip(self._part_starts[first:last].tolist(), self._part_sizes[first:last].tolist(), strict=True)
-            return _MAGIC_BYTES.join(self._view[start : start + size] for start, size in parts)
+            return _MAGIC_BYTES.join(self.data[start : start + size].to_pybytes() for start, size in parts)
         start = int(self.starts[number])
-        return self._view[start : start + int(self.sizes[number])].tobytes()
-
-    @cached_property
-    def _view(self) -> memoryview:
-        return memoryview(self.data)
+        return self.data[start : start + int(self.sizes[number])].to_pybytes()
 
     def image_fields(self) -> np.ndarray:
         """(N, 4) float64: flag, label, and the first two of the labels behind it, of records that are packed images.
@@ -96,7 +92,7 @@ class RecordIO:
         Only those are meaningful that lie inside of the record, see `sizes`.
         """
         fields = self._fields.copy()
-        for number in np.flatnonzero(self.num_parts > 1):  # a field may lie in the second part
+        for number in np.flatnonzero(self.num_parts > 1).tolist():  # a field may lie in the second part
             start = self[number][:_FIELDS_END].ljust(_FIELDS_END, b"\0")
             fields[number] = *unpack_from("<If", start), *unpack_from("<ff", start, IMAGE_HEADER)
         return fields
@@ -139,8 +135,10 @@ class RecordImages:
 
     def encoded(self, row: int) -> bytes:
         """The bytes of an image as they were packed."""
-        record = self.records[int(self.numbers[row])]
-        return record[len(record) - int(self.sizes[row]) :]
+        number, size = int(self.numbers[row]), int(self.sizes[row])
+        if self.records.num_parts[number] > 1:
+            return self.records[number][-size:]
+        return self.records.data[(start := int(self.starts[row])) : start + size].to_pybytes()
 
 
 def read_record_images(path: str | Path) -> RecordImages:
@@ -172,7 +170,7 @@ def read_record_images(path: str | Path) -> RecordImages:
         raise InputError(f"{records.path} holds {len(records):,} records and no image")
     people, shape = _read_property(records.path)
     found = labels[numbers]
-    wrong = ~(np.isfinite(found) & (found >= 0) & (found == np.floor(found)))
+    wrong = ~((found >= 0) & (found < 2**31) & (found == np.floor(found)))
     if people is not None:
         wrong |= ~(found < people)
     if wrong.any():
@@ -194,10 +192,14 @@ def read_record_images(path: str | Path) -> RecordImages:
     )
 
 
-@dataclass
-class _Parts:
-    """Every part of a file: where its data starts, its word of kind and length, and the fields of an image's header
-    (P, 4) float64: flag, label, first and second of the labels behind it."""
+class _Parts(NamedTuple):
+    """Every part of a file.
+
+    Attributes:
+        starts: (P,) int64, where its data starts.
+        words: (P,) uint32, kind and length.
+        fields: (P, 4) float64, those of an image's header: flag, label, first and second of the labels behind it.
+    """
 
     starts: np.ndarray
     words: np.ndarray
@@ -206,43 +208,42 @@ class _Parts:
 
 def _scan(path: Path, end: int) -> _Parts:
     """Walk through the parts; read in blocks, as pages of a memory map would count as this process's memory."""
-    starts: list[np.ndarray] = []
-    words: list[np.ndarray] = []
-    fields: list[np.ndarray] = []
+    blocks: list[_Parts] = []
+    block = bytearray(_BLOCK + _LOOK_AHEAD)
+    as_integers, as_floats = np.frombuffer(block, "<u4"), np.frombuffer(block, "<f4")
+    read_word = Struct("<I").unpack_from
     position = 0
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         while position < end:
-            begin = position
+            begin, stop = position, min(position + _BLOCK, end)
             file.seek(begin)
-            block = file.read(_BLOCK + _LOOK_AHEAD)
-            stop = min(begin + _BLOCK, end)
-            block += bytes(-len(block) % 4 + _LOOK_AHEAD)
-            places, found = array("q"), array("I")
+            filled = 0
+            while filled < len(block) and (count := file.readinto(memoryview(block)[filled:])):
+                filled += count
+            block[filled:] = bytes(len(block) - filled)
+            found = array("q")
             while position < stop:
-                magic, word = unpack_from("<II", block, position - begin)
-                size = word & 0x1FFFFFFF
-                following = position + _PART_HEADER + size + -size % 4
-                if magic != MAGIC or position % 4:
-                    raise InputError(
-                        f"{path} is damaged at byte {position:,}: expected RecordIO's magic number, found {magic:#x}; "
-                        "copy it again"
-                    )
-                if following > end:
-                    raise InputError(
-                        f"{path} is cut short: the record at byte {position:,} goes to byte {following:,}, and the "
-                        f"file ends at {end:,}; copy it again"
-                    )
-                places.append(position)
-                found.append(word)
-                position = following
-            at = np.frombuffer(places, np.int64)
+                found.append(position)
+                size = read_word(block, position - begin + 4)[0] & 0x1FFFFFFF
+                position += _PART_HEADER + size + -size % 4
+            at = np.frombuffer(found, np.int64)
             inside = (at - begin) // 4
-            as_integers, as_floats = np.frombuffer(block, "<u4"), np.frombuffer(block, "<f4")
-            starts.append(at + _PART_HEADER)
-            words.append(np.frombuffer(found, np.uint32))
-            columns = [as_integers[inside + 2], as_floats[inside + 3], as_floats[inside + 8], as_floats[inside + 9]]
-            fields.append(np.stack([column.astype(np.float64) for column in columns], axis=1))
-    return _Parts(np.concatenate(starts), np.concatenate(words), np.concatenate(fields))
+            magic = as_integers[inside]
+            wrong = np.flatnonzero(magic != MAGIC)
+            if len(wrong):
+                raise InputError(
+                    f"{path} is damaged at byte {at[wrong[0]]:,}: expected RecordIO's magic number, found "
+                    f"{magic[wrong[0]]:#x}; copy it again"
+                )
+            if position > end:
+                raise InputError(
+                    f"{path} is cut short: the record at byte {at[-1]:,} goes to byte {position:,}, and the file ends "
+                    f"at {end:,}; copy it again"
+                )
+            columns = [as_integers[inside + 2], *(as_floats[inside + word] for word in (3, 8, 9))]
+            fields = np.stack([column.astype(np.float64) for column in columns], axis=1)
+            blocks.append(_Parts(at + _PART_HEADER, as_integers[inside + 1], fields))
+    return _Parts(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
 def _read_keys(records: RecordIO) -> np.ndarray:
@@ -261,7 +262,9 @@ def _read_keys(records: RecordIO) -> np.ndarray:
             convert_options=pyarrow.csv.ConvertOptions(column_types=columns),
         )
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not an index of RecordIO, 'key<tab>offset' per line: {first_line(error)}") from error
+        raise InputError(
+            f"{path} is not an index of RecordIO, 'key<tab>offset' per line: {first_line(error)}"
+        ) from error
     offsets = table["offset"].to_numpy()
     known = records.starts - _PART_HEADER
     rows = np.minimum(np.searchsorted(known, offsets), len(known) - 1)
@@ -273,7 +276,8 @@ def _read_keys(records: RecordIO) -> np.ndarray:
         )
     keys = np.full(len(records), -1, dtype=np.int64)
     keys[rows] = table["key"].to_numpy()
-    if len(rows) != len(records) or (keys < 0).any() or len(np.unique(keys)) < len(keys):
+    # as many lines as records, none without a key: each is listed once; sorting tells whether a key comes twice
+    if len(rows) != len(records) or (keys < 0).any() or (np.diff(np.sort(keys)) == 0).any():
         raise InputError(
             f"{path} lists {len(rows):,} records, and {records.path.name} has {len(records):,}; it must list each "
             "once; delete it to read without keys"
@@ -303,7 +307,7 @@ def _read_ranges(
         row = people[wrong[0]]
         raise records.damage(
             row,
-            f"the person's record {keys[row]} holds the keys [{first[row]:g}, {second[row]:g}), and photos end at {end}",
+            f"the record {keys[row]} of a person holds [{first[row]:g}, {second[row]:g}), and photos end at {end}",
         )
     said = first[header], second[header]
     if exact and len(people) and said != (keys[people[0]], keys[people[-1]] + 1):
