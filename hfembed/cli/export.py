@@ -109,6 +109,19 @@ def export_gensim(
     return Answer.written(output, text, kind=kind)
 
 
+@commands.command("fasttext")
+def export_fasttext(
+    model: options.WordVectors,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The .bin file to write.")],
+    hub: Hub,
+) -> Answer:
+    """Write fastText's .bin, which fastText and gensim load, with subwords where the model has them."""
+    check_writable(output)
+    trainable = gensim.export_fasttext(hub.model(model), output)
+    text = f"written to {output}: load it with fasttext.load_model or gensim.models.fasttext.load_facebook_model"
+    return Answer.written(output, text + ("" if trainable else "; its output rows are 0"), output_rows=trainable)
+
+
 @commands.command("onnx")
 def export_onnx(
     model: options.AnyModel,

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 from huggingface_hub.dataclasses import strict
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor
 
 from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError, first_line
@@ -28,6 +28,8 @@ from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
     FaceEmbedderForTripletLearning,
+    FaceEmbedderModel,
+    FaceEmbedderPreTrainedModel,
 )
 from hfembed.training.config import TrainingConfig, build_config, setting
 
@@ -107,6 +109,12 @@ class FaceTrainingConfig(TrainingConfig):
     margin_range: list[float] = setting([0.45, 0.8], "head magface: the margin at both ends of norm_range")
     norm_penalty: float = setting(35.0, "head magface: weight of the regularizer of norms")
     label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")
+    sharded_head: bool = setting(
+        False, "split a margin head's people over the ranks; the final model is the embedder without a head"
+    )
+    sample_rate: float = setting(
+        1.0, "below 1: a sharded head that compares a step's photos with their people and this fraction of the others"
+    )
     metric_loss: str = setting("triplet", "objective triplet: " + " or ".join(METRIC_LOSSES))
     contrastive_margin: float = setting(1.0, "distance up to which the contrastive loss pushes people apart")
     triplet_margin: float = setting(0.2, "alpha, on squared distances of unit vectors")
@@ -157,8 +165,27 @@ class FaceTrainingConfig(TrainingConfig):
             raise ValueError("held_out_share must be in [0, 1), train_photos not negative")
         if self.held_out and self.objective != "classification":
             raise ValueError("held-out photos are identified by a classifier; they need objective classification")
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError(f"sample_rate must be in (0, 1], not {self.sample_rate}")
+        if self.has_sharded_head:
+            self._check_sharded_head()
         if self.lfw_images and not (self.lfw_pairs and self.lfw_tested_folds):
             raise ValueError("lfw_images needs lfw_pairs and lfw_tested_folds: which people must not be trained on")
+
+    def _check_sharded_head(self) -> None:
+        """Refuse what a head that is split over the ranks cannot do."""
+        if self.objective != "classification" or self.head == "softmax":
+            raise ValueError(f"a sharded head is a margin head: one of {', '.join(MARGIN_HEADS)}, not {self.head}")
+        refused = {
+            "label_smoothing": self.label_smoothing > 0,
+            "imprint": self.imprint,
+            "held_out_share or train_photos": self.held_out,
+            "freeze_trunk without unfreeze_last": self.freeze_trunk and not self.unfreeze_last,
+            "mixed_precision fp16 (take bf16)": self.mixed_precision == "fp16",
+        }
+        for setting_name, is_set in refused.items():
+            if is_set:
+                raise ValueError(f"{setting_name} is not possible with a sharded head (sharded_head, sample_rate < 1)")
 
     def validate_parts(self) -> None:
         """Refuse what the network, the processor or the augmentation would refuse, before any data is loaded."""
@@ -178,6 +205,11 @@ class FaceTrainingConfig(TrainingConfig):
     def held_out(self) -> bool:
         """Whether photos of the trained people are held out."""
         return bool(self.held_out_share or self.train_photos)
+
+    @property
+    def has_sharded_head(self) -> bool:
+        """Whether the class weights are split over the ranks."""
+        return self.sharded_head or self.sample_rate < 1
 
     @property
     def noise_seed(self) -> int | None:
@@ -244,7 +276,7 @@ def make_model_config(config: FaceTrainingConfig, num_labels: int) -> FaceEmbedd
     )
 
 
-def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel:
+def make_model(config: FaceTrainingConfig, people: list[str]) -> FaceEmbedderPreTrainedModel:
     """The model to train: random weights, or those of `init_from` under the recipe's objective and a new last layer.
 
     Args:
@@ -257,9 +289,9 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
     """
     if config.objective == "classification" and len(people) < 2:
         raise InputError(f"a classifier needs two people or more, the training data has {len(people)}: {people}")
-    model_class = (
-        FaceEmbedderForClassification if config.objective == "classification" else FaceEmbedderForTripletLearning
-    )
+    model_class: type[FaceEmbedderPreTrainedModel] = FaceEmbedderForTripletLearning
+    if config.objective == "classification":
+        model_class = FaceEmbedderModel if config.has_sharded_head else FaceEmbedderForClassification
     embedder = load_face_embedder(config.path(config.init_from), "cpu")[0] if config.init_from else None
     model_config = make_model_config(config, len(people)) if embedder is None else embedder.config
     model_config.id2label = dict(enumerate(people))
@@ -279,7 +311,7 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
     model_config.thresholds = None  # they belong to the old embeddings
     model_config.validate()
     model = model_class(model_config)
-    model.embedder.load_state_dict(embedder.state_dict())
+    model.face_embedder.load_state_dict(embedder.state_dict())
     if config.freeze_trunk:
         try:
             model.freeze_trunk(config.unfreeze_last)

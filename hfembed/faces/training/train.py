@@ -32,6 +32,7 @@ from hfembed.faces.training.recipe import (
     make_processor,
     photo_facts,
 )
+from hfembed.faces.training.sharded_head import ShardedHead
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification
 from hfembed.training.config import read_config
@@ -60,17 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = frozen_features(config, model, photos, unchanged, run.accelerator.device)
     if config.imprint and protocol is not None and run.accelerator.is_main_process:
         run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
+    head = None
+    if config.has_sharded_head:
+        people = len(photos.identities)
+        head = ShardedHead(model.config, people, config, config.sample_rate, run.accelerator.device)
     train(
         run,
         Task(
             model=model,
             processor=processor,
-            compute_loss=classification_loss if config.objective == "classification" else MetricLoss(model),
+            compute_loss=head or (classification_loss if config.objective == "classification" else MetricLoss(model)),
             dataset=photos if features is None else features,
             sampler=make_sampler(config, photos.labels, shard(config, run.accelerator)),
             collate=make_collator(config, processor) if features is None else None,
             evaluate=(lambda model: protocol(model, processor)) if protocol else None,
             primary_metric=protocol.primary_metric if protocol else "",
+            head=head,
         ),
     )
 
