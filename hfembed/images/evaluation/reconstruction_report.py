@@ -86,7 +86,7 @@ def report_reconstruction(
     train, test = (processor.normalize(faces.pixels()) for faces in (known, unseen))
     reconstructed, latents = reconstruction.reconstruct(model, test)
     count = latents.shape[1]
-    figures = {"num_latents": count, "active_latents": reconstruction.active_latents(latents)}
+    figures: dict[str, float] = {"num_latents": count, "active_latents": reconstruction.active_latents(latents)}
     rows = {"photo": test, "this model": reconstructed}
     prefixes = {"this model": "", "coded": "coded_", "PCA": "pca_", "JPEG": "jpeg_"}
     budget: float = count

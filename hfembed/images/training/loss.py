@@ -1,6 +1,6 @@
 """What an autoencoder is trained by, as the loop wants it: (model, batch) -> (loss, figures to log)."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from hfembed.images.training.perceptual_loss import embedding_distance, feature_
 from hfembed.images.training.perceptual_networks import FaceEmbeddings, load_features
 from hfembed.images.training.recipe import AutoencoderTrainingConfig
 from hfembed.models.autoencoder_base import AutoencoderOutput
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 
 
@@ -54,7 +55,8 @@ class AutoencoderLoss:
             distance = distance + self.config.identity_weight * figures["identity"]
         if discriminator is None:
             return output.loss + distance, figures
-        last_layer = getattr(model, "module", model).decoder.conv_out.weight
+        autoencoder = cast(ConvAutoencoderModel, getattr(model, "module", model))
+        last_layer = autoencoder.decoder.conv_out.weight
         adversarial, more = self._adversarial(output, distance, batch["targets"], last_layer, discriminator)
         return output.loss + adversarial, figures | more
 
@@ -63,7 +65,7 @@ class AutoencoderLoss:
         output: AutoencoderOutput,
         distance: torch.Tensor,
         targets: torch.Tensor,
-        last_layer: nn.Parameter,
+        last_layer: torch.Tensor,
         discriminator: nn.Module,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss that is not the model's own, and figures.
@@ -82,10 +84,10 @@ class AutoencoderLoss:
         photos, reconstructions = discriminator(torch.cat([targets.to(shown.dtype), shown])).float().chunk(2)
         verdict = -reconstructions.mean()
         (pull,) = torch.autograd.grad(verdict, shown, retain_graph=True)
-        gradients = [
+        by_images, by_discriminator = (
             torch.autograd.grad(image, last_layer, part, retain_graph=True)[0] for part in (own + slope, pull)
-        ]
-        weight = self.config.discriminator_weight * adaptive_weight(*gradients)
+        )
+        weight = self.config.discriminator_weight * adaptive_weight(by_images, by_discriminator)
         discriminator_loss = hinge_loss(photos, reconstructions)
         figures = {"adversarial": verdict, "adversarial_weight": weight, "discriminator": discriminator_loss}
         value = distance + weight * verdict
