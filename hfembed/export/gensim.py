@@ -1,4 +1,4 @@
-"""Word vectors -> the files of gensim and of word2vec."""
+"""Word vectors -> the files of gensim, word2vec and fastText."""
 
 import tempfile
 from pathlib import Path
@@ -35,6 +35,33 @@ def export_word2vec_format(
             temporary.write_text("".join(f"{word} {count}\n" for word, count in counted), encoding="utf-8")
 
 
+def export_fasttext(checkpoint: str | Path | Checkpoint, path: str | Path) -> bool:
+    """Write fastText's `.bin`, with subwords where the model has them.
+
+    Returns:
+        Whether the output rows are in it, by which training goes on; otherwise they are 0.
+
+    Raises:
+        InputError: The checkpoint has no word vectors, or words or n-grams that the format cannot hold.
+        OSError: The file cannot be written; an earlier one is left as it was.
+    """
+    model = load_all_rows(checkpoint)
+    with input_errors(), atomic_write(path) as temporary:
+        model.to_fasttext(temporary)
+    return isinstance(model, Word2VecForPreTraining)
+
+
+def load_all_rows(checkpoint: str | Path | Checkpoint) -> Word2VecModel | Word2VecForPreTraining:
+    """Load word vectors with their output rows where there are any."""
+    model = load_word2vec(checkpoint, "cpu")
+    if model.config.quantized_parts is not None:
+        return model
+    whole, report = Word2VecForPreTraining.from_pretrained(
+        Checkpoint.resolve(checkpoint).folder, output_loading_info=True
+    )
+    return model if report["missing_keys"] else whole  # the output rows are missing
+
+
 def export_gensim_model(checkpoint: str | Path | Checkpoint, path: str | Path) -> str:
     """Write a gensim `Word2Vec` that continues training, or `KeyedVectors` where output rows or counts are lacking.
 
@@ -45,16 +72,12 @@ def export_gensim_model(checkpoint: str | Path | Checkpoint, path: str | Path) -
         InputError: The checkpoint has no word vectors.
         OSError: A file cannot be written.
     """
-    model = load_word2vec(checkpoint, "cpu")
-    kind, saved = "KeyedVectors", None
-    if model.config.quantized_parts is None and model.require_vocabulary().counts is not None:
-        whole, report = Word2VecForPreTraining.from_pretrained(
-            Checkpoint.resolve(checkpoint).folder, output_loading_info=True
-        )
-        if not report["missing_keys"]:  # the output rows
-            kind, saved = "Word2Vec", whole.to_gensim()
-    if saved is None:
-        saved = model.to_keyed_vectors()
+    model = load_all_rows(checkpoint)
+    if isinstance(model, Word2VecModel) or model.require_vocabulary().counts is None:
+        inputs = model if isinstance(model, Word2VecModel) else model.word2vec
+        kind, saved = "KeyedVectors", inputs.to_keyed_vectors()
+    else:
+        kind, saved = "Word2Vec", model.to_gensim()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

@@ -1,4 +1,4 @@
-"""Collect the batches of all ranks, with exact gradients: for losses that compare every sample with every other."""
+"""Collect tensors of all ranks, with exact gradients: for losses that compare every sample with every other."""
 
 import torch
 import torch.distributed as dist
@@ -11,19 +11,31 @@ def is_distributed() -> bool:
 
 class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
-        ctx.batch_size = tensor.shape[0]
+    def forward(ctx, tensor: torch.Tensor, factor: int) -> torch.Tensor:
+        ctx.batch_size, ctx.factor = tensor.shape[0], factor
         return _gather(tensor)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         gradient = gradient.contiguous().clone()  # all_reduce writes in place, and autograd may still need its own
         dist.all_reduce(gradient, op=dist.ReduceOp.SUM)
         start = dist.get_rank() * ctx.batch_size
-        return gradient[start : start + ctx.batch_size]
+        return gradient[start : start + ctx.batch_size] * ctx.factor, None
 
 
-def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
+def gather_with_gradient(tensor: torch.Tensor, loss_in_parts: bool = False) -> torch.Tensor:
     """Concatenate a tensor of all ranks along dimension 0; gradients flow back to the rank each row came from.
 
     When every rank computes the whole loss on the result, each rank's rows receive the sum of all ranks' gradients:
@@ -32,11 +44,39 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
     Args:
         tensor: (B, ...) float; B must be the same on every rank.
+        loss_in_parts: Every rank computes only its own part of the loss's gradient by the result, and the parts are to
+            be added up: under DistributedDataParallel they then need a factor of world_size.
 
     Returns:
         (world_size * B, ...), in the order of the ranks; the tensor itself when there is only one process.
     """
-    return _GatherWithGradient.apply(tensor) if is_distributed() else tensor
+    if not is_distributed():
+        return tensor
+    return _GatherWithGradient.apply(tensor, dist.get_world_size() if loss_in_parts else 1)
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor of all ranks; each rank's gradient is that by the sum.
+
+    For a sum from which every rank computes the same loss: the gradient is then the same on every rank too, and is not
+    added up again. (Shoeybi et al. 2019, "Megatron-LM", section 3, the function g.)
+
+    Args:
+        tensor: Float, of the same shape on every rank.
+
+    Returns:
+        The sum; the tensor itself when there is only one process.
+    """
+    return _SumOverRanks.apply(tensor) if is_distributed() else tensor
+
+
+def maximum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Elementwise maximum of a tensor of all ranks, without gradient."""
+    tensor = tensor.detach()
+    if is_distributed():
+        tensor = tensor.clone()
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
 
 
 def gather_labels(labels: torch.Tensor) -> torch.Tensor:

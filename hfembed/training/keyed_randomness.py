@@ -11,7 +11,8 @@ def keyed_generator(seed: int, key: Sequence[int], stream: int = 0) -> np.random
     Args:
         seed: Of the run.
         key: (epoch, index) or (epoch, index, repetition).
-        stream: Uses that must not share their draws have different numbers: 0 augmentation, 1 corruption, 2 margins.
+        stream: Uses that must not share their draws have different numbers: 0 augmentation, 1 corruption, 2 margins,
+            3 class weights, 4 sampled classes.
 
     Returns:
         The generator; the same arguments always give the same draws.

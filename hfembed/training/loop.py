@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +28,25 @@ from hfembed.training.state import Checkpoints, Progress
 
 # (model, batch[, discriminator])
 ComputeLoss = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+class RankedPart(Protocol):
+    """A part of the training that is not replicated: each rank holds and updates weights of its own."""
+
+    def touched(self) -> torch.nn.Parameter:
+        """The rank's weights that the step moves, with their gradient over all its micro-batches."""
+
+    def squared_gradient_norm(self) -> torch.Tensor:
+        """Over all ranks."""
+
+    def step(self, learning_rate: float) -> None:
+        """Move the weights."""
+
+    def save(self, folder: Path) -> None:
+        """Write the rank's part into a checkpoint's folder."""
+
+    def load(self, folder: Path) -> None:
+        """Take the rank's part from a checkpoint's folder, of any number of ranks."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +70,8 @@ class Task:
             rate and a momentum of 0.5 for Adam; part of checkpoints, not of the result.
         discriminator_learning_rate: At its peak; 0 for the model's.
         discriminator_start: Steps before it is used.
+        head: Weights that `compute_loss` has besides the model's, split over the ranks; they are trained by the same
+            schedule, count in the gradient's norm, and are not part of the final model.
     """
 
     model: PreTrainedModel
@@ -63,6 +84,7 @@ class Task:
     primary_metric: str = "loss"
     greater_is_better: bool = True
     draw: Callable[[PreTrainedModel, Path], None] | None = None
+    head: RankedPart | None = None
     discriminator: torch.nn.Module | None = None
     discriminator_learning_rate: float = 0.0
     discriminator_start: int = 0
@@ -199,6 +221,9 @@ def train(run: Run, task: Task) -> None:
     accelerator.register_for_checkpointing(progress)
     if ema is not None:
         accelerator.register_for_checkpointing(ema)
+    if (head := task.head) is not None:
+        accelerator.register_save_state_pre_hook(lambda models, weights, folder: head.save(Path(folder)))
+        accelerator.register_load_state_pre_hook(lambda models, folder: head.load(Path(folder)))
     checkpoints = Checkpoints(accelerator, run.checkpoints, config.keep_checkpoints, run.identity.write)
     set_seed(config.seed, device_specific=True)
     if config.resume:
@@ -273,8 +298,11 @@ def _steps(config, accelerator, task, trained: list[_Trained], loader, progress,
                     loss, details = task.compute_loss(networks[0], batch, *networks[1 : len(used)])
                 accelerator.backward(loss)
                 for part in used:
+                    head = task.head if part is trained[0] else None
                     if accelerator.sync_gradients and config.max_grad_norm:
-                        accelerator.clip_grad_norm_(part.network.parameters(), config.max_grad_norm)
+                        _clip_gradient(accelerator, part.network, head, config.max_grad_norm)
+                    if accelerator.sync_gradients and head is not None:
+                        head.step(part.schedule.get_last_lr()[0])
                     part.optimizer.step()
                     # in fp16 a step whose gradients overflow is skipped, and the schedule waits with it
                     if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
@@ -288,6 +316,16 @@ def _steps(config, accelerator, task, trained: list[_Trained], loader, progress,
             yield {"loss": loss.detach(), **details}
             if progress.step == total_steps:
                 return
+
+
+def _clip_gradient(accelerator: Accelerator, model: torch.nn.Module, head: RankedPart | None, max_norm: float) -> None:
+    """Clip the norm of the whole gradient, the head's on all ranks included."""
+    if head is None:
+        accelerator.clip_grad_norm_(model.parameters(), max_norm)
+        return
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = (torch.nn.utils.get_total_norm(gradients).square() + head.squared_gradient_norm()).sqrt()
+    torch.nn.utils.clip_grads_with_norm_([*model.parameters(), head.touched()], max_norm, norm)
 
 
 def _due(step: int, every: int) -> bool:

@@ -30,7 +30,7 @@ COMMANDS = {
     "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext navec "
     "static diffusers-vae",
     "evaluate": "lfw identification denoising reconstruction compression generation words swap",
-    "export": "with-code word2vec gensim onnx static spacy diffusers-vae",
+    "export": "with-code word2vec gensim onnx static spacy fasttext diffusers-vae",
     "push-dataset": "faces lfw corpus",
 }
 OPTIONS = {

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -206,6 +207,31 @@ def test_margins_and_progress_are_the_same_on_any_ranks_and_after_a_kill(tmp_pat
             for name in ("one", "two", "killed")
         ]
         assert progress[1] == pytest.approx(progress[0], rel=1e-4) and progress[2] == progress[0] != 0
+
+
+@pytest.mark.multiprocess
+def test_a_sharded_head_is_the_same_on_any_ranks_after_a_kill_and_on_other_ranks_than_before(tmp_path):
+    recipe = SAME_ON_ANY_RANKS | {"head": "subcenter_arcface", "scale": 16.0, "sample_rate": 0.5, "optimizer": "sgd"}
+    recipe |= {
+        "learning_rate": 0.05,
+        "max_grad_norm": 1.0,
+        "schedule": "constant",
+        "ema_decay": 0.9,
+        "epochs": 2,
+        "keep_best": False,
+    }
+    one = train(recipe, tmp_path / "one")
+    train_until_killed(recipe, tmp_path / "killed", 3)
+    assert numbers(train(recipe, tmp_path / "killed", 1, "--resume")) == numbers(one)  # to the last digit
+    train(recipe, tmp_path / "other", 2, "--max_steps", "4")
+    train(recipe, tmp_path / "other", 1, "--resume", "--max_steps", "7")
+    other = train(recipe, tmp_path / "other", 2, "--resume")
+    assert losses(other) == pytest.approx(losses(one), rel=1e-4) and losses(one)[-1] < losses(one)[0] - 0.1
+    weights = [load_file(tmp_path / name / "run" / "model.safetensors") for name in ("one", "killed", "other")]
+    assert not [name for name in weights[0] if "classifier" in name], "the final model is the embedder"
+    for name, weight in weights[0].items():
+        assert torch.equal(weights[1][name], weight)
+        torch.testing.assert_close(weights[2][name], weight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.multiprocess

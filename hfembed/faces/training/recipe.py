@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import datasets
 import numpy as np
 from huggingface_hub.dataclasses import strict
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor
 
 from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError, first_line
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.augmentation import FaceAugmentation
 from hfembed.faces.data.faces import FaceSource, load_faces
+from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.faces.data.lfw import lfw_people_in_folds, read_pairs
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
 from hfembed.faces.evaluation.lfw import LfwVerification
@@ -26,8 +28,12 @@ from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
 from hfembed.models.face_embedder.modeling_face_embedder import (
     FaceEmbedderForClassification,
     FaceEmbedderForTripletLearning,
+    FaceEmbedderModel,
+    FaceEmbedderPreTrainedModel,
 )
 from hfembed.training.config import TrainingConfig, build_config, setting
+
+KEPT_CROPS = 100_000  # at 112 x 112 they take 3.8 GB of disk
 
 
 @strict
@@ -36,7 +42,10 @@ class FaceTrainingConfig(TrainingConfig):
     """A recipe for a face embedder: the loop's settings, and the data, crop, network and loss."""
 
     train_images: list[str] = setting(
-        ["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic", False
+        ["synthetic"],
+        "folders with a directory per person, archives, RecordIO, Parquet, webdataset, Hub ids; or synthetic. "
+        "Default: data_dir itself, if given",
+        False,
     )
     train_landmarks: str = setting("", "JSON file: image -> five points; empty: none")
     aligned: str = setting("", "arcface_112: the training images are crops on the standard 112x112 template already")
@@ -62,6 +71,12 @@ class FaceTrainingConfig(TrainingConfig):
     validation_threshold_pairs: str = setting("", "pairsDevTrain.txt: chooses the threshold")
     validation_landmarks: str = setting("", "JSON file: validation image -> five points")
 
+    crop_cache: str = setting(
+        "auto",
+        "keep aligned crops on disk (yes), or decode and align in each epoch (no); auto: keep up to "
+        f"{KEPT_CROPS:,} photos",
+        False,
+    )
     image_size: list[int] = setting([112, 112], "height and width of the network's input")
     color: str = setting("rgb", "rgb, bgr or gray (one channel)")
     face_zoom: float = setting(1.0, "magnify the face against the standard template; above 1 = tighter crop")
@@ -94,6 +109,12 @@ class FaceTrainingConfig(TrainingConfig):
     margin_range: list[float] = setting([0.45, 0.8], "head magface: the margin at both ends of norm_range")
     norm_penalty: float = setting(35.0, "head magface: weight of the regularizer of norms")
     label_smoothing: float = setting(0.0, "classification: fraction of the target spread over all people")
+    sharded_head: bool = setting(
+        False, "split a margin head's people over the ranks; the final model is the embedder without a head"
+    )
+    sample_rate: float = setting(
+        1.0, "below 1: a sharded head that compares a step's photos with their people and this fraction of the others"
+    )
     metric_loss: str = setting("triplet", "objective triplet: " + " or ".join(METRIC_LOSSES))
     contrastive_margin: float = setting(1.0, "distance up to which the contrastive loss pushes people apart")
     triplet_margin: float = setting(0.2, "alpha, on squared distances of unit vectors")
@@ -128,6 +149,8 @@ class FaceTrainingConfig(TrainingConfig):
             raise ValueError("imprint starts a classifier; it needs objective classification")
         if (self.imprint or self.freeze_trunk) and not self.init_from:
             raise ValueError("imprint and freeze_trunk build on a trained network; name it with init_from")
+        if self.crop_cache not in ("auto", "yes", "no"):
+            raise ValueError(f"crop_cache must be auto, yes or no, not '{self.crop_cache}'")
         if len(self.image_size) != 2 or min(self.image_size) < 8:
             raise ValueError(f"image_size must be [height, width] of at least 8 pixels, not {self.image_size}")
         if self.face_zoom <= 0:
@@ -142,8 +165,27 @@ class FaceTrainingConfig(TrainingConfig):
             raise ValueError("held_out_share must be in [0, 1), train_photos not negative")
         if self.held_out and self.objective != "classification":
             raise ValueError("held-out photos are identified by a classifier; they need objective classification")
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError(f"sample_rate must be in (0, 1], not {self.sample_rate}")
+        if self.has_sharded_head:
+            self._check_sharded_head()
         if self.lfw_images and not (self.lfw_pairs and self.lfw_tested_folds):
             raise ValueError("lfw_images needs lfw_pairs and lfw_tested_folds: which people must not be trained on")
+
+    def _check_sharded_head(self) -> None:
+        """Refuse what a head that is split over the ranks cannot do."""
+        if self.objective != "classification" or self.head == "softmax":
+            raise ValueError(f"a sharded head is a margin head: one of {', '.join(MARGIN_HEADS)}, not {self.head}")
+        refused = {
+            "label_smoothing": self.label_smoothing > 0,
+            "imprint": self.imprint,
+            "held_out_share or train_photos": self.held_out,
+            "freeze_trunk without unfreeze_last": self.freeze_trunk and not self.unfreeze_last,
+            "mixed_precision fp16 (take bf16)": self.mixed_precision == "fp16",
+        }
+        for setting_name, is_set in refused.items():
+            if is_set:
+                raise ValueError(f"{setting_name} is not possible with a sharded head (sharded_head, sample_rate < 1)")
 
     def validate_parts(self) -> None:
         """Refuse what the network, the processor or the augmentation would refuse, before any data is loaded."""
@@ -155,9 +197,19 @@ class FaceTrainingConfig(TrainingConfig):
             make_processor(self)
 
     @property
+    def sources(self) -> list[str]:
+        """Where the training photos come from."""
+        return self.train_images if "train_images" in self.named or not self.data_dir else [self.data_dir]
+
+    @property
     def held_out(self) -> bool:
         """Whether photos of the trained people are held out."""
         return bool(self.held_out_share or self.train_photos)
+
+    @property
+    def has_sharded_head(self) -> bool:
+        """Whether the class weights are split over the ranks."""
+        return self.sharded_head or self.sample_rate < 1
 
     @property
     def noise_seed(self) -> int | None:
@@ -224,7 +276,7 @@ def make_model_config(config: FaceTrainingConfig, num_labels: int) -> FaceEmbedd
     )
 
 
-def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel:
+def make_model(config: FaceTrainingConfig, people: list[str]) -> FaceEmbedderPreTrainedModel:
     """The model to train: random weights, or those of `init_from` under the recipe's objective and a new last layer.
 
     Args:
@@ -237,9 +289,9 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
     """
     if config.objective == "classification" and len(people) < 2:
         raise InputError(f"a classifier needs two people or more, the training data has {len(people)}: {people}")
-    model_class = (
-        FaceEmbedderForClassification if config.objective == "classification" else FaceEmbedderForTripletLearning
-    )
+    model_class: type[FaceEmbedderPreTrainedModel] = FaceEmbedderForTripletLearning
+    if config.objective == "classification":
+        model_class = FaceEmbedderModel if config.has_sharded_head else FaceEmbedderForClassification
     embedder = load_face_embedder(config.path(config.init_from), "cpu")[0] if config.init_from else None
     model_config = make_model_config(config, len(people)) if embedder is None else embedder.config
     model_config.id2label = dict(enumerate(people))
@@ -259,7 +311,7 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> PreTrainedModel
     model_config.thresholds = None  # they belong to the old embeddings
     model_config.validate()
     model = model_class(model_config)
-    model.embedder.load_state_dict(embedder.state_dict())
+    model.face_embedder.load_state_dict(embedder.state_dict())
     if config.freeze_trunk:
         try:
             model.freeze_trunk(config.unfreeze_last)
@@ -295,7 +347,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
     Raises:
         InputError: A source is missing or damaged, or nobody is left.
     """
-    if config.train_images == ["synthetic"]:
+    if config.sources == ["synthetic"]:
         return make_synthetic_faces(
             num_identities=config.synthetic_people, photos_per_identity=config.synthetic_photos, seed=config.seed
         )
@@ -309,7 +361,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
             exclude_identities=config.path(config.exclude_identities) or None,
             max_overlap=config.max_overlap,
         )
-        for source in config.train_images
+        for source in config.sources
     ]
     if config.lfw_images:
         tested = lfw_people_in_folds(read_pairs(config.path(config.lfw_pairs)), config.lfw_tested_folds)
@@ -340,28 +392,44 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
             config.path(config.validation_threshold_pairs) or None,
             **quiet,
         )
-    if config.train_images == ["synthetic"]:
+    if config.sources == ["synthetic"]:
         faces, pairs = make_synthetic_pairs(seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
 
 
-def photo_facts(photos: AlignedFaces) -> dict[str, Any]:
+def photo_facts(photos: AlignedFaces | LazyFaces) -> dict[str, Any]:
     """Arguments of `Run.describe_data`: how many photos of how many people, and a fingerprint of them.
 
     The fingerprint is of names, labels and some of the crops, not of places: data may move while a run is stopped.
     """
-    names = json.dumps([photos.files, photos.identities, photos.labels.tolist(), list(photos.shape)])
-    digest = hashlib.sha256(names.encode(errors="surrogateescape"))
+    digest = hashlib.sha256()
+    separator = "["
+    for values in (photos.files, photos.identities, photos.labels, photos.shape):
+        for text in _json_pieces(values):
+            digest.update((separator + text).encode(errors="surrogateescape"))
+            separator = ""
+        separator = ", "
+    digest.update(b"]")
     digest.update(photos.pixels(200).numpy().tobytes())
     count, people = len(photos), len(photos.identities)
     fingerprint = f"{count} photos of {people} people, sha256 {digest.hexdigest()[:16]}"
     return {"fingerprint": fingerprint, "photos": count, "people": people}
 
 
-def describe_faces(config: FaceTrainingConfig, photos: AlignedFaces) -> str:
+def _json_pieces(values: Sequence[Any] | np.ndarray, at_once: int = 65536) -> Iterator[str]:
+    """`json.dumps` of a long list, in pieces."""
+    yield "["
+    for start in range(0, len(values), at_once):
+        piece = values[start : start + at_once]
+        text = json.dumps(piece.tolist() if isinstance(piece, np.ndarray) else list(piece))
+        yield (", " if start else "") + text[1:-1]
+    yield "]"
+
+
+def describe_faces(config: FaceTrainingConfig, photos: AlignedFaces | LazyFaces) -> str:
     """What was trained on and what was left out, in a few sentences for the card."""
-    sources = [Path(source).name for source in config.train_images]
+    sources = [Path(source).name for source in config.sources]
     if config.lfw_images:
         folds = ", ".join(str(fold + 1) for fold in config.lfw_tested_folds)
         sources.append(f"the people of {Path(config.lfw_images).name} who are not in folds {folds} of View 2")

@@ -8,6 +8,7 @@ hfembed train faces --config face_softmax --output_dir outputs/mine --resume
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from accelerate.utils import set_seed
@@ -15,11 +16,13 @@ from accelerate.utils import set_seed
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
 from hfembed.faces.data.frozen_features import FrozenFeatures
+from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.faces.data.samplers import IdentityBatchSampler
 from hfembed.faces.data.splits import hold_out_photos
 from hfembed.faces.evaluation.identification import HeldOutIdentification
 from hfembed.faces.training.losses import MetricLoss, classification_loss
 from hfembed.faces.training.recipe import (
+    KEPT_CROPS,
     FaceTrainingConfig,
     describe_faces,
     load_training_faces,
@@ -29,6 +32,7 @@ from hfembed.faces.training.recipe import (
     make_processor,
     photo_facts,
 )
+from hfembed.faces.training.sharded_head import ShardedHead
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification
 from hfembed.training.config import read_config
@@ -37,6 +41,7 @@ from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler
 
 CONFIG = FaceTrainingConfig
+Photos = AlignedFaces | LazyFaces
 
 
 @training_program
@@ -56,28 +61,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = frozen_features(config, model, photos, unchanged, run.accelerator.device)
     if config.imprint and protocol is not None and run.accelerator.is_main_process:
         run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
+    head = None
+    if config.has_sharded_head:
+        people = len(photos.identities)
+        head = ShardedHead(model.config, people, config, config.sample_rate, run.accelerator.device)
     train(
         run,
         Task(
             model=model,
             processor=processor,
-            compute_loss=classification_loss if config.objective == "classification" else MetricLoss(model),
+            compute_loss=head or (classification_loss if config.objective == "classification" else MetricLoss(model)),
             dataset=photos if features is None else features,
             sampler=make_sampler(config, photos.labels, shard(config, run.accelerator)),
             collate=make_collator(config, processor) if features is None else None,
             evaluate=(lambda model: protocol(model, processor)) if protocol else None,
             primary_metric=protocol.primary_metric if protocol else "",
+            head=head,
         ),
     )
 
 
-def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tuple[AlignedFaces, AlignedFaces | None]:
+def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tuple[Photos, Photos | None]:
     """The aligned photos to train on, and those held out."""
-    faces, held_out = load_training_faces(config), None
-    if config.held_out:
-        faces, rest = hold_out_photos(faces, config.held_out_share, config.train_photos, config.seed)
-        held_out = AlignedFaces(rest, processor, margin=config.frame_margin, num_workers=config.num_workers)
-    return AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers), held_out
+    faces = load_training_faces(config)
+    if not config.held_out:
+        return align(config, faces, processor), None
+    faces, rest = hold_out_photos(faces, config.held_out_share, config.train_photos, config.seed)
+    held_out = align(config, rest, processor)
+    return align(config, faces, processor), held_out
+
+
+def align(config: FaceTrainingConfig, faces: datasets.Dataset, processor: FaceImageProcessor) -> Photos:
+    """Crops that are kept on disk, or made each time they are asked for, as `crop_cache` says."""
+    if config.crop_cache == "no" or (config.crop_cache == "auto" and len(faces) > KEPT_CROPS):
+        return LazyFaces(faces, processor, margin=config.frame_margin)
+    return AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers)
 
 
 def make_collator(config: FaceTrainingConfig, processor: FaceImageProcessor, off: bool = False) -> FaceCollator:
@@ -89,7 +107,7 @@ def make_collator(config: FaceTrainingConfig, processor: FaceImageProcessor, off
 def frozen_features(
     config: FaceTrainingConfig,
     model: FaceEmbedderForClassification,
-    photos: AlignedFaces,
+    photos: Photos,
     unchanged: FaceCollator,
     device: torch.device,
 ) -> FrozenFeatures | None:

@@ -289,10 +289,10 @@ class MarginSoftmax(nn.Module):
         self.sub_centers = sub_centers if MARGIN_HEADS[kind].has_sub_centers else 1
         self.weight = nn.Parameter(torch.empty(num_labels * self.sub_centers, embedding_size))
         if kind == "adaface":
-            self.register_buffer("norm_mean", torch.empty(()))
-            self.register_buffer("norm_std", torch.empty(()))
+            self.register_buffer("norm_mean", torch.tensor(self.INITIAL_NORM_MEAN))
+            self.register_buffer("norm_std", torch.tensor(self.INITIAL_NORM_STD))
         if kind == "curricularface":
-            self.register_buffer("progress", torch.empty(()))
+            self.register_buffer("progress", torch.tensor(0.0))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Cosines (B, N) between embeddings (B, D) and the class weights, the nearest where a class has several."""

@@ -660,6 +660,11 @@ def _classifier(config: FaceEmbedderConfig) -> nn.Module:
         raise ValueError("a classifier needs at least two people: with one, every face is classified right")
     if config.head == "softmax":
         return nn.Linear(config.embedding_size, people)
+    return make_margin_softmax(config, people)
+
+
+def make_margin_softmax(config: FaceEmbedderConfig, people: int) -> MarginSoftmax:
+    """The margin head that a config describes, for this many people; its class weights are not initialized."""
     return MarginSoftmax(
         config.embedding_size,
         people,

@@ -1,6 +1,7 @@
 """fastText's `.bin` and `.ftz` files: words, their own rows and those of n-gram buckets, and output rows.
 
-The layout is that of fastText's `FastText::saveModel` (versions 11 and 12, and the files without a version before it).
+The layout is that of fastText's `FastText::saveModel` (versions 11 and 12, and the files without a version before it;
+version 12 is written).
 Nothing is allocated that the file cannot hold, and a damaged file is refused by name.
 """
 
@@ -8,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -61,6 +62,50 @@ def read_fasttext(path: str | Path, with_output: bool = True) -> FastTextFile:
     """
     with BoundedStream(Path(path)) as stream:
         return _Reader(stream).read(with_output)
+
+
+def write_fasttext(path: str | Path, file: FastTextFile) -> None:
+    """Write a `.bin` that fastText and gensim load, as after training by negative sampling.
+
+    Args:
+        file: `ngram_positions` are of every bucket. Without `output` the output rows are 0.
+
+    Raises:
+        ValueError: A word that the format cannot hold.
+        OSError: It cannot be written.
+    """
+    config, (num_words, dimension) = file.config, file.vectors.shape
+    smallest, largest = config["subwords"] or (0, 0)
+    buckets = config["buckets"] if file.ngram_vectors is not None else 0
+    kind = _SKIP_GRAM if config["architecture"] == "skip-gram" else _CBOW
+    epochs, word_ngrams, update_rate = 5, 1, 100  # fastText's defaults
+    with open(path, "wb") as stream:
+        stream.write(struct.pack("<4i", MAGIC, _VERSIONS[-1], dimension, config["window"]))
+        stream.write(struct.pack("<3i", epochs, config["min_count"], config["negative"]))
+        stream.write(struct.pack("<3i", word_ngrams, _NEGATIVE_SAMPLING, kind))
+        stream.write(struct.pack("<4id", buckets, smallest, largest, update_rate, config["sample"]))
+        stream.write(
+            struct.pack("<3i2q", num_words, num_words, 0, int(file.counts.sum()), -1)
+        )  # no labels, not pruned
+        for word, count in zip(file.words, file.counts.tolist(), strict=True):
+            encoded = word.encode()
+            if b"\0" in encoded or len(encoded) > _LONGEST_WORD_BYTES:
+                raise ValueError(f"the word {word[:40]!r} has a NUL or over {_LONGEST_WORD_BYTES} bytes of UTF-8")
+            stream.write(encoded + struct.pack("<xqb", count, 0))
+        stream.write(struct.pack("<?2q", False, num_words + buckets, dimension))
+        _write_rows(stream, file.vectors)
+        if file.ngram_vectors is not None:
+            _write_rows(stream, file.ngram_vectors, file.ngram_positions)
+        stream.write(struct.pack("<?2q", False, num_words, dimension))
+        _write_rows(stream, np.zeros_like(file.vectors) if file.output is None else file.output)
+
+
+def _write_rows(stream: BinaryIO, matrix: np.ndarray, positions: np.ndarray | None = None) -> None:
+    """Rows, or those at the positions, a piece at a time: of 2,000,000 buckets most may share one row."""
+    step = max(_PIECE // (4 * matrix.shape[1]), 1)
+    for start in range(0, len(matrix if positions is None else positions), step):
+        rows = matrix[start : start + step] if positions is None else matrix[positions[start : start + step]]
+        stream.write(np.ascontiguousarray(rows, dtype="<f4").data)
 
 
 class _Reader:
@@ -238,4 +283,4 @@ class _Reader:
         return output
 
 
-__all__ = ["MAGIC", "FastTextFile", "read_fasttext"]
+__all__ = ["MAGIC", "FastTextFile", "read_fasttext", "write_fasttext"]

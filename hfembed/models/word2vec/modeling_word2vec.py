@@ -21,7 +21,7 @@ from hfembed.models.device_loading import DeviceLoading
 
 from .atomic_save import atomic_save
 from .configuration_word2vec import Word2VecConfig
-from .fasttext_format import FastTextFile, read_fasttext
+from .fasttext_format import FastTextFile, read_fasttext, write_fasttext
 from .gensim_exchange import (
     make_gensim_model,
     make_keyed_vectors,
@@ -442,15 +442,39 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
 
     def _own_rows(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The words' own rows, and those of all buckets."""
+        own, rows, positions = self._stored_rows()
+        return own, rows if rows is None or positions is None else rows[positions]
+
+    def _stored_rows(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """The words' own rows, those of the n-grams, and where not every bucket has its own, the row of each."""
         own, ngrams = self.embeddings.weight.detach().float().cpu().numpy(), self.ngram_embeddings
         if ngrams is None:
-            return own, None
-        rows = ngrams.weight.detach().float().cpu()
-        if ngrams.positions is not None:
-            if int(ngrams.positions.min()) < 0:
-                raise ValueError("some n-grams of this model have no row (it was pruned), which gensim does not know")
-            rows = rows[ngrams.positions.cpu()]
-        return own, rows.numpy()
+            return own, None, None
+        rows = ngrams.weight.detach().float().cpu().numpy()
+        if ngrams.positions is None:
+            return own, rows, None
+        positions = ngrams.positions.cpu().numpy()
+        if positions.min() < 0:
+            raise ValueError(
+                "some n-grams of this model have no row (it was pruned), which gensim and fastText's .bin do not know"
+            )
+        return own, rows, positions
+
+    def to_fasttext(self, path: str | Path, output: np.ndarray | None = None) -> None:
+        """Write fastText's `.bin`, which fastText and gensim load; unknown counts are written as 1.
+
+        Args:
+            output: Output rows, float32 of shape (words, embedding_size), which only training on needs. Default: 0.
+
+        Raises:
+            ValueError: A word that the format cannot hold, or n-grams without a row.
+            OSError: It cannot be written.
+        """
+        vocabulary = self.require_vocabulary()
+        counts = np.ones(len(vocabulary), np.int64) if vocabulary.counts is None else vocabulary.counts
+        own, ngrams, positions = self._stored_rows()
+        config = self.config.to_dict()
+        write_fasttext(path, FastTextFile(vocabulary.words, counts, own, ngrams, positions, output, config))
 
     def to_gensim(self):
         """A gensim `Word2Vec`, or `FastText`, that continues training from these input rows.
@@ -648,9 +672,15 @@ class Word2VecForPreTraining(Word2VecPreTrainedModel):
         Raises:
             ValueError: A vocabulary without counts.
         """
-        context = self.context_embeddings.weight.detach().float().cpu().numpy()
         own, ngrams = self.word2vec._own_rows()
-        return make_gensim_model(self.config, self.require_vocabulary(), own, context, ngrams)
+        return make_gensim_model(self.config, self.require_vocabulary(), own, self._output_rows(), ngrams)
+
+    def to_fasttext(self, path: str | Path) -> None:
+        """Write fastText's `.bin` with all matrices, as `Word2VecModel.to_fasttext`."""
+        self.word2vec.to_fasttext(path, self._output_rows())
+
+    def _output_rows(self) -> np.ndarray:
+        return self.context_embeddings.weight.detach().float().cpu().numpy()
 
     def forward(
         self,
