@@ -43,6 +43,7 @@ from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler
 
 CONFIG = AutoencoderTrainingConfig
+_PATCH_PHOTOS = 500  # of which a linear start knows the patches
 
 
 @training_program
@@ -105,7 +106,14 @@ def start_model(
     config: AutoencoderTrainingConfig, photos: AlignedFaces, processor: ConvAutoencoderImageProcessor
 ) -> AutoencoderModelBase:
     """The model, and what some measure on the photos before they are trained."""
-    model = make_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    model = make_model(config)
+    if config.patch_start and not config.init_from:
+        if not isinstance(model, ConvAutoencoderModel):
+            raise InputError(f"patch_start: a {type(model).__name__} has a start of its own; leave it out")
+        some = processor.normalize(without_margin(photos.pixels(_PATCH_PHOTOS), config.frame_margin))
+        with input_errors():
+            model.start_from_patches(some)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     if hasattr(model, "start_from_images") and not config.init_from:
         model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
     return model
