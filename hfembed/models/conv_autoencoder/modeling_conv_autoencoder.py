@@ -3,7 +3,15 @@
 import torch
 import torch.nn.functional as F
 
-from hfembed.models.autoencoder_base import AutoencoderModelBase, AutoencoderOutput, Decoder, Encoder, make_bottleneck
+from hfembed.models.autoencoder_base import (
+    AutoencoderModelBase,
+    AutoencoderOutput,
+    ConvBottleneck,
+    Decoder,
+    Encoder,
+    ResidualBlock,
+    make_bottleneck,
+)
 
 from .configuration_conv_autoencoder import ConvAutoencoderConfig
 from .kl_network import KLBottleneck, KLDecoder, KLEncoder
@@ -151,15 +159,18 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         variances, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
         components = directions.flip(1)[:, :codes]
         identity = torch.eye(codes)
-        for block in (*self.encoder.levels[0], *self.decoder.levels[0]):
-            block.conv2.weight.zero_()
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):
+                block.conv2.weight.zero_()
         read, write = self.encoder.conv_in, self.decoder.conv_out
+        assert isinstance(self.bottleneck, ConvBottleneck) and read.bias is not None and write.bias is not None
         read.weight[:codes] = 0
         read.weight[:codes, :, 1, 1] = components.T
         read.bias[:codes] = -components.T @ mean
         to_latents, from_latents = self.bottleneck.to_latents, self.bottleneck.from_latents
         to_latents.weight.zero_()
         to_latents.weight[:codes, :codes, 0, 0] = identity
+        assert to_latents.bias is not None
         to_latents.bias[codes:] = torch.log(_START_NOISE * variances.mean())  # of a variational encoder
         from_latents.weight[:, : 2 * codes, 0, 0] = torch.cat([identity, -identity], dim=1)
         write.weight.zero_()
