@@ -64,6 +64,7 @@ class Task:
         greater_is_better: Its direction.
         draw: (model in eval mode, path of a PNG): draws what the model does, as often as `evaluate`, on the main
             process.
+        save_more: Writes what belongs to the model besides it and the processor into its folder.
         head: Weights that `compute_loss` has besides the model's, split over the ranks; they are trained by the same
             schedule, count in the gradient's norm, and are not part of the final model.
     """
@@ -78,6 +79,7 @@ class Task:
     primary_metric: str = "loss"
     greater_is_better: bool = True
     draw: Callable[[PreTrainedModel, Path], None] | None = None
+    save_more: Callable[[Path], None] | None = None
     head: RankedPart | None = None
 
 
@@ -207,6 +209,8 @@ def train(run: Run, task: Task) -> None:
     def save(folder: Path) -> None:
         model_to_keep.save_pretrained(folder)
         task.processor.save_pretrained(folder)
+        if task.save_more is not None:
+            task.save_more(folder)
 
     metrics: dict[str, float] = {}
     if progress.step < total_steps:
