@@ -33,7 +33,7 @@ from hfembed.checkpoint.fingerprint import fingerprint_weights
 from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.checkpoint.redaction import redact
 from hfembed.checkpoint.saving import finish_save, save_checkpoint
-from hfembed.errors import InputError, exit_on_input_error
+from hfembed.errors import InputError, exit_on_input_error, first_line
 from hfembed.training.config import RunConfig, default_of
 from hfembed.training.sharing import HubSharing
 from hfembed.version import __version__
@@ -104,6 +104,13 @@ def training_program(main: Callable[..., None]) -> Callable[..., None]:
                 line = "interrupted: the same command with --resume continues from the newest checkpoint"
                 print(line, file=sys.stderr)  # noqa: T201
             sys.exit(130)
+        except RuntimeError as error:
+            # of gloo or NCCL, where another rank ended; torch's launcher says which
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+                raise
+            if "TORCHELASTIC_RUN_ID" not in os.environ:
+                print(f"error: the connection to another rank broke: {first_line(error)}", file=sys.stderr)  # noqa: T201
+            sys.exit(1)
 
     return exit_on_input_error(wrapper)
 

@@ -274,10 +274,10 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> FaceEmbedderPre
         model_class = FaceEmbedderModel if config.has_sharded_head else FaceEmbedderForClassification
     embedder = load_face_embedder(config.path(config.init_from), "cpu")[0] if config.init_from else None
     model_config = make_model_config(config, len(people)) if embedder is None else embedder.config
-    model_config.num_labels = len(people)
-    if len(people) <= MAX_NAMED_PEOPLE:
-        model_config.id2label = dict(enumerate(people))
-        model_config.label2id = {name: label for label, name in enumerate(people)}
+    is_named = len(people) <= MAX_NAMED_PEOPLE
+    model_config.num_people = None if is_named else len(people)
+    model_config.id2label = dict(enumerate(people)) if is_named else None
+    model_config.label2id = {name: label for label, name in enumerate(people)} if is_named else None
     if embedder is None:
         model = model_class(model_config)
         if config.trunk_pretrained:

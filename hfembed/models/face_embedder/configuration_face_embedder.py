@@ -221,11 +221,13 @@ class FaceEmbedderConfig(PreTrainedConfig):
 
     @property
     def num_labels(self) -> int | None:
-        """Number of people; setting it forgets their names."""
+        """Number of people; setting another one forgets their names."""
         return self.num_people if self.id2label is None else len(self.id2label)
 
     @num_labels.setter
     def num_labels(self, number: int) -> None:
+        if number == self.num_labels:
+            return
         many = number > MAX_NAMED_PEOPLE
         self.num_people = number if many else None
         self.id2label = None if many else {label: f"LABEL_{label}" for label in range(number)}

@@ -574,9 +574,10 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         """
         if (num_labels is None) == (id2label is None):
             raise ValueError("replace_head takes either num_labels or id2label")
-        self.config.num_labels = num_labels or 0
-        if id2label is not None:
-            self.config.id2label, self.config.num_people = id2label, None
+        self.config.id2label, self.config.label2id, self.config.num_people = id2label, None, None
+        if id2label is None:
+            self.config.num_labels = num_labels or 0
+        else:
             self.config.label2id = {name: index for index, name in id2label.items()}
         weight = self.classifier.weight
         self.classifier = _classifier(self.config)
