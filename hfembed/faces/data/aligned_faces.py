@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.json_notes import read_json
 from hfembed.errors import InputError
+from hfembed.faces.data.mapped_files import FileNames, PackedPhotos, whole_column
 from hfembed.training.samplers import Key
 
 if TYPE_CHECKING:
@@ -81,15 +82,15 @@ class AlignedFaces(torch.utils.data.Dataset):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder.with_suffix(".lock")):
                 if not self.folder.is_dir():
-                    _align_all(_Crops(dataset, processor, margin), self.folder, num_workers, show_progress)
+                    _align_all(Crops(dataset, processor, margin), self.folder, num_workers, show_progress)
         self.failures: dict[str, str] = read_json(self.folder / "failures.json")
         if self.failures and broken == "refuse":
             file, reason = next(iter(self.failures.items()))
             more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
             raise InputError(f'"{file}"{more} cannot be used: {reason}; remove it or choose broken="skip"')
-        files = dataset["file"][:]
+        files = whole_column(dataset, "file").to_pylist()
         self._rows = np.flatnonzero([file not in self.failures for file in files])
-        self.labels = np.array(dataset["label"][:], dtype=np.int64)[self._rows]
+        self.labels = whole_column(dataset, "label").to_numpy()[self._rows]
         self.files: list[str] = [files[row] for row in self._rows]
         self.identities: list[str] = dataset.features["label"].names
         self._pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
@@ -138,14 +139,19 @@ class AlignedFaces(torch.utils.data.Dataset):
         return self._pixels.shape[1:]
 
 
-class _Crops(torch.utils.data.Dataset):
-    """Row -> (row, crop or None, reason): what the worker processes compute."""
+class Crops(torch.utils.data.Dataset):
+    """Row -> (row, crop or None, reason): what the worker processes compute.
+
+    Photos inside of larger files (RecordIO, tar) are read from there at their offsets, and the table is left alone:
+    pages of a memory map would count as each worker's memory, and a table in memory would be copied to it.
+    """
 
     def __init__(
         self, dataset: datasets.Dataset, processor: "FaceImageProcessor | ConvAutoencoderImageProcessor", margin: int
     ):
         self.photos = dataset.cast_column("image", datasets.Image(decode=False))
-        self.files = dataset["file"][:]
+        self.packed = PackedPhotos.of(dataset)
+        self.files = FileNames(whole_column(dataset, "file"))
         self.processor = processor
         self.margin = margin
         aligner = cast("FaceImageProcessor", processor)  # one that only crops is given no landmarks and no margin
@@ -153,11 +159,14 @@ class _Crops(torch.utils.data.Dataset):
         size = self.wide_processor.size
         self.shape = (size["height"], size["width"], processor.num_channels)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | ({} if self.packed is None else {"photos": None})
+
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, row: int) -> tuple[int, np.ndarray | None, str]:
-        photo = self.photos[row]
+        photo = self.photos[row] if self.packed is None else self.packed[row]
         try:
             if photo.get("landmarks") is not None:
                 return row, self.wide_processor.align(photo["image"], photo["landmarks"]), ""
@@ -169,7 +178,7 @@ class _Crops(torch.utils.data.Dataset):
         return row, np.pad(crop, margins, mode="edge"), ""
 
 
-def _align_all(crops: _Crops, folder: Path, num_workers: int, show_progress: bool) -> None:
+def _align_all(crops: Crops, folder: Path, num_workers: int, show_progress: bool) -> None:
     """Fill `folder`, which appears once it is complete; until then what is done is kept in `folder`.partial."""
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
@@ -216,7 +225,7 @@ def _align_all(crops: _Crops, folder: Path, num_workers: int, show_progress: boo
     partial.rename(folder)
 
 
-def _read_progress(file: Path, crops: _Crops) -> tuple[int, dict[str, str]]:
+def _read_progress(file: Path, crops: Crops) -> tuple[int, dict[str, str]]:
     """Rows done and failures among them; none where the file is damaged, which costs only the time to start again."""
     if not file.is_file():
         return 0, {}

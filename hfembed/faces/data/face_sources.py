@@ -17,11 +17,13 @@ from pathlib import Path, PurePosixPath
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetNotFoundError
+from datasets.table import InMemoryTable, concat_tables
 
 from hfembed.errors import InputError, first_line
+from hfembed.faces.data.mapped_files import copied_images, dataset_of, image_chunks, physical_rows, whole_column
 from hfembed.faces.data.person_folders import (
     ARCHIVE_SUFFIXES,
     CheckedTarInfo,
@@ -30,7 +32,9 @@ from hfembed.faces.data.person_folders import (
     download,
     read_person_folders,
 )
+from hfembed.faces.data.record_io import read_record_images
 from hfembed.hub.dataset import OwnFiles, PhotoFeature, check_dataset_card
+from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 from hfembed.photos import PHOTO_SUFFIXES, is_hidden
 
 # the names that public data sets of pairs use
@@ -42,6 +46,23 @@ FILE_COLUMNS = ("file", "filename", "file_name", "path", "image_path", "__key__"
 _IMAGE_NAMES = (*IMAGE_COLUMNS, *itertools.chain(*PAIR_COLUMNS))
 
 LANDMARKS_FEATURE = datasets.List(datasets.List(datasets.Value("float64")))
+
+# what is found beside photos of people and is something else -> what to do with it
+_OTHER_FORMATS = {
+    ".idx": "the index of a RecordIO file; name the .rec beside it",
+    ".lst": "the list of a RecordIO file; name the .rec beside it",
+    ".bin": "a file of verification pairs, as insightface has them: hfembed evaluate pairs --set measures on it",
+    ".tfrecord": "a TFRecord file, which is not read; convert it to webdataset or Parquet",
+    ".mdb": "an LMDB database, which is not read; convert it to webdataset or Parquet",
+    ".lmdb": "an LMDB database, which is not read; convert it to webdataset or Parquet",
+    ".h5": "an HDF5 file, which is not read; convert it to webdataset or Parquet",
+    ".hdf5": "an HDF5 file, which is not read; convert it to webdataset or Parquet",
+    ".npz": "a file of numpy arrays, which is not read; convert it to webdataset or Parquet",
+    ".npy": "a file of a numpy array, which is not read; convert it to webdataset or Parquet",
+    ".pkl": "a pickle, which is not read: it can run code",
+    ".rar": "a RAR archive, which is not read; unpack it",
+    ".7z": "a 7z archive, which is not read; unpack it",
+}
 
 
 def face_features(label: datasets.ClassLabel | datasets.Value) -> datasets.Features:
@@ -61,14 +82,21 @@ class Photos:
     """A source's photos, in its own order.
 
     Attributes:
-        files: "Person/photo.jpg", or None where the source has no names.
-        landmarks: Five points, or None, per photo; None where the source has no such column.
+        table: Column `image`.
+        files: "Person/photo.jpg", strings without nulls; None where the source has no names.
+        people: Who is in each photo, as codes into the distinct names.
+        landmarks: Five points, or null, per photo; None where the source has no such column.
     """
 
     table: datasets.Dataset
-    files: list[str] | None
-    people: list[str]
-    landmarks: list[list[list[float]] | None] | None = None
+    files: pa.Array | None
+    people: pa.DictionaryArray
+    landmarks: pa.ChunkedArray | None = None
+
+    @property
+    def codes(self) -> np.ndarray:
+        """(num_photos,) int64: index of each photo's person in `people.dictionary`."""
+        return self.people.indices.to_numpy().astype(np.int64)
 
 
 def open_source(
@@ -82,8 +110,9 @@ def open_source(
     """Open a source without interpreting its columns.
 
     Args:
-        source: A folder with a folder per person, or an archive of it; a folder of, or a pattern or path for, Parquet
-            files or webdataset tars; a URL with its checksum, "https://...tgz#sha256=..."; a Hub repository's id.
+        source: A folder with a folder per person, or an archive of it; a RecordIO file (`train.rec`) or its folder; a
+            folder of, or a pattern or path for, Parquet files or webdataset tars ("part{0..3}.tar" too); a folder that
+            `Dataset.save_to_disk` wrote; a URL with its checksum, "https://...tgz#sha256=..."; a Hub repository's id.
 
     Raises:
         InputError: There is no such source, or the split has to be chosen.
@@ -94,8 +123,15 @@ def open_source(
         if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
             raise InputError(f'{url}: add its checksum to the URL: "#sha256=" and 64 hexadecimal digits')
         return open_source(download(url, sha256), split=split, streaming=streaming)
+    records = _record_file(text)
+    if records is not None:
+        table = _open_records(records)
+        return table.to_iterable_dataset() if streaming else table
     shards = _shards(text)
     if shards is None and Path(text).exists():
+        what = _OTHER_FORMATS.get(Path(text).suffix.lower())
+        if what is not None and Path(text).is_file():
+            raise InputError(f'"{text}" is {what}')
         if streaming:
             raise InputError(f'"{text}" is a layout of person folders, which cannot be streamed; turn streaming off')
         return read_person_folders(text, follow_links=follow_links)
@@ -138,21 +174,22 @@ def read_photos(source: str | Path, *, split: str | None = None, follow_links: b
     image = find_column(table.column_names, IMAGE_COLUMNS, "the photos", source)
     files = _file_names(table, image)
     if table.column_names == ["image", "file"]:  # person folders
-        people = [file.split("/")[0] for file in files or ()]
+        people = pc.replace_substring_regex(files, "(?s)/.*$", "").dictionary_encode()
     else:
         people = _people(table, source)
         if files is not None:
-            files = [f"{person}/{PurePosixPath(file).name}" for person, file in zip(people, files, strict=True)]
-            if len(set(files)) < len(files):
+            photo = pc.replace_substring_regex(pc.utf8_rtrim(files, "/"), "(?s)^.*/", "")
+            files = pc.binary_join_element_wise(people.cast(pa.string()), photo, "/")
+            if pc.count_distinct(files).as_py() < len(files):
                 files = None  # names that do not distinguish photos, such as "image.jpg" throughout
-    check_person_names(people, source)
+    check_person_names(people.dictionary.to_pylist(), source)
     photos = table.select_columns(image)
     if image != "image":
         photos = photos.rename_column(image, "image")
     if not isinstance(photos.features["image"], datasets.Image):
         raise InputError(f'"{source}": column {image} holds no images but {photos.features["image"]}')
-    landmarks = table["landmarks"][:] if table.features.get("landmarks") == LANDMARKS_FEATURE else None
-    return Photos(photos, files, people, landmarks)
+    has_landmarks = table.features.get("landmarks") == LANDMARKS_FEATURE
+    return Photos(photos, files, people, whole_column(table, "landmarks") if has_landmarks else None)
 
 
 def assemble(
@@ -171,30 +208,69 @@ def assemble(
     files = photos.files
     if files is None:
         raise ValueError("photos without names have no order")
-    number = {name: index for index, name in enumerate(names)}
-    points: list[list[list[float]] | None]
+    number = pc.index_in(photos.people.dictionary, pa.array(names, pa.string()))
+    # -1 = unknown to ClassLabel: a person left out
+    labels = pc.fill_null(number.take(photos.people.indices), -1).cast(pa.int64())
+    chosen = np.arange(len(files)) if kept is None else np.flatnonzero(kept)
+    order = chosen[pc.sort_indices(files.take(pa.array(chosen))).to_numpy()]
+    columns = {"label": labels, "file": files, "landmarks": landmarks_column(photos, landmarks)}
+    rows = physical_rows(photos.table)
+    if rows is not None:  # the new columns stand beside the whole table, of which the photos are a part
+        place = np.full(len(photos.table.data), -1)
+        place[rows] = np.arange(len(rows))
+        taken = pa.array(place, mask=place < 0)
+        columns = {name: values.take(taken) for name, values in columns.items()}
+        order = rows[order]
+    features = face_features(datasets.ClassLabel(names=list(names)))
+    added = pa.table(columns, schema=pa.schema([features.arrow_schema.field(name) for name in columns]))
+    state = hashlib.sha256(f"{photos.table._fingerprint}{list(names)}".encode())
+    for column in ("label", "file"):
+        for chunk in added[column].chunks:
+            state.update(_content(chunk))
+    for chunk in {id(chunk): chunk for chunk in added["landmarks"].chunks}.values():
+        state.update(_content(chunk))
+    state.update(order.tobytes())
+    table = datasets.Dataset(
+        concat_tables([photos.table.data, InMemoryTable(added)], axis=1),
+        info=datasets.DatasetInfo(features=features),
+        fingerprint=state.hexdigest()[:16],
+    )
+    return table.select(order, new_fingerprint=state.hexdigest()[16:32])
+
+
+def landmarks_column(
+    photos: Photos, landmarks: Mapping[str, np.ndarray | None] | np.ndarray | None
+) -> pa.ChunkedArray:
+    """Five points or null per photo, in the order of `photos`; see `assemble`."""
     if isinstance(landmarks, np.ndarray):
-        points = [landmarks.tolist()] * len(files)
-    elif landmarks is None and photos.landmarks is not None:
-        points = photos.landmarks
-    else:
-        found = [None if landmarks is None else landmarks.get(file) for file in files]
-        points = [None if point is None else np.asarray(point).tolist() for point in found]
-    columns = {
-        # -1 = unknown to ClassLabel: a person left out
-        "label": ([number.get(person, -1) for person in photos.people], datasets.ClassLabel(names=list(names))),
-        "file": (files, datasets.Value("string")),
-        "landmarks": (points, LANDMARKS_FEATURE),
-    }
-    rows = np.arange(len(files)) if kept is None else np.flatnonzero(kept)
-    order = sorted(rows.tolist(), key=files.__getitem__)
-    table = photos.table
-    for name, (values, feature) in columns.items():
-        # the fingerprint that `datasets` would work out itself takes seconds for lists this long
-        state = hashlib.sha256(f"{table._fingerprint}{name}{feature}{values}".encode()).hexdigest()[:16]
-        table = table.add_column(name, values, new_fingerprint=state, feature=feature)
-    state = hashlib.sha256(f"{table._fingerprint}{order}{list(names)}".encode()).hexdigest()[:16]
-    return table.select(order, new_fingerprint=state)
+        return repeated(landmarks, len(photos.people))
+    if landmarks is not None:
+        known = {file: points.tolist() for file, points in landmarks.items() if points is not None}
+        where = pc.index_in(photos.files, pa.array(list(known), pa.string()))
+        return pa.chunked_array([pa.array(list(known.values()), _LANDMARKS_TYPE).take(where)])
+    if photos.landmarks is not None:
+        return photos.landmarks
+    return pa.chunked_array([pa.nulls(len(photos.people), _LANDMARKS_TYPE)])
+
+
+_LANDMARKS_TYPE = pa.list_(pa.list_(pa.float64()))
+_REPEATED = 65536
+
+
+def repeated(points: np.ndarray, count: int) -> pa.ChunkedArray:
+    """The same five points for every photo, in chunks that are one and the same array."""
+    chunk = pa.array([points.tolist()] * min(count, _REPEATED), _LANDMARKS_TYPE)
+    whole, rest = divmod(count, _REPEATED)
+    return pa.chunked_array([chunk] * whole + [chunk.slice(0, rest)] * (rest > 0), _LANDMARKS_TYPE)
+
+
+def _content(values: pa.Array) -> bytes:
+    """An array's values as bytes, the same in every process."""
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch([values], ["values"])
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue().to_pybytes()
 
 
 def find_column(columns: Sequence[str], names: Sequence[str], what: str, source: str | Path) -> str:
@@ -254,27 +330,100 @@ def _is_webdataset(file: str) -> bool:
     return any(name.endswith((".cls", ".json", ".txt")) for name in names)
 
 
-def _file_names(table: datasets.Dataset, image: str) -> list[str] | None:
+def _file_names(table: datasets.Dataset, image: str) -> pa.Array | None:
     for name in FILE_COLUMNS:
-        if name in table.column_names and table.features[name].dtype == "string":
-            return table[name][:]
-    stored = table.select_columns(image).cast_column(image, datasets.Image(decode=False)).with_format("arrow")
-    paths = pyarrow.compute.struct_field(stored[:][image], "path").to_pylist()
-    return None if any(path is None for path in paths) else paths
+        if name in table.column_names and table.features[name].dtype in ("string", "large_string"):
+            column = whole_column(table, name)
+            if not column.null_count:
+                return _one(column.cast(pa.string()))
+    paths = pa.chunked_array(
+        [chunk.field("path") for chunk in whole_column(table.select_columns(image), image).chunks], pa.string()
+    )
+    return None if paths.null_count else _one(paths)
 
 
-def _people(table: datasets.Dataset, source: str | Path) -> list[str]:
+def _people(table: datasets.Dataset, source: str | Path) -> pa.DictionaryArray:
     known = [name for name in IDENTITY_COLUMNS if name in table.column_names]
     if not known:
         column = find_column(table.column_names, FILE_COLUMNS, "the people", source)
-        return [person_of_file(file) for file in table[column][:]]
-    values = table[known[0]][:]
-    if any(value is None for value in values):
-        raise InputError(f'"{source}": column {known[0]} is empty at row {values.index(None)}')
+        return pa.array([person_of_file(file) for file in table[column][:]]).dictionary_encode()
+    values = _one(whole_column(table, known[0]))
+    if values.null_count:
+        row = pc.index(pc.is_null(values), True).as_py()
+        raise InputError(f'"{source}": column {known[0]} is empty at row {row}')
     feature = table.features[known[0]]
     if isinstance(feature, datasets.ClassLabel):
-        return feature.int2str(values)
-    return [str(value) for value in values]
+        codes = values.to_numpy()
+        wrong = np.flatnonzero((codes < 0) | (codes >= feature.num_classes))
+        if len(wrong):
+            raise InputError(
+                f'"{source}": column {known[0]} has {codes[wrong[0]]} at row {wrong[0]}, and '
+                f"{feature.num_classes:,} names"
+            )
+        return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(feature.names, pa.string()))
+    if pa.types.is_integer(values.type) or pa.types.is_large_string(values.type):
+        values = values.cast(pa.string())
+    if not pa.types.is_string(values.type):
+        values = pa.array([str(value) for value in values.to_pylist()], pa.string())
+    return values.dictionary_encode()
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    found = column.combine_chunks()
+    return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks)
+
+
+def _record_file(source: str) -> Path | None:
+    """The RecordIO file that a path means; None where it means something else."""
+    path = Path(source)
+    if not path.is_dir():
+        return path if path.suffix == ".rec" and path.is_file() else None
+    found = sorted(path.glob("*.rec"))
+    if path / "train.rec" in found:
+        return path / "train.rec"
+    if len(found) > 1:
+        raise InputError(f'"{source}" holds {", ".join(file.name for file in found)}: name one of them')
+    return found[0] if found else None
+
+
+def _open_records(file: Path) -> datasets.Dataset:
+    images = read_record_images(file)
+    order = np.argsort(images.starts, kind="stable")
+    whole = images.records.num_parts[images.numbers] == 1
+    order = np.concatenate([order[whole[order]], order[~whole[order]]])
+    chunks, rows = image_chunks(
+        images.records.data, images.starts[order[: whole.sum()]], images.sizes[order[: whole.sum()]]
+    )
+    total = sum(map(len, chunks))
+    if not whole.all():
+        chunks.append(copied_images([images.encoded(row) for row in order[whole.sum() :]]))
+        rows = np.concatenate([rows, total + np.arange((~whole).sum())])
+        total += int((~whole).sum())
+    place = np.full(total, -1)
+    place[rows] = order
+    taken = pa.array(place, mask=place < 0)
+    digits = len(str(int(images.keys.max())))
+    names = pc.binary_join_element_wise(pc.utf8_lpad(pa.array(images.keys).cast(pa.string()), digits, "0"), ".jpg", "")
+    columns = {
+        "image": pa.chunked_array(chunks),
+        "label": pa.array(images.labels).take(taken),
+        "file": names.take(taken),
+    }
+    features = face_features(datasets.Value("int64"))
+    if images.shape == (112, 112):
+        columns["landmarks"] = repeated(np.array(template_for_size(112, 112)), total)
+    else:
+        del features["landmarks"]
+    state = [(path.name, *_version(path)) for path in sorted(file.parent.iterdir()) if path.is_file()]
+    fingerprint = hashlib.sha256(f"{file.resolve()}{state}".encode()).hexdigest()[:16]
+    rows_in_order = np.empty(len(order), np.int64)
+    rows_in_order[order] = rows
+    return dataset_of(columns, features, fingerprint).select(rows_in_order, new_fingerprint=f"{fingerprint}-photos")
+
+
+def _version(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def person_of_file(file: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from hfembed.errors import InputError
 from hfembed.faces.data.face_sources import (
@@ -17,9 +19,11 @@ from hfembed.faces.data.face_sources import (
     IDENTITY_COLUMNS,
     IMAGE_COLUMNS,
     LANDMARKS_FEATURE,
+    Photos,
     assemble,
     face_features,
     find_column,
+    landmarks_column,
     open_source,
     read_photos,
     sorted_names,
@@ -114,13 +118,12 @@ def load_faces(
     for source in chosen:
         photos = read_photos(source.source, split=source.split, follow_links=source.follow_links)
         if photos.files is None:
-            photos.files = _numbered(photos.people)
+            photos.files = _numbered(photos)
         points = _landmarks(source)
-        if points is None and photos.landmarks is not None:
-            points = dict(zip(photos.files, map(_as_array, photos.landmarks), strict=True))
-        parts.append((photos, _kept(source, photos.files, photos.people, points), points))
+        parts.append((photos, _kept(source, photos, points), points))
     people_of_parts = [
-        {person for person, kept in zip(photos.people, kept, strict=True) if kept} for photos, kept, _ in parts
+        set(photos.people.dictionary.take(pa.array(np.unique(photos.codes[kept]))).to_pylist())
+        for photos, kept, _ in parts
     ]
     if len(parts) > 1:
         check_person_names(chain(*people_of_parts), " and ".join(str(source.source) for source in chosen))
@@ -144,38 +147,39 @@ def _landmarks(source: FaceSource) -> dict[str, np.ndarray | None] | np.ndarray 
     return None if source.landmarks is None else read_landmarks(source.landmarks)
 
 
-def _as_array(points: list[list[float]] | None) -> np.ndarray | None:
-    return None if points is None else np.asarray(points)
-
-
 def _kept(
-    source: FaceSource,
-    files: list[str],
-    people: list[str],
-    landmarks: dict[str, np.ndarray | None] | np.ndarray | None,
+    source: FaceSource, photos: Photos, landmarks: dict[str, np.ndarray | None] | np.ndarray | None
 ) -> np.ndarray:
     """(num_photos,) bool: what is left after all exclusions."""
-    no_files = _names_to_exclude(source.exclude_files, "file", files, source)
-    no_people = _names_to_exclude(source.exclude_identities, "identity", people, source) | set(source.exclude_people)
-    kept = np.array([f not in no_files and p not in no_people for f, p in zip(files, people, strict=True)])
-    if source.need_landmarks and not isinstance(landmarks, np.ndarray):
-        found = landmarks or {}
-        kept &= np.array([found.get(file) is not None for file in files])
-    photos_of: dict[str, list[int]] = {}
-    for row in sorted(np.flatnonzero(kept).tolist(), key=files.__getitem__):
-        photos_of.setdefault(people[row], []).append(row)
-    too_few = sorted(person for person, rows in photos_of.items() if len(rows) < source.min_photos)
-    if too_few:
+    assert photos.files is not None
+    no_files = _names_to_exclude(source.exclude_files, "file", photos.files, source)
+    names = photos.people.dictionary
+    no_people = _names_to_exclude(source.exclude_identities, "identity", names, source) | set(source.exclude_people)
+    codes = photos.codes
+    kept = ~_is_in(photos.files, no_files) & ~_is_in(names, no_people)[codes]
+    if source.need_landmarks:
+        kept &= landmarks_column(photos, landmarks).is_valid().to_numpy()
+    counts = np.bincount(codes[kept], minlength=len(names))
+    few = np.flatnonzero((counts > 0) & (counts < source.min_photos))
+    if len(few):
+        too_few = sorted(names.take(pa.array(few)).to_pylist())
         logger.warning("%s: %s left out, fewer than %d photos", source.source, _some(too_few), source.min_photos)
-    for rows in photos_of.values():
-        if len(rows) < source.min_photos:
-            kept[rows] = False
-        elif source.max_photos is not None and len(rows) > source.max_photos:
-            spread = np.linspace(0, len(rows) - 1, source.max_photos).round().astype(int)
-            kept[np.delete(rows, spread)] = False
+    kept &= (counts >= source.min_photos)[codes]
+    if source.max_photos is not None and (counts > source.max_photos).any():
+        rows = np.flatnonzero(kept & (counts > source.max_photos)[codes])
+        rows = rows[pc.sort_indices(photos.files.take(pa.array(rows))).to_numpy()]
+        rows = rows[np.argsort(codes[rows], kind="stable")]
+        for of_person in np.split(rows, np.flatnonzero(np.diff(codes[rows])) + 1):
+            spread = np.linspace(0, len(of_person) - 1, source.max_photos).round().astype(int)
+            kept[np.delete(of_person, spread)] = False
     if not kept.any():
         raise InputError(f"{source.source}: no photos left after min_photos {source.min_photos} and the exclusions")
     return kept
+
+
+def _is_in(values: pa.Array, chosen: Collection[str]) -> np.ndarray:
+    """(len(values),) bool."""
+    return pc.is_in(values, pa.array(list(chosen), pa.string())).to_numpy(zero_copy_only=False)
 
 
 def read_names(path: str | Path | None, key: str, max_overlap: float = 0.55) -> set[str]:
@@ -197,24 +201,28 @@ def read_names(path: str | Path | None, key: str, max_overlap: float = 0.55) -> 
         raise InputError(f'"{path}" is not a JSON list of names or of {{"{key}": name}}: {error!r}') from error
 
 
-def _names_to_exclude(path: str | Path | None, key: str, names: list[str], source: FaceSource) -> set[str]:
+def _names_to_exclude(path: str | Path | None, key: str, names: pa.Array, source: FaceSource) -> set[str]:
     """The names to leave out; a list that has nothing to do with the source is refused."""
     found = read_names(path, key, source.max_overlap)
-    if found and not found & set(names):
+    if found and not _is_in(names, found).any():
         raise InputError(
             f'{path}: none of its {len(found)} names is in "{source.source}"; check that it is the right list'
         )
     return found
 
 
-def _numbered(people: list[str]) -> list[str]:
+def _numbered(photos: Photos) -> pa.Array:
     """File names for photos that have none: a person's photos numbered in the order of the source."""
-    counted: Counter[str] = Counter()
-    files = []
-    for person in people:
-        counted[person] += 1
-        files.append(f"{person}/{person}_{counted[person]:04d}.jpg")
-    return files
+    codes = photos.codes
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    number = np.empty(len(codes), np.int64)
+    number[order] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    text = pa.array(number).cast(pa.string())
+    # as f"{number:04d}": a number of more digits is not cut
+    text = pc.if_else(pc.less(pc.utf8_length(text), 4), pc.utf8_lpad(text, 4, "0"), text)
+    people = photos.people.cast(pa.string())
+    return pc.binary_join_element_wise(people, "/", people, "_", text, ".jpg", "")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import margin_noise
+from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.training.samplers import Key
 
@@ -32,7 +33,7 @@ class FrozenFeatures(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        faces: AlignedFaces,
+        faces: AlignedFaces | LazyFaces,
         embedder: FaceEmbedderModel,
         collate: Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]],
         mirror: bool = True,

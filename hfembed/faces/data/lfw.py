@@ -11,6 +11,7 @@ from typing import Literal
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from hfembed.errors import InputError
 from hfembed.faces.data.face_sources import (
@@ -185,14 +186,15 @@ def load_lfw(
     photos = read_photos(source, split=split, follow_links=follow_links)
     if photos.files is None:
         raise InputError(f'"{source}" has no file names; LFW identifies photos by them')
-    names = [re.fullmatch(r"(.+)_(\d+)", PurePosixPath(file).stem) for file in photos.files]
-    for file, name in zip(photos.files, names, strict=True):
+    given = photos.files.to_pylist()
+    names = [re.fullmatch(r"(.+)_(\d+)", PurePosixPath(file).stem) for file in given]
+    for file, name in zip(given, names, strict=True):
         if name is None:
             raise InputError(f'"{source}": "{file}" is not named as in LFW, Person_0001.jpg')
     # from the name alone: Hub repositories spell people with spaces, or keep all photos in one folder
     people = [name[1] for name in names if name]
     files = [photo_name(name[1], int(name[2])) for name in names if name]
-    photos = Photos(photos.table, files, people, photos.landmarks)
+    photos = Photos(photos.table, pa.array(files), pa.array(people).dictionary_encode(), photos.landmarks)
     points = None if landmarks is None else read_landmarks(landmarks)
     identities = assemble(photos, sorted_names(people), landmarks=points)
     if config == "identities" or pairs is None:

@@ -108,8 +108,11 @@ def check_person_names(people: Iterable[str], source: str | Path) -> None:
     Raises:
         InputError: Names the two spellings.
     """
+    names = set(people)
+    if all(name.isascii() and name.isdecimal() for name in names):
+        return
     spellings: dict[str, str] = {}
-    for person in sorted(set(people)):
+    for person in sorted(names):
         plain = re.sub(r"[\s_]+", "_", unicodedata.normalize("NFKC", person)).casefold()
         other = spellings.setdefault(plain, person)
         if other != person:

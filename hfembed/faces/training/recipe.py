@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hfembed.errors import InputError, first_line
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.augmentation import FaceAugmentation
 from hfembed.faces.data.faces import FaceSource, load_faces
+from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.faces.data.lfw import lfw_people_in_folds, read_pairs
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
 from hfembed.faces.evaluation.lfw import LfwVerification
@@ -31,6 +33,8 @@ from hfembed.models.face_embedder.modeling_face_embedder import (
 )
 from hfembed.training.config import TrainingConfig, build_config, setting
 
+KEPT_CROPS = 100_000  # at 112 x 112 they take 3.8 GB of disk
+
 
 @strict
 @dataclass(kw_only=True)
@@ -38,7 +42,10 @@ class FaceTrainingConfig(TrainingConfig):
     """A recipe for a face embedder: the loop's settings, and the data, crop, network and loss."""
 
     train_images: list[str] = setting(
-        ["synthetic"], "folders with a directory per person, archives, Hub ids; or synthetic", False
+        ["synthetic"],
+        "folders with a directory per person, archives, RecordIO, Parquet, webdataset, Hub ids; or synthetic. "
+        "Default: data_dir itself, if given",
+        False,
     )
     train_landmarks: str = setting("", "JSON file: image -> five points; empty: none")
     aligned: str = setting("", "arcface_112: the training images are crops on the standard 112x112 template already")
@@ -64,6 +71,12 @@ class FaceTrainingConfig(TrainingConfig):
     validation_threshold_pairs: str = setting("", "pairsDevTrain.txt: chooses the threshold")
     validation_landmarks: str = setting("", "JSON file: validation image -> five points")
 
+    crop_cache: str = setting(
+        "auto",
+        "keep aligned crops on disk (yes), or decode and align in each epoch (no); auto: keep up to "
+        f"{KEPT_CROPS:,} photos",
+        False,
+    )
     image_size: list[int] = setting([112, 112], "height and width of the network's input")
     color: str = setting("rgb", "rgb, bgr or gray (one channel)")
     face_zoom: float = setting(1.0, "magnify the face against the standard template; above 1 = tighter crop")
@@ -136,6 +149,8 @@ class FaceTrainingConfig(TrainingConfig):
             raise ValueError("imprint starts a classifier; it needs objective classification")
         if (self.imprint or self.freeze_trunk) and not self.init_from:
             raise ValueError("imprint and freeze_trunk build on a trained network; name it with init_from")
+        if self.crop_cache not in ("auto", "yes", "no"):
+            raise ValueError(f"crop_cache must be auto, yes or no, not '{self.crop_cache}'")
         if len(self.image_size) != 2 or min(self.image_size) < 8:
             raise ValueError(f"image_size must be [height, width] of at least 8 pixels, not {self.image_size}")
         if self.face_zoom <= 0:
@@ -180,6 +195,11 @@ class FaceTrainingConfig(TrainingConfig):
         else:
             make_model_config(self, num_labels=2)
             make_processor(self)
+
+    @property
+    def sources(self) -> list[str]:
+        """Where the training photos come from."""
+        return self.train_images if "train_images" in self.named or not self.data_dir else [self.data_dir]
 
     @property
     def held_out(self) -> bool:
@@ -329,7 +349,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
     Raises:
         InputError: A source is missing or damaged, or nobody is left.
     """
-    if config.train_images == ["synthetic"]:
+    if config.sources == ["synthetic"]:
         return make_synthetic_faces(
             num_identities=config.synthetic_people, photos_per_identity=config.synthetic_photos, seed=config.seed
         )
@@ -343,7 +363,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
             exclude_identities=config.path(config.exclude_identities) or None,
             max_overlap=config.max_overlap,
         )
-        for source in config.train_images
+        for source in config.sources
     ]
     if config.lfw_images:
         tested = lfw_people_in_folds(read_pairs(config.path(config.lfw_pairs)), config.lfw_tested_folds)
@@ -374,28 +394,44 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
             config.path(config.validation_threshold_pairs) or None,
             **quiet,
         )
-    if config.train_images == ["synthetic"]:
+    if config.sources == ["synthetic"]:
         faces, pairs = make_synthetic_pairs(seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
 
 
-def photo_facts(photos: AlignedFaces) -> dict[str, Any]:
+def photo_facts(photos: AlignedFaces | LazyFaces) -> dict[str, Any]:
     """Arguments of `Run.describe_data`: how many photos of how many people, and a fingerprint of them.
 
     The fingerprint is of names, labels and some of the crops, not of places: data may move while a run is stopped.
     """
-    names = json.dumps([photos.files, photos.identities, photos.labels.tolist(), list(photos.shape)])
-    digest = hashlib.sha256(names.encode(errors="surrogateescape"))
+    digest = hashlib.sha256()
+    separator = "["
+    for values in (photos.files, photos.identities, photos.labels, photos.shape):
+        for text in _json_pieces(values):
+            digest.update((separator + text).encode(errors="surrogateescape"))
+            separator = ""
+        separator = ", "
+    digest.update(b"]")
     digest.update(photos.pixels(200).numpy().tobytes())
     count, people = len(photos), len(photos.identities)
     fingerprint = f"{count} photos of {people} people, sha256 {digest.hexdigest()[:16]}"
     return {"fingerprint": fingerprint, "photos": count, "people": people}
 
 
-def describe_faces(config: FaceTrainingConfig, photos: AlignedFaces) -> str:
+def _json_pieces(values: Sequence[Any] | np.ndarray, at_once: int = 65536) -> Iterator[str]:
+    """`json.dumps` of a long list, in pieces."""
+    yield "["
+    for start in range(0, len(values), at_once):
+        piece = values[start : start + at_once]
+        text = json.dumps(piece.tolist() if isinstance(piece, np.ndarray) else list(piece))
+        yield (", " if start else "") + text[1:-1]
+    yield "]"
+
+
+def describe_faces(config: FaceTrainingConfig, photos: AlignedFaces | LazyFaces) -> str:
     """What was trained on and what was left out, in a few sentences for the card."""
-    sources = [Path(source).name for source in config.train_images]
+    sources = [Path(source).name for source in config.sources]
     if config.lfw_images:
         folds = ", ".join(str(fold + 1) for fold in config.lfw_tested_folds)
         sources.append(f"the people of {Path(config.lfw_images).name} who are not in folds {folds} of View 2")

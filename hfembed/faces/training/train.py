@@ -8,6 +8,7 @@ hfembed train faces --config face_softmax --output_dir outputs/mine --resume
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from accelerate.utils import set_seed
@@ -17,11 +18,13 @@ from hfembed.checkpoint.people_file import write_people
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
 from hfembed.faces.data.frozen_features import FrozenFeatures
+from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.faces.data.samplers import IdentityBatchSampler
 from hfembed.faces.data.splits import hold_out_photos
 from hfembed.faces.evaluation.identification import HeldOutIdentification
 from hfembed.faces.training.losses import MetricLoss, classification_loss
 from hfembed.faces.training.recipe import (
+    KEPT_CROPS,
     FaceTrainingConfig,
     describe_faces,
     load_training_faces,
@@ -40,6 +43,7 @@ from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler
 
 CONFIG = FaceTrainingConfig
+Photos = AlignedFaces | LazyFaces
 
 
 @training_program
@@ -80,13 +84,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tuple[AlignedFaces, AlignedFaces | None]:
+def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tuple[Photos, Photos | None]:
     """The aligned photos to train on, and those held out."""
-    faces, held_out = load_training_faces(config), None
-    if config.held_out:
-        faces, rest = hold_out_photos(faces, config.held_out_share, config.train_photos, config.seed)
-        held_out = AlignedFaces(rest, processor, margin=config.frame_margin, num_workers=config.num_workers)
-    return AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers), held_out
+    faces = load_training_faces(config)
+    if not config.held_out:
+        return align(config, faces, processor), None
+    faces, rest = hold_out_photos(faces, config.held_out_share, config.train_photos, config.seed)
+    held_out = align(config, rest, processor)
+    return align(config, faces, processor), held_out
+
+
+def align(config: FaceTrainingConfig, faces: datasets.Dataset, processor: FaceImageProcessor) -> Photos:
+    """Crops that are kept on disk, or made each time they are asked for, as `crop_cache` says."""
+    if config.crop_cache == "no" or (config.crop_cache == "auto" and len(faces) > KEPT_CROPS):
+        return LazyFaces(faces, processor, margin=config.frame_margin)
+    return AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers)
 
 
 def make_collator(config: FaceTrainingConfig, processor: FaceImageProcessor, off: bool = False) -> FaceCollator:
@@ -98,7 +110,7 @@ def make_collator(config: FaceTrainingConfig, processor: FaceImageProcessor, off
 def frozen_features(
     config: FaceTrainingConfig,
     model: FaceEmbedderForClassification,
-    photos: AlignedFaces,
+    photos: Photos,
     unchanged: FaceCollator,
     device: torch.device,
 ) -> FrozenFeatures | None:

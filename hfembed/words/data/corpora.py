@@ -104,6 +104,7 @@ def prepare_corpus(
     config_name: str | None = None,
     num_threads: int = 2,
     fold_yo: bool = False,
+    analyzer: str | None = None,
 ) -> EncodedCorpus:
     """Count the words of a corpus and write it as ids; a result for the same source and settings is reused.
 
@@ -126,6 +127,7 @@ def prepare_corpus(
         config_name: The configuration of a data set on the Hub.
         num_threads: Blocks processed at once, about 0.4 GB each.
         fold_yo: Write the Russian letter ё as е.
+        analyzer: A tagger or segmenter by name, as `TextRules` says.
 
     Returns:
         The corpus, with its vocabulary.
@@ -133,7 +135,9 @@ def prepare_corpus(
     Raises:
         InputError: A source that does not exist, is not text, or has no word `min_count` times.
     """
-    rules = vocabulary.rules if vocabulary is not None else make_rules(lowercase, word_pattern, phrases, fold_yo)
+    rules = vocabulary.rules if vocabulary is not None else TextRules()
+    if vocabulary is None:
+        rules = make_rules(lowercase, word_pattern, phrases, fold_yo, analyzer)
     if sentence_length < 1 or min_count < 1 or (max_vocab_size is not None and max_vocab_size < 1):
         raise InputError("sentence_length, min_count and max_vocab_size must be at least 1")
     identity, blocks = open_source(source, column, split, config_name)
@@ -165,10 +169,16 @@ def prepare_corpus(
     return EncodedCorpus(folder, fingerprint, num_raw_words)
 
 
-def make_rules(lowercase: bool, word_pattern: str | None, phrases: Phrases | None, fold_yo: bool = False) -> TextRules:
+def make_rules(
+    lowercase: bool,
+    word_pattern: str | None,
+    phrases: Phrases | None,
+    fold_yo: bool = False,
+    analyzer: str | None = None,
+) -> TextRules:
     """`TextRules`, with an `InputError` for impossible ones."""
     try:
-        return TextRules(lowercase, word_pattern, phrases or (), fold_yo)
+        return TextRules(lowercase, word_pattern, phrases or (), fold_yo, analyzer)
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -364,12 +374,14 @@ class _Block:
 
 def _encode_block(block: bytes, rules: TextRules) -> _Block:
     try:
-        block.decode("utf-8")
+        text = block.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
             f"the corpus is not UTF-8: byte {block[error.start]:#04x} after "
             f"{block[max(0, error.start - 20) : error.start].decode('utf-8', 'ignore')!r}; convert it first"
         ) from None
+    if rules.analyzer is not None:
+        block, rules = rules.analyze(text).encode(), rules.after_analysis()
     whole = pa.StringArray.from_buffers(
         1, pa.py_buffer(np.array([0, len(block)], dtype=np.int32)), pa.py_buffer(block)
     )

@@ -32,6 +32,7 @@ def learn_phrases(
     cache_dir: str | Path | None = None,
     num_threads: int = 2,
     fold_yo: bool = False,
+    analyzer: str | None = None,
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Find the pairs of words to join, in several passes: `new_york`, then `new_york` + `times`.
 
@@ -52,6 +53,7 @@ def learn_phrases(
             settings are unchanged. Default: the system's folder for temporary files, and nothing is kept.
         num_threads: Blocks of text processed at once.
         fold_yo: Write the Russian letter ё as е.
+        analyzer: A tagger or segmenter by name, as `TextRules` says.
 
     Returns:
         The pairs of each pass, for `prepare_corpus(phrases=...)`, which saves them with the tokenizer.
@@ -67,15 +69,15 @@ def learn_phrases(
     if cache_dir is not None:
         identity, _ = open_source(source, column, split, config_name)
         settings = [identity, list(thresholds), min_count, discount, lowercase, word_pattern]
-        if fold_yo:  # results of releases before it are still found
-            settings.append(fold_yo)
+        if fold_yo or analyzer:  # results of releases before these are still found
+            settings += [fold_yo, analyzer] if analyzer else [fold_yo]
         kept = Path(cache_dir) / f"phrases-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}.json"
         if kept.is_file():
             return tuple(tuple((first, second) for first, second in pairs) for pairs in json.loads(kept.read_text()))
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
     passes: tuple[tuple[tuple[str, str], ...], ...] = ()
     for threshold in thresholds:
-        rules = make_rules(lowercase, word_pattern, passes, fold_yo)
+        rules = make_rules(lowercase, word_pattern, passes, fold_yo, analyzer)
         _, blocks = open_source(source, column, split, config_name)
         with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
             encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)

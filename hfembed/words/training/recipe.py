@@ -15,6 +15,7 @@ from huggingface_hub.dataclasses import strict
 from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
+from hfembed.models.word2vec.text_analyzers import ANALYZERS
 from hfembed.training.config import RunConfig, setting
 from hfembed.words.data.corpora import EncodedCorpus, may_be_hub_id, prepare_corpus
 from hfembed.words.data.phrases import learn_phrases
@@ -26,8 +27,9 @@ from hfembed.words.training.subword_table import used_buckets
 Loaded = TypeVar("Loaded")
 
 _WORD = r"\w+(?:[-'\u2019]\w+)*"  # letters, marks and digits, with hyphens and apostrophes inside
-LANGUAGES = dict.fromkeys(("be", "bg", "cs", "de", "en", "es", "fr", "it", "pl", "pt", "ru", "sr", "uk"), _WORD)
-"""Language -> `word_pattern`."""
+_SEGMENTERS = {"ja": "fugashi", "zh": "jieba"}
+LANGUAGES = ("be", "bg", "cs", "de", "en", "es", "fr", "it", "pl", "pt", "ru", "sr", "uk", *_SEGMENTERS)
+"""Languages of which it is known what a word is."""
 
 
 @strict
@@ -48,6 +50,9 @@ class Word2VecTrainingConfig(RunConfig):
     language: str = setting("", f"what a word is: that of {', '.join(LANGUAGES)}; default: what spaces separate")
     lowercase: bool = setting(False, "fold the case of the text")
     fold_yo: bool = setting(False, "write the Russian letter ё as е, as most texts do")
+    analyzer: str = setting(
+        "", f"{', '.join(ANALYZERS)}: tag or segment the text by this installed package; default: zh jieba, ja fugashi"
+    )
     word_pattern: str = setting("", "regular expression whose matches are the words; default: split at spaces")
     phrase_thresholds: list[float] = setting(
         [], "join neighbors to phrases (new_york), one pass per threshold, e.g. [200, 100]; higher = fewer; [] = none"
@@ -104,6 +109,8 @@ class Word2VecTrainingConfig(RunConfig):
             raise ValueError(str(error)) from None
         if self.language and self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, not '{self.language}'")
+        if self.analyzer and self.analyzer not in ANALYZERS:
+            raise ValueError(f"analyzer must be one of {', '.join(ANALYZERS)}, not '{self.analyzer}'")
         for name in ("min_count", "phrase_min_count", "sentence_length", "negative", "restrict_vocab"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -153,8 +160,13 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     source: dict[str, Any] = {"source": config.corpus, "column": config.column, "split": config.split}
     cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
-    pattern = config.word_pattern or LANGUAGES.get(config.language)
-    rules: dict[str, Any] = {"lowercase": config.lowercase, "word_pattern": pattern, "fold_yo": config.fold_yo}
+    analyzer = config.analyzer or _SEGMENTERS.get(config.language)
+    rules: dict[str, Any] = {
+        "lowercase": config.lowercase,
+        "word_pattern": config.word_pattern or (_WORD if config.language or analyzer else None),
+        "fold_yo": config.fold_yo,
+        "analyzer": analyzer,
+    }
     if config.init_from:
         old = load_start(config).require_vocabulary()
         rules = dataclasses.asdict(old.rules)

@@ -155,7 +155,7 @@ def test_an_interrupted_alignment_continues(faces, processor, tmp_path, monkeypa
     """A full disk or a kill half way: the next start aligns the rest, and the result is the same."""
     whole = align(faces, processor, cache_dir=tmp_path / "whole")
     aligned_rows = []
-    compute = aligned_faces._Crops.__getitem__
+    compute = aligned_faces.Crops.__getitem__
 
     def fail_at(limit):
         def get(self, row):
@@ -169,12 +169,12 @@ def test_an_interrupted_alignment_continues(faces, processor, tmp_path, monkeypa
     monkeypatch.setattr(aligned_faces, "_ROWS_PER_SYNC", 4)
     monkeypatch.setattr(aligned_faces, "_ROWS_PER_BATCH", 4)
     with monkeypatch.context() as patch:
-        patch.setattr(aligned_faces._Crops, "__getitem__", fail_at(13))
+        patch.setattr(aligned_faces.Crops, "__getitem__", fail_at(13))
         with pytest.raises(OSError, match="No space left"):
             align(faces, processor, cache_dir=tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix == ""]
     aligned_rows.clear()
-    monkeypatch.setattr(aligned_faces._Crops, "__getitem__", fail_at(None))
+    monkeypatch.setattr(aligned_faces.Crops, "__getitem__", fail_at(None))
     resumed = align(faces, processor, cache_dir=tmp_path / "cache")
     assert aligned_rows == list(range(12, 20))
     assert (resumed.folder / "pixels.npy").read_bytes() == (whole.folder / "pixels.npy").read_bytes()

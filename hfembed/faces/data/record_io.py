@@ -1,0 +1,333 @@
+"""MXNet's RecordIO (`train.rec`, as insightface trains from), read without mxnet and without unpacking.
+
+A record is one part or, where its data holds the magic number at a multiple of four, several; a part is the magic
+number, a word of three bits (0 whole, 1 first, 2 middle, 3 last) and 29 bits of length, the data, and zeros up to a
+multiple of four (dmlc-core, `recordio.h`). A packed image begins with a header of 24 bytes: flag uint32, label
+float32, id and id2 uint64; where the flag is above 0, that many float32 labels follow and replace the one in the
+header (MXNet, `recordio.py`).
+"""
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct, unpack_from
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from hfembed.errors import InputError, first_line
+from hfembed.faces.data.mapped_files import map_file
+from hfembed.models.image_opening import MAX_FILE_BYTES
+
+MAGIC = 0xCED7230A
+_MAGIC_BYTES = MAGIC.to_bytes(4, "little")
+_PART_HEADER = 8
+IMAGE_HEADER = 24
+_BLOCK = 16 << 20
+_FIELDS_END = IMAGE_HEADER + 8  # of an image's header and two labels behind it
+_LOOK_AHEAD = _PART_HEADER + _FIELDS_END
+# bytes of a line of the .idx: two numbers of up to 19 digits
+_INDEX_LINE = 48
+_EXACT_FLOAT32 = 2**24
+
+
+class RecordIO:
+    """The records of a `.rec` file, by number in the order of the file, or one after the other.
+
+    Opening reads the file once, in blocks, so that every byte of it is accounted for; records themselves are read
+    from the memory-mapped file when they are asked for.
+
+    Attributes:
+        data: The mapped file.
+        starts: (N,) int64, where each record's data begins; of one in several parts, the first part's.
+        sizes: (N,) int64, bytes of its data, over all its parts.
+        num_parts: (N,) int64.
+
+    Raises:
+        InputError: The file is missing, empty, cut short or damaged: one line with the offset.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.data = map_file(self.path)
+        parts = _scan(self.path, len(self.data))
+        kind = parts.words >> 29
+        begins = (kind == 0) | (kind == 1)
+        # a first part, middle parts, a last one: whatever else follows a part is damage
+        before = np.concatenate([[3], kind[:-1]])
+        wrong = np.flatnonzero((kind > 3) | (begins != ((before == 0) | (before == 3))))
+        if len(wrong):
+            at = parts.starts[wrong[0]] - _PART_HEADER
+            raise self._damage(at, f"a part of kind {kind[wrong[0]]} after one of kind {before[wrong[0]]}")
+        if kind[-1] in (1, 2):
+            raise self._damage(parts.starts[-1] - _PART_HEADER, "a record whose last part is missing")
+        self._first = np.append(np.flatnonzero(begins), len(kind))
+        self._part_starts, self._part_sizes = parts.starts, (parts.words & 0x1FFFFFFF).astype(np.int64)
+        self.starts = self._part_starts[self._first[:-1]]
+        self.num_parts = np.diff(self._first)
+        self._fields = parts.fields[self._first[:-1]]
+        # the magic number between two parts is left out when they are written
+        self.sizes = np.add.reduceat(self._part_sizes, self._first[:-1]) + 4 * (self.num_parts - 1)
+        if self.sizes.max() > MAX_FILE_BYTES:
+            at = self.starts[self.sizes.argmax()] - _PART_HEADER
+            raise self._damage(at, f"a record of {self.sizes.max():,} bytes, more than {MAX_FILE_BYTES:,}")
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, number: int) -> bytes:
+        """The data of a record, its parts joined."""
+        if self.num_parts[number] > 1:
+            first, last = self._first[:-1][number], self._first[1:][number]
+            parts = zip(self._part_starts[first:last].tolist(), self._part_sizes[first:last].tolist(), strict=True)
+            return _MAGIC_BYTES.join(self.data[start : start + size].to_pybytes() for start, size in parts)
+        start = int(self.starts[number])
+        return self.data[start : start + int(self.sizes[number])].to_pybytes()
+
+    def image_fields(self) -> np.ndarray:
+        """(N, 4) float64: flag, label, and the first two of the labels behind it, of records that are packed images.
+
+        Only those are meaningful that lie inside of the record, see `sizes`.
+        """
+        fields = self._fields.copy()
+        for number in np.flatnonzero(self.num_parts > 1).tolist():  # a field may lie in the second part
+            start = self[number][:_FIELDS_END].ljust(_FIELDS_END, b"\0")
+            fields[number] = *unpack_from("<If", start), *unpack_from("<ff", start, IMAGE_HEADER)
+        return fields
+
+    def damage(self, number: int, what: str) -> InputError:
+        """The error that says where a record's damage lies."""
+        return self._damage(int(self.starts[number]) - _PART_HEADER, what)
+
+    def _damage(self, at: int, what: str) -> InputError:
+        return InputError(f"{self.path} is damaged at byte {at:,}: {what}; copy it again")
+
+
+@dataclass(frozen=True)
+class RecordImages:
+    """The packed images of a `.rec` file, in its order.
+
+    Attributes:
+        records: The file.
+        numbers: (N,) int64, which of its records are images.
+        keys: (N,) int64, their keys in the .idx; without one, their numbers.
+        labels: (N,) int64, the first label of each.
+        starts: (N,) int64, where each encoded image begins, of those in one part.
+        sizes: (N,) int64, its bytes.
+        ranges: (P, 3) int64: key of a person's record, first key and key after the last of their photos; None
+            where the file has no such records.
+        shape: (height, width) of all images as the file `property` has it, or None.
+    """
+
+    records: RecordIO
+    numbers: np.ndarray
+    keys: np.ndarray
+    labels: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    ranges: np.ndarray | None
+    shape: tuple[int, int] | None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def encoded(self, row: int) -> bytes:
+        """The bytes of an image as they were packed."""
+        number, size = int(self.numbers[row]), int(self.sizes[row])
+        if self.records.num_parts[number] > 1:
+            return self.records[number][-size:]
+        return self.records.data[(start := int(self.starts[row])) : start + size].to_pybytes()
+
+
+def read_record_images(path: str | Path) -> RecordImages:
+    """Find the images of a `.rec` file, and who is in them.
+
+    Beside it lie, where there are such files, `.idx` (keys) and `property` ("people,height,width"). insightface's
+    layout is understood: record 0 holds no image but the keys of the first person's record and after the last, and
+    those hold the first key and the key after the last of a person's photos.
+
+    Raises:
+        InputError: The files are damaged, contradict each other, or a label is not a whole number of 0 or more.
+    """
+    records = RecordIO(path)
+    flags, labels, first_label, second_label = records.image_fields().T
+    flags = flags.astype(np.int64)
+    sizes = records.sizes - IMAGE_HEADER - 4 * flags
+    if (sizes < 0).any():
+        row = int(np.flatnonzero(sizes < 0)[0])
+        raise records.damage(row, f"a record of {records.sizes[row]} bytes with {flags[row]} labels")
+    keys = _read_keys(records)
+    labels = np.where(flags > 0, first_label, labels)
+    has_image = sizes > 0
+    ranges = None
+    header = int(keys.argmin())
+    if keys[header] == 0 and flags[header] >= 2 and not has_image[header]:
+        ranges = _read_ranges(records, keys, has_image, flags, first_label, second_label, header)
+    numbers = np.flatnonzero(has_image)
+    if not len(numbers):
+        raise InputError(f"{records.path} holds {len(records):,} records and no image")
+    people, shape = _read_property(records.path)
+    found = labels[numbers]
+    wrong = ~((found >= 0) & (found < 2**31) & (found == np.floor(found)))
+    if people is not None:
+        wrong |= ~(found < people)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        expected = "a whole number of 0 or more" + (f", below {people:,} as property says" if people else "")
+        raise InputError(
+            f"{records.path}: the record at byte {records.starts[numbers[row]] - _PART_HEADER:,} has label "
+            f"{found[row]:g}; expected {expected}"
+        )
+    return RecordImages(
+        records,
+        numbers,
+        keys[numbers],
+        found.astype(np.int64),
+        records.starts[numbers] + records.sizes[numbers] - sizes[numbers],
+        sizes[numbers],
+        ranges,
+        shape,
+    )
+
+
+class _Parts(NamedTuple):
+    """Every part of a file.
+
+    Attributes:
+        starts: (P,) int64, where its data starts.
+        words: (P,) uint32, kind and length.
+        fields: (P, 4) float64, those of an image's header: flag, label, first and second of the labels behind it.
+    """
+
+    starts: np.ndarray
+    words: np.ndarray
+    fields: np.ndarray
+
+
+def _scan(path: Path, end: int) -> _Parts:
+    """Walk through the parts; read in blocks, as pages of a memory map would count as this process's memory."""
+    blocks: list[_Parts] = []
+    block = bytearray(_BLOCK + _LOOK_AHEAD)
+    as_integers, as_floats = np.frombuffer(block, "<u4"), np.frombuffer(block, "<f4")
+    read_word = Struct("<I").unpack_from
+    position = 0
+    with path.open("rb", buffering=0) as file:
+        while position < end:
+            begin, stop = position, min(position + _BLOCK, end)
+            file.seek(begin)
+            filled = 0
+            while filled < len(block) and (count := file.readinto(memoryview(block)[filled:])):
+                filled += count
+            block[filled:] = bytes(len(block) - filled)
+            found = array("q")
+            while position < stop:
+                found.append(position)
+                size = read_word(block, position - begin + 4)[0] & 0x1FFFFFFF
+                position += _PART_HEADER + size + -size % 4
+            at = np.frombuffer(found, np.int64)
+            inside = (at - begin) // 4
+            magic = as_integers[inside]
+            wrong = np.flatnonzero(magic != MAGIC)
+            if len(wrong):
+                raise InputError(
+                    f"{path} is damaged at byte {at[wrong[0]]:,}: expected RecordIO's magic number, found "
+                    f"{magic[wrong[0]]:#x}; copy it again"
+                )
+            if position > end:
+                raise InputError(
+                    f"{path} is cut short: the record at byte {at[-1]:,} goes to byte {position:,}, and the file ends "
+                    f"at {end:,}; copy it again"
+                )
+            columns = [as_integers[inside + 2], *(as_floats[inside + word] for word in (3, 8, 9))]
+            fields = np.stack([column.astype(np.float64) for column in columns], axis=1)
+            blocks.append(_Parts(at + _PART_HEADER, as_integers[inside + 1], fields))
+    return _Parts(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
+
+
+def _read_keys(records: RecordIO) -> np.ndarray:
+    """(N,) int64: each record's key in the .idx beside the file; without one, its number."""
+    path = records.path.with_suffix(".idx")
+    if not path.is_file():
+        return np.arange(len(records))
+    if path.stat().st_size > _INDEX_LINE * (len(records) + 1):
+        raise InputError(f"{path} is larger than an index of the {len(records):,} records in {records.path.name}")
+    columns = {"key": pa.int64(), "offset": pa.int64()}
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(column_names=list(columns)),
+            parse_options=pyarrow.csv.ParseOptions(delimiter="\t"),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=columns),
+        )
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"{path} is not an index of RecordIO, 'key<tab>offset' per line: {first_line(error)}"
+        ) from error
+    offsets = table["offset"].to_numpy()
+    known = records.starts - _PART_HEADER
+    rows = np.minimum(np.searchsorted(known, offsets), len(known) - 1)
+    strange = np.flatnonzero(known[rows] != offsets)
+    if len(strange):
+        raise InputError(
+            f"{path}: line {strange[0] + 1} names byte {offsets[strange[0]]:,}, where no record begins; "
+            f"it is not the index of this {records.path.name}"
+        )
+    keys = np.full(len(records), -1, dtype=np.int64)
+    keys[rows] = table["key"].to_numpy()
+    # as many lines as records, none without a key: each is listed once; sorting tells whether a key comes twice
+    if len(rows) != len(records) or (keys < 0).any() or (np.diff(np.sort(keys)) == 0).any():
+        raise InputError(
+            f"{path} lists {len(rows):,} records, and {records.path.name} has {len(records):,}; it must list each "
+            "once; delete it to read without keys"
+        )
+    return keys
+
+
+def _read_ranges(
+    records: RecordIO,
+    keys: np.ndarray,
+    has_image: np.ndarray,
+    flags: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    header: int,
+) -> np.ndarray:
+    """(P, 3) int64: key of a person's record, first key and key after the last of their photos."""
+    order = np.argsort(keys)
+    people = order[~has_image[order] & (order != header)]
+    bounds = np.stack([keys[people], first[people], second[people]], axis=1)
+    images = keys[has_image]
+    end = images.max(initial=0) + 1
+    is_range = (flags[people] >= 2) & (bounds[:, 1] >= 0) & (bounds[:, 1] <= bounds[:, 2]) & (bounds[:, 2] <= end)
+    exact = end <= _EXACT_FLOAT32  # later keys do not fit the float32 that they are written as
+    wrong = np.flatnonzero(~is_range)
+    if exact and len(wrong):
+        row = people[wrong[0]]
+        raise records.damage(
+            row,
+            f"the record {keys[row]} of a person holds [{first[row]:g}, {second[row]:g}), and photos end at {end}",
+        )
+    said = first[header], second[header]
+    if exact and len(people) and said != (keys[people[0]], keys[people[-1]] + 1):
+        raise records.damage(
+            header,
+            f"record 0 says that people's records are [{said[0]:g}, {said[1]:g}), and they are "
+            f"[{keys[people[0]]}, {keys[people[-1]] + 1})",
+        )
+    return bounds.astype(np.int64)
+
+
+def _read_property(record_file: Path) -> tuple[int | None, tuple[int, int] | None]:
+    """People, and (height, width), of insightface's file `property`; None where there is none."""
+    path = record_file.with_name("property")
+    if not path.is_file():
+        return None, None
+    with path.open("rb") as file:
+        text = file.read(200).decode(errors="replace").strip()
+    words = text.split(",")
+    if len(words) != 3 or not all(word.strip().isascii() and word.strip().isdecimal() for word in words):
+        raise InputError(f"{path}: expected 'people,height,width', not {text!r}")
+    people, height, width = (int(word) for word in words)
+    return people, (height, width)

@@ -1,0 +1,203 @@
+"""What reading large sets of faces costs: RecordIO, webdataset and Parquet, to the first step of training and beyond.
+
+python scripts/benchmark_face_formats.py --folder outputs/formats --photos 200000 --people 20000
+python scripts/benchmark_face_formats.py --folder outputs/formats --photos 1000000 --people 100000 --steps 1 \
+    --formats rec webdataset parquet
+
+The photos are small JPEGs, 112 x 112, each with its number in a comment, so that no two are alike. The RecordIO file
+is written here, by the description of the format alone. "raw" reads the same bytes at the same offsets by `os.pread`.
+The first step is timed from the start of the process to the first line of the training log, imports included; memory
+is the peak of the process (VmHWM, which counts pages of mapped files too) less what the imports took.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hfembed.atomic import atomic_folder
+from hfembed.errors import exit_on_input_error
+from hfembed.faces.data.record_io import read_record_images
+
+MAGIC = 0xCED7230A
+# runs the training and reports its own memory; "imports" are what any training would load
+TRAINING = """
+import json, sys, time
+def peak():
+    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+import timm, accelerate
+from hfembed.faces.training.train import main
+imports = peak()
+sys.argv = ["train", *sys.argv[1:]]
+main(sys.argv[1:])
+print("PEAK", json.dumps({"imports_mb": round(imports), "beyond_imports_mb": round(peak() - imports)}))
+"""
+
+
+def jpegs(count: int) -> Iterator[bytes]:
+    """Different photos of about 3 kB."""
+    generator = np.random.default_rng(0)
+    bases = []
+    for _ in range(64):
+        coarse = generator.integers(0, 255, (14, 14, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(coarse).resize((112, 112), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
+        bases.append(file.getvalue())
+    for number in range(count):
+        base = bases[number % len(bases)]
+        comment = b"\xff\xfe" + struct.pack(">H", 10) + struct.pack(">Q", number)
+        yield base[:2] + comment + base[2:]
+
+
+def write_records(folder: Path, photos: int, people: int) -> str:
+    """Insightface's layout. Returns the sha256 of all photos, one after the other."""
+    digest = hashlib.sha256()
+    offsets = []
+    with atomic_folder(folder) as temporary, (temporary / "train.rec").open("wb") as file:
+
+        def record(key: int, flag: int, label: float, rest: bytes) -> None:
+            data = struct.pack("<IfQQ", flag, label, key, 0) + rest
+            offsets.append((key, file.tell()))
+            file.write(struct.pack("<II", MAGIC, len(data)) + data + bytes(-len(data) % 4))
+
+        record(0, 2, 0.0, struct.pack("<ff", photos + 1, photos + people + 1))
+        edges = np.linspace(0, photos, people + 1).astype(int)
+        labels = np.repeat(np.arange(people), np.diff(edges))
+        for number, encoded in enumerate(jpegs(photos)):
+            digest.update(encoded)
+            record(number + 1, 0, float(labels[number]), encoded)
+        for person in range(people):
+            record(photos + 1 + person, 2, 0.0, struct.pack("<ff", edges[person] + 1, edges[person + 1] + 1))
+        (temporary / "train.idx").write_text("".join(f"{key}\t{offset}\n" for key, offset in offsets))
+        (temporary / "property").write_text(f"{people},112,112")
+        (temporary / "sha256").write_text(digest.hexdigest())
+    return digest.hexdigest()
+
+
+def measure_reading(folder: Path, accesses: int = 100_000) -> dict[str, object]:
+    """Opening, one after the other, and at random beside raw reads of the same bytes."""
+    began, cpu = time.perf_counter(), time.process_time()
+    images = read_record_images(folder / "train.rec")
+    opened, opened_cpu = time.perf_counter() - began, time.process_time() - cpu
+    digest = hashlib.sha256()
+    began = time.perf_counter()
+    for row in range(len(images)):
+        digest.update(images.encoded(row))
+    in_order = time.perf_counter() - began
+    rows = np.random.default_rng(1).integers(0, len(images), accesses).tolist()
+    records, numbers = images.records, images.numbers
+    speeds: dict[str, list[float]] = {"raw": [], "records": [], "images": []}
+    file = os.open(folder / "train.rec", os.O_RDONLY)
+    places = [(int(images.records.sizes[numbers[row]]), int(images.records.starts[numbers[row]])) for row in rows]
+    own = [int(numbers[row]) for row in rows]
+    for _ in range(5):  # in turn, as the machine is shared
+        began = time.perf_counter()
+        for size, start in places:
+            os.pread(file, size, start)
+        speeds["raw"].append(accesses / (time.perf_counter() - began))
+        began = time.perf_counter()
+        for number in own:
+            records[number]
+        speeds["records"].append(accesses / (time.perf_counter() - began))
+        began = time.perf_counter()
+        for row in rows:
+            images.encoded(row)
+        speeds["images"].append(accesses / (time.perf_counter() - began))
+    best = {name: max(values) for name, values in speeds.items()}
+    return {
+        "photos": len(images),
+        "bytes": (folder / "train.rec").stat().st_size,
+        "open_seconds": round(opened, 2),
+        "open_cpu_seconds": round(opened_cpu, 2),
+        "equal_to_the_bit": digest.hexdigest() == (folder / "sha256").read_text(),
+        "in_order_photos_per_second": round(len(images) / in_order),
+        "random_per_second": {name: round(value) for name, value in best.items()},
+        "records_to_raw": round(best["records"] / best["raw"], 2),
+        "images_to_raw": round(best["images"] / best["raw"], 2),
+    }
+
+
+def measure_training(source: Path, output: Path, steps: int, workers: int) -> dict[str, object]:
+    """Seconds to the first step, and the peak of memory."""
+    recipe = {
+        "train_images": f"[{source}]",
+        "output_dir": output,
+        "trunk": "iresnet",
+        "trunk_arguments": "{depths: [1, 1, 1, 1], widths: [8, 16, 32, 64], stem_width: 8}",
+        "embedding_size": 64,
+        "head": "cosface",
+        "batch_size": 128,
+        "max_steps": steps,
+        "log_every": 1,
+        "checkpoint_every": 0,
+        "evaluate_every": 0,
+        "num_workers": workers,
+        "num_threads": 1,
+        "mixed_precision": "no",
+        "trackers": "[]",
+    }
+    arguments = [word for name, value in recipe.items() for word in (f"--{name}", str(value))]
+    log = output / "training_log.jsonl"
+    began = time.time()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, *arguments, "--overwrite"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "HF_DATASETS_CACHE": str(source.parent / "cache")},
+    )
+    first = None
+    while process.poll() is None:
+        if first is None and log.exists() and log.stat().st_mtime >= began and log.read_text():
+            first = time.time() - began
+        time.sleep(0.05)
+    printed, errors = process.communicate()
+    peaks = [line for line in printed.splitlines() if line.startswith("PEAK ")]
+    if process.returncode or not peaks:
+        raise SystemExit(errors[-4000:])
+    speeds = [json.loads(line).get("images_per_second") for line in log.read_text().splitlines()]
+    found = {"steps": steps, "first_step_seconds": None if first is None else round(first, 1)}
+    return found | json.loads(peaks[0][5:]) | {"images_per_second": float(np.median([s for s in speeds if s]))}
+
+
+@exit_on_input_error
+def main() -> None:
+    """Write what is not there yet, measure, print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="for the sets; those that lie there are kept")
+    parser.add_argument("--photos", type=int, default=200_000)
+    parser.add_argument("--people", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=0, help="train this many steps from each format; 0: only read")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--formats", nargs="+", default=["rec"], choices=["rec", "webdataset", "parquet"])
+    arguments = parser.parse_args()
+    sets = arguments.folder / f"{arguments.photos}_of_{arguments.people}"
+    if not (sets / "rec").is_dir():
+        write_records(sets / "rec", arguments.photos, arguments.people)
+    results: dict[str, object] = {"reading": measure_reading(sets / "rec")}
+    for kind in arguments.formats:
+        source = sets / kind
+        if not source.is_dir():
+            began = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "hfembed.cli", "convert-dataset", sets / "rec", source, "--to", kind],
+                check=True,
+            )
+            results[f"convert_to_{kind}_seconds"] = round(time.perf_counter() - began, 1)
+        if arguments.steps:
+            results[kind] = measure_training(source, sets / f"run_{kind}", arguments.steps, arguments.workers)
+    print(json.dumps(results, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
