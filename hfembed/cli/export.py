@@ -12,7 +12,7 @@ from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, say_new_na
 
 with lazy_imports():
     from hfembed.checkpoint import loading
-    from hfembed.export import gensim, onnx, spacy, static, with_code
+    from hfembed.export import diffusers_vae, gensim, onnx, spacy, static, with_code
 
 if TYPE_CHECKING:
     from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
@@ -116,6 +116,22 @@ def export_gensim(
     kind = gensim.export_gensim_model(hub.model(model), output)
     text = f"a gensim {kind} written to {output}: load it with gensim.models.{kind}.load"
     return Answer.written(output, text, kind=kind)
+
+
+@commands.command("diffusers-vae")
+def export_diffusers_vae(
+    model: options.Autoencoder,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    hub: Hub,
+    scaling_factor: Annotated[
+        float, typer.Option(help="What pipelines multiply latents by: one over their standard deviation.")
+    ] = 1.0,
+    overwrite: options.Overwrite = False,
+) -> Answer:
+    """Write an autoencoder_kl network that diffusers' AutoencoderKL.from_pretrained loads."""
+    check_destination(output, overwrite)
+    diffusers_vae.export_diffusers_vae(loading.load_autoencoder(hub.model(model), "cpu")[0], output, scaling_factor)
+    return Answer.written(output, f"written to {output}: AutoencoderKL.from_pretrained({str(output)!r}) loads it")
 
 
 @commands.command("fasttext")

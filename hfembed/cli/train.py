@@ -114,7 +114,12 @@ def launch(family: str, arguments: list[str]) -> None:
     except SignalException:
         sys.exit(130)
     except ChildFailedError as error:
-        killed = [rank for rank, failure in error.failures.items() if failure.exitcode < 0]
+        # with SIGTERM the launcher ends the others
+        killed = [
+            rank
+            for rank, failure in error.failures.items()
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+        ]
         if killed and not interrupts:
             name = signal.Signals(-error.failures[killed[0]].exitcode).name
             raise InputError(

@@ -5,6 +5,7 @@ import torch
 from hfembed.models.autoencoder_base import AutoencoderModelBase, AutoencoderOutput, Decoder, Encoder, make_bottleneck
 
 from .configuration_conv_autoencoder import ConvAutoencoderConfig
+from .kl_network import KLBottleneck, KLDecoder, KLEncoder
 
 # the encoder's log variances are kept where exp() of them, and their gradients, are harmless
 _LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -19,10 +20,13 @@ class ConvAutoencoderModel(AutoencoderModelBase):
 
     def __init__(self, config: ConvAutoencoderConfig) -> None:
         super().__init__(config)
-        self.encoder = Encoder(config)
+        is_plain = config.architecture == "plain"
+        self.encoder = Encoder(config) if is_plain else KLEncoder(config)
         # a variational encoder gives means and log variances
-        self.bottleneck = make_bottleneck(config, config.latent_channels * (2 if config.variational else 1))
-        self.decoder = Decoder(config)
+        codes = config.latent_channels * (2 if config.variational else 1)
+        has_plain_bottleneck = is_plain or config.bottleneck == "dense"
+        self.bottleneck = make_bottleneck(config, codes) if has_plain_bottleneck else KLBottleneck(config, codes)
+        self.decoder = Decoder(config) if is_plain else KLDecoder(config)
         self.post_init()
 
     def forward(self, pixel_values: torch.Tensor, targets: torch.Tensor | None = None) -> AutoencoderOutput:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
@@ -36,6 +37,8 @@ class AutoencoderContract(ModelContract):
         "bottleneck_size": "2",
         "latent_channels": 0,
         "kl_weight": -1.0,
+        "architecture": "unet",
+        "norm_groups": "4",
         "free_bits": -0.5,
         "latent_penalty": "l3",
         "latent_penalty_weight": -1,
@@ -61,12 +64,36 @@ class TestVariationalAutoencoder(AutoencoderContract):
         return tiny_config(variational=True, bottleneck_size=2, image_size=[16, 32], free_bits=0.1)
 
 
+class TestAutoencoderKL(AutoencoderContract):
+    def config(self):
+        return kl_config(variational=True, quant_conv=True)
+
+
+def kl_config(**fields):
+    return tiny_config(architecture="autoencoder_kl", widths=[8, 12], norm_groups=4, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"norm_groups": 5}, "must be multiples of norm_groups, 5"),
+        ({"bottleneck_size": 2}, "bottleneck_size must be 1"),
+        ({"quant_conv": True, "bottleneck": "dense"}, "quant_conv is of a latent grid"),
+    ],
+)
+def test_impossible_kl_networks_are_refused(fields, words):
+    with pytest.raises(StrictDataclassError, match=words):
+        tiny_config(**{"architecture": "autoencoder_kl", "widths": [8, 12], "norm_groups": 4} | fields)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {},
         {"bottleneck": "dense"},
         {"variational": True},
+        {"architecture": "autoencoder_kl", "norm_groups": 4, "patch_size": 1, "quant_conv": True},
+        {"architecture": "autoencoder_kl", "norm_groups": 4, "bottleneck": "dense"},
         {"latent_penalty": "l2"},
     ],
 )
@@ -87,6 +114,8 @@ def test_every_weight_learns(fields):
         ({"patch_size": 1, "widths": [4, 8]}, (3, 8, 12)),
         ({"bottleneck_size": 2, "image_size": [32, 16]}, (3, 2, 1)),
         ({"bottleneck": "dense", "latent_channels": 20}, (20, 1, 1)),
+        ({"architecture": "autoencoder_kl", "norm_groups": 4, "patch_size": 1}, (3, 4, 6)),
+        ({"architecture": "autoencoder_kl", "norm_groups": 4, "bottleneck": "dense"}, (3, 1, 1)),
     ],
 )
 def test_latents_are_what_the_config_says(fields, shape):
