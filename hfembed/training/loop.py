@@ -25,6 +25,7 @@ from hfembed.training.optim import make_optimizer, make_schedule
 from hfembed.training.run import PATIENCE, Run
 from hfembed.training.samplers import ShardedBatchSampler
 from hfembed.training.state import Checkpoints, Progress
+from hfembed.training.sync_batch_norm import synchronize_batch_norms
 
 # (model, batch[, discriminator])
 ComputeLoss = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
@@ -187,6 +188,8 @@ def train(run: Run, task: Task) -> None:
         total_steps = min(total_steps, config.max_steps)
     if not run.identify(total_steps, steps_per_epoch=steps_per_epoch):
         return
+    if config.sync_batch_norm and accelerator.num_processes > 1:
+        synchronize_batch_norms(task.model)
     if task.sampler.batch_size == 1 and any(isinstance(part, torch.nn.BatchNorm1d) for part in task.model.modules()):
         raise InputError(
             f"batch_size {config.batch_size} leaves one sample per rank and gradient accumulation step, and batch "
