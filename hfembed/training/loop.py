@@ -189,7 +189,7 @@ def train(run: Run, task: Task) -> None:
     if not run.identify(total_steps, steps_per_epoch=steps_per_epoch):
         return
     if config.sync_batch_norm and accelerator.num_processes > 1:
-        synchronize_batch_norms(task.model)
+        synchronize_batch_norms(task.model, accelerator.device)
     if task.sampler.batch_size == 1 and any(isinstance(part, torch.nn.BatchNorm1d) for part in task.model.modules()):
         raise InputError(
             f"batch_size {config.batch_size} leaves one sample per rank and gradient accumulation step, and batch "

@@ -1,6 +1,7 @@
 """Batch normalization by the batch of all ranks."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -8,14 +9,14 @@ from hfembed.errors import InputError
 from hfembed.training.distributed import sum_over_ranks
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Torch's, which has no kernel for the CPU, and there the same in plain operations, in float32."""
+class CpuSyncBatchNorm(_BatchNorm):
+    """What `torch.nn.SyncBatchNorm` does on GPUs alone, in plain operations and in float32."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalize (B, C, ...); the ranks' batches must be of one size."""
         mean_so_far, variance_so_far, batches = self.running_mean, self.running_var, self.num_batches_tracked
-        if input.device.type != "cpu" or not self.training:
-            return super().forward(input)
+        if not self.training:
+            return F.batch_norm(input, mean_so_far, variance_so_far, self.weight, self.bias, eps=self.eps)
         assert mean_so_far is not None and variance_so_far is not None and batches is not None and self.momentum
         values = input.float()
         others = [dimension for dimension in range(input.ndim) if dimension != 1]
@@ -32,8 +33,12 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return (normalized * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def synchronize_batch_norms(model: nn.Module) -> None:
+def synchronize_batch_norms(model: nn.Module, device: torch.device) -> None:
     """Turn the batch normalizations of a model into synchronized ones, in place; names of weights stay.
+
+    Args:
+        model: Its modules change their class.
+        device: Where it will be trained.
 
     Raises:
         InputError: The model has a kind of its own, which may do more than normalize.
@@ -41,7 +46,7 @@ def synchronize_batch_norms(model: nn.Module) -> None:
     for name, module in model.named_modules():
         is_plain = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d)
         if is_plain and module.affine and module.track_running_stats and module.momentum:
-            module.__class__ = SyncBatchNorm
-            module.process_group = None  # type: ignore[assignment]
+            module.__class__ = CpuSyncBatchNorm if device.type == "cpu" else nn.SyncBatchNorm
+            module.process_group = None  # type: ignore[assignment]  # all ranks
         elif isinstance(module, _BatchNorm):
             raise InputError(f"sync_batch_norm: {name} is a {type(module).__name__}, which cannot be synchronized")
