@@ -380,7 +380,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
 
 
 def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
-    """What chooses the best model: View 1 if the recipe names it, or other synthetic people.
+    """What chooses the best model: View 1 if the recipe names it, or other synthetic people, half as many up to 60.
 
     Raises:
         InputError: A file is missing or not such a file.
@@ -395,7 +395,8 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
             **quiet,
         )
     if config.sources == ["synthetic"]:
-        faces, pairs = make_synthetic_pairs(seed=config.seed + 1)
+        people = min(60, max(20, config.synthetic_people // 20 * 10))  # as many in each of the 10 folds
+        faces, pairs = make_synthetic_pairs(people, seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
 
