@@ -33,6 +33,8 @@ def learn_phrases(
     num_threads: int = 2,
     fold_yo: bool = False,
     analyzer: str | None = None,
+    streaming: bool = False,
+    max_words: int | None = None,
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Find the pairs of words to join, in several passes: `new_york`, then `new_york` + `times`.
 
@@ -46,7 +48,7 @@ def learn_phrases(
         discount: Keeps pairs of very rare words from scoring high.
         lowercase: Lowercase the text.
         word_pattern: A regular expression whose matches are the words.
-        column: The column with the text, of Parquet files and data sets.
+        column: The column with the text, of Parquet files and data sets; several with commas between.
         split: The split of a data set on the Hub.
         config_name: The configuration of a data set on the Hub.
         cache_dir: Folder for temporary files (4 bytes per word) and for the result, which is reused when source and
@@ -54,6 +56,8 @@ def learn_phrases(
         num_threads: Blocks of text processed at once.
         fold_yo: Write the Russian letter ё as е.
         analyzer: A tagger or segmenter by name, as `TextRules` says.
+        streaming: Read a data set on the Hub as it arrives, once per pass.
+        max_words: Read only this many words.
 
     Returns:
         The pairs of each pass, for `prepare_corpus(phrases=...)`, which saves them with the tokenizer.
@@ -65,9 +69,10 @@ def learn_phrases(
         raise InputError(
             "phrases need several passes over the corpus; give a list, a file or a data set, not an iterator"
         )
+    where = (source, column, split, config_name, streaming, max_words)
     kept = None
     if cache_dir is not None:
-        identity, _ = open_source(source, column, split, config_name)
+        identity, _ = open_source(*where)
         settings = [identity, list(thresholds), min_count, discount, lowercase, word_pattern]
         if fold_yo or analyzer:  # results of releases before these are still found
             settings += [fold_yo, analyzer] if analyzer else [fold_yo]
@@ -78,7 +83,7 @@ def learn_phrases(
     passes: tuple[tuple[tuple[str, str], ...], ...] = ()
     for threshold in thresholds:
         rules = make_rules(lowercase, word_pattern, passes, fold_yo, analyzer)
-        _, blocks = open_source(source, column, split, config_name)
+        _, blocks = open_source(*where)
         with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
             encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)
             words, counts = count_words(encoded, min_count)

@@ -41,8 +41,11 @@ class Word2VecTrainingConfig(RunConfig):
         "", "text file, parquet file, folder of such, or id of a dataset on the Hub; one sentence per line", False
     )
     corpus_note: str = setting("", "what the text is and under which license, for the model card", False)
-    column: str = setting("text", "column with the text, of parquet files and datasets", False)
+    column: str = setting("text", "column with the text, of parquet files and datasets; several: title,text", False)
+    config_name: str = setting("", "configuration of a dataset on the Hub, such as 20231101.ru", False)
     split: str = setting("train", "split of a dataset on the Hub", False)
+    streaming: bool = setting(False, "read a dataset on the Hub as it arrives, without a copy on the disk", False)
+    max_words: int = setting(0, "read only this many words of the text; 0 = all", False)
     cache_dir: str = setting("", "folder for the encoded corpus; default: beside the caches of datasets", False)
     output_dir: str = setting("outputs/word2vec", "folder for the model, its results and its checkpoints", False)
     init_from: str = setting("", "model folder or Hub id to continue from with this text; its new words are added")
@@ -118,8 +121,9 @@ class Word2VecTrainingConfig(RunConfig):
             raise ValueError(f"phrase_thresholds must be positive, not {self.phrase_thresholds}")
         if self.phrase_thresholds and self.init_from:
             raise ValueError("phrase_thresholds cannot be set with init_from: text is joined as the model's was")
-        if self.max_vocab_size < 0:
-            raise ValueError(f"max_vocab_size must not be negative, but is {self.max_vocab_size}")
+        for name in ("max_vocab_size", "max_words"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not 0 < self.initializer_scale:
             raise ValueError(f"initializer_scale must be positive, not {self.initializer_scale}")
 
@@ -157,7 +161,14 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     Raises:
         InputError: It cannot be read.
     """
-    source: dict[str, Any] = {"source": config.corpus, "column": config.column, "split": config.split}
+    source: dict[str, Any] = {
+        "source": config.corpus,
+        "column": config.column,
+        "split": config.split,
+        "config_name": config.config_name or None,
+        "streaming": config.streaming,
+        "max_words": config.max_words or None,
+    }
     cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
     analyzer = config.analyzer or _SEGMENTERS.get(config.language)
