@@ -25,6 +25,7 @@ from hfembed.training.optim import make_optimizer, make_schedule
 from hfembed.training.run import PATIENCE, Run
 from hfembed.training.samplers import ShardedBatchSampler
 from hfembed.training.state import Checkpoints, Progress
+from hfembed.training.sync_batch_norm import synchronize_batch_norms
 
 # (model, batch[, discriminator])
 ComputeLoss = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
@@ -66,6 +67,7 @@ class Task:
         greater_is_better: Its direction.
         draw: (model in eval mode, path of a PNG): draws what the model does, as often as `evaluate`, on the main
             process.
+        save_more: Writes what belongs to the model besides it and the processor into its folder.
         discriminator: Trained beside the model by an optimizer of its own, with the same settings but for its learning
             rate and a momentum of 0.5 for Adam; part of checkpoints, not of the result.
         discriminator_learning_rate: At its peak; 0 for the model's.
@@ -84,6 +86,7 @@ class Task:
     primary_metric: str = "loss"
     greater_is_better: bool = True
     draw: Callable[[PreTrainedModel, Path], None] | None = None
+    save_more: Callable[[Path], None] | None = None
     head: RankedPart | None = None
     discriminator: torch.nn.Module | None = None
     discriminator_learning_rate: float = 0.0
@@ -185,6 +188,8 @@ def train(run: Run, task: Task) -> None:
         total_steps = min(total_steps, config.max_steps)
     if not run.identify(total_steps, steps_per_epoch=steps_per_epoch):
         return
+    if config.sync_batch_norm and accelerator.num_processes > 1:
+        synchronize_batch_norms(task.model, accelerator.device)
     if task.sampler.batch_size == 1 and any(isinstance(part, torch.nn.BatchNorm1d) for part in task.model.modules()):
         raise InputError(
             f"batch_size {config.batch_size} leaves one sample per rank and gradient accumulation step, and batch "
@@ -233,6 +238,8 @@ def train(run: Run, task: Task) -> None:
     def save(folder: Path) -> None:
         model_to_keep.save_pretrained(folder)
         task.processor.save_pretrained(folder)
+        if task.save_more is not None:
+            task.save_more(folder)
 
     metrics: dict[str, float] = {}
     if progress.step < total_steps:

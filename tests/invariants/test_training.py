@@ -193,6 +193,15 @@ def test_one_rank_is_two_ranks_is_accumulation(tmp_path):
 
 
 @pytest.mark.multiprocess
+def test_one_rank_is_two_ranks_with_batch_norm_where_it_is_synchronized(tmp_path):
+    recipe = CLASSIFICATION | {"sync_batch_norm": True, "dropout": 0.0, "evaluate_every": 0, "num_workers": 0}
+    one = losses(train(recipe, tmp_path / "one"))
+    assert losses(train(recipe, tmp_path / "two", 2)) == pytest.approx(one, rel=1e-3)
+    weights = [load_file(tmp_path / name / "run" / "model.safetensors") for name in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+
+
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("head", ["elasticface", "curricularface"])
 def test_margins_and_progress_are_the_same_on_any_ranks_and_after_a_kill(tmp_path, head):
     recipe = SAME_ON_ANY_RANKS | {"head": head, "scale": 16.0, "margin_deviation": 0.3}

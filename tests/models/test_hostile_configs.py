@@ -138,6 +138,7 @@ ABSURD = {
     "embedding": ({"embedding_size": 10**12}, "embedding_size"),
     "image": ({"image_size": [10**6, 10**6]}, "image_size"),
     "people": ({"num_labels": 10**10}, "num_labels"),
+    "people without names": ({"num_people": 10**10, "id2label": None, "label2id": None}, "num_people"),
     "more than 64 bits": ({"embedding_size": 10**400}, "embedding_size"),
     "not a number": ({"scale": float("nan")}, "scale"),
     "infinite": ({"triplet_margin": float("inf")}, "triplet_margin"),
