@@ -52,7 +52,7 @@ class TemplateSet(NamedTuple):
         media: (F,) int64, the photo or film that a face comes from.
         landmarks: (F, 5, 2) float32, in pixels.
         scores: (F,) float32, of the detector.
-        pairs: (P, 2) int64, templates.
+        pairs: (P, 2) int32, templates by their position among all, rising.
         same: (P,) bool.
         galleries: Templates (G,) and people (G,) of each gallery; none where the lists are not there.
         probes: Those of the probes; None where the list is not there.
@@ -97,15 +97,16 @@ def read_template_set(folder: str | Path) -> TemplateSet:
     scores = points["score"].to_numpy()
     if not (np.isfinite(landmarks).all() and np.isfinite(scores).all()):
         raise InputError(f"{folder}: a landmark or a score is not finite")
-    pairs = _read(_find(folder, "_template_pair_label.txt"), dict.fromkeys(["a", "b", "same"], pa.int64()))
+    pairs = _read(
+        _find(folder, "_template_pair_label.txt"), dict.fromkeys(["a", "b"], pa.int64()) | {"same": pa.int8()}
+    )
     galleries = [_read_people(path) for path in sorted((folder / "meta").glob("*_1N_gallery_G*.csv"))]
     probes = [_read_people(path) for path in (folder / "meta").glob("*_1N_probe_mixed.csv")]
-    templates = faces["template"].to_numpy()
-    both = np.stack([pairs["a"].to_numpy(), pairs["b"].to_numpy()], 1)
-    for asked in (both.ravel(), *(each[0] for each in (*galleries, *probes))):
-        if len(strangers := np.setdiff1d(asked, templates)):
-            raise InputError(f"{folder}: no face belongs to template {strangers[0]}, which a list compares")
-    media, same = faces["media"].to_numpy(), pairs["same"].to_numpy() == 1
+    templates, media, same = faces["template"].to_numpy(), faces["media"].to_numpy(), pairs["same"].to_numpy() == 1
+    names = np.unique(templates)
+    both = np.stack([_positions(names, pairs[side], folder) for side in "ab"], 1)
+    for asked, _ in (*galleries, *probes):
+        _positions(names, pa.chunked_array([asked]), folder)
     crops = folder / "loose_crop"
     return TemplateSet(
         name, crops, files, templates, media, landmarks, scores, both, same, galleries, probes[0] if probes else None
@@ -172,7 +173,7 @@ def evaluate_templates(
     names, vectors = pool_templates(embeddings, tested.templates, tested.media, weights)
     failed = np.isnan(vectors[:, 0])
     vectors = np.nan_to_num(vectors)
-    rows_a, rows_b = (np.searchsorted(names, tested.pairs[:, side]) for side in (0, 1))
+    rows_a, rows_b = tested.pairs.T
     scores = score_pairs(vectors, rows_a, rows_b)
     curve = verification.roc(scores, tested.same, failed[rows_a] | failed[rows_b])
     metrics: dict[str, float] = {}
@@ -281,6 +282,20 @@ def _identify(
         if far_is_carried(fpir, strangers):
             figures[f"tpir_at_fpir_{fpir:g}"] = 100 * identification.detection_and_identification(found, fpir).rate
     return figures
+
+
+def _positions(names: np.ndarray, asked: pa.ChunkedArray, folder: Path) -> np.ndarray:
+    """Where templates stand among all, (n,) int32."""
+    positions = np.empty(len(asked), dtype=np.int32)
+    start = 0
+    for chunk in asked.chunks:
+        templates = chunk.to_numpy(zero_copy_only=False)
+        places = np.searchsorted(names, templates).clip(max=len(names) - 1)
+        if len(strangers := templates[names[places] != templates]):
+            raise InputError(f"{folder}: no face belongs to template {strangers[0]}, which a list compares")
+        positions[start : start + len(places)] = places
+        start += len(places)
+    return positions
 
 
 def _find(folder: Path, suffix: str) -> Path:

@@ -337,18 +337,26 @@ def _checked(
 def _falling(scores: np.ndarray, failed: np.ndarray) -> np.ndarray:
     """Indices of the scored pairs, highest score first."""
     scored = np.flatnonzero(~failed)
-    return scored[np.argsort(-scores[scored], kind="stable")]
+    scored = scored[::-1]  # a stable order that rises, turned around, falls with equal scores in the order given
+    return scored[np.argsort(scores[scored], kind="stable")[::-1]]
 
 
 def _sweep(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Candidate thresholds and the genuine and impostor pairs accepted at each; `scores` must fall."""
-    last_of_equals = np.flatnonzero(np.diff(scores, append=-np.inf))
+    last_of_equals = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    # in place where it can be: a protocol has ten million pairs and more
+    thresholds = np.full(len(last_of_equals) + 1, np.inf)
     upper, lower = scores[last_of_equals[:-1]], scores[last_of_equals[1:]]
-    middle = lower + (upper - lower) / 2
-    middle = np.where(middle > lower, middle, upper)  # no number lies between neighboring floats
-    thresholds = np.concatenate([[np.inf], middle, [-np.inf]])
-    true_accepts = np.concatenate([[0], np.cumsum(same)[last_of_equals]])
-    false_accepts = np.concatenate([[0], last_of_equals + 1]) - true_accepts
+    middle = np.subtract(upper, lower, out=thresholds[1:-1])
+    middle /= 2
+    middle += lower
+    np.copyto(middle, upper, where=middle <= lower)  # no number lies between neighboring floats
+    thresholds[-1] = -np.inf
+    true_accepts = np.zeros(len(thresholds), dtype=np.int64)
+    true_accepts[1:] = np.cumsum(same)[last_of_equals]
+    last_of_equals += 1
+    false_accepts = np.append(0, last_of_equals)
+    false_accepts -= true_accepts
     return thresholds, true_accepts, false_accepts
 
 

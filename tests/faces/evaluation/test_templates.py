@@ -71,7 +71,7 @@ def test_figures_are_those_of_plain_loops(tmp_path, weight):
     np.testing.assert_allclose(pooled, [vectors[name] for name in names.tolist()], atol=1e-5)
 
     metrics, details, _ = evaluate_templates(tested, embeddings, norms, weight)
-    scores = np.array([vectors[a] @ vectors[b] for a, b in tested.pairs.tolist()])
+    scores = np.array([vectors[names[a]] @ vectors[names[b]] for a, b in tested.pairs.tolist()])
     impostors = np.sort(scores[~tested.same])[::-1]
     for far in (0.1, 0.01):
         threshold = impostors[int(far * len(impostors))]
