@@ -84,7 +84,9 @@ def write_fasttext(path: str | Path, file: FastTextFile) -> None:
         stream.write(struct.pack("<3i", epochs, config["min_count"], config["negative"]))
         stream.write(struct.pack("<3i", word_ngrams, _NEGATIVE_SAMPLING, kind))
         stream.write(struct.pack("<4id", buckets, smallest, largest, update_rate, config["sample"]))
-        stream.write(struct.pack("<3i2q", num_words, num_words, 0, int(file.counts.sum()), -1))  # no labels, not pruned
+        stream.write(
+            struct.pack("<3i2q", num_words, num_words, 0, int(file.counts.sum()), -1)
+        )  # no labels, not pruned
         for word, count in zip(file.words, file.counts.tolist(), strict=True):
             encoded = word.encode()
             if b"\0" in encoded or len(encoded) > _LONGEST_WORD_BYTES:
