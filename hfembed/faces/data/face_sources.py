@@ -136,8 +136,11 @@ def open_source(
     if records is not None:
         table = _open_records(records)
         return table.to_iterable_dataset() if streaming else table
+    if Path(text, "state.json").is_file():
+        table = _open_saved(text)
+        return table.to_iterable_dataset() if streaming else table
     shards = _shards(text)
-    if shards is None and Path(text).exists() and not Path(text, "state.json").is_file():
+    if shards is None and Path(text).exists():
         what = _OTHER_FORMATS.get(Path(text).suffix.lower())
         if what is not None and Path(text).is_file():
             raise InputError(f'"{text}" is {what}')
@@ -153,12 +156,6 @@ def open_source(
         if not streaming and not shard.endswith(".parquet"):
             check_tar(shard)
     try:
-        if Path(text, "state.json").is_file():
-            table = datasets.load_from_disk(text)
-            if isinstance(table, datasets.DatasetDict):
-                raise InputError(f'"{text}" has the splits {", ".join(table)}: name the folder of one')
-            table = own.images(table, _IMAGE_NAMES)
-            return table.to_iterable_dataset() if streaming else table
         if shards is not None and not Path(text).is_dir():
             kind = "parquet" if shards[0].endswith(".parquet") else "webdataset"
             table = datasets.load_dataset(kind, data_files=shards, split="train", streaming=streaming)
@@ -247,12 +244,13 @@ def assemble(
     for chunk in {id(chunk): chunk for chunk in added["landmarks"].chunks}.values():
         state.update(_content(chunk))
     state.update(order.tobytes())
-    table = datasets.Dataset(
+    return datasets.Dataset(
         concat_tables([photos.table.data, InMemoryTable(added)], axis=1),
         info=datasets.DatasetInfo(features=features),
+        # each `select` of a data set copies the names of all people several times
+        indices_table=InMemoryTable(pa.table({"indices": pa.array(order, pa.uint64())})),
         fingerprint=state.hexdigest()[:16],
     )
-    return table.select(order, new_fingerprint=state.hexdigest()[16:32])
 
 
 def landmarks_column(
@@ -455,6 +453,15 @@ def _open_tars(files: list[str]) -> datasets.Dataset:
         features["landmarks"] = LANDMARKS_FEATURE
     fingerprint = hashlib.sha256(f"{state}{shared}".encode()).hexdigest()[:16]
     return dataset_of(columns, features, fingerprint).select(photo_rows, new_fingerprint=f"{fingerprint}-photos")
+
+
+def _open_saved(folder: str) -> datasets.Dataset:
+    """What `Dataset.save_to_disk` wrote."""
+    try:
+        table = datasets.load_from_disk(folder)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise InputError(f'"{folder}" cannot be read as a saved data set: {first_line(error)}') from error
+    return OwnFiles(folder).images(table, _IMAGE_NAMES)
 
 
 def _record_file(source: str) -> Path | None:
