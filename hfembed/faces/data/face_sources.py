@@ -176,6 +176,23 @@ def open_source(
         raise InputError(f'"{text}" cannot be opened: {first_line(error)}') from error
 
 
+def splits_of(source: str) -> list[str]:
+    """The splits of a folder of Parquet or of a Hub repository.
+
+    Raises:
+        InputError: There is no such data set.
+    """
+    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise InputError(f'"{source}" is not a file, folder or Hub repository id')
+    try:
+        check_dataset_card(source)
+        return datasets.get_dataset_split_names(source)
+    except InputError:
+        raise
+    except (DatasetNotFoundError, OSError, ValueError, pa.ArrowInvalid) as error:
+        raise InputError(f'"{source}" cannot be opened: {first_line(error)}') from error
+
+
 def read_photos(source: str | Path, *, split: str | None = None, follow_links: bool = True) -> Photos:
     """Open a source and find out who is in each photo.
 
