@@ -100,6 +100,8 @@ def _expected(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRAS:
         module = str(error.name).partition(".")[0]
         return f'{module} is not installed: pip install "hfembed[{_EXTRAS[module]}]"'
+    if isinstance(error, ModuleNotFoundError) and "pip install" in str(error):
+        return first_line(error)
     if isinstance(error, InputError):
         return " ".join(str(error).splitlines())
     if isinstance(error, MemoryError):

@@ -14,8 +14,9 @@ from hfembed.errors import exit_on_input_error
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.images.evaluation.reconstruction import pca_reconstruction, psnr, reconstruct, ssim
+from hfembed.images.evaluation.reconstruction_pictures import draw_rows
 from hfembed.images.morphing import midpoint_sharpness, morph
-from hfembed.images.pictures import to_pictures, write_animation, write_grid
+from hfembed.images.pictures import to_pictures, write_animation
 
 UNSEEN = 1_000_000  # seed of the synthetic people
 
@@ -36,21 +37,19 @@ def main() -> None:
     unseen, known = draw(12, UNSEEN), draw(150, 0)
     numbers = model.config.num_latents
     reconstructions = {
+        "this model": reconstruct(model, unseen)[0],
         f"PCA, {numbers} dimensions": pca_reconstruction(known, unseen, numbers),
-        f"this model, reloaded from {folder}": reconstruct(model, unseen)[0],
     }
-    print(f"\n{'synthetic faces of unseen people':64}{'PSNR':>6}{'SSIM':>8}")
+    print(f"\n{folder}, reloaded\n{'synthetic faces of unseen people':64}{'PSNR':>6}{'SSIM':>8}")
     for name, images in reconstructions.items():
         print(f"  {name:62}{psnr(images, unseen):6.2f}{ssim(images, unseen):8.3f}")
 
     chosen = np.arange(0, len(unseen), 8)  # a photo of each
-    rows = {"photos": unseen[chosen], **{name: images[chosen] for name, images in reconstructions.items()}}
-    write_grid([to_pictures(row) for row in rows.values()], folder / "reconstructions.png", 2, list(rows))
+    rows = {"photo": unseen[chosen], **{name: images[chosen] for name, images in reconstructions.items()}}
+    draw_rows(rows, folder / "reconstructions.png")
     frames = morph(model, unseen[0], unseen[8], steps=25)
     write_animation(to_pictures(frames), folder / "morph.gif", scale=4)
-    print(
-        f"\npictures: {folder}/reconstructions.png (photos, PCA, model), morph.gif; a model card: {folder}/README.md"
-    )
+    print(f"\npictures: {folder}/reconstructions.png (photo, model, PCA), morph.gif; a model card: {folder}/README.md")
     print(f"the middle of the morph is {100 * midpoint_sharpness(frames):.0f} % as sharp as its ends")
 
 

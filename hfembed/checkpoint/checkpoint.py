@@ -13,6 +13,7 @@ from hfembed.checkpoint.files import (
     CONFIG_FILE,
     DETECTOR_FOLDER,
     INDEX_FILE,
+    PEOPLE_FILE,
     PROCESSOR_FILE,
     RESULTS_FILE,
     STATISTICS_FILE,
@@ -22,6 +23,7 @@ from hfembed.checkpoint.files import (
 )
 from hfembed.checkpoint.fingerprint import file_metadata, fingerprint_weights, refuse_pickles
 from hfembed.checkpoint.json_notes import read_json, write_json
+from hfembed.checkpoint.people_file import read_people
 from hfembed.checkpoint.saving import finish_save
 from hfembed.checkpoint.validation import check_checkpoint, parse_config
 from hfembed.errors import InputError
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # what a loader reads; everything else in a repository stays there
 _DOWNLOADED = (
-    CONFIG_FILE, PROCESSOR_FILE, TRAINING_FILE, RESULTS_FILE, STATISTICS_FILE, WEIGHTS_FILE, INDEX_FILE,
+    CONFIG_FILE, PROCESSOR_FILE, TRAINING_FILE, RESULTS_FILE, STATISTICS_FILE, WEIGHTS_FILE, INDEX_FILE, PEOPLE_FILE,
     "model-*.safetensors", *WORD_FILES,
 )  # fmt: skip
 
@@ -147,6 +149,20 @@ class Checkpoint:
         """
         notes = self._read(TRAINING_FILE)
         return notes if self.matches(notes, TRAINING_FILE) else {}
+
+    @property
+    def people(self) -> list[str]:
+        """Names of the people that a face embedder was trained on, by label; empty where they are not known.
+
+        From people.txt, where there are too many for config.json; it is read only here.
+
+        Raises:
+            InputError: config.json or people.txt is missing or damaged.
+        """
+        config = self.config
+        if config.get("num_people"):
+            return read_people(self.folder / PEOPLE_FILE, self.name, config["num_people"])
+        return list((config.get("id2label") or {}).values())
 
     @property
     def split(self) -> dict[str, Any]:

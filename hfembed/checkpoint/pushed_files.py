@@ -14,6 +14,7 @@ from hfembed.checkpoint.files import (
     CONFIG_FILE,
     DETECTOR_FOLDER,
     INDEX_FILE,
+    PEOPLE_FILE,
     PROCESSOR_FILE,
     RESULTS_FILE,
     STATISTICS_FILE,
@@ -27,7 +28,7 @@ from hfembed.errors import InputError
 
 # JSON that is read by people and by us; the paths of this machine in it are cut to their last part
 _NOTES = (CONFIG_FILE, PROCESSOR_FILE, TRAINING_FILE, RESULTS_FILE)
-_IMAGE_MODEL = (PROCESSOR_FILE, STATISTICS_FILE)
+_IMAGE_MODEL = (PROCESSOR_FILE, PEOPLE_FILE, STATISTICS_FILE)
 # the last three are for sentence-transformers, 1_Pooling of models that older versions saved
 _WORD_MODEL = (*WORD_FILES, "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([\w-][\w.-]*\.(?:png|jpe?g|gif|webp))\)")
@@ -36,8 +37,8 @@ _PICTURE = re.compile(r"!\[[^\]]*\]\(([\w-][\w.-]*\.(?:png|jpe?g|gif|webp))\)")
 def model_files(checkpoint: Checkpoint, card: str) -> dict[str, Path | bytes]:
     """List what belongs to a model.
 
-    By family: config, weights, processor or words, latent statistics, results.json, training.json, the card, the
-    pictures that the card shows, the code that config.json names, and the same of a detector in `detector/`.
+    By family: config, weights, processor or words, people.txt, latent statistics, results.json, training.json, the
+    card, the pictures that the card shows, the code that config.json names, and the same of a detector in `detector/`.
 
     Args:
         checkpoint: A complete one.

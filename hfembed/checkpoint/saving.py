@@ -12,6 +12,7 @@ from hfembed.checkpoint.files import (
     CONFIG_FILE,
     DETECTOR_FOLDER,
     INDEX_FILE,
+    PEOPLE_FILE,
     PROCESSOR_FILE,
     RESULTS_FILE,
     STATISTICS_FILE,
@@ -28,7 +29,7 @@ from hfembed.hub.card_marker import is_generated
 _SAVED = ".saved"
 _UNFINISHED = ".saving."
 _MANIFEST = "manifest.json"
-_PARTS = (WEIGHTS_FILE, INDEX_FILE, PROCESSOR_FILE, *WORD_FILES)
+_PARTS = (WEIGHTS_FILE, INDEX_FILE, PROCESSOR_FILE, PEOPLE_FILE, *WORD_FILES)
 _NOTES = (TRAINING_FILE, RESULTS_FILE, STATISTICS_FILE)
 
 

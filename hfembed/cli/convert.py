@@ -11,6 +11,7 @@ from hfembed.cli.commands import Answer, Commands, lazy_imports
 with lazy_imports():
     from hfembed.convert import (
         adaface,
+        diffusers_vae,
         dlib,
         facenet_pytorch,
         fasttext,
@@ -144,6 +145,16 @@ def convert_retinaface(
     check_destination(destination, overwrite)
     retinaface.convert_retinaface(source, destination, overwrite, trainer)
     return Answer.written(destination, f"{source}: a RetinaFace face detector; written to {destination}")
+
+
+@commands.command("diffusers-vae")
+def convert_diffusers_vae(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
+    """Convert an AutoencoderKL of diffusers, such as the VAE of Stable Diffusion: its folder, or a file in it."""
+    check_destination(destination, overwrite)
+    config = diffusers_vae.convert_diffusers_vae(source, destination, overwrite).config
+    size = f"{config.image_size[0]} x {config.image_size[1]}"
+    text = f"{source}: AutoencoderKL, f{config.stride}, {config.latent_channels} channels; written to {destination}"
+    return Answer.written(destination, text, stride=config.stride, latent_channels=config.latent_channels, size=size)
 
 
 @commands.command("word2vec")

@@ -249,30 +249,40 @@ def evaluate_reconstruction(
     held_out_share: options.HeldOutShare = None,
     split_seed: options.SplitSeed = None,
     embedder: Annotated[
-        str | None, typer.Option(help=f"{_EMBEDDER} that measures how well identity is kept; needs --landmarks.")
+        str | None,
+        typer.Option(help=f"{_EMBEDDER} that measures how well identity is kept; needs --landmarks or --aligned."),
     ] = None,
     landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
+    ] = False,
     pairs: Annotated[Path | None, typer.Option(help="LFW's pairs.txt: also verify people on reconstructions.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
 ) -> Answer:
-    """Measure an autoencoder on held-out people, beside PCA with as many dimensions."""
-    if embedder is not None and landmarks is None:
-        raise InputError("--embedder needs --landmarks: where the faces are in the photos")
+    """Measure an autoencoder on held-out people, beside PCA with as many dimensions and JPEG.
+
+    With latent statistics (hfembed fit-latents) its compressed files are measured too, and JPEG gets as many bytes.
+    """
+    if embedder is not None and (landmarks is None) != aligned:
+        raise InputError("--embedder needs --landmarks or --aligned: where the faces are in the photos")
     if pairs is not None and embedder is None:
         raise InputError("--pairs needs --embedder: whose embeddings are compared")
     checkpoint = _prepare(hub.model, model, output, num_threads)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
-    identity_model = None
-    if embedder is not None and landmarks is not None:
+    identity_model = codec = None
+    if embedder is not None:
         tested = None if pairs is None else lfw.read_pairs(pairs)
         networks = loading.load_face_embedder(hub.other_model(embedder), device)
         identity_model = reconstruction_report.make_identity_model(*networks, landmarks, tested)
+    if checkpoint.latent_statistics is not None:
+        codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
     report = reconstruction_report.report_reconstruction(
         *(autoencoder, processor, images, output),
         split=choose_split(checkpoint, held_out_share, split_seed),
         identity_model=identity_model,
+        codec=codec,
         pictures=pictures,
     )
     return _answer(report, output, reconstruction_report.summary(report))

@@ -1,7 +1,7 @@
 """`hfembed export`: write a checkpoint in another program's format."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -12,7 +12,10 @@ from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, say_new_na
 
 with lazy_imports():
     from hfembed.checkpoint import loading
-    from hfembed.export import gensim, onnx, spacy, static, with_code
+    from hfembed.export import diffusers_vae, gensim, onnx, spacy, static, with_code
+
+if TYPE_CHECKING:
+    from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
 _OLD_FORM = "--with-code"
 
@@ -73,10 +76,9 @@ def export_static(
     check_destination(output, overwrite)
     vectors = loading.load_word2vec(hub.model(model), "cpu")
     static.export_static(vectors, output)
-    text = f"written to {output}: SentenceTransformer({str(output)!r}) loads it"
-    if vectors.config.subwords is not None:
-        text += "; it has no subwords, so unknown words have no vector there"
-    return Answer.written(output, text)
+    return Answer.written(
+        output, f"written to {output}: SentenceTransformer({str(output)!r}) loads it{_lost(vectors)}"
+    )
 
 
 @commands.command("spacy")
@@ -90,10 +92,17 @@ def export_spacy(
     check_destination(output, overwrite)
     vectors = loading.load_word2vec(hub.model(model), "cpu")
     spacy.export_spacy(vectors, output)
-    text = f"written to {output}: load it with nlp.vocab.from_disk({str(output)!r})"
+    text = f"written to {output}: load it with nlp.vocab.from_disk({str(output)!r}){_lost(vectors)}"
+    return Answer.written(output, text)
+
+
+def _lost(vectors: "Word2VecModel") -> str:
+    """What a reader without hfembed does not know of the model."""
+    analyzer = vectors.require_vocabulary().rules.analyzer
+    text = "" if analyzer is None else f"; texts must be analyzed by {analyzer} first"
     if vectors.config.subwords is not None:
         text += "; it has no subwords, so unknown words have no vector there"
-    return Answer.written(output, text)
+    return text
 
 
 @commands.command("gensim")
@@ -107,6 +116,22 @@ def export_gensim(
     kind = gensim.export_gensim_model(hub.model(model), output)
     text = f"a gensim {kind} written to {output}: load it with gensim.models.{kind}.load"
     return Answer.written(output, text, kind=kind)
+
+
+@commands.command("diffusers-vae")
+def export_diffusers_vae(
+    model: options.Autoencoder,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    hub: Hub,
+    scaling_factor: Annotated[
+        float, typer.Option(help="What pipelines multiply latents by: one over their standard deviation.")
+    ] = 1.0,
+    overwrite: options.Overwrite = False,
+) -> Answer:
+    """Write an autoencoder_kl network that diffusers' AutoencoderKL.from_pretrained loads."""
+    check_destination(output, overwrite)
+    diffusers_vae.export_diffusers_vae(loading.load_autoencoder(hub.model(model), "cpu")[0], output, scaling_factor)
+    return Answer.written(output, f"written to {output}: AutoencoderKL.from_pretrained({str(output)!r}) loads it")
 
 
 @commands.command("fasttext")

@@ -60,6 +60,11 @@ def verify(
     else:
         lines.append(f"  probability of the same person {result.probability:.3f}, with equal priors")
     lines.append(f"  quality of the worse face {result.quality:.2f}")
+    lines += [
+        f"  {photo}: {count} faces, of which the largest was compared (--faces only refuses such a photo)"
+        for photo, count in zip((a, b), result.found or (), strict=False)
+        if count > 1
+    ]
     return Answer({**result._asdict(), "threshold_data": data}, "\n".join(lines))
 
 
@@ -203,6 +208,8 @@ def group(
     hub: Hub,
     model: options.AnalyzerOrEmbedder = None,
     aligned: Aligned = False,
+    turned: options.Turned = False,
+    max_image_size: options.MaxImageSize = None,
     far: Annotated[
         float | None, typer.Option(help="Merge groups at the threshold of this false accept rate; default: 1e-3.")
     ] = None,
@@ -219,11 +226,15 @@ def group(
     clustering.check_output(output)
     check_output_folder(output)
     listing = photo_files.find_photos(folder)  # this and what follows is reported before a model is loaded
+    clustering.check_count(len(listing.photos))
     if map_method != "none":
         projection_plot.check_method(map_method)
     checkpoint = hub.face_model(model)
     chosen = clustering.choose_threshold(checkpoint.thresholds, far) if threshold is None else threshold
-    faces = detection.read_face_crops(listing, checkpoint, aligned, device=device, min_quality=min_quality)
+    search = detection.Search(turned or None, max_image_size)
+    faces = detection.read_face_crops(
+        listing, checkpoint, aligned, device=device, min_quality=min_quality, search=search
+    )
     groups = clustering.group_embeddings(faces.embeddings, chosen, faces.files)
     clustering.write_groups(faces, groups, output, None if map_method == "none" else map_method)
     sizes = [int((groups == number).sum()) for number in range(int(groups.max()) + 1)]
@@ -254,6 +265,8 @@ def explain(
     hub: Hub,
     model: options.AnalyzerOrEmbedder = None,
     aligned: Aligned = False,
+    turned: options.Turned = False,
+    max_image_size: options.MaxImageSize = None,
     patch: Annotated[int, typer.Option(min=1, help="Side of the covering square, in pixels of the crop.")] = 24,
     stride: Annotated[int, typer.Option(min=1, help="Step between its positions, in pixels.")] = 8,
     min_quality: options.MinQuality = MIN_QUALITY,
@@ -264,7 +277,7 @@ def explain(
     photo_files.check_photos(a, b)
     with input_errors():
         embedder, processor, crop_a, crop_b = detection.read_face_pair(
-            a, b, hub.face_model(model), aligned, device, min_quality
+            a, b, hub.face_model(model), aligned, device, min_quality, detection.Search(turned or None, max_image_size)
         )
         map_a, similarity = occlusion.occlusion_map(embedder, processor, crop_a, crop_b, patch, stride)
         map_b, _ = occlusion.occlusion_map(embedder, processor, crop_b, crop_a, patch, stride)

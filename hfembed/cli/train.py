@@ -86,6 +86,7 @@ def launch(family: str, arguments: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from hfembed.errors import InputError
     from hfembed.training.config import read_config
 
     parser = launch_command_parser()
@@ -113,12 +114,22 @@ def launch(family: str, arguments: list[str]) -> None:
     except SignalException:
         sys.exit(130)
     except ChildFailedError as error:
+        # with SIGTERM the launcher ends the others
+        killed = [
+            rank
+            for rank, failure in error.failures.items()
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+        ]
+        if killed and not interrupts:
+            name = signal.Signals(-error.failures[killed[0]].exitcode).name
+            raise InputError(
+                f"rank {killed[0]} was killed ({name}), by somebody or for want of memory, and the others ended with "
+                "it: the same command with --resume continues from the newest checkpoint"
+            ) from None
         sys.exit(130 if interrupts else error.get_first_failure()[1].exitcode)
     except SystemExit as ended:
         sys.exit(130 if interrupts else ended.code)
     except ValueError as error:
-        from hfembed.errors import InputError
-
         raise InputError(f"accelerate launch: {error}") from error
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hfembed.checkpoint.checkpoint import Checkpoint
+
 # not used here: with it comes transformers, whose bars of files the command line turns off when this module is loaded,
 # before a converter is
 from hfembed.convert import foreign_checkpoint as foreign_checkpoint
@@ -21,7 +23,7 @@ _BLOCK = 1 << 20
 def get_checkpoint(
     known: KnownCheckpoint, destination: str | Path, overwrite: bool = False, file: Path | None = None, **hub: Any
 ) -> Source:
-    """Fetch a known checkpoint, compare it with its checksums, and convert it.
+    """Fetch a known checkpoint, compare it with its checksums, convert it, and store the thresholds known of it.
 
     Args:
         known: From the table.
@@ -41,6 +43,8 @@ def get_checkpoint(
         source = _fetch(known, Path(temporary), hub) if file is None else _take(known, file, Path(temporary))
         files = [Path(temporary) / known_file.name for known_file in source.files]
         _converter(known)(str(files[0] if len(files) == 1 else temporary), destination, overwrite)
+    if known.thresholds is not None:
+        Checkpoint.resolve(destination).store_thresholds(known.thresholds)
     return source
 
 

@@ -81,6 +81,7 @@ class KnownCheckpoint:
         note: What else to know of the license: chiefly what the network was trained on.
         sources: In the order of preference.
         lfw: LFW View 2 by our own protocol, gray photos of LFW-a; None where nobody has measured it.
+        thresholds: On the cosine, as of `FaceEmbedderConfig`, measured with `lfw`; None where it was not measured so.
     """
 
     name: str
@@ -92,6 +93,7 @@ class KnownCheckpoint:
     note: str
     sources: tuple[Source, ...]
     lfw: Measurement | None = None
+    thresholds: dict[str, Any] | None = None
 
     @property
     def size(self) -> int | None:
@@ -278,6 +280,16 @@ KNOWN_CHECKPOINTS = {
                 0.13,
                 "hfembed evaluate lfw --images lfw-a.tgz --pairs pairs.txt --output OUT",
             ),
+            thresholds={
+                "data": "lfw_view2, 6,000 pairs",
+                "impostors": 3000,
+                "genuine": 3000,
+                "accuracy": 0.3141682880490816,
+                "eer": 0.2846558541091446,
+                "far": {"0.1": 0.1944330216164229, "0.01": 0.2846558541091446, "0.001": 0.3464719270972821},
+                "calibration": {"slope": 32.37375534150802, "intercept": -9.910849899779624},
+                "norm": {"mean": 12.048683166503906, "std": 1.0890940427780151},
+            },
         ),
         KnownCheckpoint(
             name="auraface",

@@ -2,23 +2,22 @@
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist
 
 from hfembed.atomic import atomic_folder
 from hfembed.errors import InputError
+from hfembed.faces.average_linkage import average_linkage
 from hfembed.faces.detection import FaceCrops
 from hfembed.faces.projection_plot import ProjectionMethod, plot_projection, project
 
-MAX_FACES = 20_000  # all pairs are compared: 3 GB
+MAX_FACES = 2_000_000
+_ON_MAP = 5000  # faces, evenly taken from all
 GROUPS_FILE = "groups.csv"
 
 
@@ -37,19 +36,19 @@ def group_embeddings(embeddings: np.ndarray, threshold: float, photos: Sequence[
         (N,) int, the group of each face: 0 is the largest; groups of one size are in the order of their first face.
 
     Raises:
-        InputError: There are more than 20,000 faces, or an embedding or the threshold is not finite.
+        InputError: There are more than 2,000,000 faces, an embedding or the threshold is not finite, the threshold
+            joins more than 100,000,000 pairs, or above 200,000 faces faiss is not installed.
     """
-    if len(embeddings) > MAX_FACES:
-        raise InputError(f"{len(embeddings):,} faces are too many: all pairs are compared, at most {MAX_FACES:,}")
+    check_count(len(embeddings))
     if not (np.isfinite(embeddings).all() and np.isfinite(threshold)):
         raise InputError("an embedding or the threshold is not finite, so there are no groups")
     if len(embeddings) < 2:
         return np.zeros(len(embeddings), dtype=np.int64)
-    distances = pdist(np.asarray(embeddings, dtype=np.float64), "cosine")
-    for a, b in () if photos is None else _pairs_of_one_photo(photos):
-        # far enough that no mean over two groups that hold the pair comes near any threshold
-        distances[len(embeddings) * a - a * (a + 1) // 2 + b - a - 1] = 1e12
-    found = fcluster(linkage(distances, "average"), 1 - threshold, "distance")
+    faces_of: dict[str, list[int]] = {}
+    for face, photo in enumerate(photos or ()):
+        faces_of.setdefault(photo, []).append(face)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    found = average_linkage(unit, threshold, [together for together in faces_of.values() if len(together) > 1])
     _, first, position, size = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -size))
     number = np.empty(len(order), dtype=np.int64)
@@ -57,12 +56,14 @@ def group_embeddings(embeddings: np.ndarray, threshold: float, photos: Sequence[
     return number[position]
 
 
-def _pairs_of_one_photo(photos: Sequence[str]) -> Iterator[tuple[int, int]]:
-    faces: dict[str, list[int]] = {}
-    for face, photo in enumerate(photos):
-        faces.setdefault(photo, []).append(face)
-    for together in faces.values():
-        yield from combinations(together, 2)
+def check_count(faces: int) -> None:
+    """Refuse more faces than can be grouped; for as many photos, before the work.
+
+    Raises:
+        InputError: There are more than 2,000,000.
+    """
+    if faces > MAX_FACES:
+        raise InputError(f"{faces:,} faces are too many to group: at most {MAX_FACES:,}; group a part of them")
 
 
 def choose_threshold(thresholds: dict[str, Any] | None, far: float | None = None) -> float:
@@ -119,15 +120,17 @@ def write_groups(
     pages = Environment(loader=PackageLoader("hfembed.faces", "."), autoescape=True)  # file names may hold anything
     with atomic_folder(output) as folder:
         sheets: list[dict[str, Any]] = []
-        for group in range(int(groups.max()) + 1):
+        by_group = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+        for group, rows in enumerate(by_group):
             name = f"group_{group + 1:03d}"
             (folder / name).mkdir()
             members: list[dict[str, Any]] = []
-            for row in np.flatnonzero(groups == group):
+            total = faces.embeddings[rows].sum(0, dtype=np.float64)
+            for row in rows:
                 picture = f"{row:05d}.png"
                 Image.fromarray(faces.crops[row].squeeze()).save(folder / name / picture)
-                others = (groups == group) & (np.arange(len(groups)) != row)
-                mean = float((faces.embeddings[others] @ faces.embeddings[row]).mean()) if others.any() else None
+                own = faces.embeddings[row].astype(np.float64)
+                mean = float((total - own) @ own) / (len(rows) - 1) if len(rows) > 1 else None
                 members.append({"picture": picture, "file": faces.files[row], "mean_cosine": mean})
             sheet: dict[str, Any] = {"name": name, "members": members}
             page = pages.get_template("group.html.jinja").render(sheet)
@@ -135,7 +138,9 @@ def write_groups(
             sheets.append(sheet)
         has_map = len(groups) >= 4 and map_method is not None
         if has_map and map_method is not None:
-            plot_projection(project(faces.embeddings, map_method), faces.crops, groups, folder / "map.png")
+            shown = np.unique(np.linspace(0, len(groups) - 1, min(_ON_MAP, len(groups))).round().astype(int))
+            places = project(faces.embeddings[shown], map_method)
+            plot_projection(places, faces.crops[shown], groups[shown], folder / "map.png")
         page = pages.get_template("groups.html.jinja").render(
             sheets=sheets, faces=len(groups), failures=faces.failures, has_map=has_map
         )

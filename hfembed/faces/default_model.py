@@ -23,21 +23,9 @@ logger = logging.getLogger(__name__)
 
 MODEL_VARIABLE = "HFEMBED_FACE_MODEL"
 DETECTOR, EMBEDDER = "yunet", "sface"
-# on the cosine, of the weights that `hfembed models get` converts; LFW View 2, faces found by the detector above
-THRESHOLDS: dict[str, Any] | None = {
-    "data": "lfw_view2, 6,000 pairs",
-    "impostors": 3000,
-    "genuine": 3000,
-    "accuracy": 0.3141682880490816,
-    "eer": 0.2846558541091446,
-    "far": {"0.1": 0.1944330216164229, "0.01": 0.2846558541091446, "0.001": 0.3464719270972821},
-    "calibration": {"slope": 32.37375534150802, "intercept": -9.910849899779624},
-    "norm": {"mean": 12.048683166503906, "std": 1.0890940427780151},
-}
-MIRROR = "none"
 
 _NOTE = "default_model.json"
-_LAYOUT = 1  # raised when the same files are to be converted again
+_LAYOUT = 2  # raised when the same files are to be converted again
 
 
 def resolve_face_model(
@@ -77,7 +65,7 @@ def resolve_face_model(
 def default_folder() -> Path:
     """Where the default model is kept, under HF_HOME; another one for other files and thresholds."""
     files = [source.files for name in (DETECTOR, EMBEDDER) for source in KNOWN_CHECKPOINTS[name].sources]
-    content = hashlib.sha256(json.dumps([_LAYOUT, files, THRESHOLDS, MIRROR]).encode()).hexdigest()
+    content = hashlib.sha256(json.dumps([_LAYOUT, files, KNOWN_CHECKPOINTS[EMBEDDER].thresholds]).encode()).hexdigest()
     return Path(constants.HF_ASSETS_CACHE) / "hfembed" / f"{DETECTOR}-{EMBEDDER}-{content[:12]}"
 
 
@@ -116,11 +104,8 @@ def _make(folder: Path, hub: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name in (DETECTOR, EMBEDDER):
             get_checkpoint(KNOWN_CHECKPOINTS[name], Path(temporary) / name, **hub)
-        embedder = Checkpoint.resolve(Path(temporary) / EMBEDDER)
-        if THRESHOLDS is not None:
-            embedder.store_thresholds(THRESHOLDS, mirror=MIRROR)
         with atomic_folder(folder) as made:
-            compose_analyzer(Path(temporary) / DETECTOR, embedder, made)
+            compose_analyzer(Path(temporary) / DETECTOR, Path(temporary) / EMBEDDER, made)
             write_json(made / _NOTE, _fingerprints(made))
 
 

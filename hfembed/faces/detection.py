@@ -1,5 +1,6 @@
 """A folder of photos -> every face in it, cropped and embedded."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +19,21 @@ from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderMode
 from hfembed.photos import PhotoListing, find_photos
 
 
+class Search(NamedTuple):
+    """How the detector searches; see its `change_search`. None leaves what its config says."""
+
+    turned: bool | None = None
+    max_image_size: int | None = None
+
+
+_AS_CONFIGURED = Search()
+
+
 class FaceCrops(NamedTuple):
     """The faces of a folder.
 
     Attributes:
-        crops: (N, H, W, C) uint8, as the embedder sees them.
+        crops: (N, H, W, C) uint8, as the embedder sees them; in a file that ends with the array.
         embeddings: (N, D) float32, unit length.
         set_aside: One line for each photo with faces of too low a quality beside others.
     """
@@ -42,6 +53,7 @@ def read_face_crops(
     batch_size: int = 32,
     device: str = "auto",
     min_quality: float = MIN_QUALITY,
+    search: Search = _AS_CONFIGURED,
 ) -> FaceCrops:
     """Find and embed all faces in the photos of a folder.
 
@@ -55,7 +67,7 @@ def read_face_crops(
     if aligned:
         faces = _aligned(listing, model, batch_size, device)
     else:
-        faces = _detected(listing, model, batch_size, device, min_quality)
+        faces = _detected(listing, model, batch_size, device, min_quality, search)
     if not faces.files:
         name, reason = next(iter(faces.failures.items()))
         raise InputError(f"no face in any of the {len(listing.photos)} photos; the first, {name}: {reason}")
@@ -78,20 +90,35 @@ def _aligned(listing: PhotoListing, model: str | Path | Checkpoint, batch_size: 
 
 
 def _detected(
-    listing: PhotoListing, model: str | Path | Checkpoint, batch_size: int, device: str, min_quality: float
+    listing: PhotoListing,
+    model: str | Path | Checkpoint,
+    batch_size: int,
+    device: str,
+    min_quality: float,
+    search: Search,
 ) -> FaceCrops:
-    analyzer = FaceAnalyzer.from_pretrained(model, device)
+    analyzer = _load(model, device, search)
     photos = analyzer.stream(listing.photos, "all", batch_size, return_crops=True, min_quality=min_quality)
-    faces, failures, set_aside = [], {}, []
+    files: list[str] = []
+    embeddings: list[np.ndarray] = []
+    failures: dict[str, str] = {}
+    set_aside: list[str] = []
+    pixels = tempfile.TemporaryFile()
     for name, photo in zip(listing.names, photos, strict=True):
         if photo.problem:
             failures[name] = photo.problem.removeprefix(f"{photo.name}: ")
         elif line := describe_set_aside(photo):
             set_aside.append(line)
-        faces += [(name, face.crop, face.embedding) for face in photo.faces]
-    files, crops, embeddings = zip(*faces, strict=True) if faces else ((), (np.empty(0),), (np.empty(0),))
+        for face in photo.faces:
+            files.append(name)
+            embeddings.append(face.embedding)
+            crop = np.ascontiguousarray(face.crop)
+            pixels.write(crop.data)
+            shape = crop.shape
+    pixels.flush()
+    crops = np.memmap(pixels, np.uint8, "r", shape=(len(files), *shape)) if files else np.empty(0, np.uint8)
     thresholds = analyzer.embedder.config.thresholds
-    return FaceCrops(list(files), np.stack(crops), np.stack(embeddings), failures, thresholds, set_aside)
+    return FaceCrops(files, crops, np.array(embeddings), failures, thresholds, set_aside)
 
 
 def read_face_pair(
@@ -101,6 +128,7 @@ def read_face_pair(
     aligned: bool = False,
     device: str = "auto",
     min_quality: float = MIN_QUALITY,
+    search: Search = _AS_CONFIGURED,
 ) -> tuple[FaceEmbedderModel, FaceImageProcessor, torch.Tensor, torch.Tensor]:
     """Crop the largest face of each of two photos.
 
@@ -115,7 +143,7 @@ def read_face_pair(
         with input_errors():
             crops = [processor.align(photo) for photo in (a, b)]
     else:
-        analyzer = FaceAnalyzer.from_pretrained(model, device)
+        analyzer = _load(model, device, search)
         embedder, processor = analyzer.embedder, analyzer.embedder_processor
         photos = list(analyzer.stream([a, b], "largest", return_crops=True, min_quality=min_quality))
         for photo in photos:
@@ -124,3 +152,10 @@ def read_face_pair(
         crops = [np.asarray(photo.faces[0].crop) for photo in photos]
     first, second = (torch.from_numpy(crop.transpose(2, 0, 1).copy()) for crop in crops)
     return embedder, processor, first, second
+
+
+def _load(model: str | Path | Checkpoint, device: str, search: Search) -> FaceAnalyzer:
+    analyzer = FaceAnalyzer.from_pretrained(model, device)
+    with input_errors():
+        analyzer.detector.change_search(*search)
+    return analyzer

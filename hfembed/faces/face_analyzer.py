@@ -74,12 +74,14 @@ class AnalyzedPhoto(NamedTuple):
         error: Why the photo failed, in one line that names it; None where it did not. A photo without any face fails
             where just one was asked for.
         set_aside: Faces of too low a quality.
+        found: How many faces the detector found, the ones not asked for too.
     """
 
     name: str
     faces: list[Face]
     error: str | None = None
     set_aside: Sequence[Face] = ()
+    found: int = 0
 
     @property
     def problem(self) -> str | None:
@@ -103,6 +105,7 @@ class Verification(NamedTuple):
         probability: That they are one person, at even odds beforehand; None for a model without a calibration.
         quality: Of the worse of the two faces, in [0, 1]; None where it is not known. The lower it is, the nearer is
             the probability to one half.
+        found: How many faces each of the two photos shows, of which one was compared; None where embeddings were.
     """
 
     same: bool
@@ -112,6 +115,7 @@ class Verification(NamedTuple):
     far: float | None
     probability: float | None
     quality: float | None = None
+    found: tuple[int, int] | None = None
 
 
 class FaceAnalyzer:
@@ -385,7 +389,8 @@ class FaceAnalyzer:
             if photo.error:
                 raise InputError(photo.error)
         a, b = (photo.faces[0] for photo in photos)
-        return self.compare(a.embedding, b.embedding, far, min(a.quality.overall, b.quality.overall))
+        result = self.compare(a.embedding, b.embedding, far, min(a.quality.overall, b.quality.overall))
+        return result._replace(found=(photos[0].found, photos[1].found))
 
     def compare(
         self, embedding_a: np.ndarray, embedding_b: np.ndarray, far: float | None = None, quality: float | None = None
@@ -500,7 +505,10 @@ class FaceAnalyzer:
             except ValueError as error:
                 line = utf8_name(str(error))
                 errors[number] = line if names[number] in line else f"{names[number]}: {line}"
-        found = dict(zip(opened, self.find(list(opened.values()), faces), strict=True))
+        everything = self.find(list(opened.values()))
+        counts = {number: len(detected.scores) for number, detected in zip(opened, everything, strict=True)}
+        searched = [_largest(detected) for detected in everything] if faces == "largest" else everything
+        found = dict(zip(opened, searched, strict=True))
 
         crops, owners = [], []
         for number, detected in found.items():
@@ -528,8 +536,8 @@ class FaceAnalyzer:
             quality = assess(float(norm))
             results[number].append(Face(box, landmarks, quality, embedding, crop if return_crops else None))
         return [
-            _select(name, found_in, error, faces, min_quality)
-            for name, found_in, error in zip(names, results, errors, strict=True)
+            _select(name, found_in, error, faces, min_quality)._replace(found=counts.get(number, 0))
+            for number, (name, found_in, error) in enumerate(zip(names, results, errors, strict=True))
         ]
 
 
@@ -648,8 +656,8 @@ def _largest(faces: DetectedFaces) -> DetectedFaces:
     if len(faces.scores) == 0:
         return faces
     sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
-    largest = int(sides.prod(1).argmax())
-    return DetectedFaces(*(values[largest : largest + 1] for values in faces))
+    row = int(sides.prod(1).argmax())
+    return DetectedFaces(*(values[row : row + 1] for values in faces))
 
 
 def _name(photo: PhotoSource, number: int) -> str:

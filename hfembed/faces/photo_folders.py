@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
@@ -102,10 +103,14 @@ def read_gallery(
     check_person_names(people, folder)
     index, errors = EmbeddingIndex(origin=analyzer.origin), []
     photos = _stream(analyzer, listing.photos, "largest", batch_size, num_threads, show_progress_bar, min_quality)
-    for name, person, photo in zip(listing.names, people, photos, strict=True):
+    found: list[tuple[np.ndarray, str, str]] = []
+    for row, (name, person, photo) in enumerate(zip(listing.names, people, photos, strict=True), 1):
         errors += [photo.error] if photo.error else []
-        for face in photo.faces:
-            index.add(face.embedding[None], [person], [name])
+        found += [(face.embedding, person, name) for face in photo.faces]
+        if found and (len(found) >= 1000 or row == len(people)):
+            embeddings, labels, files = zip(*found, strict=True)
+            index.add(np.stack(embeddings), labels, files)
+            found = []
     if not len(index):
         raise InputError(f"none of the photos of {utf8_name(folder)} can be used; the first: {errors[0]}")
     errors += [f"no photo of {person} can be used" for person in sorted({*people} - {*index.names})]

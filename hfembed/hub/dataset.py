@@ -153,7 +153,7 @@ class OwnFiles:
         return table.remove_columns(name).add_column(name, rows, feature=_STORED_IMAGE).select_columns(order)
 
 
-def check_dataset_card(source: str, revision: str | None = None, token: str | None = None) -> None:
+def check_dataset_card(source: str, revision: str | None = None, token: str | None = None) -> str | None:
     """Refuse a data set whose card (or .huggingface.yaml) says that its data is elsewhere.
 
     `datasets` follows `data_files` of a card to any local path or URL.
@@ -163,13 +163,17 @@ def check_dataset_card(source: str, revision: str | None = None, token: str | No
         revision: Branch, tag or commit.
         token: Instead of this machine's.
 
+    Returns:
+        The commit of a repository, to be read instead of what may be pushed meanwhile; `None` for a folder.
+
     Raises:
         InputError: The card names files that are not part of the data set, or cannot be read.
     """
     cards = ("README.md", ".huggingface.yaml")
-    folder = Path(source)
+    folder, commit = Path(source), None
     if not folder.is_dir():
         folder = download_files(source, cards, repo_type="dataset", revision=revision, token=token)
+        commit = folder.name
     for file in (folder / name for name in cards):
         if not file.is_file():
             continue
@@ -185,6 +189,7 @@ def check_dataset_card(source: str, revision: str | None = None, token: str | No
             for place in _texts([notes.get("configs"), notes.get("data_files"), notes.get("data_dir")]):
                 if "://" in place or "::" in place or os.path.isabs(place) or ".." in re.split(r"[\\/]", place):
                     raise InputError(f"{source}: {file.name} names the file {place!r}, which is not part of the data")
+    return commit
 
 
 def _texts(value: Any) -> Iterator[str]:

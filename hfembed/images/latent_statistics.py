@@ -224,14 +224,21 @@ def decode_latents(model: AutoencoderModelBase, latents: torch.Tensor, batch_siz
 
 
 def _sensitivity(model: AutoencoderModelBase, latents: torch.Tensor, std: np.ndarray) -> np.ndarray:
-    """Central differences of half a standard deviation to either side, around latents spread over the set."""
+    """Central differences of half a standard deviation to either side, around latents spread over the set.
+
+    A decoder of a grid treats all its positions alike: each channel is probed at one position per image.
+    """
     spread = torch.linspace(0, len(latents) - 1, min(_PROBED_IMAGES, len(latents))).long()
-    probed = latents[spread].cpu()
-    result = np.zeros(len(std))
-    for number in np.flatnonzero(std > 0):
-        step = torch.zeros(len(std))
-        step[number] = 0.5 * std[number]
-        step = step.view(probed.shape[1:])
-        difference = decode_latents(model, probed + step) - decode_latents(model, probed - step)
-        result[number] = float(difference.square().mean().sqrt()) / std[number]
-    return result
+    probed = latents[spread].flatten(1).cpu()
+    channels, positions = latents.shape[1], latents[0, 0].numel()
+    places = torch.linspace(0, positions - 1, len(probed)).round().long()
+    result = np.zeros((channels, positions))
+    for number, deviation in enumerate(std.reshape(channels, positions).mean(1)):
+        if deviation > 0:
+            step = torch.zeros_like(probed)
+            step[torch.arange(len(probed)), number * positions + places] = 0.5 * deviation
+            above, below = (
+                decode_latents(model, (probed + sign * step).view(-1, *latents.shape[1:])) for sign in (1, -1)
+            )
+            result[number] = float((above - below).square().mean().sqrt()) / deviation
+    return result.ravel()

@@ -18,6 +18,6 @@ def render_index_card(index: "EmbeddingIndex", repo_id: str) -> str:
         license="other",
         license_name="as-the-photos-or-texts",
         # what the Hub's viewer shows; the vectors themselves are no table
-        configs=[{"config_name": "labels", "data_files": "labels.parquet"}],
+        configs=[{"config_name": "labels", "data_files": "table.parquet"}],
     )
     return str(DatasetCard.from_template(data, template_path=str(TEMPLATE), index=index, repo_id=repo_id))

@@ -7,16 +7,16 @@ import re
 import tempfile
 import warnings
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.json_notes import read_json, write_json
@@ -24,10 +24,12 @@ from hfembed.errors import InputError, first_line
 from hfembed.hub.card_marker import mark
 from hfembed.hub.commit import Pushed, commit_files, full_name
 from hfembed.hub.download import download_files
+from hfembed.index.approximate import ApproximateSearch, import_faiss
 from hfembed.index.card import render_index_card
 from hfembed.index.error_rates import far_is_carried
 from hfembed.index.min_quality import MIN_QUALITY, check_min_quality
 from hfembed.index.origin import Origin, shareable_name
+from hfembed.index.text_column import TextColumn, read_texts, write_texts
 from hfembed.index.vector_store import PRECISIONS, Precision, VectorStore
 from hfembed.photos import utf8_name
 
@@ -38,8 +40,17 @@ logger = logging.getLogger(__name__)
 
 Aggregation = Literal["max", "mean"]
 
-VECTORS_FILE, LABELS_FILE, INDEX_FILE = "embeddings.safetensors", "labels.parquet", "index.json"
-INDEX_FILES = (VECTORS_FILE, LABELS_FILE, INDEX_FILE)
+VECTORS_FILE, LABELS_FILE, PHOTOS_FILE, INDEX_FILE = (
+    "embeddings.safetensors", "labels.arrow", "files.arrow", "index.json"
+)  # fmt: skip
+APPROXIMATE_FILE = "approximate.safetensors"  # of an index that was given `build_approximate`
+INDEX_FILES = (VECTORS_FILE, LABELS_FILE, PHOTOS_FILE, INDEX_FILE)
+TABLE_FILE = "table.parquet"  # label and file of every row, for the Hub's viewer alone
+_OLD_LABELS_FILE = "labels.parquet"  # of hfembed 0.1: label and file of every row
+_OTHER_FILES = (APPROXIMATE_FILE, _OLD_LABELS_FILE)
+_MERGED_AT_A_TIME = 65_536
+_QUERIES = 64  # searched at a time
+_CANDIDATES = 200  # of an approximate search, at least
 FPIR_TARGETS = (0.1, 0.01, 0.001)
 
 # the names of hfembed 0.1, still accepted
@@ -64,8 +75,8 @@ class Matches(NamedTuple):
 class EmbeddingIndex:
     """A gallery of embeddings by label: many photos per person, one vector per word, whatever has a name.
 
-    Search is exact: every query is compared with every vector. Cosine similarity throughout; vectors need not have
-    unit length.
+    Search is exact: every query is compared with every vector, until `build_approximate`. Cosine similarity
+    throughout; vectors need not have unit length.
 
     Args:
         precision: How vectors are kept: "float32", "float16" (half the memory) or "int8" (a quarter; one scale per
@@ -97,16 +108,19 @@ class EmbeddingIndex:
         origin = model if origin is None else origin
         self.origin = origin if isinstance(origin, Origin) else Origin(shareable_name(origin))
         self.thresholds: dict[str, dict[str, Any]] = {}
-        self._names: list[str] = []  # each label once, in the order of its first vector
-        self._number: dict[str, int] = {}  # label -> its position in _names
-        self._label_of = np.empty(0, dtype=np.int64)  # (N,) position in _names of each row
-        self._files: list[str | None] = []
+        # Rows are kept at places, which a removal leaves empty: what was read from a file stays in the file
+        self._names = TextColumn()  # each label once, in the order of its first vector
+        self._gone_names: set[int] = set()
+        self._labels = np.empty(0, dtype=np.int32)  # place in _names of each row's label; longer than there are rows
+        self._files = TextColumn()
+        self._gone = np.empty(0, dtype=np.int64)  # places of removed rows, ascending
         self._vectors: VectorStore | None = None  # made by the first add, which tells the dimension
+        self._approximate: ApproximateSearch | None = None
         self._means: VectorStore | None = None  # made by the first search that needs it
 
     def __repr__(self) -> str:
         return (
-            f"EmbeddingIndex({len(self)} vectors, {len(self._names)} labels, dimension={self.dimension}, "
+            f"EmbeddingIndex({len(self)} vectors, {self.label_count} labels, dimension={self.dimension}, "
             f"precision={self.precision!r}, model={self.model!r})"
         )
 
@@ -117,25 +131,31 @@ class EmbeddingIndex:
 
     def __len__(self) -> int:
         """Number of vectors."""
-        return len(self._files)
+        return len(self._files) - len(self._gone)
 
     def __contains__(self, label: object) -> bool:
-        return label in self._number
+        return isinstance(label, str) and self._find(label) is not None
+
+    @property
+    def label_count(self) -> int:
+        """Number of different labels."""
+        return len(self._names) - len(self._gone_names)
 
     @property
     def names(self) -> list[str]:
         """Every label once, in the order of first addition."""
-        return list(self._names)
+        everything = self._names.arrow().to_pylist()
+        return [name for place, name in enumerate(everything) if place not in self._gone_names]
 
     @property
     def labels(self) -> list[str]:
         """The label of each row."""
-        return [self._names[number] for number in self._label_of]
+        return cast(list[str], self._names.take(self._label_of[self._places()]))
 
     @property
     def files(self) -> list[str | None]:
         """The file of each row."""
-        return list(self._files)
+        return self._files.take(self._places())
 
     @property
     def dimension(self) -> int | None:
@@ -196,10 +216,14 @@ class EmbeddingIndex:
         if self._vectors is None:
             self._vectors = VectorStore(vectors.shape[1], self.precision)
         self._vectors.append(vectors)
-        numbers = [self._number.setdefault(utf8_name(label), len(self._number)) for label in labels]
-        self._names += list(islice(self._number, len(self._names), None))
-        self._label_of = np.concatenate([self._label_of, np.array(numbers, dtype=np.int64)])
-        self._files += [None if file is None else utf8_name(str(file)) for file in files]
+        if self._approximate is not None:
+            self._approximate.append(vectors)
+        numbers = self._names.number([utf8_name(label) for label in labels], self._gone_names)
+        start, end = len(self._files), len(self._files) + len(numbers)
+        if end > len(self._labels):  # grows by half: each number is copied a few times only
+            self._labels = np.concatenate([self._labels[:start], np.empty(max(start // 2, end - start), np.int32)])
+        self._labels[start:end] = numbers
+        self._files.append([None if file is None else utf8_name(str(file)) for file in files])
         self._changed()
         return poor
 
@@ -209,17 +233,18 @@ class EmbeddingIndex:
         Raises:
             InputError: The index has no such label.
         """
-        if label not in self._number:
+        number = self._find(label)
+        if number is None:
             raise InputError(f"the index has no label {label!r}")
-        gone = self._number.pop(label)
-        kept = self._label_of != gone
-        self._store().keep(torch.from_numpy(kept))
-        self._label_of = self._label_of[kept] - (self._label_of[kept] > gone)
-        self._files = [file for file, keep in zip(self._files, kept, strict=True) if keep]
-        self._names = [name for name in self._names if name != label]
-        self._number = {name: number for number, name in enumerate(self._names)}
+        gone = np.flatnonzero(self._label_of == number)
+        gone = gone[~np.isin(gone, self._gone)]
+        self._store().hide(torch.from_numpy(gone))
+        self._gone = np.union1d(self._gone, gone)
+        self._gone_names.add(number)
         self._changed()
-        return int((~kept).sum())
+        if len(self._gone) > len(self):
+            self._close_gaps()
+        return len(gone)
 
     def merge(self, other: "EmbeddingIndex") -> None:
         """Add everything that another index holds; equal labels are one person.
@@ -234,7 +259,11 @@ class EmbeddingIndex:
         if difference:
             raise InputError(f"embeddings of the two indexes cannot be compared: {difference}; use one model for both")
         if len(other):
-            self.add(other.vectors(), other.labels, other.files)
+            labels, files = other.labels, other.files
+            for start in range(0, len(other), _MERGED_AT_A_TIME):
+                rows = slice(start, min(start + _MERGED_AT_A_TIME, len(other)))
+                vectors = other._store().rows(torch.from_numpy(other._places()[rows]))
+                self.add(vectors, labels[rows], files[rows])
             mine, its = self.origin, other.origin
             settings = {**its.settings, **mine.settings}
             self.origin = Origin(mine.model or its.model, mine.weights or its.weights, settings)
@@ -267,12 +296,14 @@ class EmbeddingIndex:
         Raises:
             InputError: The index has no such label.
         """
-        if label is not None and label not in self._number:
-            raise InputError(f"the index has no label {label!r}")
+        places = self._places()
+        if label is not None:
+            if (number := self._find(label)) is None:
+                raise InputError(f"the index has no label {label!r}")
+            places = places[self._label_of[places] == number]
         if self._vectors is None:
             return torch.empty(0, 0)
-        wanted = range(len(self)) if label is None else np.flatnonzero(self._label_of == self._number[label])
-        return self._vectors.rows(torch.as_tensor(np.asarray(wanted)))
+        return self._vectors.rows(torch.from_numpy(places))
 
     def nearest(self, queries: torch.Tensor | np.ndarray, top_k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Find the nearest vectors, whatever their labels.
@@ -288,8 +319,30 @@ class EmbeddingIndex:
         Raises:
             InputError: The index is empty, or the queries do not fit it.
         """
-        scores, rows = self._store().top_k(self._checked(queries), min(_positive(top_k), len(self)))
-        return scores.numpy(), rows.numpy()
+        self._store()
+        scores, places = self._top_k(self._checked(queries), min(_positive(top_k), len(self)))
+        return scores.numpy(), places.numpy() - np.searchsorted(self._gone, places.numpy())
+
+    def build_approximate(self, lists: int | None = None, probes: int = 32, code_bytes: int = 32) -> None:
+        """Let `nearest` and `search` by "max" look at a part of the vectors only: advised from a million on.
+
+        Inverted lists of product-quantized vectors (faiss) name candidates, which the vectors themselves then rank.
+        Added and removed rows are followed; `save_pretrained` and `push_to_hub` keep it.
+
+        Args:
+            lists: None takes the power of two below 2 sqrt(N).
+            probes: Lists searched for a query: more find more and take longer.
+            code_bytes: Of a vector, beside 8 bytes in memory and 4 in the file; a divisor of the dimension.
+
+        Raises:
+            InputError: faiss is not installed, there are fewer than 10,000 vectors, or a number does not fit them.
+        """
+        self._close_gaps()
+        self._approximate = ApproximateSearch.train(self._store(), lists, probes, code_bytes)
+
+    def drop_approximate(self) -> None:
+        """Search exactly again."""
+        self._approximate = None
 
     def to_faiss(self, factory: str = "Flat") -> "faiss.Index":
         """Copy the vectors into a faiss index, for approximate search.
@@ -304,10 +357,7 @@ class EmbeddingIndex:
         Raises:
             InputError: faiss is not installed, the index is empty, or faiss cannot make such an index of its vectors.
         """
-        try:
-            import faiss
-        except ImportError:
-            raise InputError('faiss is not installed: pip install "hfembed[index]"') from None
+        faiss = import_faiss()
         self._store()
         vectors = self.vectors().numpy()
         try:
@@ -344,7 +394,7 @@ class EmbeddingIndex:
         aggregation = _checked_aggregation(aggregation, template)
         vectors = self._checked(queries)
         store = self._store()
-        wanted = min(_positive(top_k), len(self._names))
+        wanted = min(_positive(top_k), self.label_count)
         threshold = None if fpir is None else self.threshold(fpir, aggregation)
         files: list[list[str | None]]
         if aggregation == "mean":
@@ -353,8 +403,8 @@ class EmbeddingIndex:
         else:
             scores, rows = self._best_of_each_label(store, vectors, wanted)
             numbers = self._label_of[rows]
-            files = [[self._files[row] for row in found] for found in rows]
-        labels = [[self._names[number] for number in found] for found in numbers]
+            files = _rows_of(self._files.take(rows), wanted)
+        labels = cast(list[list[str]], _rows_of(self._names.take(numbers), wanted))
         return Matches(labels, scores, files, None if threshold is None else scores[:, 0] >= threshold)
 
     def calibrate(
@@ -389,14 +439,15 @@ class EmbeddingIndex:
         """
         aggregation = _checked_aggregation(aggregation, template)
         if strangers is None:
-            if len(self._names) < 3:
+            if self.label_count < 3:
                 raise InputError(
-                    f"{len(self._names)} labels are too few to be strangers to each other: pass strangers"
+                    f"{self.label_count} labels are too few to be strangers to each other: pass strangers"
                 )
             rows = np.unique(np.linspace(0, len(self) - 1, min(max_probes, len(self))).round().astype(int))
-            probes, own = self._store().rows(torch.from_numpy(rows)), self._label_of[rows]
+            places = self._places()[rows]
+            probes, own = self._store().rows(torch.from_numpy(places)), self._names.take(self._label_of[places])
             matches = self.search(probes, top_k=2, aggregation=aggregation)
-            first_is_own = np.array([labels[0] for labels in matches.labels]) == np.array(self._names)[own]
+            first_is_own = np.array([labels[0] for labels in matches.labels]) == np.array(own)
             best = np.where(first_is_own, matches.scores[:, 1], matches.scores[:, 0])
             data = data or "each label searched among the others"
         else:
@@ -414,7 +465,7 @@ class EmbeddingIndex:
             allowed = int(np.floor(rate * len(best) * (1 + 1e-12)))  # this many strangers may be above the threshold
             middle = (falling[allowed - 1] + falling[allowed]) / 2
             thresholds[f"{rate:g}"] = float(max(middle, np.nextafter(falling[allowed], np.float32(2))))
-        stored = {"data": data, "strangers": len(best), "labels": len(self._names), "fpir": thresholds}
+        stored = {"data": data, "strangers": len(best), "labels": self.label_count, "fpir": thresholds}
         self.thresholds[aggregation] = stored
         return stored
 
@@ -438,7 +489,7 @@ class EmbeddingIndex:
         )
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `embeddings.safetensors`, `labels.parquet` and `index.json`, all or none of them.
+        """Write `embeddings.safetensors`, `labels.arrow`, `files.arrow` and `index.json`, all or none of them.
 
         Args:
             folder: A folder that is new, empty, or holds an index, which is then replaced.
@@ -448,9 +499,10 @@ class EmbeddingIndex:
             OSError: The folder cannot be written; an earlier index is left as it was.
         """
         self._store()
+        self._close_gaps()
         folder = check_index_folder(folder)
         with atomic_folder(folder) as temporary:
-            self._write(temporary, self._files)
+            self._write(temporary, self._files.arrow())
         return folder
 
     save = save_pretrained
@@ -496,7 +548,10 @@ class EmbeddingIndex:
                 raise InputError(f"{name}: no such folder, and not a valid repo id; expected 'owner/name'")
             folder = download_files(
                 repo_id,
-                [f"{subfolder}/{file}" if subfolder else file for file in INDEX_FILES],
+                [
+                    f"{subfolder}/{file}" if subfolder else file
+                    for file in (*INDEX_FILES, APPROXIMATE_FILE, _OLD_LABELS_FILE)
+                ],
                 repo_type="dataset",
                 revision=revision or named or None,
                 token=token,
@@ -505,10 +560,11 @@ class EmbeddingIndex:
             )
         index = cls._read(folder / subfolder, str(name))
         if precision not in ("auto", index.precision):
-            vectors = index.vectors()
             index.precision = cast(Precision, precision)
-            index._vectors = VectorStore(vectors.shape[1], index.precision)
-            index._vectors.append(vectors)
+            store = index._store()
+            index._vectors = VectorStore(store.dimension, index.precision)
+            for part in store.parts():
+                index._vectors.append(part)
         return index
 
     @classmethod
@@ -518,7 +574,8 @@ class EmbeddingIndex:
 
     @classmethod
     def _read(cls, folder: Path, name: str) -> "EmbeddingIndex":
-        for file in INDEX_FILES:
+        is_old = (folder / _OLD_LABELS_FILE).is_file()
+        for file in (VECTORS_FILE, _OLD_LABELS_FILE, INDEX_FILE) if is_old else INDEX_FILES:
             if not (folder / file).is_file():
                 raise InputError(f"{name} contains no index; {file} is missing")
         description = read_json(folder / INDEX_FILE, name)
@@ -529,21 +586,24 @@ class EmbeddingIndex:
             settings = dict(description.get("settings") or {})
             index = cls(description["precision"], Origin(shareable_name(model), weights, settings))
             index.thresholds = _read_thresholds(description.get("thresholds", {}))
-            index._vectors = VectorStore.from_tensors(load_file(folder / VECTORS_FILE), index.precision)
-            table = pq.ParquetFile(folder / LABELS_FILE)
-            if table.metadata.num_rows != len(index._vectors):
-                raise ValueError(f"{table.metadata.num_rows} labels for {len(index._vectors)} embeddings")
-            columns = table.read(columns=["label", "file"])
-            labels, index._files = columns["label"].to_pylist(), columns["file"].to_pylist()
-            if not all(isinstance(label, str) and label for label in labels):
-                raise ValueError(f"{LABELS_FILE} has a row without a label")
+            tensors = load_file(folder / VECTORS_FILE)
+            approximate = folder / APPROXIMATE_FILE
+            index._vectors = VectorStore.from_tensors(tensors, index.precision)
+            if is_old:
+                names, numbers, files = _read_old_labels(folder / _OLD_LABELS_FILE)
+            else:
+                names, files = read_texts(folder / LABELS_FILE), read_texts(folder / PHOTOS_FILE)
+                numbers = tensors["labels"].numpy()
+            _check_labels(names, numbers, files, len(index._vectors))
+            if approximate.is_file():
+                size, probes = (len(index._vectors), index._vectors.dimension), description.get("probes")
+                index._approximate = ApproximateSearch.load(approximate, *size, probes)
         except (
             *(ValueError, KeyError, TypeError, AttributeError),
             *(pa.ArrowException, SafetensorError, OSError),
         ) as error:
             raise InputError(f"{name} is not a complete index: {first_line(error)}") from error
-        index._label_of = np.array([index._number.setdefault(label, len(index._number)) for label in labels])
-        index._names = list(index._number)
+        index._names, index._labels, index._files = TextColumn(names), numbers, TextColumn(files)
         return index
 
     def push_to_hub(
@@ -574,7 +634,11 @@ class EmbeddingIndex:
         self._store()
         repo_id = full_name(repo_id, token)
         with tempfile.TemporaryDirectory() as folder:
-            self._write(Path(folder), _relative(self._files))
+            self._close_gaps()
+            relative = pa.chunked_array([pa.array(_relative(self.files), pa.large_string())], pa.large_string())
+            self._write(Path(folder), relative)
+            labels = self._names.arrow().take(pa.array(self._label_of))
+            pq.write_table(pa.table({"label": labels, "file": relative}), Path(folder) / TABLE_FILE)
             files: dict[str, Path | bytes] = {path.name: path for path in sorted(Path(folder).iterdir())}
             files["README.md"] = mark(render_index_card(self, repo_id), "generated").encode()
             return commit_files(
@@ -588,21 +652,24 @@ class EmbeddingIndex:
                 overwrite_card=overwrite_card,
             )
 
-    def _write(self, folder: Path, files: Sequence[str | None]) -> None:
+    def _write(self, folder: Path, files: pa.ChunkedArray) -> None:
         store = self._store()
-        save_file(store.tensors(), folder / VECTORS_FILE, metadata={"format": "pt"})
-        schema = pa.schema({"label": pa.string(), "file": pa.string()})
-        pq.write_table(pa.table({"label": self.labels, "file": files}, schema=schema), folder / LABELS_FILE)
+        store.save(folder / VECTORS_FILE, torch.from_numpy(self._label_of))
+        write_texts(self._names.arrow(), folder / LABELS_FILE)
+        write_texts(files, folder / PHOTOS_FILE)
+        if self._approximate is not None:
+            self._approximate.save(folder / APPROXIMATE_FILE)
         description = {
             "metric": "cosine",
             "precision": self.precision,
             "dimension": store.dimension,
             "vectors": len(self),
-            "labels": len(self._names),
+            "labels": self.label_count,
             "model": self.origin.model,
             "weights": self.origin.weights,
             "settings": self.origin.settings,
             "thresholds": self.thresholds,
+            **({} if self._approximate is None else {"probes": self._approximate.probes}),
         }
         write_json(folder / INDEX_FILE, description)
 
@@ -611,13 +678,56 @@ class EmbeddingIndex:
             raise InputError("the index is empty: add() embeddings first")
         return self._vectors
 
+    @property
+    def _label_of(self) -> np.ndarray:
+        """Place in _names of the label at each place, (n,) int32."""
+        return self._labels[: len(self._files)]
+
+    def _places(self) -> np.ndarray:
+        """The place of each row (N,) int64."""
+        places = np.arange(len(self._files))
+        return np.delete(places, self._gone) if len(self._gone) else places
+
+    def _find(self, label: str) -> int | None:
+        number = self._names.find(label)
+        return None if number in self._gone_names else number
+
+    def _close_gaps(self) -> None:
+        """Copy what is left once the removed rows are as many, and before what is there is written."""
+        if self._vectors is None or not len(self._gone):
+            return
+        kept = np.ones(len(self._files), dtype=bool)
+        kept[self._gone] = False
+        named = np.ones(len(self._names), dtype=bool)
+        named[list(self._gone_names)] = False
+        self._vectors.keep(torch.from_numpy(kept))
+        self._approximate = None if self._approximate is None else self._approximate.keep(kept)
+        self._labels = (np.cumsum(named, dtype=np.int32) - 1)[self._label_of[kept]].astype(np.int32)
+        self._files.keep(kept)
+        self._names.keep(named)
+        self._gone, self._gone_names = self._gone[:0], set()
+
+    def _top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `VectorStore.top_k`; of an approximate search's candidates where it is built and finds enough."""
+        store = self._store()
+        count = max(10 * k, _CANDIDATES)
+        if self._approximate is None or count > len(self) // 10:
+            return store.top_k(queries, k)
+        parts = [store.rank(part, self._approximate.candidates(part, count), k) for part in queries.split(_QUERIES)]
+        scores, places = (torch.cat(both) for both in zip(*parts, strict=True))
+        if len(lacking := torch.nonzero(torch.isneginf(scores[:, -1])).flatten()):
+            scores[lacking], places[lacking] = store.top_k(queries[lacking], k)
+        return scores, places
+
     def _mean_store(self) -> VectorStore:
+        self._close_gaps()
         if self._means is None:
             store = self._store()
             sums = torch.zeros(len(self._names), store.dimension)
-            for start in range(0, len(self), 65_536):
-                rows = torch.arange(start, min(start + 65_536, len(self)))
-                sums.index_add_(0, torch.from_numpy(self._label_of)[rows], store.rows(rows))
+            start = 0
+            for part in store.parts():
+                sums.index_add_(0, torch.from_numpy(self._label_of[start : start + len(part)]), part)
+                start += len(part)
             self._means = VectorStore(store.dimension, self.precision)
             self._means.append(torch.nn.functional.normalize(sums))
         return self._means
@@ -625,24 +735,31 @@ class EmbeddingIndex:
     def _best_of_each_label(
         self, store: VectorStore, queries: torch.Tensor, wanted: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows (Q, wanted) of the nearest vector of each of the nearest labels."""
+        """Scores and places (Q, wanted) of the nearest vector of each of the nearest labels."""
         scores = np.empty((len(queries), wanted), dtype=np.float32)
-        rows = np.empty((len(queries), wanted), dtype=np.int64)
-        # among the nearest vectors there may be too few labels: then look at more, at last at all
-        waiting = np.arange(len(queries))
-        for depth in (4 * wanted, 32 * wanted, len(self)):
-            depth, again = min(depth, len(self)), []
-            for batch in np.array_split(waiting, -(-len(waiting) // 64)) if len(waiting) else []:
-                found_scores, found_rows = (part.numpy() for part in store.top_k(queries[batch], depth))
-                for query, its_scores, its_rows in zip(batch, found_scores, found_rows, strict=True):
-                    _, first = np.unique(self._label_of[its_rows], return_index=True)
-                    if len(first) < wanted and depth < len(self):
-                        again.append(query)
-                        continue
+        places = np.empty((len(queries), wanted), dtype=np.int64)
+        depth = min(4 * wanted, len(self))
+        for start in range(0, len(queries), _QUERIES):
+            batch = queries[start : start + _QUERIES]
+            found = zip(*(part.numpy() for part in self._top_k(batch, depth)), strict=True)
+            for query, (its_scores, its_places) in enumerate(found, start):
+                _, first = np.unique(self._label_of[its_places], return_index=True)
+                if len(first) >= wanted:
                     first = np.sort(first)[:wanted]
-                    scores[query], rows[query] = its_scores[first], its_rows[first]
-            waiting = np.array(again, dtype=np.int64)
-        return scores, rows
+                    scores[query], places[query] = its_scores[first], its_places[first]
+                else:  # a few people have all of these: the best of every label, without sorting
+                    scores[query], places[query] = self._best_of_all(store, queries[query], wanted)
+        return scores, places
+
+    def _best_of_all(self, store: VectorStore, query: torch.Tensor, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = store.scores(query[None])[0]
+        labels = torch.from_numpy(self._label_of).long()
+        best = torch.full((len(self._names),), -torch.inf).scatter_reduce_(0, labels, scores, "amax")
+        found = best.topk(wanted)
+        is_best = torch.isin(labels, found.indices) & (scores == best[labels])
+        places = torch.nonzero(is_best).flatten().numpy()
+        numbers, first = np.unique(self._label_of[places], return_index=True)
+        return found.values.numpy(), places[first[np.searchsorted(numbers, found.indices.numpy())]]
 
     def _checked(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
         """(N, D) float32 of unit length on the CPU."""
@@ -678,7 +795,7 @@ def check_index_folder(folder: str | Path) -> Path:
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder for the index")
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    others = sorted({*others} - {*INDEX_FILES, "README.md", ".cache", ".gitattributes"})
+    others = sorted({*others} - {*INDEX_FILES, *_OTHER_FILES, TABLE_FILE, "README.md", ".cache", ".gitattributes"})
     if others:
         raise InputError(f"{folder} is not an index (contains {utf8_name(others[0])}); choose another folder")
     return folder
@@ -694,6 +811,26 @@ def _checked_aggregation(aggregation: str, template: str | None = None) -> Aggre
     if aggregation == "mean":
         return "mean"
     raise InputError(f"unknown aggregation {aggregation!r}; expected 'max' or 'mean'")
+
+
+def _rows_of(texts: list[str | None], width: int) -> list[list[str | None]]:
+    return [texts[start : start + width] for start in range(0, len(texts), width)] if width else []
+
+
+def _read_old_labels(path: Path) -> tuple[pa.ChunkedArray, np.ndarray, pa.ChunkedArray]:
+    table = pq.ParquetFile(path).read(columns=["label", "file"])
+    labels = table["label"].cast(pa.large_string()).combine_chunks().dictionary_encode()
+    names = pa.chunked_array([labels.dictionary], pa.large_string())
+    return names, labels.indices.fill_null(-1).to_numpy().astype(np.int32), table["file"].cast(pa.large_string())
+
+
+def _check_labels(names: pa.ChunkedArray, numbers: np.ndarray, files: pa.ChunkedArray, count: int) -> None:
+    if not len(numbers) == len(files) == count:
+        raise ValueError(f"{len(numbers)} labels and {len(files)} files for {count} embeddings")
+    if names.null_count or (len(names) and pc.min(pc.binary_length(names)).as_py() == 0):
+        raise ValueError("a label is empty")
+    if numbers.dtype != np.int32 or (count and not 0 <= numbers.min() <= numbers.max() < len(names)):
+        raise ValueError("a row is without a label")
 
 
 def _read_thresholds(stored: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

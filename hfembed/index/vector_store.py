@@ -5,8 +5,10 @@ of the rows is multiplied with all queries of a batch while it is in the cache, 
 those found before are kept. No (Q, N) matrix is made unless all N are asked for.
 """
 
+import json
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -48,6 +50,7 @@ class VectorStore:
         self.dimension = dimension
         self.precision = precision
         self._blocks: list[_Block] = []
+        self._gone = torch.empty(0, dtype=torch.int64)  # rows that are found no more, ascending
 
     def __len__(self) -> int:
         return sum(len(block.vectors) for block in self._blocks)
@@ -64,6 +67,7 @@ class VectorStore:
 
     def keep(self, kept: torch.Tensor) -> None:
         """Forget the rows where `kept` (N,) bool is False."""
+        self._gone = self._gone[:0]
         sizes = [len(block.vectors) for block in self._blocks]
         chosen = [
             block if mask.all() else block.part(mask)
@@ -71,26 +75,53 @@ class VectorStore:
         ]
         self._blocks = [block for block in chosen if len(block.vectors)]
 
+    def hide(self, rows: torch.Tensor) -> None:
+        """Find some rows (n,) no more; they keep their places, and nothing is copied."""
+        self._gone = torch.cat([self._gone, rows]).unique()
+
     def rows(self, wanted: torch.Tensor) -> torch.Tensor:
         """Some rows (n,) int64 as float32 (n, D)."""
         vectors = torch.empty(len(wanted), self.dimension)
-        start = 0
-        for block in self._blocks:
-            here = (wanted >= start) & (wanted < start + len(block.vectors))
-            vectors[here] = _decode(block.part(wanted[here] - start))
-            start += len(block.vectors)
+        starts = torch.tensor([0, *(len(block.vectors) for block in self._blocks)]).cumsum(0)
+        number = torch.searchsorted(starts, wanted, right=True) - 1
+        for block in number.unique().tolist():
+            here = number == block
+            vectors[here] = _decode(self._blocks[block].part(wanted[here] - starts[block]))
         return vectors
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything as `embeddings` (N, D) and, int8 only, `scales` (N,)."""
-        tensors = {"embeddings": torch.cat([block.vectors for block in self._blocks])}
-        if self.precision == "int8":
-            tensors["scales"] = torch.cat([block.scales for block in self._blocks if block.scales is not None])
-        return tensors
+    def parts(self) -> Iterator[torch.Tensor]:
+        """Yield all vectors as float32 (n, D), a part at a time."""
+        for block in self._blocks:
+            yield _decode(block)
+
+    def save(self, path: Path, labels: torch.Tensor) -> None:
+        """Write `embeddings` (N, D), `scales` (N,) for int8, and `labels` (N,) as safetensors, block by block.
+
+        Args:
+            labels: (N,) int32.
+        """
+        columns = {"embeddings": [block.vectors for block in self._blocks]}
+        if scales := [block.scales for block in self._blocks if block.scales is not None]:
+            columns["scales"] = scales
+        columns["labels"] = [labels]
+        names = {torch.float32: "F32", torch.float16: "F16", torch.int8: "I8", torch.int32: "I32"}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, parts in columns.items():
+            start, end = end, end + sum(part.nbytes for part in parts)
+            shape = [sum(map(len, parts)), *parts[0].shape[1:]]
+            header[name] = {"dtype": names[parts[0].dtype], "shape": shape, "data_offsets": [start, end]}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for parts in columns.values():
+                for part in parts:
+                    file.write(part.contiguous().numpy().data)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, torch.Tensor], precision: Precision) -> "VectorStore":
-        """The inverse of `tensors`; nothing is copied.
+        """The inverse of `save`; nothing is copied.
 
         Raises:
             ValueError: The tensors are not what the precision says.
@@ -124,10 +155,26 @@ class VectorStore:
             return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
         return torch.cat([scores for scores, _ in found]), torch.cat([rows for _, rows in found])
 
+    def rank(self, queries: torch.Tensor, places: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The k nearest of some candidates of each query, as `top_k`; -inf where there are too few.
+
+        Args:
+            places: (Q, n) int64, n at least k; -1 for none.
+        """
+        different, position = places.clamp(min=0).unique(return_inverse=True)
+        vectors = self.rows(different)
+        cosines = torch.einsum("qd,qnd->qn", queries, vectors[position])
+        cosines[(places < 0) | torch.isin(places, self._gone)] = -torch.inf
+        scores, chosen = cosines.topk(k)
+        return scores, places.gather(1, chosen)
+
+    def scores(self, queries: torch.Tensor) -> torch.Tensor:
+        """Cosines (Q, N) of unit vectors (Q, D) with all rows; -inf for hidden ones."""
+        return torch.cat([scores.clone() for _, scores in self._scores(queries)], 1)
+
     def _top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         if k == len(self):
-            everything = torch.cat([scores.clone() for _, scores in self._scores(queries)], 1)
-            return everything.sort(dim=1, descending=True)
+            return self.scores(queries).sort(dim=1, descending=True)
         best_scores = torch.full((len(queries), k), -torch.inf)
         best_rows = torch.zeros(len(queries), k, dtype=torch.int64)
         for start, scores in self._scores(queries):
@@ -143,6 +190,13 @@ class VectorStore:
 
     def _scores(self, queries: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (number of the part's first row, cosines (Q, rows of the part)); the latter live until the next."""
+        for start, scores in self._products(queries):
+            if len(self._gone):
+                first, last = torch.searchsorted(self._gone, torch.tensor([start, start + scores.shape[1]])).tolist()
+                scores[:, self._gone[first:last] - start] = -torch.inf
+            yield start, scores
+
+    def _products(self, queries: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         codes = _encode(queries, "int8") if self.precision == "int8" else None
         converted = torch.empty(_PART_ROWS, self.dimension)
         start = 0

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from hfembed.models.config_fields import check_fields
+from hfembed.models.config_fields import check_fields, check_sizes
 
 RECONSTRUCTION_LOSSES = ("mean_squared", "mean_absolute", "ssim", "ms_ssim")
 
@@ -138,8 +138,11 @@ class AutoencoderConfig(PreTrainedConfig):
         for name in ("patch_size", "latent_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.blocks_per_level < 0:
-            raise ValueError(f"blocks_per_level must not be negative, got {self.blocks_per_level}")
+        if not 0 <= self.blocks_per_level <= 64:
+            raise ValueError(f"blocks_per_level must lie between 0 and 64, got {self.blocks_per_level}")
+        if len(self.widths) > 12:
+            raise ValueError(f"widths must be of at most 12 levels, got {len(self.widths)}")
+        check_sizes(self, {"widths": 2**13, "patch_size": 64, "latent_channels": 2**17, "image_size": 2**14})
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size must be [height, width] in pixels, got {self.image_size}")
         if self.stride < 1 or any(side % self.stride for side in self.image_size):

@@ -104,6 +104,9 @@ class TrainingConfig(RunConfig):
     warmup_steps: int = setting(0, "steps in which the learning rate rises from 0 to its peak")
     max_grad_norm: float = setting(5.0, "clip the gradient's norm to this; 0 = no clipping")
     ema_decay: float = setting(0.0, "evaluate and save an exponential moving average of the weights; 0 = none")
+    sync_batch_norm: bool = setting(
+        False, "batch normalization sees the batch of all ranks; without it a rank's own part"
+    )
     mixed_precision: str = setting("no", "no (float32), bf16, fp16, or auto: bf16 where the hardware computes in it")
     num_workers: int = setting(0, "processes that prepare batches; 0 = in the training process", False)
     num_threads: int = setting(0, "threads of torch on the CPU, per rank; 0 = torch's own choice", False)

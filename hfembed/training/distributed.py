@@ -25,14 +25,18 @@ class _GatherWithGradient(torch.autograd.Function):
 
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, tensor: torch.Tensor, loss_in_parts: bool) -> torch.Tensor:
+        ctx.loss_in_parts = loss_in_parts
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        if ctx.loss_in_parts:
+            gradient = gradient.contiguous().clone()
+            dist.all_reduce(gradient)
+        return gradient, None
 
 
 def gather_with_gradient(tensor: torch.Tensor, loss_in_parts: bool = False) -> torch.Tensor:
@@ -55,7 +59,7 @@ def gather_with_gradient(tensor: torch.Tensor, loss_in_parts: bool = False) -> t
     return _GatherWithGradient.apply(tensor, dist.get_world_size() if loss_in_parts else 1)
 
 
-def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+def sum_over_ranks(tensor: torch.Tensor, loss_in_parts: bool = False) -> torch.Tensor:
     """Add up a tensor of all ranks; each rank's gradient is that by the sum.
 
     For a sum from which every rank computes the same loss: the gradient is then the same on every rank too, and is not
@@ -63,11 +67,13 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
     Args:
         tensor: Float, of the same shape on every rank.
+        loss_in_parts: Every rank computes a part of the loss from the sum, such as that of its own samples: the ranks'
+            gradients are added up.
 
     Returns:
         The sum; the tensor itself when there is only one process.
     """
-    return _SumOverRanks.apply(tensor) if is_distributed() else tensor
+    return _SumOverRanks.apply(tensor, loss_in_parts) if is_distributed() else tensor
 
 
 def maximum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -25,8 +25,10 @@ from hfembed.training.optim import make_optimizer, make_schedule
 from hfembed.training.run import PATIENCE, Run
 from hfembed.training.samplers import ShardedBatchSampler
 from hfembed.training.state import Checkpoints, Progress
+from hfembed.training.sync_batch_norm import synchronize_batch_norms
 
-ComputeLoss = Callable[[torch.nn.Module, dict[str, Any]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+# (model, batch[, discriminator])
+ComputeLoss = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 class RankedPart(Protocol):
@@ -55,7 +57,8 @@ class Task:
     Attributes:
         model: The model to train, on any device.
         processor: Saved with the model.
-        compute_loss: (model, batch on the device) -> (scalar loss, metrics to log). The model is the wrapped one.
+        compute_loss: (model, batch on the device) -> (scalar loss, metrics to log). The model is the wrapped one. Once
+            the discriminator has started it is the third argument, wrapped too, and the sum holds its own loss.
         dataset: Maps the sampler's keys to items.
         sampler: Yields this rank's keys of one micro-batch; has `set_epoch` and `start_batch`.
         collate: List of items -> batch of tensors; None for torch's own.
@@ -64,6 +67,11 @@ class Task:
         greater_is_better: Its direction.
         draw: (model in eval mode, path of a PNG): draws what the model does, as often as `evaluate`, on the main
             process.
+        save_more: Writes what belongs to the model besides it and the processor into its folder.
+        discriminator: Trained beside the model by an optimizer of its own, with the same settings but for its learning
+            rate and a momentum of 0.5 for Adam; part of checkpoints, not of the result.
+        discriminator_learning_rate: At its peak; 0 for the model's.
+        discriminator_start: Steps before it is used.
         head: Weights that `compute_loss` has besides the model's, split over the ranks; they are trained by the same
             schedule, count in the gradient's norm, and are not part of the final model.
     """
@@ -78,7 +86,20 @@ class Task:
     primary_metric: str = "loss"
     greater_is_better: bool = True
     draw: Callable[[PreTrainedModel, Path], None] | None = None
+    save_more: Callable[[Path], None] | None = None
     head: RankedPart | None = None
+    discriminator: torch.nn.Module | None = None
+    discriminator_learning_rate: float = 0.0
+    discriminator_start: int = 0
+
+
+@dataclass
+class _Trained:
+    """A network, its optimizer and its schedule, prepared by accelerate."""
+
+    network: torch.nn.Module
+    optimizer: Any
+    schedule: Any
 
 
 def choose_precision() -> str:
@@ -167,19 +188,29 @@ def train(run: Run, task: Task) -> None:
         total_steps = min(total_steps, config.max_steps)
     if not run.identify(total_steps, steps_per_epoch=steps_per_epoch):
         return
+    if config.sync_batch_norm and accelerator.num_processes > 1:
+        synchronize_batch_norms(task.model, accelerator.device)
     if task.sampler.batch_size == 1 and any(isinstance(part, torch.nn.BatchNorm1d) for part in task.model.modules()):
         raise InputError(
             f"batch_size {config.batch_size} leaves one sample per rank and gradient accumulation step, and batch "
             "normalization needs two: raise batch_size, or lower accumulation_steps"
         )
 
-    optimizer = make_optimizer(task.model, config)
-    schedule = make_schedule(optimizer, config, total_steps)
     ema = None
     if config.ema_decay:
         ema = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
         ema = ema.to(accelerator.device)
-    model, optimizer, schedule = accelerator.prepare(task.model, optimizer, schedule)
+    optimizers = [make_optimizer(task.model, config)]
+    networks: list[torch.nn.Module] = [task.model]
+    if task.discriminator is not None:
+        networks.append(task.discriminator)
+        rate = task.discriminator_learning_rate
+        optimizers.append(make_optimizer(task.discriminator, config, rate, adam_beta1=0.5))
+    trained = [
+        _Trained(*accelerator.prepare(network, optimizer, make_schedule(optimizer, config, total_steps)))
+        for network, optimizer in zip(networks, optimizers, strict=True)
+    ]
+    model, schedule = trained[0].network, trained[0].schedule
     loader = DataLoader(
         task.dataset,
         batch_sampler=task.sampler,
@@ -207,6 +238,8 @@ def train(run: Run, task: Task) -> None:
     def save(folder: Path) -> None:
         model_to_keep.save_pretrained(folder)
         task.processor.save_pretrained(folder)
+        if task.save_more is not None:
+            task.save_more(folder)
 
     metrics: dict[str, float] = {}
     if progress.step < total_steps:
@@ -220,7 +253,7 @@ def train(run: Run, task: Task) -> None:
             desc="train",
             disable=not accelerator.is_main_process,
         ) as bar:
-            for loss in _steps(config, accelerator, task, model, optimizer, schedule, loader, progress, total_steps):
+            for loss in _steps(config, accelerator, task, trained, loader, progress, total_steps):
                 log.add(loss)
                 if not accelerator.sync_gradients:
                     continue
@@ -253,30 +286,35 @@ def train(run: Run, task: Task) -> None:
     accelerator.end_training()
 
 
-def _steps(config, accelerator, task, model, optimizer, schedule, loader, progress, total_steps):
+def _steps(config, accelerator, task, trained: list[_Trained], loader, progress, total_steps):
     """Compute micro-batch after micro-batch to the end of the run; yield what each has to log."""
     accumulation = config.accumulation_steps
     steps_per_epoch = len(task.sampler) // accumulation
-    model.train()
+    networks = [part.network for part in trained]
+    for network in networks:
+        network.train()
     while progress.step < total_steps:
         task.sampler.set_epoch(progress.epoch)
         task.sampler.start_batch = progress.step_in_epoch * accumulation
         # micro-batches that do not fill a step at the end of an epoch are left out, as incomplete batches are
         for batch in itertools.islice(loader, (steps_per_epoch - progress.step_in_epoch) * accumulation):
             batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-            with accelerator.accumulate(model):
+            used = trained if progress.step >= task.discriminator_start else trained[:1]
+            with accelerator.accumulate(*networks):
                 with accelerator.autocast():
-                    loss, details = task.compute_loss(model, batch)
+                    loss, details = task.compute_loss(networks[0], batch, *networks[1 : len(used)])
                 accelerator.backward(loss)
-                if accelerator.sync_gradients and config.max_grad_norm:
-                    _clip_gradient(accelerator, model, task.head, config.max_grad_norm)
-                if accelerator.sync_gradients and task.head is not None:
-                    task.head.step(schedule.get_last_lr()[0])
-                optimizer.step()
-                # in fp16 a step whose gradients overflow is skipped, and the schedule waits with it
-                if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
-                    schedule.step()
-                optimizer.zero_grad()
+                for part in used:
+                    head = task.head if part is trained[0] else None
+                    if accelerator.sync_gradients and config.max_grad_norm:
+                        _clip_gradient(accelerator, part.network, head, config.max_grad_norm)
+                    if accelerator.sync_gradients and head is not None:
+                        head.step(part.schedule.get_last_lr()[0])
+                    part.optimizer.step()
+                    # in fp16 a step whose gradients overflow is skipped, and the schedule waits with it
+                    if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+                        part.schedule.step()
+                    part.optimizer.zero_grad()
             if accelerator.sync_gradients:
                 progress.step += 1
                 progress.step_in_epoch += 1

@@ -19,12 +19,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimizer that `config` names, over the parameters of `model` that require a gradient."""
+def make_optimizer(
+    model: nn.Module, config: TrainingConfig, learning_rate: float = 0.0, adam_beta1: float = 0.9
+) -> torch.optim.Optimizer:
+    """The optimizer that `config` names, over the parameters of `model` that require a gradient.
+
+    `learning_rate` is the config's unless given.
+    """
+    learning_rate = learning_rate or config.learning_rate
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2))
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(adam_beta1, config.adam_beta2))
 
 
 def make_schedule(

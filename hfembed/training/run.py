@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from filelock import FileLock
 from transformers.utils import logging
 
 from hfembed.atomic import atomic_folder
@@ -33,7 +35,7 @@ from hfembed.checkpoint.fingerprint import fingerprint_weights
 from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.checkpoint.redaction import redact
 from hfembed.checkpoint.saving import finish_save, save_checkpoint
-from hfembed.errors import InputError, exit_on_input_error
+from hfembed.errors import InputError, exit_on_input_error, first_line
 from hfembed.training.config import RunConfig, default_of
 from hfembed.training.sharing import HubSharing
 from hfembed.version import __version__
@@ -43,9 +45,9 @@ IDENTITY_FILE = "identity.json"
 BEST_FILE = "validation.json"
 _MODEL_FILES = (CONFIG_FILE, "*.safetensors")
 # names of what is not complete, of atomic_write, atomic_folder, save_checkpoint (once finished) and the checkpoints
-_TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial|\.saved")
+_TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial|\.saved|\.preparing-.+")
 
-# ranks wait for the one that aligns photos, encodes a corpus or evaluates
+# ranks wait for the one that evaluates
 PATIENCE = InitProcessGroupKwargs(timeout=timedelta(days=2))
 
 Prepared = TypeVar("Prepared")
@@ -104,6 +106,13 @@ def training_program(main: Callable[..., None]) -> Callable[..., None]:
                 line = "interrupted: the same command with --resume continues from the newest checkpoint"
                 print(line, file=sys.stderr)  # noqa: T201
             sys.exit(130)
+        except RuntimeError as error:
+            # of gloo or NCCL, where another rank ended; torch's launcher says which
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+                raise
+            if "TORCHELASTIC_RUN_ID" not in os.environ:
+                print(f"error: the connection to another rank broke: {first_line(error)}", file=sys.stderr)  # noqa: T201
+            sys.exit(1)
 
     return exit_on_input_error(wrapper)
 
@@ -151,9 +160,25 @@ class Run:
         self.sharing = HubSharing(config, self.folder, accelerator.print)
 
     def prepare(self, load: Callable[[], Prepared]) -> Prepared:
-        """Read data on the main process first, so that the other ranks find it in the cache."""
-        with self.accelerator.main_process_first():
-            return load()
+        """Read data on each machine's main process first, so that its other ranks find it in the cache.
+
+        They wait for a file's lock, outside of the process group, whose timeout a long preparation would exceed.
+        """
+        is_first = self.accelerator.is_local_main_process
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f".preparing-{platform.node()}.lock")
+        with lock if is_first else nullcontext():
+            self.accelerator.wait_for_everyone()
+            if is_first:
+                prepared = load()
+        if not is_first:
+            lock.acquire()  # once the first is done
+            lock.release()
+            prepared = load()
+        self.accelerator.wait_for_everyone()
+        if is_first:
+            Path(lock.lock_file).unlink(missing_ok=True)
+        return prepared
 
     def describe_data(self, text: str, fingerprint: str, **facts: Any) -> None:
         """Note what is trained on, and say so.

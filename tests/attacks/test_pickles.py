@@ -128,7 +128,7 @@ DOORS = {
     "an autoencoder": in_place_of_the_weights("hfembed_conv_autoencoder", "pytorch_model.bin", load_autoencoder),
     "words": beside_the_weights("hfembed_word2vec", "tokenizer.json"),
     "an index' vectors": index("embeddings.safetensors"),
-    "an index' labels": index("labels.parquet"),
+    "an index' labels": index("labels.arrow"),
 }
 
 

@@ -28,9 +28,9 @@ COMMANDS = {
     "models",
     "models": "get",
     "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext navec "
-    "static",
+    "static diffusers-vae",
     "evaluate": "lfw identification denoising reconstruction compression generation words swap",
-    "export": "with-code word2vec gensim onnx static spacy fasttext",
+    "export": "with-code word2vec gensim onnx static spacy fasttext diffusers-vae",
     "push-dataset": "faces lfw corpus",
 }
 OPTIONS = {

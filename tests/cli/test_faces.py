@@ -47,7 +47,10 @@ def test_the_model_is_an_option_or_in_the_environment(hfembed, photos, folder, m
 def test_verify(hfembed, photos, folder):  # noqa: F811
     answer = hfembed("verify", photos / "a.png", photos / "b.png", "--model", folder)
     assert answer.startswith("the same person") and "threshold 0.900 for the highest accuracy on drawn pairs" in answer
-    assert "probability of the same person 0.8" in answer
+    assert "probability of the same person 0.8" in answer and "faces, of which" not in answer
+    draw((10, 10), (90, 50), person=1).save(photos / "two.png")
+    answer = hfembed("verify", photos / "a.png", photos / "two.png", "--model", folder)
+    assert f"{photos}/two.png: 2 faces, of which the largest was compared" in answer and "a.png" not in answer
     result = json.loads(
         hfembed("verify", photos / "a.png", photos / "c.png", "--model", folder, "--far", "0.01", "--json")
     )

@@ -91,19 +91,12 @@ def test_an_error_is_one_line_of_the_program(tmp_path):
 
 
 @pytest.mark.multiprocess
-def test_ctrl_c_ends_all_ranks_with_one_line_and_the_way_to_resume(tmp_path):
+@pytest.mark.parametrize("end", ["Ctrl-C", "kill -9 of one rank"])
+def test_all_ranks_end_with_one_line_and_the_way_to_resume(end, tmp_path):
     command = [sys.executable, "-m", "hfembed.cli", "train", "faces", "--num_processes", "2", "--epochs", "1000"]
     command += ["--synthetic_people", "8", "--synthetic_photos", "4", "--image_size", "[32, 32]", "--log_every", "1"]
-    command += [
-        "--trunk",
-        "iresnet",
-        "--trunk_arguments",
-        '{"depths": [1], "widths": [8]}',
-        "--embedding_size",
-        "8",
-        "--batch_size",
-        "8",
-    ]
+    command += ["--trunk", "iresnet", "--trunk_arguments", '{"depths": [1], "widths": [8]}', "--embedding_size", "8"]
+    command += ["--batch_size", "8", "--head", "arcface", "--sample_rate", "0.5"]
     command += ["--frame_margin", "2", "--trackers", "[]", "--output_dir", str(tmp_path / "out")]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     with (tmp_path / "said").open("w+") as said:
@@ -112,10 +105,16 @@ def test_ctrl_c_ends_all_ranks_with_one_line_and_the_way_to_resume(tmp_path):
         while not (log.exists() and len(log.read_text().splitlines()) > 2):
             assert run.poll() is None, (tmp_path / "said").read_text()[-3000:]
             time.sleep(0.1)
-        os.killpg(run.pid, signal.SIGINT)  # as a terminal sends it: to the launcher and all ranks
-        assert run.wait(120) == 130
+        if end == "Ctrl-C":
+            os.killpg(run.pid, signal.SIGINT)  # as a terminal sends it: to the launcher and all ranks
+            assert run.wait(120) == 130
+        else:
+            ranks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            os.kill(int(ranks[-1]), signal.SIGKILL)
+            assert run.wait(60) == 1
         said.seek(0)
         lines = [line for line in said.read().replace("\r", "\n").splitlines() if line and "train:" not in line]
-    assert [line for line in lines if "--resume" in line] == [lines[-1]] and "Traceback" not in "".join(lines)
+    assert [line for line in lines if "--resume" in line] == [lines[-1]] and "Traceback" not in "".join(lines), lines
+    assert end == "Ctrl-C" or "SIGKILL" in lines[-1]
     with pytest.raises(ProcessLookupError):
         os.killpg(run.pid, 0)

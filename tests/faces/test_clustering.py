@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist, squareform
 
 from hfembed.cli import main
 from hfembed.errors import InputError
+from hfembed.faces import average_linkage
 from hfembed.faces.clustering import choose_threshold, group_embeddings
 from hfembed.faces.evaluation.occlusion import occlusion_map
 from hfembed.faces.projection_plot import project
@@ -50,6 +53,36 @@ def test_two_faces_of_one_photo_are_two_people():
     assert group_embeddings(faces, 0.9).tolist() == [0] * 5
     assert group_embeddings(faces, -1, ["a", "a", "b", "c", "d"]).tolist() == [0, 1, 0, 0, 1]
     assert sorted(group_embeddings(faces, -1, ["a"] * 5)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("threshold", [-1, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("photos", [None, 120])
+def test_groups_are_those_of_the_full_matrix(threshold, photos):
+    generator = np.random.default_rng(3)
+    centers = generator.standard_normal((20, 8))
+    faces = centers[generator.integers(0, 20, 250)] + generator.standard_normal((250, 8))
+    faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+    names = None if photos is None else [str(number) for number in generator.integers(0, photos, 250)]
+    distances = squareform(pdist(faces, "cosine"))
+    if names is not None:
+        distances[(np.array(names)[:, None] == np.array(names)) & ~np.eye(250, dtype=bool)] = 1e12
+    expected = fcluster(linkage(squareform(distances), "average"), 1 - threshold, "distance")
+    groups = group_embeddings(faces, threshold, names)
+    assert ((groups[:, None] == groups) == (expected[:, None] == expected)).all()
+
+
+def test_more_faces_than_all_pairs_of_are_compared(monkeypatch):
+    pytest.importorskip("faiss")
+    generator = np.random.default_rng(4)
+    centers = generator.standard_normal((100, 32))
+    faces = np.repeat(centers, 20, 0) + 0.4 * generator.standard_normal((2000, 32))
+    faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+    expected = group_embeddings(faces, 0.6)
+    monkeypatch.setattr(average_linkage, "EXACT", 1000)
+    assert (group_embeddings(faces, 0.6) == expected).mean() > 0.99
+    monkeypatch.setattr(average_linkage, "MOST_PAIRS", 1000)
+    with pytest.raises(InputError, match="more than 1,000 pairs of 2,000 faces reach a cosine of 0.6"):
+        group_embeddings(faces, 0.6)
 
 
 def test_the_threshold_comes_from_the_checkpoint():

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import pipeline
 
 from hfembed import FaceAnalyzer
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.convert.known_checkpoints import KNOWN_CHECKPOINTS, Measurement, Source
 from hfembed.errors import InputError
 from hfembed.faces import default_model
@@ -32,17 +33,18 @@ def default(known, folder, tmp_path, monkeypatch):  # noqa: F811
         converted.append(checkpoint.name)
         (tmp_path / "converted.txt").open("a").write(f"{checkpoint.name}\n")
         shutil.copytree(folder if checkpoint.name == "tested" else folder / "detector", destination)
+        if checkpoint.thresholds:
+            Checkpoint.resolve(destination).store_thresholds(checkpoint.thresholds)
 
     embedder = replace(
-        known, name="tested", title="Tested", license="MIT", lfw=Measurement(98.5, 0.2, "hfembed evaluate lfw")
-    )
+        known, name="tested", title="Tested", license="MIT", lfw=Measurement(98.5, 0.2, "hfembed evaluate lfw"),
+        thresholds={**THRESHOLDS, "data": "default pairs"},
+    )  # fmt: skip
     monkeypatch.setitem(KNOWN_CHECKPOINTS, "mtcnn", known)
     monkeypatch.setitem(KNOWN_CHECKPOINTS, "tested", embedder)
     monkeypatch.setattr(default_model, "get_checkpoint", get_checkpoint)
     monkeypatch.setattr(default_model, "DETECTOR", "mtcnn")
     monkeypatch.setattr(default_model, "EMBEDDER", "tested")
-    monkeypatch.setattr(default_model, "THRESHOLDS", {**THRESHOLDS, "data": "default pairs"})
-    monkeypatch.setattr(default_model, "MIRROR", "sum")
     monkeypatch.setattr(default_model.constants, "HF_ASSETS_CACHE", str(tmp_path / "home" / "assets"))
     monkeypatch.delenv("HFEMBED_FACE_MODEL", raising=False)
     default_model._say_what_it_is.cache_clear()
@@ -84,7 +86,8 @@ def test_a_wrong_variable_is_named(default, monkeypatch):
 
 def test_other_thresholds_are_another_model(default, monkeypatch):
     first = resolve_face_model()
-    monkeypatch.setattr(default_model, "THRESHOLDS", THRESHOLDS)
+    other = replace(KNOWN_CHECKPOINTS["tested"], thresholds=THRESHOLDS)
+    monkeypatch.setitem(KNOWN_CHECKPOINTS, "tested", other)
     second = resolve_face_model()
     assert second.folder != first.folder and second.thresholds["data"] == "drawn pairs"
 

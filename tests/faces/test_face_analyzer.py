@@ -144,12 +144,16 @@ def test_which_faces(analyzer):
     two, none = draw(*SEVERAL, person=2), draw()
     largest = analyzer(two, faces="largest")[0]
     sizes = [np.prod(face.box[2:] - face.box[:2]) for face in analyzer(two)[0].faces]
-    assert len(largest.faces) == 1 and np.prod(largest.faces[0].box[2:] - largest.faces[0].box[:2]) == max(sizes)
+    assert (
+        len(largest.faces) == 1
+        and largest.found == 2
+        and np.prod(largest.faces[0].box[2:] - largest.faces[0].box[:2]) == max(sizes)
+    )
     photos = analyzer([two, none, draw((20, 20))], faces="only")
     assert photos[0].error == "photo 0: 2 faces, where only one was expected" and not photos[0].faces
     assert photos[1].error == "photo 1: no face was found"
     assert photos[2].error is None and len(photos[2].faces) == 1
-    assert analyzer(none)[0] == ("photo 0", [], None, [])
+    assert analyzer(none)[0] == ("photo 0", [], None, [], 0)
     with pytest.raises(InputError, match="one of 'all', 'largest', 'only'"):
         analyzer(two, faces="first")
 

@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,8 +15,10 @@ from safetensors.torch import load_file, save_file
 import hfembed.index.vector_store as vector_store
 from hfembed import EmbeddingIndex
 from hfembed.errors import InputError
-from hfembed.index.embedding_index import _relative
+from hfembed.index import text_column
+from hfembed.index.embedding_index import INDEX_FILES, _relative
 from hfembed.index.origin import Origin
+from hfembed.index.text_column import TextColumn, read_texts, write_texts
 
 
 def gallery(people: int = 40, dimension: int = 32, seed: int = 0, most: int = 6):
@@ -212,7 +216,7 @@ def test_a_saved_index_answers_the_same(precision, tmp_path):
     index.save(tmp_path / "index")
     index.save(tmp_path / "index")
     assert {path.name for path in (tmp_path / "index").iterdir()} == {
-        *("embeddings.safetensors", "labels.parquet", "index.json")
+        *("embeddings.safetensors", "labels.arrow", "files.arrow", "index.json")
     }
     loaded = EmbeddingIndex.load(tmp_path / "index")
     ours, expected = loaded.search(queries, 5, fpir=0.1), index.search(queries, 5, fpir=0.1)
@@ -231,6 +235,38 @@ def test_a_saved_index_answers_the_same(precision, tmp_path):
             loaded.check_origin(origin, dimension)
     loaded.add(vectors, labels)
     assert len(loaded) == 2 * len(labels)
+
+
+def test_an_index_of_the_first_edition_is_read(tmp_path):
+    index, _, labels, queries = filled("int8")
+    folder = index.save(tmp_path / "index")
+    table = pa.table({"label": labels, "file": pa.array(index.files, pa.string())})
+    pq.write_table(table, folder / "labels.parquet")
+    for file in ("labels.arrow", "files.arrow"):
+        (folder / file).unlink()
+    ours, expected = EmbeddingIndex.from_pretrained(folder).search(queries, 5), index.search(queries, 5)
+    assert ours.labels == expected.labels and ours.files == expected.files
+    EmbeddingIndex.from_pretrained(folder).save(folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(INDEX_FILES)
+
+
+def test_labels_are_found_however_they_came(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_column, "_CHUNK", 7)
+    column, expected, gone = TextColumn(), {}, set()
+    generator = np.random.default_rng(0)
+    for step in range(60):
+        texts = [f"name {number}" for number in generator.integers(0, 90, 11)]
+        for text, place in zip(texts, column.number(texts, gone), strict=True):
+            assert expected.setdefault(text, place) == place and column.take(np.array([place])) == [text]
+        if step % 10 == 9:
+            gone.add(expected.pop(texts[0]))
+    assert len(column) == len(expected) + len(gone)
+    assert {text: column.find(text) for text in expected} == expected and column.find("nobody") is None
+    write_texts(column.arrow(), tmp_path / "texts.arrow")
+    read = TextColumn(read_texts(tmp_path / "texts.arrow"))
+    for _ in range(20):  # by looking through them, then by their hashes
+        assert read.find("nobody") is None and read.find("name 7") is not None
+    assert read.arrow().to_pylist() == column.arrow().to_pylist()
 
 
 def test_numbers_that_are_not_finite_are_in_no_index(tmp_path):
@@ -315,7 +351,8 @@ def test_damaged_files_are_one_line(tmp_path):
         EmbeddingIndex.load("nobody/nothing")
     for name, content, message in (
         ("embeddings.safetensors", b"half a fi", "not a complete index"),
-        ("labels.parquet", b"PAR1", "not a complete index"),
+        ("labels.arrow", b"ARROW1", "not a complete index"),
+        ("files.arrow", (folder / "labels.arrow").read_bytes(), "40 files for"),
         ("index.json", b"{", "index.json is not JSON"),
     ):
         whole = (folder / name).read_bytes()
@@ -400,3 +437,37 @@ def test_an_index_knows_its_labels_and_takes_a_precision_when_loaded(tmp_path):
     ):
         with pytest.raises(InputError, match=line):
             EmbeddingIndex.from_pretrained(tmp_path / "index", **options)
+
+
+def test_approximate_search_answers_as_the_exact_one(tmp_path):
+    pytest.importorskip("faiss")
+    vectors, labels, queries = gallery(people=3000, dimension=32, most=8)
+    index = EmbeddingIndex("int8")
+    index.add(vectors, labels, [f"{row}.jpg" for row in range(len(labels))])
+    exact = index.search(queries[:500], 3)
+    index.build_approximate(probes=16, code_bytes=16)
+    found = index.search(queries[:500], 3)
+    same = [ours[0] == expected[0] for ours, expected in zip(found.labels, exact.labels, strict=True)]
+    assert np.mean(same) > 0.97
+    assert found.files[0][0].endswith(".jpg") and (np.diff(found.scores, axis=1) <= 0).all()
+    gone = found.labels[0][0]
+    index.remove(gone)
+    index.add(queries[:1], ["somebody new"])
+    matches = index.search(queries[:1], 5)
+    assert matches.labels[0][0] == "somebody new" and gone not in matches.labels[0]
+    loaded = EmbeddingIndex.from_pretrained(index.save(tmp_path / "index"))
+    ours, expected = loaded.search(queries[:100], 3), index.search(queries[:100], 3)
+    assert ours.labels == expected.labels and ours.files == expected.files
+    loaded.drop_approximate()
+    assert loaded.search(queries[:1], 1).labels[0] == ["somebody new"]
+    tensors = load_file(tmp_path / "index" / "approximate.safetensors")
+    for name, value in (("lists", 10_000), ("centers", float("nan"))):
+        broken = tensors[name].clone()
+        broken.view(-1)[0] = value
+        save_file(tensors | {name: broken}, tmp_path / "index" / "approximate.safetensors")
+        with pytest.raises(InputError, match="not a complete index: approximate.safetensors"):
+            EmbeddingIndex.from_pretrained(tmp_path / "index")
+    with pytest.raises(InputError, match="code_bytes must divide the dimension 32, got 5"):
+        index.build_approximate(code_bytes=5)
+    with pytest.raises(InputError, match="approximate from 10,000 on"):
+        filled()[0].build_approximate()

@@ -40,7 +40,14 @@ def test_an_index_becomes_a_private_data_set_and_comes_back(hub, client):
 
     text, private, files, row = client(look)
     assert private
-    assert {"README.md", "embeddings.safetensors", "labels.parquet", "index.json"} <= set(files)
+    assert {
+        "README.md",
+        "embeddings.safetensors",
+        "labels.arrow",
+        "files.arrow",
+        "table.parquet",
+        "index.json",
+    } <= set(files)
     assert row == {"label": "person 1", "file": "3.jpg"}, "the table is what the Hub's viewer shows"
     assert 'EmbeddingIndex.from_pretrained("ann/gallery")' in text and "made by `ann/faces`" in text
     assert "60 embeddings of 16 dimensions with 30 labels" in text and "taken for somebody at" in text

@@ -58,11 +58,14 @@ AUTOENCODER = {
     "synthetic_photos": 6,
     "held_out_share": 0.2,
     "validation_share": 0.2,
-    "image_size": [16, 16],
+    "image_size": [32, 32],
     "color": "gray",
     "augmentation": {"mirror": 0.5},
     "corruption": {"noise": [0.0, 0.2]},
     "model": {"widths": [8, 12], "latent_channels": 4, "bottleneck_size": 4},
+    "discriminator_weight": 0.5,
+    "discriminator_start": 2,
+    "discriminator_width": 8,
     "batch_size": 16,
     "epochs": 3,
     "optimizer": "adamw",
@@ -74,7 +77,9 @@ AUTOENCODER = {
     "trackers": [],
 }
 WARPING = AUTOENCODER | {
+    "image_size": [16, 16],
     "corruption": {},
+    "discriminator_weight": 0.0,
     "model": {
         "bottleneck": "warp", "latent_channels": 8, "warp_latents": 4, "warp_grid": 4, "widths": [8], "patch_size": 4
     },
@@ -188,6 +193,15 @@ def test_one_rank_is_two_ranks_is_accumulation(tmp_path):
 
 
 @pytest.mark.multiprocess
+def test_one_rank_is_two_ranks_with_batch_norm_where_it_is_synchronized(tmp_path):
+    recipe = CLASSIFICATION | {"sync_batch_norm": True, "dropout": 0.0, "evaluate_every": 0, "num_workers": 0}
+    one = losses(train(recipe, tmp_path / "one"))
+    assert losses(train(recipe, tmp_path / "two", 2)) == pytest.approx(one, rel=1e-3)
+    weights = [load_file(tmp_path / name / "run" / "model.safetensors") for name in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+
+
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("head", ["elasticface", "curricularface"])
 def test_margins_and_progress_are_the_same_on_any_ranks_and_after_a_kill(tmp_path, head):
     recipe = SAME_ON_ANY_RANKS | {"head": head, "scale": 16.0, "margin_deviation": 0.3}
@@ -241,8 +255,9 @@ def test_triplets_are_mined_over_all_ranks(tmp_path):
 
 @pytest.mark.multiprocess
 def test_killed_and_resumed_autoencoder_is_uninterrupted(tmp_path):
-    # a variational one draws its latents too
-    recipe = AUTOENCODER | {"model": AUTOENCODER["model"] | {"variational": True}, "ema_decay": 0.9}
+    # a variational one draws its latents too; the discriminator has weights and an optimizer of its own
+    network = {"architecture": "autoencoder_kl", "widths": [8, 12], "norm_groups": 4, "variational": True}
+    recipe = AUTOENCODER | {"model": network, "ema_decay": 0.9}
     uninterrupted = train(recipe, tmp_path / "uninterrupted", script=AUTOENCODER_SCRIPT)
     train_until_killed(recipe, tmp_path / "killed", 3, script=AUTOENCODER_SCRIPT)
     resumed = train(recipe, tmp_path / "killed", 1, "--resume", script=AUTOENCODER_SCRIPT)
@@ -255,7 +270,10 @@ def test_killed_and_resumed_autoencoder_is_uninterrupted(tmp_path):
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("recipe", [AUTOENCODER, WARPING], ids=["conv", "warp"])
 def test_one_rank_is_two_ranks_for_an_autoencoder(tmp_path, recipe):
-    one = losses(train(recipe, tmp_path / "one", script=AUTOENCODER_SCRIPT))
-    two = losses(train(recipe, tmp_path / "two", 2, script=AUTOENCODER_SCRIPT))
-    assert len(one) > 4
-    assert two == pytest.approx(one, rel=1e-3)
+    one = train(recipe, tmp_path / "one", script=AUTOENCODER_SCRIPT)
+    two = train(recipe, tmp_path / "two", 2, script=AUTOENCODER_SCRIPT)
+    assert len(losses(one)) > 4
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    weights = [[line["adversarial_weight"] for line in log if "adversarial_weight" in line] for log in (one, two)]
+    assert weights[1] == pytest.approx(weights[0], rel=1e-3)
+    assert len(weights[0]) == (len(losses(one)) - 2 if recipe["discriminator_weight"] else 0)

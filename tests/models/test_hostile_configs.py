@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
 from hfembed import (
+    ConvAutoencoderConfig,
     FaceDetectorConfig,
     FaceDetectorImageProcessor,
     FaceDetectorModel,
@@ -137,6 +138,7 @@ ABSURD = {
     "embedding": ({"embedding_size": 10**12}, "embedding_size"),
     "image": ({"image_size": [10**6, 10**6]}, "image_size"),
     "people": ({"num_labels": 10**10}, "num_labels"),
+    "people without names": ({"num_people": 10**10, "id2label": None, "label2id": None}, "num_people"),
     "more than 64 bits": ({"embedding_size": 10**400}, "embedding_size"),
     "not a number": ({"scale": float("nan")}, "scale"),
     "infinite": ({"triplet_margin": float("inf")}, "triplet_margin"),
@@ -205,6 +207,10 @@ def test_deep_nesting_is_refused(checkpoint, tmp_path):
         (RetinaFaceConfig, {"min_sizes": [[10] * 10**4] * 3}),
         (RetinaFaceConfig, {"min_sizes": [[0], [1], [2]]}),
         (RetinaFaceConfig, {"variances": [float("inf"), 0.2]}),
+        (ConvAutoencoderConfig, {"widths": [10**9]}),
+        (ConvAutoencoderConfig, {"widths": [8] * 40}),
+        (ConvAutoencoderConfig, {"blocks_per_level": 10**9}),
+        (ConvAutoencoderConfig, {"latent_channels": 10**9}),
         (FaceSwapConfig, {"mask_weight": float("nan")}),
         (FaceSwapConfig, {"latent_size": 10**9}),
         (FaceSwapConfig, {"image_size": 2**12, "latent_size": 10**4}),

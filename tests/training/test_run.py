@@ -5,7 +5,11 @@ import os
 import re
 import shutil
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -39,6 +43,23 @@ FACES = {
     "trackers": [],
 }
 WORDS = {"embedding_size": 8, "min_count": 1, "epochs": 1, "num_threads": 1, "checkpoint_every": 1000}
+
+
+def test_a_long_preparation_outlasts_the_timeout_of_the_process_group(tmp_path):
+    group = threading.Barrier(2)
+    done = []
+
+    def prepare(is_first):
+        run = object.__new__(Run)
+        run.folder = tmp_path / "run"
+        waiting = lambda: group.wait(timeout=1)  # noqa: E731
+        run.accelerator = SimpleNamespace(is_local_main_process=is_first, wait_for_everyone=waiting)
+        assert run.prepare(lambda: time.sleep(2.0 if is_first else 0.0) or done.append(is_first) or "data") == "data"
+
+    with ThreadPoolExecutor(2) as ranks:
+        for rank in [ranks.submit(prepare, is_first) for is_first in (True, False)]:
+            rank.result()
+    assert done == [True, False] and not list((tmp_path / "run").iterdir())
 
 
 @pytest.fixture

@@ -53,6 +53,11 @@ def face_grid(landmarks: np.ndarray, processor: FaceImageProcessor, crop_size: S
 def sample_faces(images: torch.Tensor, grid: torch.Tensor, processor: FaceImageProcessor) -> torch.Tensor:
     """Images (B, 1 or 3, H, W) in [0, 1] -> `pixel_values` (B, C, height, width) of faces, black outside."""
     faces = grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return to_pixel_values(faces, processor)
+
+
+def to_pixel_values(faces: torch.Tensor, processor: FaceImageProcessor) -> torch.Tensor:
+    """Faces (B, 1 or 3, H, W) in [0, 1] -> a processor's `pixel_values` (B, C, H, W), differentiable."""
     if processor.num_channels == 1 and faces.shape[1] == 3:
         faces = (faces * faces.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
     faces = faces.expand(-1, processor.num_channels, -1, -1)

@@ -21,7 +21,7 @@ from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.faces.data.lfw import lfw_people_in_folds, read_pairs
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
 from hfembed.faces.evaluation.lfw import LfwVerification
-from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
+from hfembed.models.face_embedder.configuration_face_embedder import MAX_NAMED_PEOPLE, FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.margin_softmax import MARGIN_HEADS
 from hfembed.models.face_embedder.metric_losses import METRIC_LOSSES
@@ -294,8 +294,10 @@ def make_model(config: FaceTrainingConfig, people: list[str]) -> FaceEmbedderPre
         model_class = FaceEmbedderModel if config.has_sharded_head else FaceEmbedderForClassification
     embedder = load_face_embedder(config.path(config.init_from), "cpu")[0] if config.init_from else None
     model_config = make_model_config(config, len(people)) if embedder is None else embedder.config
-    model_config.id2label = dict(enumerate(people))
-    model_config.label2id = {name: label for label, name in enumerate(people)}
+    is_named = len(people) <= MAX_NAMED_PEOPLE
+    model_config.num_people = None if is_named else len(people)
+    model_config.id2label = dict(enumerate(people)) if is_named else None
+    model_config.label2id = {name: label for label, name in enumerate(people)} if is_named else None
     if embedder is None:
         model = model_class(model_config)
         if config.trunk_pretrained:
@@ -378,7 +380,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
 
 
 def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
-    """What chooses the best model: View 1 if the recipe names it, or other synthetic people.
+    """What chooses the best model: View 1 if the recipe names it, or other synthetic people, half as many up to 60.
 
     Raises:
         InputError: A file is missing or not such a file.
@@ -393,7 +395,8 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
             **quiet,
         )
     if config.sources == ["synthetic"]:
-        faces, pairs = make_synthetic_pairs(seed=config.seed + 1)
+        people = min(60, max(20, config.synthetic_people // 20 * 10))  # as many in each of the 10 folds
+        faces, pairs = make_synthetic_pairs(people, seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
+from hfembed.checkpoint.files import PEOPLE_FILE
+from hfembed.checkpoint.people_file import write_people
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
 from hfembed.faces.data.frozen_features import FrozenFeatures
@@ -61,10 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = frozen_features(config, model, photos, unchanged, run.accelerator.device)
     if config.imprint and protocol is not None and run.accelerator.is_main_process:
         run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
-    head = None
+    people, head = photos.identities, None
     if config.has_sharded_head:
-        people = len(photos.identities)
-        head = ShardedHead(model.config, people, config, config.sample_rate, run.accelerator.device)
+        head = ShardedHead(model.config, len(people), config, config.sample_rate, run.accelerator.device)
     train(
         run,
         Task(
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             collate=make_collator(config, processor) if features is None else None,
             evaluate=(lambda model: protocol(model, processor)) if protocol else None,
             primary_metric=protocol.primary_metric if protocol else "",
+            # too many names for config.json
+            save_more=(lambda folder: write_people(folder / PEOPLE_FILE, people)) if model.config.num_people else None,
             head=head,
         ),
     )

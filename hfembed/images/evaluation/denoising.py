@@ -13,11 +13,12 @@ from hfembed.errors import InputError
 from hfembed.images.data.corruptions import Corruption
 from hfembed.images.evaluation import classic_denoisers
 from hfembed.images.evaluation.reconstruction import psnr, reconstruct, ssim, takes_masks
-from hfembed.images.pictures import to_pictures, write_grid
+from hfembed.images.evaluation.reconstruction_pictures import draw_rows
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.restoration_autoencoder.gaussian_fill import GaussianFill
 
 _TUNING_IMAGES = 48  # of the training images, to choose the strengths of the classic methods on
+_ROWS = {"clean": "photo", "corrupted": "damaged", "model": "this model"}
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Denoising:
     """Figures and pictures of one test.
 
     Attributes:
-        images: Name -> (N, C, H, W) in [0, 1]: "clean", "corrupted", one of each classic method, "model".
+        images: Name -> (N, C, H, W) in [0, 1]: "clean", "corrupted", "model", one of each classic method.
     """
 
     metrics: dict[str, float]
@@ -72,7 +73,7 @@ class DenoisingTest:
             InputError: The model takes images of other channels or sizes.
         """
         classics, strengths = self.denoise_classically()
-        restored = {"corrupted": self.noisy, **classics, "model": _restored(model, self.noisy, self.batch_size)}
+        restored = {"corrupted": self.noisy, "model": _restored(model, self.noisy, self.batch_size), **classics}
         metrics = {}
         for name, images in restored.items():
             prefix = {"model": self.name, "corrupted": f"{self.name}_input"}.get(name, f"{self.name}_{name}")
@@ -131,7 +132,7 @@ class InpaintingTest:
             "biharmonic": torch.from_numpy(biharmonic).float().clamp(0, 1),
             "gaussian": fill(self.masked, self.masks).clamp(0, 1),
         }
-        filled = {**classics, "model": _restored(model, self.masked, self.batch_size, self.masks)}
+        filled = {"model": _restored(model, self.masked, self.batch_size, self.masks), **classics}
         inside = {name: psnr(self._inside(images), self._inside(self.clean)) for name, images in filled.items()}
         best = max(inside[name] for name in classics)
         metrics = {f"{self.name}_psnr": inside["model"]}
@@ -181,9 +182,8 @@ def report_denoising(
         result = test.run(model)
         metrics |= result.metrics
         chosen = torch.linspace(0, len(test.clean) - 1, min(columns, len(test.clean))).long()
-        rows = [to_pictures(images[chosen]) for images in result.images.values()]
-        labels = [name.replace("_", " ") for name in result.images]
-        write_grid(rows, Path(output) / f"{test.name}.png", 2, labels)
+        rows = {_ROWS.get(name, name.replace("_", " ")): images[chosen] for name, images in result.images.items()}
+        draw_rows(rows, Path(output) / f"{test.name}.png")
         details[test.name] = {"seed": test.seed, "strengths": result.strengths, "rows": list(result.images)}
     write_results(output, "denoising", metrics, details | provenance(files), model)
     return metrics

@@ -16,6 +16,7 @@ from hfembed.faces.data.lfw import LfwPairs
 from hfembed.faces.data.splits import split_people
 from hfembed.faces.evaluation.embedding import AlignedCrops
 from hfembed.faces.evaluation.lfw import LfwVerification
+from hfembed.images.compression import LatentCodec
 from hfembed.images.evaluation import reconstruction
 from hfembed.images.evaluation.reconstruction_pictures import draw_rows
 from hfembed.images.latent_statistics import decode_latents
@@ -24,7 +25,7 @@ from hfembed.images.training.perceptual_loss import feature_distance
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
-from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 
@@ -35,23 +36,25 @@ class IdentityModel(NamedTuple):
     """A face embedder that measures whether a reconstruction shows the same person.
 
     Attributes:
-        landmarks: File -> five [x, y] in the photo's pixels; photos without are left out.
+        landmarks: File -> five [x, y] in the photo's pixels; photos without are left out. None: all photos are crops
+            on the standard 112 x 112 template.
         pairs: LFW's View 2, to verify people on reconstructions of both photos; None leaves that out.
     """
 
     embeddings: FaceEmbeddings
-    landmarks: Mapping[str, np.ndarray | None]
+    landmarks: Mapping[str, np.ndarray | None] | None
     pairs: LfwPairs | None = None
 
 
 def make_identity_model(
     embedder: FaceEmbedderModel,
     processor: FaceImageProcessor,
-    landmarks: str | Path,
+    landmarks: str | Path | None,
     pairs: LfwPairs | None = None,
 ) -> IdentityModel:
-    """An identity model from a face embedder and the file of landmarks."""
-    return IdentityModel(FaceEmbeddings(embedder, processor, processor.template), read_landmarks(landmarks), pairs)
+    """An identity model from a face embedder and the file of landmarks; None for crops on the standard template."""
+    found = None if landmarks is None else read_landmarks(landmarks)
+    return IdentityModel(FaceEmbeddings(embedder, processor, processor.template), found, pairs)
 
 
 def report_reconstruction(
@@ -61,12 +64,14 @@ def report_reconstruction(
     output: str | Path,
     split: dict[str, Any],
     identity_model: IdentityModel | None = None,
+    codec: LatentCodec | None = None,
     pictures: int = 12,
 ) -> dict[str, Any]:
     """Measure, write results.json and reconstructions.png.
 
-    PCA with as many components as the model has latents is fitted on the people who were not held out. The answer has
-    the figures, and under "reconstruction" how they came about.
+    PCA with as many components as the model has latents is fitted on the people who were not held out. With a codec,
+    the images that it makes of its files are measured too, and JPEG gets as many bytes. The answer has the figures,
+    and under "reconstruction" how they came about.
 
     Raises:
         InputError: The images cannot be read, are too few, or the model cannot reconstruct from latents.
@@ -81,43 +86,33 @@ def report_reconstruction(
     train, test = (processor.normalize(faces.pixels()) for faces in (known, unseen))
     reconstructed, latents = reconstruction.reconstruct(model, test)
     count = latents.shape[1]
-    figures = {
-        "psnr": reconstruction.psnr(reconstructed, test),
-        "ssim": reconstruction.ssim(reconstructed, test),
-        "image_psnr": reconstruction.image_psnr(reconstructed, test),
-        "num_latents": count,
-        "active_latents": reconstruction.active_latents(latents),
-    }
+    figures: dict[str, float] = {"num_latents": count, "active_latents": reconstruction.active_latents(latents)}
+    rows = {"photo": test, "this model": reconstructed}
+    prefixes = {"this model": "", "coded": "coded_", "PCA": "pca_", "JPEG": "jpeg_"}
+    budget: float = count
+    if codec is not None:
+        files = [codec.compress(image) for image in test]
+        rows["coded"] = torch.stack([codec.decompress(file) for file in files])
+        budget = figures["coded_bytes"] = float(np.mean([len(file) for file in files]))
+    if count <= min(len(train), train[0].numel()):
+        rows["PCA"] = reconstruction.pca_reconstruction(train, test, count)
+    rows["JPEG"], figures["jpeg_bytes"] = reconstruction.jpeg_reconstruction(test, budget)
     ends = far_pairs(len(test))
     if len(test) > 1 and not isinstance(model, RestorationAutoencoderModel):
         middles = latents[ends].mean(0).view(-1, *model.config.latent_shape)
         figures["midpoint_sharpness"] = pairs_sharpness(reconstructed[ends], decode_latents(model, middles))
-    rows = {"photos": test, "this model": reconstructed}
-    if count <= min(len(train), train[0].numel()):
-        pca_reconstructed = reconstruction.pca_reconstruction(train, test, count)
-        rows["PCA"] = pca_reconstructed
-        figures |= {
-            "pca_psnr": reconstruction.psnr(pca_reconstructed, test),
-            "pca_ssim": reconstruction.ssim(pca_reconstructed, test),
-            "pca_image_psnr": reconstruction.image_psnr(pca_reconstructed, test),
-        }
-        if "midpoint_sharpness" in figures:
-            figures["pca_midpoint_sharpness"] = pairs_sharpness(
-                pca_reconstructed[ends], pca_reconstructed[ends].mean(0)
-            )
-    by_jpeg, size = reconstruction.jpeg_reconstruction(test, count)
-    figures |= {
-        "jpeg_bytes": size,
-        "jpeg_psnr": reconstruction.psnr(by_jpeg, test),
-        "jpeg_ssim": reconstruction.ssim(by_jpeg, test),
-    }
+        if "PCA" in rows:
+            figures["pca_midpoint_sharpness"] = pairs_sharpness(rows["PCA"][ends], rows["PCA"][ends].mean(0))
+    points = None
     if identity_model is not None:
         points = crop_landmarks(identity_model.landmarks, held_out, unseen, processor)
-        for name, row in zip(("", "pca_"), list(rows.values())[1:], strict=False):
+    for name, row in list(rows.items())[1:]:
+        figures |= {prefixes[name] + figure: value for figure, value in compare(row, test).items()}
+        if identity_model is not None and points is not None:
             kept, distance = identity_kept(identity_model, test, row, points)
-            figures |= {f"{name}identity_kept": kept, f"{name}perceptual_distance": distance}
-        if identity_model.pairs is not None:
-            figures |= verified(model, processor, images, identity_model, identity_model.pairs)
+            figures |= {f"{prefixes[name]}identity_kept": kept, f"{prefixes[name]}perceptual_distance": distance}
+    if identity_model is not None and identity_model.pairs is not None:
+        figures |= verified(model, processor, images, identity_model, identity_model.pairs)
     details = {
         "model": str(model.config.name_or_path),
         "images": f"{len(test)} of {len(unseen.identities)} held-out people, as {tuple(test.shape[1:])}",
@@ -125,7 +120,9 @@ def report_reconstruction(
         "split": split,
         "psnr": "dB, of the squared error averaged over all images; image_psnr averages over images in dB",
         "ssim": "torchmetrics, its defaults, data_range 1",
-        "jpeg": "at the highest quality whose mean file is not above one byte per latent number, or at the lowest",
+        "sharpness": "gradient energy, as a fraction of the photos'",
+        "jpeg": "at the highest quality whose mean file is not above "
+        f"{'coded_bytes' if codec is not None else 'one byte per latent number'}, or at the lowest",
         "figures": sorted(figures),
         **provenance({"images": images}),
     }
@@ -134,6 +131,12 @@ def report_reconstruction(
         draw_rows({label: row[chosen] for label, row in rows.items()}, output / "reconstructions.png")
     write_results(output, NAME, figures, details, model)
     return {**figures, NAME: details}
+
+
+def compare(reconstructed: torch.Tensor, images: torch.Tensor) -> dict[str, float]:
+    """Figures of reconstructions (N, C, H, W) that need no other network."""
+    measures = (reconstruction.psnr, reconstruction.ssim, reconstruction.image_psnr, reconstruction.sharpness)
+    return {measure.__name__: measure(reconstructed, images) for measure in measures}
 
 
 def far_pairs(count: int, pairs: int = 100) -> torch.Tensor:
@@ -200,17 +203,24 @@ def verified(
 
 
 def crop_landmarks(
-    landmarks: Mapping[str, np.ndarray | None],
+    landmarks: Mapping[str, np.ndarray | None] | None,
     photos: Any,
     crops: AlignedFaces,
     processor: ConvAutoencoderImageProcessor,
 ) -> np.ndarray:
-    """Landmarks in the crops' pixels, (N, 5, 2), NaN where there are none; all photos are of one size."""
+    """Landmarks in the crops' pixels, (N, 5, 2), NaN where there are none; all photos are of one size.
+
+    Raises:
+        InputError: Photos that are to be crops on the standard template are not of its size.
+    """
     width, height = photos[0]["image"].size
     left, top, right, bottom = processor.crop_box(height, width)
     scale = np.array([processor.size["width"] / (right - left), processor.size["height"] / (bottom - top)])
     nothing = np.full((5, 2), np.nan)
-    found = [landmarks.get(file) for file in crops.files]
+    if landmarks is None and (width, height) != (112, 112):
+        raise InputError(f"photos on the standard template are of 112 x 112 pixels, these of {width} x {height}")
+    template = template_for_size(112, 112)
+    found = [template if landmarks is None else landmarks.get(file) for file in crops.files]
     points = np.stack([nothing if point is None else np.asarray(point, dtype=np.float64) for point in found])
     # pixel centers lie at whole numbers, scaling happens about the picture's corner
     return (points + 0.5 - np.array([left, top])) * scale - 0.5
@@ -218,23 +228,24 @@ def crop_landmarks(
 
 def summary(report: dict[str, Any]) -> str:
     """The figures as lines to print."""
-    lines = [
-        f"{report[NAME]['images']}; {report['num_latents']} latents, {report['active_latents']} of them active",
-        f"  this model: PSNR {report['psnr']:.2f} dB, SSIM {report['ssim']:.3f}",
-    ]
-    if "pca_psnr" in report:
-        lines.append(f"  PCA:        PSNR {report['pca_psnr']:.2f} dB, SSIM {report['pca_ssim']:.3f}")
+    lines = [f"{report[NAME]['images']}; {report['num_latents']} latents, {report['active_latents']} of them active"]
+    has_identity = "identity_kept" in report
     lines.append(
-        f"  JPEG:       PSNR {report['jpeg_psnr']:.2f} dB, SSIM {report['jpeg_ssim']:.3f} at "
-        f"{report['jpeg_bytes']:.0f} bytes"
+        f"{'':12}{'PSNR':>8}{'SSIM':>8}{'sharpness':>11}"
+        + (f"{'identity kept':>15}{'perceptual distance':>21}" if has_identity else "")
     )
+    for name, prefix in (("this model", ""), ("coded", "coded_"), ("PCA", "pca_"), ("JPEG", "jpeg_")):
+        if f"{prefix}psnr" not in report:
+            continue
+        psnr, ssim, sharpness = (report[prefix + figure] for figure in ("psnr", "ssim", "sharpness"))
+        line = f"{name:12}{psnr:8.2f}{ssim:8.3f}{sharpness:11.0%}"
+        if has_identity:
+            line += f"{report[f'{prefix}identity_kept']:15.3f}{report[f'{prefix}perceptual_distance']:21.3f}"
+        lines.append(line + (f"  at {report[f'{prefix}bytes']:.0f} bytes" if f"{prefix}bytes" in report else ""))
     if "midpoint_sharpness" in report:
         pca = f", PCA {report['pca_midpoint_sharpness']:.0%}" if "pca_midpoint_sharpness" in report else ""
-        lines.append(f"  sharpness halfway between two photos: {report['midpoint_sharpness']:.0%} of theirs{pca}")
-    if "identity_kept" in report:
-        pca = f", PCA {report['pca_identity_kept']:.3f}" if "pca_identity_kept" in report else ""
-        lines.append(f"  identity kept (cosine): {report['identity_kept']:.3f}{pca}")
+        lines.append(f"sharpness halfway between two photos: {report['midpoint_sharpness']:.0%} of theirs{pca}")
     if "view2_accuracy" in report:
         error = report["view2_standard_error"]
-        lines.append(f"  View 2 on reconstructions: {report['view2_accuracy']:.2f} +- {error:.2f} %")
+        lines.append(f"View 2 on reconstructions: {report['view2_accuracy']:.2f} +- {error:.2f} %")
     return "\n".join(lines)

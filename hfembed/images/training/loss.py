@@ -1,46 +1,94 @@
 """What an autoencoder is trained by, as the loop wants it: (model, batch) -> (loss, figures to log)."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from hfembed.checkpoint.loading import load_face_embedder
+from hfembed.images.training.patch_discriminator import adaptive_weight, hinge_loss, with_gradient
 from hfembed.images.training.perceptual_loss import embedding_distance, feature_distance
-from hfembed.images.training.perceptual_networks import FaceEmbeddings, TimmFeatures
+from hfembed.images.training.perceptual_networks import FaceEmbeddings, load_features
 from hfembed.images.training.recipe import AutoencoderTrainingConfig
+from hfembed.models.autoencoder_base import AutoencoderOutput
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 
 
 class AutoencoderLoss:
-    """The model's own loss, and how far reconstructions are from targets for the recipe's frozen networks."""
+    """The model's own loss, the distances that the recipe's frozen networks see, a discriminator's verdict."""
 
     def __init__(self, config: AutoencoderTrainingConfig, device: torch.device):
         self.config = config
         self.features = self.embeddings = None
         if config.perceptual_network:
-            weights = config.path(config.perceptual_weights)
-            self.features = TimmFeatures(config.perceptual_network, config.perceptual_layers, weights).to(device)
+            self.features = load_features(
+                config.path(config.perceptual_network),
+                config.perceptual_layers,
+                config.path(config.perceptual_weights),
+            ).to(device)
         if config.identity_network:
             embedder, processor = load_face_embedder(config.path(config.identity_network), str(device))
             points = config.face_points or template_for_size(*config.image_size)
             self.embeddings = FaceEmbeddings(embedder, processor, points)
 
-    def __call__(self, model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss and figures of one batch of `AutoencoderCollator`."""
+    def __call__(
+        self, model: nn.Module, batch: dict[str, Any], discriminator: nn.Module | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss and figures of one batch of `AutoencoderCollator`; with a discriminator, its own loss is in the sum."""
         output = model(**batch)
-        loss, figures = output.loss, {"reconstruction_loss": output.reconstruction_loss}
+        figures = {"reconstruction_loss": output.reconstruction_loss}
         if output.divergence is not None:
             figures["divergence"] = output.divergence
+        distance = output.reconstruction.new_zeros((), dtype=torch.float32)
         if self.features is not None:
             with torch.no_grad():
                 target = self.features(batch["targets"])
-            distance = feature_distance(
+            figures["perceptual"] = feature_distance(
                 self.features(output.reconstruction), target, self.config.perceptual_layer_weights
             )
-            loss, figures["perceptual"] = loss + self.config.perceptual_weight * distance, distance
+            distance = distance + self.config.perceptual_weight * figures["perceptual"]
         if self.embeddings is not None:
             with torch.no_grad():
                 target = self.embeddings(batch["targets"])
-            distance = embedding_distance(self.embeddings(output.reconstruction), target)
-            loss, figures["identity"] = loss + self.config.identity_weight * distance, distance
-        return loss, figures
+            figures["identity"] = embedding_distance(self.embeddings(output.reconstruction), target)
+            distance = distance + self.config.identity_weight * figures["identity"]
+        if discriminator is None:
+            return output.loss + distance, figures
+        autoencoder = cast(ConvAutoencoderModel, getattr(model, "module", model))
+        last_layer = autoencoder.decoder.conv_out.weight
+        adversarial, more = self._adversarial(output, distance, batch["targets"], last_layer, discriminator)
+        return output.loss + adversarial, figures | more
+
+    def _adversarial(
+        self,
+        output: AutoencoderOutput,
+        distance: torch.Tensor,
+        targets: torch.Tensor,
+        last_layer: torch.Tensor,
+        discriminator: nn.Module,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss that is not the model's own, and figures.
+
+        The gradient of each part is taken at the reconstruction, once: from there to the last layer, whose gradients
+        are weighed, and to the rest of the model it is the same way.
+        """
+        image = output.reconstruction
+        assert image is not None and output.reconstruction_loss is not None
+        (own,) = torch.autograd.grad(output.reconstruction_loss, image, retain_graph=True)
+        slope = torch.zeros_like(image)
+        if distance.requires_grad:
+            (slope,) = torch.autograd.grad(distance, image)
+        # its parameters learn from its own loss alone, and the model from the verdict on reconstructions alone
+        shown = image.detach().requires_grad_()
+        photos, reconstructions = discriminator(torch.cat([targets.to(shown.dtype), shown])).float().chunk(2)
+        verdict = -reconstructions.mean()
+        (pull,) = torch.autograd.grad(verdict, shown, retain_graph=True)
+        by_images, by_discriminator = (
+            torch.autograd.grad(image, last_layer, part, retain_graph=True)[0] for part in (own + slope, pull)
+        )
+        weight = self.config.discriminator_weight * adaptive_weight(by_images, by_discriminator)
+        discriminator_loss = hinge_loss(photos, reconstructions)
+        figures = {"adversarial": verdict, "adversarial_weight": weight, "discriminator": discriminator_loss}
+        value = distance + weight * verdict
+        return with_gradient(value, image, slope + weight * pull) + discriminator_loss, figures

@@ -1,6 +1,7 @@
 """Frozen networks for the perceptual and identity losses of an autoencoder."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import timm
 import torch
 from torch import nn
 
+from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError, first_line
-from hfembed.faces.swap.recrop import face_grid, sample_faces
+from hfembed.faces.swap.recrop import face_grid, sample_faces, to_pixel_values
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
@@ -46,6 +48,49 @@ class TimmFeatures(nn.Module):
         """Images (B, 1 or 3, H, W) in [0, 1] -> a map (B, channels, h, w) for each layer."""
         pixel_values = (pixel_values.expand(-1, 3, -1, -1) - self.mean) / self.std
         return self.network(pixel_values)
+
+
+class FaceFeatures(nn.Module):
+    """Feature maps of a face embedder's trunk: 0 is the stem's, 1 and up those of its stages.
+
+    Images are taken at their own size; the embedder's alignment is left out.
+
+    Raises:
+        InputError: The trunk has no such layer.
+    """
+
+    def __init__(self, embedder: FaceEmbedderModel, processor: FaceImageProcessor, layers: Sequence[int]) -> None:
+        super().__init__()
+        stages = [getattr(embedder.trunk, "stem", None), *getattr(embedder.trunk, "stages", [])]
+        if not layers or not 0 <= min(layers) <= max(layers) < len(stages) or stages[0] is None:
+            raise InputError(
+                f"no features {list(layers)} of the trunk {embedder.config.trunk}: it has {len(stages)}, from 0"
+            )
+        self.stages = nn.ModuleList(stages[: max(layers) + 1]).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        self.processor = processor
+        self.layers = list(layers)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """Images (B, 1 or 3, H, W) in [0, 1] -> a map (B, channels, h, w) for each layer, in their order."""
+        hidden = to_pixel_values(pixel_values, self.processor)
+        maps = []
+        for stage in self.stages:
+            hidden = stage(hidden)
+            maps.append(hidden)
+        return [maps[layer] for layer in self.layers]
+
+
+def load_features(network: str, layers: Sequence[int], weights: str = "") -> TimmFeatures | FaceFeatures:
+    """The features that a recipe names: those of a face embedder, a folder or Hub id, or of a timm architecture.
+
+    Raises:
+        InputError: There is no such network, layer or file of weights, or the Hub cannot be reached.
+    """
+    if "/" not in network and not Path(network).is_dir():
+        return TimmFeatures(network, layers, weights)
+    return FaceFeatures(*load_face_embedder(network, "cpu"), layers)
 
 
 class FaceEmbeddings(nn.Module):

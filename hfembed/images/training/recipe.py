@@ -67,8 +67,14 @@ class AutoencoderTrainingConfig(TrainingConfig):
         {}, "model_type, hfembed_conv_autoencoder by default, and fields of its config except image_size, num_channels"
     )
 
-    perceptual_network: str = setting("", "timm architecture whose features are compared too; empty = none")
-    perceptual_weights: str = setting("", "file of its weights; empty = timm's pretrained ones, from the Hub")
+    patch_start: bool = setting(
+        False, "start as the PCA of patches: a plain network of one level that folds patches, with a grid of latents"
+    )
+
+    perceptual_network: str = setting(
+        "", "timm architecture, or face embedder (folder or Hub id), whose features are compared too; empty = none"
+    )
+    perceptual_weights: str = setting("", "file of timm's weights; empty = its pretrained ones, from the Hub")
     perceptual_layers: list[int] = setting([1, 2], "which of its feature maps, from 0, finest first")
     perceptual_layer_weights: list[float] = setting([1.0, 1.0], "a weight for each of them")
     perceptual_weight: float = setting(0.1, "of the distance of features in the loss")
@@ -78,6 +84,12 @@ class AutoencoderTrainingConfig(TrainingConfig):
         0.0, "weight of the identity network in a closed-form start from init_from, a warped code; 0 = none"
     )
     identity_start_photos: int = setting(6000, "training photos that this start is measured on")
+    discriminator_weight: float = setting(
+        0.0, "of a patch discriminator, times the weight that balances its gradient with the others'; 0 = none"
+    )
+    discriminator_start: int = setting(0, "steps before the discriminator is trained and listened to")
+    discriminator_learning_rate: float = setting(2e-4, "at its peak; 0 = that of the model")
+    discriminator_width: int = setting(64, "channels of its first layer, a multiple of 8")
     face_points: list[list[float]] = setting(
         [], "five [x, y] in the crop: where a face's landmarks are on average; empty = the standard template"
     )
@@ -103,6 +115,15 @@ class AutoencoderTrainingConfig(TrainingConfig):
             raise ValueError("identity_start must not be negative, identity_start_photos at least 1")
         if self.identity_start and not (self.identity_network and self.init_from):
             raise ValueError("identity_start needs an identity_network to measure with, and init_from to start from")
+        for name in ("discriminator_weight", "discriminator_learning_rate", "discriminator_start"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.discriminator_width < 8 or self.discriminator_width % 8:
+            raise ValueError(f"discriminator_width must be a multiple of 8, not {self.discriminator_width}")
+        if self.discriminator_weight and self.mixed_precision == "fp16":
+            raise ValueError("a discriminator's gradients leave fp16's range: take mixed_precision bf16 or no")
+        if self.discriminator_weight and min(self.image_size) < 32:
+            raise ValueError(f"a discriminator needs images of at least 32 pixels, not {self.image_size}")
         if self.face_points and [len(point) for point in self.face_points] != [2] * 5:
             raise ValueError(f"face_points must be five [x, y], not {self.face_points}")
         for name in ("image_size", "num_channels"):

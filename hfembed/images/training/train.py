@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
-from hfembed.errors import input_errors
+from hfembed.errors import InputError, input_errors
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.training.recipe import photo_facts
 from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, takes_masks
@@ -20,6 +20,7 @@ from hfembed.images.evaluation.reconstruction_pictures import draw_reconstructio
 from hfembed.images.training.collator import AutoencoderCollator
 from hfembed.images.training.identity_start import start_from_identity
 from hfembed.images.training.loss import AutoencoderLoss
+from hfembed.images.training.patch_discriminator import PatchDiscriminator
 from hfembed.images.training.perceptual_networks import FaceEmbeddings
 from hfembed.images.training.recipe import (
     AutoencoderTrainingConfig,
@@ -35,12 +36,14 @@ from hfembed.images.training.recipe import (
 from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.training.config import read_config
 from hfembed.training.loop import Task, make_accelerator, shard, train
 from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler
 
 CONFIG = AutoencoderTrainingConfig
+_PATCH_PHOTOS = 500  # of which a linear start knows the patches
 
 
 @training_program
@@ -83,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             evaluate=evaluate if protocols else None,
             primary_metric="psnr",
             draw=draw if protocols and config.pictures else None,
+            discriminator=make_discriminator(config, model),
+            discriminator_learning_rate=config.discriminator_learning_rate,
+            discriminator_start=config.discriminator_start,
         ),
     )
 
@@ -101,9 +107,35 @@ def start_model(
 ) -> AutoencoderModelBase:
     """The model, and what some measure on the photos before they are trained."""
     model = make_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    if config.patch_start and not config.init_from:
+        start_from_patches(config, model, photos, processor)
     if hasattr(model, "start_from_images") and not config.init_from:
         model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
     return model
+
+
+def start_from_patches(
+    config: AutoencoderTrainingConfig,
+    model: AutoencoderModelBase,
+    photos: AlignedFaces,
+    processor: ConvAutoencoderImageProcessor,
+) -> None:
+    """Start as the PCA of the patches of some photos."""
+    if not isinstance(model, ConvAutoencoderModel):
+        raise InputError(f"patch_start: a {type(model).__name__} has no such start; leave it out")
+    some = without_margin(photos.pixels(_PATCH_PHOTOS), config.frame_margin)
+    with input_errors():
+        model.start_from_patches(processor.normalize(some))
+
+
+def make_discriminator(config: AutoencoderTrainingConfig, model: AutoencoderModelBase) -> PatchDiscriminator | None:
+    """The recipe's discriminator, None where it has none."""
+    if not config.discriminator_weight:
+        return None
+    if not isinstance(model, ConvAutoencoderModel):
+        raise InputError(f"discriminator_weight: a {type(model).__name__} does not learn from a discriminator; set 0")
+    discriminator = PatchDiscriminator(model.config.num_channels, config.discriminator_width)
+    return discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 
 
 def add_identity(

@@ -29,6 +29,16 @@ class ConvAutoencoderConfig(AutoencoderConfig):
     Further fields, and errors: see `AutoencoderConfig`.
 
     Args:
+        architecture (`str`, *optional*, defaults to `"plain"`):
+            `"plain"`, small and without normalization; or `"autoencoder_kl"`, the network of diffusers' AutoencoderKL:
+            GroupNorm residual blocks and attention at the lowest map, for color images of 64 to 512 pixels.
+        norm_groups (`int`, *optional*, defaults to 32):
+            Of `"autoencoder_kl"`: groups of GroupNorm; all of `widths` must be multiples of it.
+        attention (`bool`, *optional*, defaults to `True`):
+            Of `"autoencoder_kl"`: attention between the two residual blocks at the lowest map.
+        quant_conv (`bool`, *optional*, defaults to `False`):
+            Of `"autoencoder_kl"` with a latent grid: 1 x 1 convolutions around the latents, which many checkpoints of
+            diffusers have.
         image_size (`list[int]`, *optional*, defaults to `[64, 64]`):
             Height and width the model is made for. A convolutional model accepts others too, a dense one does not.
         bottleneck (`str`, *optional*, defaults to `"conv"`):
@@ -59,6 +69,10 @@ class ConvAutoencoderConfig(AutoencoderConfig):
 
     model_type: ClassVar[str] = "hfembed_conv_autoencoder"
 
+    architecture: Literal["plain", "autoencoder_kl"] = "plain"
+    norm_groups: int = 32
+    attention: bool = True
+    quant_conv: bool = False
     bottleneck: Literal["conv", "dense"] = "conv"
     bottleneck_size: int = 1
     variational: bool = False
@@ -86,6 +100,15 @@ class ConvAutoencoderConfig(AutoencoderConfig):
         """Reject impossible bottlenecks and negative weights."""
         if self.bottleneck_size < 1:
             raise ValueError(f"bottleneck_size must be at least 1, got {self.bottleneck_size}")
+        if self.architecture == "autoencoder_kl":
+            if self.norm_groups < 1 or any(width % self.norm_groups for width in self.widths):
+                raise ValueError(f"widths {self.widths} must be multiples of norm_groups, {self.norm_groups}")
+            if self.blocks_per_level < 1:
+                raise ValueError("blocks_per_level must be at least 1 for autoencoder_kl, got 0")
+            if self.bottleneck_size != 1:
+                raise ValueError(f"bottleneck_size must be 1 for autoencoder_kl, got {self.bottleneck_size}")
+            if self.quant_conv and self.bottleneck == "dense":
+                raise ValueError("quant_conv is of a latent grid; leave it out with the dense bottleneck")
         for name in ("kl_weight", "free_bits", "latent_penalty_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 up, got {getattr(self, name)}")

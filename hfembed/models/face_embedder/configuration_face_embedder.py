@@ -48,6 +48,8 @@ _MAX_SIDE = 4096
 _MAX_WIDTH = 16_384
 _MAX_BLOCKS = 500
 _MAX_SUB_CENTERS = 64
+_MAX_PEOPLE = 100_000_000
+MAX_NAMED_PEOPLE = 10_000
 MAX_PARAMETERS = 4_000_000_000
 
 
@@ -148,6 +150,9 @@ class FaceEmbedderConfig(PreTrainedConfig):
             Margins in radians of the head `"magface"` at both ends of `norm_range`.
         norm_penalty (`float`, *optional*, defaults to 35.0):
             Weight of the regularizer of the head `"magface"` that makes embeddings long.
+        num_people (`int`, *optional*):
+            Number of people, where they are more than 10,000: it then stands for `id2label`, and the names are in
+            people.txt beside config.json (`Checkpoint.people`).
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Fraction of the target probability that is spread over all people.
         metric_loss (`str`, *optional*, defaults to `"triplet"`):
@@ -197,6 +202,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
     norm_range: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [10.0, 110.0])
     margin_range: list[float | int] | tuple[float | int, ...] = field(default_factory=lambda: [0.45, 0.8])
     norm_penalty: float | int = 35.0
+    num_people: int | None = None
     label_smoothing: float | int = 0.0
     metric_loss: str = "triplet"
     triplet_margin: float | int = 0.2
@@ -212,6 +218,20 @@ class FaceEmbedderConfig(PreTrainedConfig):
         if self.pooling is None and (self.trunk in _TRUNKS or self.trunk.startswith("timm/")):
             self.pooling = self._allowed_poolings()[0]  # type: ignore[assignment]
         super().__post_init__(**kwargs)
+
+    @property
+    def num_labels(self) -> int | None:
+        """Number of people; setting another one forgets their names."""
+        return self.num_people if self.id2label is None else len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, number: int) -> None:
+        if number == self.num_labels:
+            return
+        many = number > MAX_NAMED_PEOPLE
+        self.num_people = number if many else None
+        self.id2label = None if many else {label: f"LABEL_{label}" for label in range(number)}
+        self.label2id = None if many else {name: label for label, name in (self.id2label or {}).items()}
 
     def _allowed_poolings(self) -> tuple[str, ...]:
         return _TIMM_POOLINGS if self.trunk.startswith("timm/") else _TRUNKS[self.trunk][1]
@@ -229,7 +249,7 @@ class FaceEmbedderConfig(PreTrainedConfig):
             raise ValueError(f"image_size must be [height, width] in pixels, got {self.image_size}")
         if self.num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 3 (color) or 1 (gray), got {self.num_channels}")
-        check_sizes(self, {"image_size": _MAX_SIDE, "embedding_size": _MAX_WIDTH})
+        check_sizes(self, {"image_size": _MAX_SIDE, "embedding_size": _MAX_WIDTH, "num_people": _MAX_PEOPLE})
 
     def validate_losses(self) -> None:
         """Refuse heads and losses that do not exist."""
@@ -310,4 +330,4 @@ class FaceEmbedderConfig(PreTrainedConfig):
             raise ValueError(f"a higher cosine must mean a higher probability; slope is {calibration['slope']}")
 
 
-__all__ = ["MAX_PARAMETERS", "FaceEmbedderConfig", "check_trunk_arguments"]
+__all__ = ["MAX_NAMED_PEOPLE", "MAX_PARAMETERS", "FaceEmbedderConfig", "check_trunk_arguments"]

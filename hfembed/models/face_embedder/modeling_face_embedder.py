@@ -574,8 +574,11 @@ class FaceEmbedderForClassification(FaceEmbedderPreTrainedModel):
         """
         if (num_labels is None) == (id2label is None):
             raise ValueError("replace_head takes either num_labels or id2label")
-        self.config.id2label = id2label or {index: f"LABEL_{index}" for index in range(num_labels or 0)}
-        self.config.label2id = {name: index for index, name in self.config.id2label.items()}
+        self.config.id2label, self.config.label2id, self.config.num_people = id2label, None, None
+        if id2label is None:
+            self.config.num_labels = num_labels or 0
+        else:
+            self.config.label2id = {name: index for index, name in id2label.items()}
         weight = self.classifier.weight
         self.classifier = _classifier(self.config)
         self._init_weights(self.classifier)
@@ -658,6 +661,8 @@ def _classifier(config: FaceEmbedderConfig) -> nn.Module:
     people = config.num_labels or 0
     if people < 2:
         raise ValueError("a classifier needs at least two people: with one, every face is classified right")
+    if people * config.embedding_size > MAX_PARAMETERS:
+        raise ValueError(f"embedding_size {config.embedding_size} times {people:,} people is too large a classifier")
     if config.head == "softmax":
         return nn.Linear(config.embedding_size, people)
     return make_margin_softmax(config, people)

@@ -1,6 +1,7 @@
-"""The tokenizer of a model with subwords: ids of words, and the n-grams of the words that have none."""
+"""The tokenizer of a model with subwords or an analyzer: analyzed text, ids of words, n-grams of unknown words."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,18 +9,33 @@ from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from .subwords import LONGEST_NGRAM, MOST_BUCKETS, hash_ngrams
+from .text_rules import TextRules
 
 _WIDTH = 128  # n-grams per word are padded to a multiple, so that batches of a pipeline fit together
 
 
 class Word2VecTokenizer(PreTrainedTokenizerFast):
-    """A WordLevel tokenizer that also returns `ngram_ids` of the words that are not in the vocabulary.
+    """A WordLevel tokenizer that analyzes text first, and returns `ngram_ids` of words outside the vocabulary.
 
-    `ngram_ids` has the shape (batch, length, n-grams): the hash bucket of each n-gram + 1, and 0 for none. Texts in
-    pairs and overflowing tokens get no `ngram_ids`.
+    With an analyzer, offsets are those in the analyzed text, and texts given as lists of words are not analyzed. With
+    subwords, `ngram_ids` has the shape (batch, length, n-grams): the hash bucket of each n-gram + 1, and 0 for none.
+    Texts in pairs and overflowing tokens get no `ngram_ids`.
 
-    It is made by `Vocabulary.to_tokenizer`, with `subwords` (least and greatest length) and `buckets`.
+    It is made by `Vocabulary.to_tokenizer`, with `subwords` (least and greatest length) and `buckets`, with
+    `text_rules`, or with both.
     """
+
+    @cached_property
+    def _text_rules(self) -> TextRules:
+        """The rules with the analyzer, from tokenizer_config.json.
+
+        Raises:
+            ValueError: They are impossible.
+        """
+        try:
+            return TextRules(**self.init_kwargs.get("text_rules", {}))
+        except TypeError as error:
+            raise ValueError(f"tokenizer_config.json: impossible text_rules: {error}") from None
 
     @property
     def ngram_sizes(self) -> tuple[int, int, int]:
@@ -39,16 +55,24 @@ class Word2VecTokenizer(PreTrainedTokenizerFast):
         self, text: Any, text_pair: Any = None, is_split_into_words: bool = False, **kwargs: Any
     ) -> BatchEncoding:
         tensors = kwargs.pop("return_tensors", None)
+        if not is_split_into_words:
+            text, text_pair = self._analyze(text), self._analyze(text_pair)
         encoded = super()._encode_plus(text, text_pair, is_split_into_words=is_split_into_words, **kwargs)
         single = isinstance(text, str) or (is_split_into_words and not (text and isinstance(text[0], list | tuple)))
         texts = [text] if single else text
-        if text_pair is None and encoded.encodings is not None and len(encoded.encodings) == len(texts):
-            ngram_ids = self._ngram_ids(texts, encoded.encodings)
+        encodings = encoded.encodings if "subwords" in self.init_kwargs and text_pair is None else None
+        if encodings is not None and len(encodings) == len(texts):
+            ngram_ids = self._ngram_ids(texts, encodings)
             encoded["ngram_ids"] = (ngram_ids[0] if single else ngram_ids).tolist()
         if tensors is None:
             return encoded
         # a single text becomes a batch of one, as in transformers
         return BatchEncoding(dict(encoded), encoded.encodings, tensors, prepend_batch_axis=single)
+
+    def _analyze(self, text: Any) -> Any:
+        if isinstance(text, list | tuple):
+            return [self._analyze(item) for item in text]
+        return self._text_rules.analyze(text) if isinstance(text, str) else text
 
     def _ngram_ids(self, texts: Sequence[Any], encodings: Sequence[Any]) -> np.ndarray:
         places: list[tuple[int, int]] = []

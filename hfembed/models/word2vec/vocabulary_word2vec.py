@@ -1,12 +1,10 @@
-"""The words of a word2vec model, their counts, and the rules that split text into words."""
+"""The words of a word2vec model and their counts."""
 
 import difflib
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, normalizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from .text_rules import TextRules
 from .tokenization_word2vec import Word2VecTokenizer, split_text
 
 COUNTS_FILE = "vocab_counts.safetensors"
@@ -35,71 +34,6 @@ class UnknownWordError(KeyError, ValueError):
 
     def __str__(self) -> str:
         return self.message
-
-
-@dataclass(frozen=True)
-class TextRules:
-    r"""How text becomes words: NFC, then lowercase, then words, then phrases.
-
-    The same engine, the tokenizer's own, applies them to the training text and to the texts of a user.
-
-    Args:
-        lowercase: Lowercase the text, character by character.
-        word_pattern: A regular expression (Oniguruma's syntax) whose matches are the words, applied to each piece of
-            text between whitespace; without it these pieces are the words. In `\w` letters, digits, `_` and the marks
-            of Unicode belong to words.
-        phrases: Pairs of neighbors to join with `_`, one tuple of pairs per pass (Mikolov et al. 2013b, section 4).
-            A later pass may join what an earlier one made: `new_york` + `times`.
-        fold_yo: Write the Russian letter ё as е, as most texts do.
-    """
-
-    lowercase: bool = False
-    word_pattern: str | None = None
-    phrases: tuple[tuple[tuple[str, str], ...], ...] = ()
-    fold_yo: bool = False
-
-    def __post_init__(self) -> None:
-        if self.word_pattern is None:
-            return
-        try:
-            replaced = normalizers.Replace(Regex(self.word_pattern), "#").normalize_str("\n\t\n")
-        except Exception as error:  # tokenizers has no class of its own for it
-            raise ValueError(
-                f"word_pattern {self.word_pattern!r} is not a regular expression of the tokenizer (Oniguruma): {error}"
-            ) from None
-        if "#" in replaced and replaced.replace("#", "") == "\n\t\n":
-            raise ValueError(f"word_pattern {self.word_pattern!r} matches the empty word; use '+' instead of '*'")
-
-    def normalizer(self) -> normalizers.Normalizer:
-        """The rules before text is split into words, as a `tokenizers` normalizer."""
-        steps: list[normalizers.Normalizer] = [normalizers.Replace("\ufeff", ""), _NFC]
-        if self.lowercase:
-            steps.append(normalizers.Lowercase())
-        if self.fold_yo:
-            steps += [normalizers.Replace("ё", "е"), normalizers.Replace("Ё", "Е")]
-        if any(self.phrases):
-            if self.word_pattern is not None:
-                # what is not a word becomes a space, so that pairs are neighbors; \G walks from match to match
-                steps.append(normalizers.Replace(Regex(rf"\G(?:{self.word_pattern}|\n)*+\K[^\n]"), " "))
-            steps.append(normalizers.Replace(Regex(r"[^\S\n]+"), " "))
-            steps += [normalizers.Replace(Regex(_phrase_pattern(pairs)), "_") for pairs in self.phrases if pairs]
-        return normalizers.Sequence(steps)
-
-    def fields(self) -> dict[str, Any]:
-        """What a vocabulary's file says of them: releases before `fold_yo` say the same where it is off."""
-        fields = asdict(self)
-        return fields if self.fold_yo else {name: fields[name] for name in fields if name != "fold_yo"}
-
-    def normalize_word(self, word: str) -> str:
-        """A single word as the rules write it: lowercased and folded where they say so."""
-        return self.normalizer().normalize_str(word) if self.lowercase or self.fold_yo else word
-
-    def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
-        """The `tokenizers` pre-tokenizer that splits normalized text into words."""
-        if self.word_pattern is None or any(self.phrases):
-            return pre_tokenizers.WhitespaceSplit()
-        words = pre_tokenizers.Split(Regex(self.word_pattern), behavior="removed", invert=True)
-        return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
 
 
 class Vocabulary:
@@ -242,7 +176,8 @@ class Vocabulary:
         """A WordLevel tokenizer whose ids are the rows; `[UNK]` and `[PAD]` come after the words.
 
         It is saved, pushed and loaded by `AutoTokenizer` without hfembed. `[PAD]` in a text is text. With subwords it
-        is a `Word2VecTokenizer`, in whose place a reader without hfembed gets one that knows no n-grams.
+        is a `Word2VecTokenizer`, in whose place a reader without hfembed gets one that knows no n-grams; with an
+        analyzer too, where such a reader must be given analyzed text.
         """
         unknown, padding = (self._unused(token) for token in ("[UNK]", "[PAD]"))
         ids = {word: row for row, word in enumerate(self._spellings())}
@@ -257,10 +192,13 @@ class Vocabulary:
             "model_input_names": ["input_ids", "attention_mask"],
             "split_special_tokens": True,
         }
-        if subwords is None:
-            return PreTrainedTokenizerFast(**settings)
-        settings["model_input_names"].append("ngram_ids")
-        return Word2VecTokenizer(**settings, subwords=subwords, buckets=buckets)
+        if self.rules.analyzer is not None:
+            settings["text_rules"] = {name: value for name, value in self.rules.fields().items() if name != "phrases"}
+        if subwords is not None:
+            settings["model_input_names"].append("ngram_ids")
+            settings |= {"subwords": subwords, "buckets": buckets}
+        plain = subwords is None and self.rules.analyzer is None
+        return (PreTrainedTokenizerFast if plain else Word2VecTokenizer)(**settings)
 
     def _spellings(self) -> list[str]:
         """The words as the tokenizer meets them in normalized text."""
@@ -288,7 +226,7 @@ class Vocabulary:
             TypeError: One text instead of a list of texts, or items that are neither texts nor words.
         """
         documents = _list_of_documents(documents)
-        texts = [document for document in documents if isinstance(document, str)]
+        texts = [self.rules.analyze(document) for document in documents if isinstance(document, str)]
         encoded = iter(self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         rows = []
         for document in documents:
@@ -307,7 +245,8 @@ class Vocabulary:
             TypeError: As `encode`.
         """
         documents = _list_of_documents(documents)
-        return [split_text(self._tokenizer.backend_tokenizer, d) if isinstance(d, str) else d for d in documents]
+        backend, analyze = self._tokenizer.backend_tokenizer, self.rules.analyze
+        return [split_text(backend, analyze(d)) if isinstance(d, str) else d for d in documents]
 
     def save(
         self,
@@ -367,6 +306,7 @@ class Vocabulary:
                 word_pattern=json.loads(metadata["word_pattern"]),
                 phrases=tuple(tuple((first, second) for first, second in pairs) for pairs in phrases),
                 fold_yo=json.loads(metadata.get("fold_yo", "false")) is True,
+                analyzer=json.loads(metadata.get("analyzer", "null")),
             )
             size = int(metadata["size"])
             spelled = {int(row): word for row, word in json.loads(metadata.get("spellings", "{}")).items()}
@@ -420,31 +360,3 @@ _DAMAGE = (
 def _damaged(path: str | Path, error: BaseException) -> ValueError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ValueError(f"{path} is damaged ({reason}): save the model again, or fetch it again")
-
-
-def _phrase_pattern(pairs: Iterable[tuple[str, str]]) -> str:
-    r"""An Oniguruma pattern that matches the space inside each pair, joining left to right without overlap.
-
-    All pairs form one trie, so that the cost does not grow with their number. `\K` leaves the first word out of the
-    match. After a match `\G` is the start of the second word, which must not begin another pair: with (new, york)
-    and (york, times), 'new york times' becomes 'new_york times', as word2phrase does it.
-    """
-    trie: dict = {}
-    for first, second in pairs:
-        node = trie
-        for character in f"{first} {second}":
-            node = node.setdefault(character, {})
-        node[""] = {}
-
-    def render(node: dict, inside_second: bool) -> str:
-        branches = []
-        for character, child in sorted(node.items()):
-            if character == "":
-                branches.append(r"(?!\S)")
-            elif character == " ":
-                branches.append(rf"\K (?={render(child, True)})")
-            else:
-                branches.append(re.escape(character) + render(child, inside_second))
-        return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
-
-    return rf"(?:\A|(?!\G)(?<=\s)){render(trie, False)}"

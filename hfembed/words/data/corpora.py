@@ -104,14 +104,17 @@ def prepare_corpus(
     config_name: str | None = None,
     num_threads: int = 2,
     fold_yo: bool = False,
+    analyzer: str | None = None,
+    streaming: bool = False,
+    max_words: int | None = None,
 ) -> EncodedCorpus:
     """Count the words of a corpus and write it as ids; a result for the same source and settings is reused.
 
     Args:
         source: A text file (also .gz, .xz, .zst, .bz2), a Parquet file, a folder or list of these (`Path`s, or names
             with such a suffix), the id of a data set on the Hub, a `datasets.Dataset` or `IterableDataset`, or any
-            iterable of texts. One sentence per line. Iterables and streams have no fingerprint: they are read again
-            each time.
+            iterable of texts. One sentence per line. Iterables, `IterableDataset`s too, have no fingerprint: they are
+            read again each time.
         cache_dir: Folder that the corpus is kept in.
         min_count: Words seen less often are dropped.
         max_vocab_size: Keep only this many words, the most frequent.
@@ -121,11 +124,14 @@ def prepare_corpus(
         phrases: Pairs to join with `_`, from `hfembed.words.data.phrases.learn_phrases`.
         sentence_length: Longer lines are cut after this many words (counted before rare ones are dropped).
         vocabulary: Encode with these words, and their text rules, instead of counting.
-        column: The column with the text, of Parquet files and data sets.
+        column: The column with the text, of Parquet files and data sets; several with commas between.
         split: The split of a data set on the Hub.
         config_name: The configuration of a data set on the Hub.
         num_threads: Blocks processed at once, about 0.4 GB each.
         fold_yo: Write the Russian letter ё as е.
+        analyzer: A tagger or segmenter by name, as `TextRules` says.
+        streaming: Read a data set on the Hub as it arrives, without a copy on the disk.
+        max_words: Read only this many words, as whitespace separates them.
 
     Returns:
         The corpus, with its vocabulary.
@@ -133,10 +139,13 @@ def prepare_corpus(
     Raises:
         InputError: A source that does not exist, is not text, or has no word `min_count` times.
     """
-    rules = vocabulary.rules if vocabulary is not None else make_rules(lowercase, word_pattern, phrases, fold_yo)
-    if sentence_length < 1 or min_count < 1 or (max_vocab_size is not None and max_vocab_size < 1):
-        raise InputError("sentence_length, min_count and max_vocab_size must be at least 1")
-    identity, blocks = open_source(source, column, split, config_name)
+    rules = vocabulary.rules if vocabulary is not None else TextRules()
+    if vocabulary is None:
+        rules = make_rules(lowercase, word_pattern, phrases, fold_yo, analyzer)
+    for number in (sentence_length, min_count, max_vocab_size, max_words):
+        if number is not None and number < 1:
+            raise InputError("sentence_length, min_count, max_vocab_size and max_words must be at least 1")
+    identity, blocks = open_source(source, column, split, config_name, streaming, max_words)
     settings = {
         "format": _FORMAT,
         "source": identity,
@@ -165,10 +174,16 @@ def prepare_corpus(
     return EncodedCorpus(folder, fingerprint, num_raw_words)
 
 
-def make_rules(lowercase: bool, word_pattern: str | None, phrases: Phrases | None, fold_yo: bool = False) -> TextRules:
+def make_rules(
+    lowercase: bool,
+    word_pattern: str | None,
+    phrases: Phrases | None,
+    fold_yo: bool = False,
+    analyzer: str | None = None,
+) -> TextRules:
     """`TextRules`, with an `InputError` for impossible ones."""
     try:
-        return TextRules(lowercase, word_pattern, phrases or (), fold_yo)
+        return TextRules(lowercase, word_pattern, phrases or (), fold_yo, analyzer)
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -180,35 +195,62 @@ def _describe(source: object) -> str:
 # --- sources: each becomes an identity (for the fingerprint) and an iterator of byte blocks that end between words ---
 
 
-def open_source(source: object, column: str, split: str, config_name: str | None) -> tuple[object, Iterator[bytes]]:
+def open_source(
+    source: object,
+    column: str,
+    split: str,
+    config_name: str | None,
+    streaming: bool = False,
+    max_words: int | None = None,
+) -> tuple[object, Iterator[bytes]]:
     """A source's identity, which changes with its text, and its text as blocks that end between words."""
+    identity, blocks = _open_whole(source, column.split(","), split, config_name, streaming)
+    return (identity, blocks) if max_words is None else ([identity, max_words], _first_words(blocks, max_words))
+
+
+def _first_words(blocks: Iterator[bytes], number: int) -> Iterator[bytes]:
+    for block in blocks:
+        words = block.split(None, number)
+        if len(words) > number:
+            yield block[: len(block) - len(words[-1])]
+            return
+        yield block
+        number -= len(words)
+        if not number:
+            return
+
+
+def _open_whole(
+    source: object, columns: list[str], split: str, config_name: str | None, streaming: bool
+) -> tuple[object, Iterator[bytes]]:
     import datasets
 
     from hfembed.hub.dataset import check_dataset_card
 
+    name: list[str | None] = []  # what tells a stream from the Hub from others
+
     if isinstance(source, list | tuple) and source and all(_is_file_name(part) for part in source):
         files = [file for part in source for file in _list_files(Path(part))]
-        return _identify_files(files, column), _read_files(files, column)
+        return _identify_files(files, columns), _read_files(files, columns)
     if isinstance(source, str | Path):
         if Path(source).exists():
             files = _list_files(Path(source))
-            return _identify_files(files, column), _read_files(files, column)
+            return _identify_files(files, columns), _read_files(files, columns)
         if isinstance(source, Path) or not may_be_hub_id(source):
             raise InputError(f"{source}: no such file or folder")
         try:
-            check_dataset_card(source)
-            source = datasets.load_dataset(source, config_name, split=split)
+            commit = check_dataset_card(source)
+            name = ["hub", source, commit, config_name, split, *columns]
+            source = datasets.load_dataset(source, config_name, split=split, revision=commit, streaming=streaming)
         except (FileNotFoundError, ConnectionError, ValueError) as error:
             reason = first_line(error)
             raise InputError(f"{source} is neither a file nor a data set that can be loaded: {reason}") from None
     if isinstance(source, datasets.Dataset | datasets.IterableDataset):
-        if source.column_names is not None and column not in source.column_names:
-            raise InputError(
-                f"the dataset has no column {column!r} but {source.column_names}: name the one with the text"
-            )
-        streaming = isinstance(source, datasets.IterableDataset)
-        identity = str(uuid.uuid4()) if streaming else [source._fingerprint, column]
-        return identity, _join_texts(_dataset_texts(source, column))
+        if source.column_names is not None:
+            _check_columns(columns, source.column_names, "the dataset")
+        if isinstance(source, datasets.Dataset):
+            name = [source._fingerprint, *columns]
+        return name or str(uuid.uuid4()), _join_texts(_dataset_texts(source, columns))
     if isinstance(source, Iterable) and not isinstance(source, str | bytes):
         return str(uuid.uuid4()), _join_texts(source)
     raise InputError(f"a corpus is a file, a folder, a dataset or an iterable of texts, not a {type(source).__name__}")
@@ -258,14 +300,21 @@ def _not_text(file: Path) -> str:
     return f"is not plain text ({suffix}): unpack or convert it first" if suffix in _NOT_TEXT else ""
 
 
-def _identify_files(files: list[Path], column: str) -> object:
+def _identify_files(files: list[Path], columns: list[str]) -> object:
     stats = [(str(file.resolve()), file.stat()) for file in files]
-    return [[(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats], column]
+    return [[(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats], *columns]
 
 
-def _dataset_texts(dataset: Any, column: str) -> Iterator[str]:
-    for batch in dataset.select_columns(column).iter(batch_size=1000):
-        yield from batch[column]
+def _check_columns(columns: list[str], there: list[str], name: str) -> None:
+    for column in columns:
+        if column not in there:
+            raise InputError(f"{name} has no column {column!r} but {there}: name the one with the text")
+
+
+def _dataset_texts(dataset: Any, columns: list[str]) -> Iterator[str]:
+    for batch in dataset.select_columns(columns).iter(batch_size=1000):
+        for texts in zip(*(batch[column] for column in columns), strict=True):
+            yield from texts
 
 
 def _join_texts(texts: Iterable[str]) -> Iterator[bytes]:
@@ -285,25 +334,23 @@ def _join_texts(texts: Iterable[str]) -> Iterator[bytes]:
     yield from _cut_blocks(iter([b"".join(parts)]), "a text of the corpus")
 
 
-def _read_files(files: list[Path], column: str) -> Iterator[bytes]:
+def _read_files(files: list[Path], columns: list[str]) -> Iterator[bytes]:
     for file in files:
         if file.suffix == ".parquet":
-            yield from _join_texts(_parquet_texts(file, column))
+            yield from _join_texts(_parquet_texts(file, columns))
             continue
         with _open_binary(file) as stream:
             yield from _cut_blocks(_read_pieces(stream, file), str(file))
         yield b"\n"  # a file ends a sentence
 
 
-def _parquet_texts(file: Path, column: str) -> Iterator[str]:
+def _parquet_texts(file: Path, columns: list[str]) -> Iterator[str]:
     try:
         parquet = pq.ParquetFile(file)
-        if column not in parquet.schema_arrow.names:
-            raise InputError(
-                f"{file} has no column {column!r} but {parquet.schema_arrow.names}: name the one with the text"
-            )
-        for batch in parquet.iter_batches(batch_size=1000, columns=[column]):
-            yield from batch.column(0).to_pylist()
+        _check_columns(columns, parquet.schema_arrow.names, str(file))
+        for batch in parquet.iter_batches(batch_size=1000, columns=columns):
+            for texts in zip(*(batch[column].to_pylist() for column in columns), strict=True):
+                yield from texts
     except pa.ArrowInvalid as error:
         raise InputError(f"{file} cannot be read as parquet: {first_line(error)}") from None
 
@@ -364,12 +411,14 @@ class _Block:
 
 def _encode_block(block: bytes, rules: TextRules) -> _Block:
     try:
-        block.decode("utf-8")
+        text = block.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
             f"the corpus is not UTF-8: byte {block[error.start]:#04x} after "
             f"{block[max(0, error.start - 20) : error.start].decode('utf-8', 'ignore')!r}; convert it first"
         ) from None
+    if rules.analyzer is not None:
+        block, rules = rules.analyze(text).encode(), rules.after_analysis()
     whole = pa.StringArray.from_buffers(
         1, pa.py_buffer(np.array([0, len(block)], dtype=np.int32)), pa.py_buffer(block)
     )

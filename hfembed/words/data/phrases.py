@@ -32,6 +32,9 @@ def learn_phrases(
     cache_dir: str | Path | None = None,
     num_threads: int = 2,
     fold_yo: bool = False,
+    analyzer: str | None = None,
+    streaming: bool = False,
+    max_words: int | None = None,
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Find the pairs of words to join, in several passes: `new_york`, then `new_york` + `times`.
 
@@ -45,13 +48,16 @@ def learn_phrases(
         discount: Keeps pairs of very rare words from scoring high.
         lowercase: Lowercase the text.
         word_pattern: A regular expression whose matches are the words.
-        column: The column with the text, of Parquet files and data sets.
+        column: The column with the text, of Parquet files and data sets; several with commas between.
         split: The split of a data set on the Hub.
         config_name: The configuration of a data set on the Hub.
         cache_dir: Folder for temporary files (4 bytes per word) and for the result, which is reused when source and
             settings are unchanged. Default: the system's folder for temporary files, and nothing is kept.
         num_threads: Blocks of text processed at once.
         fold_yo: Write the Russian letter ё as е.
+        analyzer: A tagger or segmenter by name, as `TextRules` says.
+        streaming: Read a data set on the Hub as it arrives, once per pass.
+        max_words: Read only this many words.
 
     Returns:
         The pairs of each pass, for `prepare_corpus(phrases=...)`, which saves them with the tokenizer.
@@ -63,20 +69,21 @@ def learn_phrases(
         raise InputError(
             "phrases need several passes over the corpus; give a list, a file or a data set, not an iterator"
         )
+    where = (source, column, split, config_name, streaming, max_words)
     kept = None
     if cache_dir is not None:
-        identity, _ = open_source(source, column, split, config_name)
+        identity, _ = open_source(*where)
         settings = [identity, list(thresholds), min_count, discount, lowercase, word_pattern]
-        if fold_yo:  # results of releases before it are still found
-            settings.append(fold_yo)
+        if fold_yo or analyzer:  # results of releases before these are still found
+            settings += [fold_yo, analyzer] if analyzer else [fold_yo]
         kept = Path(cache_dir) / f"phrases-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}.json"
         if kept.is_file():
             return tuple(tuple((first, second) for first, second in pairs) for pairs in json.loads(kept.read_text()))
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
     passes: tuple[tuple[tuple[str, str], ...], ...] = ()
     for threshold in thresholds:
-        rules = make_rules(lowercase, word_pattern, passes, fold_yo)
-        _, blocks = open_source(source, column, split, config_name)
+        rules = make_rules(lowercase, word_pattern, passes, fold_yo, analyzer)
+        _, blocks = open_source(*where)
         with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
             encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)
             words, counts = count_words(encoded, min_count)

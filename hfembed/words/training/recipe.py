@@ -15,6 +15,7 @@ from huggingface_hub.dataclasses import strict
 from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
+from hfembed.models.word2vec.text_analyzers import ANALYZERS
 from hfembed.training.config import RunConfig, setting
 from hfembed.words.data.corpora import EncodedCorpus, may_be_hub_id, prepare_corpus
 from hfembed.words.data.phrases import learn_phrases
@@ -26,8 +27,9 @@ from hfembed.words.training.subword_table import used_buckets
 Loaded = TypeVar("Loaded")
 
 _WORD = r"\w+(?:[-'\u2019]\w+)*"  # letters, marks and digits, with hyphens and apostrophes inside
-LANGUAGES = dict.fromkeys(("be", "bg", "cs", "de", "en", "es", "fr", "it", "pl", "pt", "ru", "sr", "uk"), _WORD)
-"""Language -> `word_pattern`."""
+_SEGMENTERS = {"ja": "fugashi", "zh": "jieba"}
+LANGUAGES = ("be", "bg", "cs", "de", "en", "es", "fr", "it", "pl", "pt", "ru", "sr", "uk", *_SEGMENTERS)
+"""Languages of which it is known what a word is."""
 
 
 @strict
@@ -39,8 +41,11 @@ class Word2VecTrainingConfig(RunConfig):
         "", "text file, parquet file, folder of such, or id of a dataset on the Hub; one sentence per line", False
     )
     corpus_note: str = setting("", "what the text is and under which license, for the model card", False)
-    column: str = setting("text", "column with the text, of parquet files and datasets", False)
+    column: str = setting("text", "column with the text, of parquet files and datasets; several: title,text", False)
+    config_name: str = setting("", "configuration of a dataset on the Hub, such as 20231101.ru", False)
     split: str = setting("train", "split of a dataset on the Hub", False)
+    streaming: bool = setting(False, "read a dataset on the Hub as it arrives, without a copy on the disk", False)
+    max_words: int = setting(0, "read only this many words of the text; 0 = all", False)
     cache_dir: str = setting("", "folder for the encoded corpus; default: beside the caches of datasets", False)
     output_dir: str = setting("outputs/word2vec", "folder for the model, its results and its checkpoints", False)
     init_from: str = setting("", "model folder or Hub id to continue from with this text; its new words are added")
@@ -48,6 +53,9 @@ class Word2VecTrainingConfig(RunConfig):
     language: str = setting("", f"what a word is: that of {', '.join(LANGUAGES)}; default: what spaces separate")
     lowercase: bool = setting(False, "fold the case of the text")
     fold_yo: bool = setting(False, "write the Russian letter ё as е, as most texts do")
+    analyzer: str = setting(
+        "", f"{', '.join(ANALYZERS)}: tag or segment the text by this installed package; default: zh jieba, ja fugashi"
+    )
     word_pattern: str = setting("", "regular expression whose matches are the words; default: split at spaces")
     phrase_thresholds: list[float] = setting(
         [], "join neighbors to phrases (new_york), one pass per threshold, e.g. [200, 100]; higher = fewer; [] = none"
@@ -104,6 +112,8 @@ class Word2VecTrainingConfig(RunConfig):
             raise ValueError(str(error)) from None
         if self.language and self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, not '{self.language}'")
+        if self.analyzer and self.analyzer not in ANALYZERS:
+            raise ValueError(f"analyzer must be one of {', '.join(ANALYZERS)}, not '{self.analyzer}'")
         for name in ("min_count", "phrase_min_count", "sentence_length", "negative", "restrict_vocab"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -111,8 +121,9 @@ class Word2VecTrainingConfig(RunConfig):
             raise ValueError(f"phrase_thresholds must be positive, not {self.phrase_thresholds}")
         if self.phrase_thresholds and self.init_from:
             raise ValueError("phrase_thresholds cannot be set with init_from: text is joined as the model's was")
-        if self.max_vocab_size < 0:
-            raise ValueError(f"max_vocab_size must not be negative, but is {self.max_vocab_size}")
+        for name in ("max_vocab_size", "max_words"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not 0 < self.initializer_scale:
             raise ValueError(f"initializer_scale must be positive, not {self.initializer_scale}")
 
@@ -150,11 +161,23 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
     Raises:
         InputError: It cannot be read.
     """
-    source: dict[str, Any] = {"source": config.corpus, "column": config.column, "split": config.split}
+    source: dict[str, Any] = {
+        "source": config.corpus,
+        "column": config.column,
+        "split": config.split,
+        "config_name": config.config_name or None,
+        "streaming": config.streaming,
+        "max_words": config.max_words or None,
+    }
     cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
-    pattern = config.word_pattern or LANGUAGES.get(config.language)
-    rules: dict[str, Any] = {"lowercase": config.lowercase, "word_pattern": pattern, "fold_yo": config.fold_yo}
+    analyzer = config.analyzer or _SEGMENTERS.get(config.language)
+    rules: dict[str, Any] = {
+        "lowercase": config.lowercase,
+        "word_pattern": config.word_pattern or (_WORD if config.language or analyzer else None),
+        "fold_yo": config.fold_yo,
+        "analyzer": analyzer,
+    }
     if config.init_from:
         old = load_start(config).require_vocabulary()
         rules = dataclasses.asdict(old.rules)

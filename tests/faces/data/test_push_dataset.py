@@ -154,6 +154,33 @@ def test_a_corpus_comes_back_to_the_last_id(hub, client, tmp_path):
     )
 
 
+def test_a_stream_is_read_once_per_commit(hub, client, tmp_path):
+    def stream(folder):
+        import datasets
+
+        from hfembed.words.data import corpora
+
+        def push(text):
+            rows = datasets.Dataset.from_dict({"title": ["one"] * 3, "text": [text] * 3})
+            rows.push_to_hub("ann/wiki", "20231101.ru", private=True)
+
+        def prepare(where):
+            options = {"column": "title,text", "config_name": "20231101.ru", "streaming": True, "max_words": 7}
+            return corpora.prepare_corpus("ann/wiki", f"{folder}/{where}", 1, **options)
+
+        push("two three")
+        first = prepare("cache")
+        made = (first.folder / "ids.npy").stat().st_mtime_ns
+        again = prepare("cache")
+        assert again.folder == first.folder and (again.folder / "ids.npy").stat().st_mtime_ns == made
+        push("four five")
+        other = prepare("cache")
+        return [[corpus.vocabulary.words[row] for row in corpus.ids] for corpus in (first, other)]
+
+    old, new = "one two three one two three one", "one four five one four five one"
+    assert client(stream, folder=tmp_path) == [old.split(), new.split()]
+
+
 @pytest.mark.slow
 def test_public_layouts_are_understood(hub, client, photos):
     """Small look-alikes of what is on the Hub, by their column names."""

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,18 +25,22 @@ from hfembed.images.evaluation.reconstruction import (
     jpeg_reconstruction,
     pca_reconstruction,
     psnr,
+    sharpness,
     ssim,
 )
 from hfembed.images.evaluation.reconstruction_report import (
+    crop_landmarks,
     far_pairs,
     make_identity_model,
     pairs_sharpness,
     report_reconstruction,
     summary,
 )
+from hfembed.images.interpolation import gradient_energy
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 from scripts.plot_autoencoder_curves import draw_curves
@@ -84,6 +89,21 @@ def test_pca_is_the_best_linear_code():
     components = torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[:3]
     expected = (flat - flat.mean(0)) @ components.T @ components + flat.mean(0)
     torch.testing.assert_close(pca_reconstruction(images, images, 3).flatten(1), expected, atol=1e-4, rtol=0)
+    # with more components than a tenth of the images another way is taken; more than the rank are left out
+    for count in (7, 30):
+        components = torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[: min(count, 5)]
+        expected = (flat + 0.1 - flat.mean(0)) @ components.T @ components + flat.mean(0)
+        again = pca_reconstruction(images, images + 0.1, count)
+        torch.testing.assert_close(again.flatten(1), expected, atol=1e-4, rtol=0)
+
+
+def test_sharpness_is_the_share_of_the_gradient_energy():
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    halved = 0.5 + 0.5 * (images - 0.5)
+    assert sharpness(halved, images) == pytest.approx(0.25, rel=1e-5)
+    differences = [(image[:, 1:] - image[:, :-1]).square().mean() for image in images]
+    differences += [(image[:, :, 1:] - image[:, :, :-1]).square().mean() for image in images]
+    assert gradient_energy(images).mean().item() == pytest.approx(float(sum(differences)) / 3, rel=1e-5)
 
 
 def test_active_latents_are_those_that_vary():
@@ -141,7 +161,17 @@ def test_the_identity_model_finds_the_person_unchanged_in_an_unchanged_image(tin
     assert report["perceptual_distance"] == pytest.approx(0, abs=1e-3)
     direct = LfwVerification(tiny_lfw.archive, tiny_lfw.pairs, tiny_lfw.landmarks, progress=False, num_workers=0)
     assert report["view2_accuracy"] == pytest.approx(direct(embedder, processor)["lfw_view2_accuracy"], abs=7)
-    assert "identity kept (cosine): 1.000" in summary(report)
+    assert "identity kept" in summary(report) and report["sharpness"] == pytest.approx(1, abs=1e-3)
+
+
+def test_crops_on_the_standard_template_need_no_landmarks():
+    processor = ConvAutoencoderImageProcessor(size=56)
+    crops = SimpleNamespace(files=["a.jpg", "b.jpg"])
+    points = crop_landmarks(None, [{"image": Image.new("RGB", (112, 112))}], crops, processor)
+    assert points.shape == (2, 5, 2)
+    np.testing.assert_allclose(points[1], (np.asarray(template_for_size(112, 112)) + 0.5) / 2 - 0.5)
+    with pytest.raises(InputError, match="112 x 112 pixels, these of 250 x 250"):
+        crop_landmarks(None, [{"image": Image.new("RGB", (250, 250))}], crops, processor)
 
 
 def test_curves_of_runs(tmp_path):
@@ -173,14 +203,20 @@ def test_the_command(tmp_path):
     (tmp_path / "model" / "training.json").write_text(json.dumps({"split": {"held_out_share": 0.2, "seed": 5}}))
     arguments = ["evaluate", "reconstruction", str(tmp_path / "model"), "--images", str(tmp_path / "people")]
     done = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")], catch_exceptions=False)
-    assert done.exit_code == 0 and "PCA:" in done.output
+    assert done.exit_code == 0 and "PCA  " in done.output and "coded  " not in done.output
     results = read_results(tmp_path / "out")
     assert {"psnr", "ssim", "pca_psnr", "pca_ssim", "jpeg_psnr", "active_latents"} <= results.keys()
     assert 0 < results["pca_midpoint_sharpness"] < 1 and results["midpoint_sharpness"] > 0
     assert results["num_latents"] == 16 and results["pca_psnr"] > results["psnr"]
     assert results["reconstruction"]["images"].startswith("6 of 3 held-out people"), "the split of its training"
     assert (tmp_path / "out" / "reconstructions.png").exists()
-    with pytest.raises(Exception, match="needs --landmarks"):
+    fit = ["fit-latents", str(tmp_path / "model"), "--images", str(tmp_path / "people"), "--mixture-components", "2"]
+    CliRunner().invoke(app, fit, catch_exceptions=False)
+    CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")], catch_exceptions=False)
+    coded = read_results(tmp_path / "out")
+    assert coded["psnr"] == results["psnr"] and coded["coded_psnr"] == pytest.approx(results["psnr"], abs=1)
+    assert coded["jpeg_bytes"] != results["jpeg_bytes"] or coded["coded_bytes"] < coded["jpeg_bytes"]
+    with pytest.raises(Exception, match="needs --landmarks or --aligned"):
         CliRunner().invoke(
             app, [*arguments, "--output", str(tmp_path / "out"), "--embedder", "x"], catch_exceptions=False
         )

@@ -9,7 +9,7 @@ from PIL import Image
 
 from hfembed.errors import InputError
 from hfembed.images.training.perceptual_loss import embedding_distance, feature_distance
-from hfembed.images.training.perceptual_networks import FaceEmbeddings, TimmFeatures
+from hfembed.images.training.perceptual_networks import FaceEmbeddings, TimmFeatures, load_features
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -61,6 +61,35 @@ def test_features_of_a_timm_network(tmp_path):
     assert reconstruction.grad.abs().max() > 0 and all(not p.requires_grad for p in features.parameters())
     with pytest.raises(InputError, match="no features"):
         TimmFeatures("test_resnet", [1, 9], str(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+def test_features_of_a_face_embedder_are_what_its_stages_give(tmp_path, color):
+    torch.manual_seed(0)
+    channels = 1 if color == "gray" else 3
+    config = FaceEmbedderConfig(
+        trunk="iresnet", trunk_arguments={"depths": [1, 1], "widths": [8, 12]}, image_size=[32, 32],
+        num_channels=channels,
+    )  # fmt: skip
+    embedder, processor = FaceEmbedderModel(config).eval(), FaceImageProcessor(size=[32, 32], color=color)
+    embedder.save_pretrained(tmp_path / "embedder")
+    processor.save_pretrained(tmp_path / "embedder")
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    photos = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    images = (pixels / 255).requires_grad_()
+    hidden = processor(photos, landmarks=[processor.template] * 2).pixel_values  # as its own processor reads photos
+    expected = []
+    for stage in (embedder.trunk.stem, *embedder.trunk.stages):
+        hidden = stage(hidden)
+        expected.append(hidden)
+    maps = load_features(str(tmp_path / "embedder"), [2, 0])(images)
+    for ours, theirs in zip(maps, (expected[2], expected[0]), strict=True):
+        # gray is rounded to whole numbers there
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0.06 if color == "gray" else 1e-4)
+    maps[0].sum().backward()
+    assert images.grad.abs().max() > 0
+    with pytest.raises(InputError, match="no features .3. of the trunk iresnet: it has 3, from 0"):
+        load_features(str(tmp_path / "embedder"), [3])
 
 
 def test_embeddings_of_crops_are_those_of_aligned_faces():

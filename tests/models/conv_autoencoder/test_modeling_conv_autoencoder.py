@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from sklearn.decomposition import PCA
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
@@ -36,6 +38,8 @@ class AutoencoderContract(ModelContract):
         "bottleneck_size": "2",
         "latent_channels": 0,
         "kl_weight": -1.0,
+        "architecture": "unet",
+        "norm_groups": "4",
         "free_bits": -0.5,
         "latent_penalty": "l3",
         "latent_penalty_weight": -1,
@@ -61,12 +65,36 @@ class TestVariationalAutoencoder(AutoencoderContract):
         return tiny_config(variational=True, bottleneck_size=2, image_size=[16, 32], free_bits=0.1)
 
 
+class TestAutoencoderKL(AutoencoderContract):
+    def config(self):
+        return kl_config(variational=True, quant_conv=True)
+
+
+def kl_config(**fields):
+    return tiny_config(architecture="autoencoder_kl", widths=[8, 12], norm_groups=4, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"norm_groups": 5}, "must be multiples of norm_groups, 5"),
+        ({"bottleneck_size": 2}, "bottleneck_size must be 1"),
+        ({"quant_conv": True, "bottleneck": "dense"}, "quant_conv is of a latent grid"),
+    ],
+)
+def test_impossible_kl_networks_are_refused(fields, words):
+    with pytest.raises(StrictDataclassError, match=words):
+        tiny_config(**{"architecture": "autoencoder_kl", "widths": [8, 12], "norm_groups": 4} | fields)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {},
         {"bottleneck": "dense"},
         {"variational": True},
+        {"architecture": "autoencoder_kl", "norm_groups": 4, "patch_size": 1, "quant_conv": True},
+        {"architecture": "autoencoder_kl", "norm_groups": 4, "bottleneck": "dense"},
         {"latent_penalty": "l2"},
     ],
 )
@@ -87,6 +115,8 @@ def test_every_weight_learns(fields):
         ({"patch_size": 1, "widths": [4, 8]}, (3, 8, 12)),
         ({"bottleneck_size": 2, "image_size": [32, 16]}, (3, 2, 1)),
         ({"bottleneck": "dense", "latent_channels": 20}, (20, 1, 1)),
+        ({"architecture": "autoencoder_kl", "norm_groups": 4, "patch_size": 1}, (3, 4, 6)),
+        ({"architecture": "autoencoder_kl", "norm_groups": 4, "bottleneck": "dense"}, (3, 1, 1)),
     ],
 )
 def test_latents_are_what_the_config_says(fields, shape):
@@ -138,6 +168,29 @@ def test_learns_to_reconstruct():
         loss.backward()
         optimizer.step()
     assert loss < 0.2 * blobs.var()
+
+
+def test_a_linear_start_is_the_pca_of_patches():
+    torch.manual_seed(0)
+    config = tiny_config(num_channels=3, patch_size=4, widths=[16], latent_channels=6, variational=True)
+    model = ConvAutoencoderModel(config).eval()
+    photos = images(config, 40) ** 2
+    photos[:, 1] = photos[:, 0].roll(1, 2)  # something to be found
+    model.start_from_patches(photos)
+    height, width = config.image_size
+    cut = [photos[:, :, y : y + 4, x : x + 4].reshape(40, -1) for y in range(0, height, 4) for x in range(0, width, 4)]
+    pca = PCA(6).fit(torch.cat(cut).numpy())
+    output = model(photos)
+    for index, patch in enumerate(cut):
+        y, x = 4 * (index // (width // 4)), 4 * (index % (width // 4))
+        expected = torch.from_numpy(pca.inverse_transform(pca.transform(patch.numpy()))).float().view(40, 3, 4, 4)
+        torch.testing.assert_close(output.reconstruction[:, :, y : y + 4, x : x + 4], expected, rtol=0, atol=1e-3)
+    model.train()(photos).loss.backward()
+    assert all(
+        block.conv2.weight.grad.abs().max() > 0 for block in (*model.encoder.levels[0], *model.decoder.levels[0])
+    )
+    with pytest.raises(ValueError, match=r"a linear start needs .* widths \[8, 12, 16\]"):
+        ConvAutoencoderModel(tiny_config()).start_from_patches(images(tiny_config()))
 
 
 def test_variational_draws_in_training_and_takes_the_mean_otherwise():

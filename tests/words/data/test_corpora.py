@@ -84,6 +84,22 @@ def test_every_source_gives_the_same(tmp_path):
         assert_is(prepare_corpus(source, tmp_path / "cache", min_count=2, column="body"), expected)
 
 
+def test_several_columns_and_a_limit_by_words(tmp_path, monkeypatch):
+    rows = {"title": ["a b", None], "text": ["c d e", "f g h"], "n": [1, 2]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    dataset = datasets.Dataset.from_dict(rows)
+    lines = [["a", "b"], ["c", "d", "e"], ["f", "g", "h"]]
+    for source in (tmp_path / "a.parquet", dataset, dataset.to_iterable_dataset()):
+        corpus = prepare_corpus(source, tmp_path / "cache", min_count=1, column="title,text")
+        assert_is(corpus, encode_slowly(lines, 1))
+        with pytest.raises(InputError, match="no column 'body'"):
+            prepare_corpus(source, tmp_path / "cache", min_count=1, column="title,body")
+    monkeypatch.setattr(corpora, "BLOCK_BYTES", 4)
+    for number in (1, 2, 4, 8, 9):
+        corpus = prepare_corpus(tmp_path / "a.parquet", tmp_path, 1, column="title,text", max_words=number)
+        assert [corpus.vocabulary.words[row] for row in corpus.ids] == list("abcdefgh")[:number]
+
+
 def test_any_script(tmp_path):
     lines = ["Мама мыла Раму мама", "我 爱 北京 我", "na\u0308\u0131ve na\u0308\u0131ve ΣΑΣ σασ", "a\u00a0b\u3000b a"]
     corpus = prepare_corpus(lines, tmp_path, min_count=1)

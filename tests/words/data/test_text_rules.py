@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, exit_on_input_error
+from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.vocabulary_word2vec import TextRules, Vocabulary
 from hfembed.words.data.corpora import prepare_corpus
@@ -74,6 +75,49 @@ def test_special_tokens_in_a_text_are_text(tmp_path):
     assert tokenizer.tokenize(text) == words_of(corpus) == ["see", "PAD", "and", "UNK", "x", "PAD", "y"]
     assert tokenizer(text).input_ids == corpus.ids.tolist()
     assert tokenizer([text, "see"], padding=True).input_ids[1][1] == tokenizer.pad_token_id
+
+
+WORD = r"\w+(?:[-'\u2019]\w+)*"
+ANALYZED = {
+    "pymorphy3": (
+        "Кошки пили чай из Москвы, а Иван ещё нёс 3 по-русски испечённых пирога.",
+        "кошка_NOUN пить_VERB чай_NOUN из_ADP москва_PROPN а_CCONJ иван_PROPN еще_ADV нести_VERB 3_NUM по-русски_ADV "
+        "испечь_VERB пирог_NOUN",
+    ),
+    "razdel": ("Кто-то, наверное, пришёл 5-го.", "кто-то наверное пришел 5-го"),
+    "jieba": ("我来到北京清华大学，他说 OK。", "我 来到 北京 清华大学 他 说 ok"),
+    "fugashi": ("私は東京大学に行きました。", "私 は 東京 大学 に 行き まし た"),
+}
+
+
+@pytest.mark.parametrize("analyzer", ANALYZED)
+def test_an_analyzer_makes_the_words_in_training_in_use_and_in_the_tokenizer(tmp_path, analyzer):
+    pytest.importorskip(analyzer)
+    text, expected = ANALYZED[analyzer][0], ANALYZED[analyzer][1].split()
+    phrases = (((expected[0], expected[1]),),)
+    rules = {"lowercase": True, "word_pattern": WORD, "fold_yo": True, "analyzer": analyzer}
+    corpus = prepare_corpus([text, text], tmp_path, min_count=1, **rules)
+    assert words_of(corpus) == expected * 2
+    joined = prepare_corpus([text], tmp_path, 1, phrases=phrases, **rules)
+    assert words_of(joined) == ["_".join(expected[:2]), *expected[2:]]
+    for subwords in (None, (2, 3)):
+        config = Word2VecConfig(vocab_size=len(joined.vocabulary), embedding_size=4, subwords=subwords, buckets=50)
+        Word2VecModel(config, joined.vocabulary).save_pretrained(tmp_path / "model")
+        model, tokenizer = (kind.from_pretrained(tmp_path / "model") for kind in (Word2VecModel, AutoTokenizer))
+        assert model.vocabulary.encode([text])[0].tolist() == joined.ids.tolist() == tokenizer(text).input_ids
+        assert tokenizer([text, text]).input_ids == [joined.ids.tolist()] * 2
+        assert model.vocabulary.split([text]) == [words_of(joined)]
+    if analyzer == "pymorphy3":
+        assert [model.vocabulary.rules.normalize_word(word) for word in ("чаи", "чай_NOUN")] == ["чай_NOUN"] * 2
+
+
+def test_an_analyzer_that_is_missing_or_unknown_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pymorphy3", None)
+    with pytest.raises(SystemExit):
+        exit_on_input_error(prepare_corpus)(["слово"], tmp_path, 1, analyzer="pymorphy3")
+    assert capsys.readouterr().err == "error: the analyzer pymorphy3 is not installed: pip install pymorphy3\n"
+    with pytest.raises(InputError, match="'os'; expected one of pymorphy3"):
+        prepare_corpus(["слово"], tmp_path, 1, analyzer="os")
 
 
 def test_a_text_in_place_of_a_list_of_texts_is_refused():

@@ -1,0 +1,171 @@
+"""Approximate search among millions of vectors: inverted lists of product-quantized vectors, by faiss.
+
+Jegou, Douze, Schmid: "Product quantization for nearest neighbor search", 2011. A query is compared with the codes of
+the lists whose centers are nearest to it; the best of them are compared again, with the vectors themselves, by
+`EmbeddingIndex`. What is saved are arrays: faiss's own files are not read, since they can do harm.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from hfembed.errors import InputError
+from hfembed.index.vector_store import VectorStore
+
+if TYPE_CHECKING:
+    import faiss
+
+FEWEST = 10_000
+_SAMPLE_OF_A_LIST = 64
+_ROUNDS_OF_K_MEANS = 10
+
+
+class ApproximateSearch:
+    """Codes of N vectors in faiss's `IndexIVFPQ`, by their places in a store.
+
+    Args:
+        index: By inner product, trained.
+        probes: Lists that are searched for a query: more find more and take longer.
+    """
+
+    def __init__(self, index: "faiss.IndexIVFPQ", probes: int) -> None:
+        self._index = index
+        self.probes = index.nprobe = probes
+
+    def __len__(self) -> int:
+        return self._index.ntotal
+
+    @classmethod
+    def train(cls, store: VectorStore, lists: int | None, probes: int, code_bytes: int) -> "ApproximateSearch":
+        """Learn centers and codes from an even sample of a store, and encode all of it.
+
+        Args:
+            lists: None takes the power of two below 2 sqrt(N).
+            code_bytes: Of a vector; a divisor of its dimension.
+
+        Raises:
+            InputError: faiss is not installed, or there are too few vectors, or a number does not fit.
+        """
+        faiss = import_faiss()
+        count, dimension = len(store), store.dimension
+        if count < FEWEST:
+            raise InputError(f"{count:,} vectors are searched exactly in no time; approximate from {FEWEST:,} on")
+        lists = 1 << int(np.log2(2 * count**0.5)) if lists is None else lists
+        if not 1 <= lists <= count // 39 or not 1 <= probes <= lists:
+            raise InputError(f"{lists} lists and {probes} probes do not fit {count:,} vectors")
+        if code_bytes < 1 or dimension % code_bytes:
+            raise InputError(f"code_bytes must divide the dimension {dimension}, got {code_bytes}")
+        index = faiss.IndexIVFPQ(
+            faiss.IndexFlatIP(dimension), dimension, lists, code_bytes, 8, faiss.METRIC_INNER_PRODUCT
+        )
+        index.cp.niter = _ROUNDS_OF_K_MEANS
+        rows = torch.linspace(0, count - 1, min(count, _SAMPLE_OF_A_LIST * lists)).long()
+        index.train(store.rows(rows).numpy())
+        search = cls(index, probes)
+        for part in store.parts():
+            search.append(part)
+        return search
+
+    def append(self, vectors: torch.Tensor) -> None:
+        """Encode further unit vectors (n, D) float32; their places follow the last one."""
+        self._index.add(vectors.numpy())
+
+    def candidates(self, queries: torch.Tensor, count: int) -> torch.Tensor:
+        """Places (Q, count) int64 of what seems nearest to unit vectors (Q, D); -1 where too few were found."""
+        return torch.from_numpy(self._index.search(queries.numpy(), count)[1])
+
+    def keep(self, kept: np.ndarray) -> "ApproximateSearch":
+        """The codes at the places where (N,) bool is True, moved together."""
+        arrays = self._arrays()
+        return self._of({**arrays, "lists": arrays["lists"][kept], "codes": arrays["codes"][kept]}, self.probes)
+
+    def save(self, path: Path) -> None:
+        """Write everything as safetensors: code_bytes + 4 bytes per vector, and the centers."""
+        save_file(self._arrays(), path)
+
+    @classmethod
+    def load(cls, path: Path, count: int, dimension: int, probes: Any) -> "ApproximateSearch":
+        """Read what `save` wrote.
+
+        Args:
+            count, dimension: Of the vectors that it must fit.
+
+        Raises:
+            ValueError: It does not.
+            InputError: faiss is not installed.
+        """
+        arrays = load_file(path)
+        lists, codes, centers, words = (arrays[name] for name in ("lists", "codes", "centers", "words"))
+        width = codes.shape[-1]
+        is_whole = (
+            (lists.dtype, codes.dtype, centers.dtype, words.dtype) == (np.int32, np.uint8, np.float32, np.float32)
+            and (lists.shape, codes.shape) == ((count,), (count, width))
+            and centers.ndim == 2
+            and len(centers) > 0
+            and centers.shape[1] == dimension
+            and width > 0
+            and dimension % width == 0
+            and words.shape == (width, 256, dimension // width)
+            and isinstance(probes, int)
+            and 1 <= probes <= len(centers)
+        )
+        if not is_whole or not (np.isfinite(centers).all() and np.isfinite(words).all()):
+            raise ValueError(f"{path.name} does not fit {count:,} vectors of {dimension} dimensions")
+        if count and not 0 <= lists.min() <= lists.max() < len(centers):
+            raise ValueError(f"{path.name} names a list that does not exist")
+        return cls._of(arrays, probes)
+
+    @classmethod
+    def _of(cls, arrays: dict[str, np.ndarray], probes: int) -> "ApproximateSearch":
+        faiss = import_faiss()
+        centers, words, codes = arrays["centers"], arrays["words"], arrays["codes"]
+        quantizer = faiss.IndexFlatIP(centers.shape[1])
+        quantizer.add(centers)
+        index = faiss.IndexIVFPQ(
+            quantizer, centers.shape[1], len(centers), codes.shape[1], 8, faiss.METRIC_INNER_PRODUCT
+        )
+        faiss.copy_array_to_vector(words.ravel(), index.pq.centroids)
+        index.is_trained = True
+        order = np.argsort(arrays["lists"], kind="stable")
+        bounds = np.searchsorted(arrays["lists"][order], np.arange(len(centers) + 1))
+        for number, (start, end) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+            if start < end:
+                places = order[start:end]
+                chosen = np.ascontiguousarray(codes[places])
+                index.invlists.add_entries(number, end - start, faiss.swig_ptr(places), faiss.swig_ptr(chosen))
+        index.ntotal = len(codes)
+        return cls(index, probes)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        faiss, index, entries = import_faiss(), self._index, cast(Any, self._index.invlists)
+        lists = np.empty(index.ntotal, dtype=np.int32)
+        codes = np.empty((index.ntotal, index.pq.M), dtype=np.uint8)
+        for number in range(index.nlist):
+            if size := entries.list_size(number):
+                places = faiss.rev_swig_ptr(entries.get_ids(number), size)
+                lists[places] = number
+                its_codes = faiss.rev_swig_ptr(entries.get_codes(number), size * index.pq.M)
+                codes[places] = its_codes.reshape(size, index.pq.M)
+        words = faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, 256, -1)
+        return {
+            "lists": lists,
+            "codes": codes,
+            "centers": index.quantizer.reconstruct_n(0, index.nlist),
+            "words": words,
+        }
+
+
+def import_faiss() -> Any:
+    """The module of faiss.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise InputError('faiss is not installed: pip install "hfembed[index]"') from None
+    return faiss
