@@ -522,7 +522,8 @@ def _open_records(file: Path) -> datasets.Dataset:
         columns["landmarks"] = repeated(np.array(template_for_size(112, 112)), total)
     else:
         del features["landmarks"]
-    state = [(path.name, *_version(path)) for path in sorted(file.parent.iterdir()) if path.is_file()]
+    beside = (file, file.with_suffix(".idx"), file.with_name("property"))
+    state = [(path.name, *_version(path)) for path in beside if path.is_file()]
     fingerprint = hashlib.sha256(f"{file.resolve()}{state}".encode()).hexdigest()[:16]
     rows_in_order = np.empty(len(order), np.int64)
     rows_in_order[order] = rows

@@ -194,12 +194,19 @@ def _members(file: IO[bytes], path: Path) -> tuple[pa.Array, np.ndarray, np.ndar
         if not headers and not ended:
             raise _damage(path, position, "a header that is cut short")
         _check_sums(block, np.frombuffer(headers, np.int64), begin, path)
-        names.append(pa.array([utf8_name(name.decode("utf-8", "surrogateescape")) for name in found], pa.string()))
+        names.append(_as_text(found))
         all_starts.append(np.frombuffer(starts, np.int64))
         all_sizes.append(np.frombuffer(sizes, np.int64))
     if not ended and position < end:
         raise _damage(path, position, "a header that is cut short")
     return pa.concat_arrays(names), np.concatenate(all_starts), np.concatenate(all_sizes)
+
+
+def _as_text(names: list[bytes]) -> pa.Array:
+    try:
+        return pa.array(names, pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:  # not UTF-8
+        return pa.array([utf8_name(name.decode("utf-8", "surrogateescape")) for name in names], pa.string())
 
 
 def _check_sums(block: bytes, places: np.ndarray, begin: int, path: Path) -> None:
