@@ -98,13 +98,14 @@ def _pca_by_gram_matrix(train: torch.Tensor, test: torch.Tensor, num_latents: in
     gram = torch.zeros(len(train), len(train), dtype=torch.float64)
     cross = torch.zeros(len(test), len(train), dtype=torch.float64)
     for columns in torch.arange(len(mean)).split(2048):
-        centered = (train[:, columns] - mean[columns]).double()
+        centered = train[:, columns] - mean[columns]
         gram += centered @ centered.T
-        cross += (test[:, columns] - mean[columns]).double() @ centered.T
+        cross += (test[:, columns] - mean[columns]) @ centered.T
     values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values[-num_latents:], vectors[:, -num_latents:]
-    vectors = vectors[:, values > 1e-12 * values[-1]]
-    shares = (cross @ vectors / values[values > 1e-12 * values[-1]]) @ vectors.T
+    is_used = values > 1e-6 * values[-1]  # what float32 resolves
+    is_used[:-num_latents] = False
+    vectors = vectors[:, is_used]
+    shares = (cross @ vectors / values[is_used]) @ vectors.T
     return mean + shares.float() @ train - shares.sum(1, keepdim=True).float() * mean
 
 

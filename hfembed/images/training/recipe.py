@@ -67,6 +67,10 @@ class AutoencoderTrainingConfig(TrainingConfig):
         {}, "model_type, hfembed_conv_autoencoder by default, and fields of its config except image_size, num_channels"
     )
 
+    patch_start: bool = setting(
+        False, "start as the PCA of patches: a plain network of one level that folds patches, with a grid of latents"
+    )
+
     perceptual_network: str = setting(
         "", "timm architecture, or face embedder (folder or Hub id), whose features are compared too; empty = none"
     )

@@ -43,6 +43,7 @@ from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler
 
 CONFIG = AutoencoderTrainingConfig
+_PATCH_PHOTOS = 500  # of which a linear start knows the patches
 
 
 @training_program
@@ -106,9 +107,25 @@ def start_model(
 ) -> AutoencoderModelBase:
     """The model, and what some measure on the photos before they are trained."""
     model = make_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    if config.patch_start and not config.init_from:
+        start_from_patches(config, model, photos, processor)
     if hasattr(model, "start_from_images") and not config.init_from:
         model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
     return model
+
+
+def start_from_patches(
+    config: AutoencoderTrainingConfig,
+    model: AutoencoderModelBase,
+    photos: AlignedFaces,
+    processor: ConvAutoencoderImageProcessor,
+) -> None:
+    """Start as the PCA of the patches of some photos."""
+    if not isinstance(model, ConvAutoencoderModel):
+        raise InputError(f"patch_start: a {type(model).__name__} has no such start; leave it out")
+    some = without_margin(photos.pixels(_PATCH_PHOTOS), config.frame_margin)
+    with input_errors():
+        model.start_from_patches(processor.normalize(some))
 
 
 def make_discriminator(config: AutoencoderTrainingConfig, model: AutoencoderModelBase) -> PatchDiscriminator | None:

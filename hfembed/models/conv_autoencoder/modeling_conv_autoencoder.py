@@ -1,14 +1,24 @@
 """Convolutional autoencoder: images to a few numbers and back; plain or variational."""
 
 import torch
+import torch.nn.functional as F
 
-from hfembed.models.autoencoder_base import AutoencoderModelBase, AutoencoderOutput, Decoder, Encoder, make_bottleneck
+from hfembed.models.autoencoder_base import (
+    AutoencoderModelBase,
+    AutoencoderOutput,
+    ConvBottleneck,
+    Decoder,
+    Encoder,
+    ResidualBlock,
+    make_bottleneck,
+)
 
 from .configuration_conv_autoencoder import ConvAutoencoderConfig
 from .kl_network import KLBottleneck, KLDecoder, KLEncoder
 
 # the encoder's log variances are kept where exp() of them, and their gradients, are harmless
 _LOG_VARIANCE_RANGE = (-30.0, 20.0)
+_START_NOISE = 0.01  # variance of latents drawn at a linear start, as a fraction of the mean variance of pixels
 
 
 class ConvAutoencoderModel(AutoencoderModelBase):
@@ -120,6 +130,52 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         """
         self.check_latents(latents)
         return 0.5 + self.decoder(self.bottleneck.decode(latents.to(self.dtype)))
+
+    @torch.no_grad()
+    def start_from_patches(self, images: torch.Tensor) -> None:
+        """Start as the best linear code of patches, their PCA, from which training finds what is not linear.
+
+        The residual blocks add nothing yet, and of a pair of channels z and -z the decoder's activation is undone:
+        silu(z) - silu(-z) = z.
+
+        Args:
+            images: (N, num_channels, H, W) in [0, 1].
+
+        Raises:
+            ValueError: The network is not a plain one with one level, a grid of latents, and two channels per latent.
+        """
+        config, codes = self.config, self.config.latent_channels
+        if (
+            (config.architecture, config.bottleneck, config.bottleneck_size) != ("plain", "conv", 1)
+            or len(config.widths) != 1
+            or config.widths[0] < 2 * codes
+        ):
+            raise ValueError(
+                "a linear start needs architecture plain, one level, a grid of latents and widths of at least twice "
+                f"latent_channels; got {config.architecture}, widths {config.widths}, latent_channels {codes}"
+            )
+        patches = F.pixel_unshuffle(images - 0.5, config.patch_size).permute(0, 2, 3, 1).flatten(0, 2)
+        mean = patches.mean(0)
+        variances, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        components = directions.flip(1)[:, :codes]
+        identity = torch.eye(codes)
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):
+                block.conv2.weight.zero_()
+        read, write = self.encoder.conv_in, self.decoder.conv_out
+        assert isinstance(self.bottleneck, ConvBottleneck) and read.bias is not None and write.bias is not None
+        read.weight[:codes] = 0
+        read.weight[:codes, :, 1, 1] = components.T
+        read.bias[:codes] = -components.T @ mean
+        to_latents, from_latents = self.bottleneck.to_latents, self.bottleneck.from_latents
+        to_latents.weight.zero_()
+        to_latents.weight[:codes, :codes, 0, 0] = identity
+        assert to_latents.bias is not None
+        to_latents.bias[codes:] = torch.log(_START_NOISE * variances.mean())  # of a variational encoder
+        from_latents.weight[:, : 2 * codes, 0, 0] = torch.cat([identity, -identity], dim=1)
+        write.weight.zero_()
+        write.weight[:, : 2 * codes, 1, 1] = torch.cat([components, -components], dim=1)
+        write.bias.copy_(mean)
 
     def _encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Latents, or mean and log variance of a variational model."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from sklearn.decomposition import PCA
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
@@ -167,6 +168,29 @@ def test_learns_to_reconstruct():
         loss.backward()
         optimizer.step()
     assert loss < 0.2 * blobs.var()
+
+
+def test_a_linear_start_is_the_pca_of_patches():
+    torch.manual_seed(0)
+    config = tiny_config(num_channels=3, patch_size=4, widths=[16], latent_channels=6, variational=True)
+    model = ConvAutoencoderModel(config).eval()
+    photos = images(config, 40) ** 2
+    photos[:, 1] = photos[:, 0].roll(1, 2)  # something to be found
+    model.start_from_patches(photos)
+    height, width = config.image_size
+    cut = [photos[:, :, y : y + 4, x : x + 4].reshape(40, -1) for y in range(0, height, 4) for x in range(0, width, 4)]
+    pca = PCA(6).fit(torch.cat(cut).numpy())
+    output = model(photos)
+    for index, patch in enumerate(cut):
+        y, x = 4 * (index // (width // 4)), 4 * (index % (width // 4))
+        expected = torch.from_numpy(pca.inverse_transform(pca.transform(patch.numpy()))).float().view(40, 3, 4, 4)
+        torch.testing.assert_close(output.reconstruction[:, :, y : y + 4, x : x + 4], expected, rtol=0, atol=1e-3)
+    model.train()(photos).loss.backward()
+    assert all(
+        block.conv2.weight.grad.abs().max() > 0 for block in (*model.encoder.levels[0], *model.decoder.levels[0])
+    )
+    with pytest.raises(ValueError, match=r"a linear start needs .* widths \[8, 12, 16\]"):
+        ConvAutoencoderModel(tiny_config()).start_from_patches(images(tiny_config()))
 
 
 def test_variational_draws_in_training_and_takes_the_mean_otherwise():
