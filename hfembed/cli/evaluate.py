@@ -112,7 +112,12 @@ def evaluate_lfw(
 @commands.command("pairs")
 def evaluate_pairs(
     sets: Annotated[
-        list[Path], typer.Option("--set", help="insightface's lfw.bin, cfp_fp.bin ...; repeat it for more.")
+        list[str],
+        typer.Option(
+            "--set",
+            help="insightface's lfw.bin ... or a folder of them; Parquet or a Hub id with image1, image2, target: all "
+            "splits, or owner/name:split. Repeat it for more.",
+        ),
     ],
     output: options.Report,
     hub: Hub,
@@ -126,17 +131,19 @@ def evaluate_pairs(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure a face embedder on sets of aligned pairs: ten-fold accuracy, as insightface does."""
-    names = [file.stem for file in sets]
-    if len(set(names)) < len(names):
-        raise InputError("two of the sets have one name; results are kept by the file's name")
     checkpoint = _prepare(hub.face_model, model, output, num_threads)
-    read = [pair_sets.read_pair_set(file) for file in sets]  # a damaged one should fail before the work
+    read: dict[str, tuple[str, pair_sets.PairSet]] = {}
+    for source in sets:  # a damaged one should fail before the work
+        for name, pair_set in pair_sets.read_pair_sets(source).items():
+            if name in read:
+                raise InputError(f"{source} and {read[name][0]}: two sets are named {name}; results are kept by name")
+            read[name] = source, pair_set
     embedder, processor = loading.load_face_embedder(checkpoint, device)
     if mirror is not None:
         embedder.config.mirror = mirror
     record: dict[str, Any] = {}
     texts = []
-    for name, file, (photos, pairs, landmarks) in zip(names, sets, read, strict=True):
+    for name, (source, (photos, pairs, landmarks)) in read.items():
         protocol = lfw_protocol.LfwVerification(
             photos,
             pairs,
@@ -144,8 +151,11 @@ def evaluate_pairs(
             name=name,
             batch_size=batch_size,
             num_workers=threads.available_cores() if num_workers is None else num_workers,
+            insightface_rule=True,
         )
-        report = lfw_report.report_lfw(protocol, embedder, processor, output, files={"pairs": file}, prefix=f"{name}_")
+        report = lfw_report.report_lfw(
+            protocol, embedder, processor, output, files={"pairs": source}, prefix=f"{name}_"
+        )
         record |= report
         texts.append(lfw_report.summary(name, report))
     return _answer(record, output, "\n".join(texts))
