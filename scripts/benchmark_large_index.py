@@ -104,7 +104,7 @@ def approximate(folder: Path, count: int, dimension: int) -> dict[str, Any]:
     """Train, then search exactly and approximately in turn."""
     index = EmbeddingIndex.from_pretrained(folder)
     people = count // _PHOTOS_OF_EACH
-    queries = next(embeddings(count, dimension))[0][: min(1000, people)]
+    queries = next(embeddings(count, dimension))[0][: min(500, people)]
     queries = torch.nn.functional.normalize(torch.from_numpy(queries))
     generator = torch.Generator().manual_seed(7)
     spectrum = torch.arange(1, dimension + 1).rsqrt()
