@@ -75,7 +75,7 @@ def launch(family: str, arguments: list[str]) -> None:
     """Run a family's training program by `accelerate launch`, or in this process where one process is all it takes.
 
     Options of `accelerate launch` go to the launcher, fields of the recipe to the program; what both know, such as
-    `--mixed_precision`, is the recipe's.
+    `--mixed_precision`, is the recipe's. `--accelerate 8gpu` is one of the package's configurations of the launcher.
     """
     program = importlib.import_module(MODULES[family])
     if {"-h", "--help"} & set(arguments):
@@ -90,6 +90,7 @@ def launch(family: str, arguments: list[str]) -> None:
     from hfembed.training.config import read_config
 
     parser = launch_command_parser()
+    arguments = _name_configuration(arguments)
     launcher, recipe = split_arguments(arguments, set(program.CONFIG.__dataclass_fields__) | {"config"}, parser)
     # what is wrong with a recipe is said before the launcher imports everything a second time
     read_config(program.CONFIG, recipe).check_sources()
@@ -150,6 +151,26 @@ def split_arguments(arguments: list[str], fields: set[str], parser) -> tuple[lis
         else:
             recipe.append(argument)
     return launcher, recipe
+
+
+def _name_configuration(arguments: list[str]) -> list[str]:
+    """`--accelerate NAME` as the launcher's `--config_file`."""
+    joined = [part for argument in arguments for part in _split_option(argument)]
+    if "--accelerate" not in joined:
+        return arguments
+    from hfembed.errors import InputError
+
+    place = joined.index("--accelerate")
+    name = (joined[place + 1 :] or [""])[0]
+    folder = importlib.resources.files("hfembed.recipes") / "accelerate"
+    known = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    if name not in known:
+        raise InputError(f"--accelerate '{name}': expected one of {', '.join(known)}, or --config_file with your own")
+    return [*joined[:place], "--config_file", str(folder / f"{name}.yaml"), *joined[place + 2 :]]
+
+
+def _split_option(argument: str) -> list[str]:
+    return argument.split("=", 1) if argument.startswith("--accelerate=") else [argument]
 
 
 def _defaults(options) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from typer.testing import CliRunner
 
@@ -75,6 +76,21 @@ def test_one_process_needs_no_launcher(options, gpus, launched, monkeypatch, tmp
     assert calls == (["launched"] if launched else [recipe])
     if not launched:
         assert sys.argv[1:] == recipe, "what the run records as its command"
+
+
+@pytest.mark.parametrize(("name", "processes"), [("1gpu", 1), ("8gpu", 8), ("16gpu", 16)])
+def test_configurations_of_the_launcher_come_with_the_package(name, processes, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", calls.append)
+    (tmp_path / "WebFace42M").mkdir()
+    (tmp_path / "WebFace42M" / "train.rec").write_bytes(b"")
+    recipe = ["--config", "webface42m_ir50", "--data_dir", str(tmp_path / "WebFace42M")]
+    launch("faces", [*recipe, f"--accelerate={name}", "--main_process_ip", "10.0.0.1"])
+    file = Path(calls[0].config_file)
+    assert load_config_from_file(str(file)).num_processes == processes and file.name == f"{name}.yaml"
+    assert calls[0].training_script_args == recipe and calls[0].main_process_ip == "10.0.0.1"
+    with pytest.raises(InputError, match="--accelerate 'many': expected one of 16gpu, 1gpu, 8gpu"):
+        launch("faces", [*recipe, "--accelerate", "many"])
 
 
 @pytest.mark.multiprocess
