@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
 
+from hfembed.checkpoint.results import write_results
 from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
@@ -289,6 +290,7 @@ class TrainingTests:
 
     def __init__(self, analogies: str, word_pairs: Sequence[str], restrict_vocab: int):
         self.tests = []
+        self.restrict_vocab = restrict_vocab
         if analogies:
             self.tests.append(WordTests(analogies=[analogies], restrict_vocab=restrict_vocab))
         if word_pairs:
@@ -304,3 +306,13 @@ class TrainingTests:
         """The figures of a model; with subwords, word pairs outside the vocabulary count too."""
         unknown = None if model.config.subwords is None else model.unknown_vectors
         return self(model.require_vocabulary().words, model.word_vectors(), unknown)
+
+    def describe(self, model: Word2VecModel) -> str:
+        """The figures in one line; empty without tests."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.of(model).items())
+
+    def write(self, model: Word2VecModel, folder: Path, training: dict[str, Any]) -> None:
+        """Put how the model was trained, and its figures, into its folder's results.json."""
+        write_results(folder, "word2vec_training", {}, training, folder)
+        details = {"restrict_vocab_of_analogies": self.restrict_vocab}
+        write_results(folder, "words", self.of(model), details, folder)

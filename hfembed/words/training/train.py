@@ -12,7 +12,6 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from hfembed.checkpoint.results import write_results
 from hfembed.training.config import read_config
 from hfembed.training.run import PATIENCE, Run, training_program
 from hfembed.words.training.engine import fingerprint_corpus, train_word2vec
@@ -47,10 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = start_model(config, corpus)
 
     def evaluate(words: int) -> None:
-        metrics = tests.of(model.word2vec)
-        if metrics:
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            accelerator.print(f"after {words:,} words: {shown}")
+        if figures := tests.describe(model.word2vec):
+            accelerator.print(f"after {words:,} words: {figures}")
 
     report = train_word2vec(
         model,
@@ -64,15 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         identity=run.identity,
     )
 
-    def write(folder: Path) -> None:
-        details = {**dataclasses.asdict(report), "corpus": run.data}
-        write_results(folder, "word2vec_training", {}, details, folder)
-        metrics = tests.of(model.word2vec)
-        write_results(folder, "words", metrics, {"restrict_vocab_of_analogies": config.restrict_vocab}, folder)
-
     if accelerator.is_main_process:
         print(f"{report.words_per_second:,.0f} words/s ({report.engine})")  # noqa: T201
-        run.finish(model.save_pretrained, words, report.seconds, machine=report.engine, write_results=write)
+        training = {**dataclasses.asdict(report), "corpus": run.data}
+        run.finish(
+            model.save_pretrained,
+            words,
+            report.seconds,
+            machine=report.engine,
+            write_results=lambda folder: tests.write(model.word2vec, folder, training),
+        )
     accelerator.end_training()
 
 
