@@ -95,6 +95,16 @@ def test_nearest_equals_a_full_matrix_in_every_precision(precision, tolerance, q
     assert all(len(set(found)) == 10 for found in rows.tolist())
 
 
+@pytest.mark.parametrize("multiplies_integers", [True, False])
+def test_int8_finds_the_same_with_and_without_integer_instructions(multiplies_integers, monkeypatch):
+    monkeypatch.setattr(vector_store, "_MULTIPLIES_INTEGERS", multiplies_integers)
+    index, vectors, _, queries = filled("int8")
+    scores, rows = index.nearest(queries, 3)
+    expected = unit(queries) @ unit(vectors).T
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, 1), atol=0.02)
+    assert (rows[:, 0] == expected.argmax(1)).mean() > 0.9
+
+
 def test_memory_is_a_half_and_a_quarter():
     vectors = torch.randn(100, 512)
     sizes = {}
