@@ -39,11 +39,12 @@ class ApproximateSearch:
         return self._index.ntotal
 
     @classmethod
-    def train(cls, store: VectorStore, lists: int | None, probes: int, code_bytes: int) -> "ApproximateSearch":
+    def train(cls, store: VectorStore, lists: int | None, probes: int | None, code_bytes: int) -> "ApproximateSearch":
         """Learn centers and codes from an even sample of a store, and encode all of it.
 
         Args:
             lists: None takes the power of two below 2 sqrt(N).
+            probes: None takes a sixteenth of the lists.
             code_bytes: Of a vector; a divisor of its dimension.
 
         Raises:
@@ -54,6 +55,7 @@ class ApproximateSearch:
         if count < FEWEST:
             raise InputError(f"{count:,} vectors are searched exactly in no time; approximate from {FEWEST:,} on")
         lists = 1 << int(np.log2(2 * count**0.5)) if lists is None else lists
+        probes = max(1, lists // 16) if probes is None else probes
         if not 1 <= lists <= count // 39 or not 1 <= probes <= lists:
             raise InputError(f"{lists} lists and {probes} probes do not fit {count:,} vectors")
         if code_bytes < 1 or dimension % code_bytes:

@@ -323,7 +323,7 @@ class EmbeddingIndex:
         scores, places = self._top_k(self._checked(queries), min(_positive(top_k), len(self)))
         return scores.numpy(), places.numpy() - np.searchsorted(self._gone, places.numpy())
 
-    def build_approximate(self, lists: int | None = None, probes: int = 32, code_bytes: int = 32) -> None:
+    def build_approximate(self, lists: int | None = None, probes: int | None = None, code_bytes: int = 32) -> None:
         """Let `nearest` and `search` by "max" look at a part of the vectors only: advised from a million on.
 
         Inverted lists of product-quantized vectors (faiss) name candidates, which the vectors themselves then rank.
@@ -331,7 +331,7 @@ class EmbeddingIndex:
 
         Args:
             lists: None takes the power of two below 2 sqrt(N).
-            probes: Lists searched for a query: more find more and take longer.
+            probes: Lists searched for a query: more find more and take longer. None takes a sixteenth of all.
             code_bytes: Of a vector, beside 8 bytes in memory and 4 in the file; a divisor of the dimension.
 
         Raises:
