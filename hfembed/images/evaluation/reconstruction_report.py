@@ -65,11 +65,13 @@ def report_reconstruction(
     split: dict[str, Any],
     identity_model: IdentityModel | None = None,
     codec: LatentCodec | None = None,
+    pca: bool = True,
     pictures: int = 12,
 ) -> dict[str, Any]:
     """Measure, write results.json and reconstructions.png.
 
-    PCA with as many components as the model has latents is fitted on the people who were not held out. With a codec,
+    Unless `pca` is false, PCA with as many components as the model has latents is fitted on the people who were not
+    held out. With a codec,
     the images that it makes of its files are measured too, and JPEG gets as many bytes. The answer has the figures,
     and under "reconstruction" how they came about.
 
@@ -94,7 +96,7 @@ def report_reconstruction(
         files = [codec.compress(image) for image in test]
         rows["coded"] = torch.stack([codec.decompress(file) for file in files])
         budget = figures["coded_bytes"] = float(np.mean([len(file) for file in files]))
-    if count <= min(len(train), train[0].numel()):
+    if pca and count <= min(len(train), train[0].numel()):
         rows["PCA"] = reconstruction.pca_reconstruction(train, test, count)
     rows["JPEG"], figures["jpeg_bytes"] = reconstruction.jpeg_reconstruction(test, budget)
     ends = far_pairs(len(test))
