@@ -250,6 +250,9 @@ def evaluate_reconstruction(
     pca: Annotated[
         bool, typer.Option(help="Measure PCA too, which takes minutes for codes of thousands of numbers.")
     ] = True,
+    quality: Annotated[
+        int, typer.Option(min=0, max=40, help="Of the compressed files; codes of thousands of numbers need about 20.")
+    ] = 10,
     pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
@@ -276,6 +279,7 @@ def evaluate_reconstruction(
         split=choose_split(checkpoint, held_out_share, split_seed),
         identity_model=identity_model,
         codec=codec,
+        quality=quality,
         pca=pca,
         pictures=pictures,
     )
