@@ -46,23 +46,27 @@ def main() -> None:
     parser.add_argument("--photos-of-each", type=int, default=10)
     parser.add_argument("--dimension", type=int, default=128)
     parser.add_argument("--part", type=int, default=10_000, help="faces that scipy groups too")
-    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--far", type=float, default=1e-3, help="the threshold is that of this false accept rate")
     parser.add_argument("--output", type=Path, default=Path("benchmark_grouping.json"))
     options = parser.parse_args()
     people = options.faces // options.photos_of_each
     vectors, truth = clustered_embeddings(options.faces, people, options.dimension)
+    a, b = np.random.default_rng(0).integers(0, len(vectors), (2, 1_000_000))
+    cosines = np.einsum("nd,nd->n", vectors[a], vectors[b])[truth[a] != truth[b]]
+    threshold = float(np.quantile(cosines, 1 - options.far))
 
     part = np.flatnonzero(truth < options.part // options.photos_of_each)
-    ours = group_embeddings(vectors[part], options.threshold)
-    theirs = fcluster(linkage(pdist(vectors[part], "cosine"), "average"), 1 - options.threshold, "distance")
+    ours = group_embeddings(vectors[part], threshold)
+    theirs = fcluster(linkage(pdist(vectors[part], "cosine"), "average"), 1 - threshold, "distance")
     row = {
+        "threshold": threshold,
         "part": len(part),
         "part_f1": pairwise_f1(ours, truth[part]),
         "part_f1_of_scipy": pairwise_f1(theirs, truth[part]),
         "part_f1_between_the_two": pairwise_f1(ours, theirs),
     }
     before, start = peak_bytes(), time.perf_counter()
-    groups = group_embeddings(vectors, options.threshold)
+    groups = group_embeddings(vectors, threshold)
     row |= {
         "faces": len(vectors),
         "people": people,

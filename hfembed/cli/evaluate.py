@@ -17,7 +17,7 @@ with lazy_imports():
     from hfembed.checkpoint import loading
     from hfembed.faces import default_model
     from hfembed.faces.data import aligned_faces, faces, lfw, pair_sets, splits
-    from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings, wider_face
+    from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings, templates, wider_face
     from hfembed.faces.evaluation import lfw as lfw_protocol
     from hfembed.faces.swap import evaluation as swap_evaluation
     from hfembed.faces.swap import report as swap_report
@@ -112,7 +112,12 @@ def evaluate_lfw(
 @commands.command("pairs")
 def evaluate_pairs(
     sets: Annotated[
-        list[Path], typer.Option("--set", help="insightface's lfw.bin, cfp_fp.bin ...; repeat it for more.")
+        list[str],
+        typer.Option(
+            "--set",
+            help="insightface's lfw.bin ... or a folder of them; Parquet or a Hub id with image1, image2, target: all "
+            "splits, or owner/name:split. Repeat it for more.",
+        ),
     ],
     output: options.Report,
     hub: Hub,
@@ -126,17 +131,19 @@ def evaluate_pairs(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure a face embedder on sets of aligned pairs: ten-fold accuracy, as insightface does."""
-    names = [file.stem for file in sets]
-    if len(set(names)) < len(names):
-        raise InputError("two of the sets have one name; results are kept by the file's name")
     checkpoint = _prepare(hub.face_model, model, output, num_threads)
-    read = [pair_sets.read_pair_set(file) for file in sets]  # a damaged one should fail before the work
+    read: dict[str, tuple[str, pair_sets.PairSet]] = {}
+    for source in sets:  # a damaged one should fail before the work
+        for name, pair_set in pair_sets.read_pair_sets(source).items():
+            if name in read:
+                raise InputError(f"{source} and {read[name][0]}: two sets are named {name}; results are kept by name")
+            read[name] = source, pair_set
     embedder, processor = loading.load_face_embedder(checkpoint, device)
     if mirror is not None:
         embedder.config.mirror = mirror
     record: dict[str, Any] = {}
     texts = []
-    for name, file, (photos, pairs, landmarks) in zip(names, sets, read, strict=True):
+    for name, (source, (photos, pairs, landmarks)) in read.items():
         protocol = lfw_protocol.LfwVerification(
             photos,
             pairs,
@@ -144,10 +151,46 @@ def evaluate_pairs(
             name=name,
             batch_size=batch_size,
             num_workers=threads.available_cores() if num_workers is None else num_workers,
+            insightface_rule=True,
         )
-        report = lfw_report.report_lfw(protocol, embedder, processor, output, files={"pairs": file}, prefix=f"{name}_")
+        report = lfw_report.report_lfw(
+            protocol, embedder, processor, output, files={"pairs": source}, prefix=f"{name}_"
+        )
         record |= report
         texts.append(lfw_report.summary(name, report))
+    return _answer(record, output, "\n".join(texts))
+
+
+@commands.command("templates")
+def evaluate_templates(
+    sets: Annotated[
+        list[Path], typer.Option("--set", help="IJB-B's or IJB-C's folder, with loose_crop/ and meta/; repeat it.")
+    ],
+    output: options.Report,
+    hub: Hub,
+    model: options.FaceEmbedder = None,
+    weight: Annotated[
+        Literal["none", "norm", "score", "both"],
+        typer.Option(help="Weigh faces by their embedding's norm, by the detector's score, or by both."),
+    ] = "none",
+    batch_size: options.BatchSize = 64,
+    num_workers: options.Workers = None,
+    num_threads: options.Threads = 1,
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure a face embedder on sets of photos and frames compared as wholes: IJB-B, IJB-C, 1:1 and 1:N."""
+    checkpoint = _prepare(hub.face_model, model, output, num_threads)
+    read = [templates.read_template_set(folder) for folder in sets]  # a damaged one should fail before the work
+    if len({tested.name for tested in read}) < len(read):
+        raise InputError("two of the sets have one name; results are kept by the name in their lists' file names")
+    embedder, processor = loading.load_face_embedder(checkpoint, device)
+    workers = threads.available_cores() if num_workers is None else num_workers
+    record: dict[str, Any] = {}
+    texts = []
+    for tested in read:
+        report = templates.report_templates(tested, embedder, processor, output, weight, batch_size, workers)
+        record |= report
+        texts.append(templates.summary(tested.name, report))
     return _answer(record, output, "\n".join(texts))
 
 

@@ -82,6 +82,7 @@ def embed(
     batch_size: options.BatchSize = 32,
     num_threads: BatchThreads = None,
     device: options.Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
 ) -> Answer:
     """Detect and embed the faces in a folder of photos: one row per face, with box, landmarks and quality."""
     if output.suffix.lower() != ".parquet":  # a photo's name, mistyped, would replace the photo
@@ -90,7 +91,7 @@ def embed(
     listing = photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
     analyzer = _load_analyzer(model, detector, device, hub, turned, max_image_size)
     summary = photo_folders.embed_folder(
-        analyzer, listing, output, faces, batch_size, num_threads or "auto", sys.stderr.isatty(), min_quality
+        analyzer, listing, output, faces, batch_size, num_threads or "auto", sys.stderr.isatty(), min_quality, resume
     )
     _warn(summary.errors + summary.set_aside)
     return Answer(

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hfembed.atomic import check_writable
+from hfembed.atomic import check_output_folder, check_writable
 from hfembed.cli.commands import Answer, Commands, OptionGroup, Token, lazy_imports
 
 with lazy_imports():
     from hfembed.checkpoint import card as model_card
     from hfembed.checkpoint import push as checkpoint_push
-    from hfembed.faces.data import faces, lfw, push_dataset
+    from hfembed.faces.data import face_shards, faces, lfw, push_dataset
     from hfembed.hub import dataset
     from hfembed.words.data import corpora
     from hfembed.words.data import push_corpus as corpus_push
@@ -84,6 +84,34 @@ def push(
         **vars(version),
     )
     return _answer(pushed)
+
+
+@commands.command("convert-dataset")
+def convert_dataset(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Photos of people: folder, archive, RecordIO, Parquet, tars, Hub id.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder for the shards and manifest.json.")],
+    to: Annotated[Literal["parquet", "webdataset"], typer.Option(help="The format of the shards.")],
+    split: Annotated[str | None, typer.Option(help="Which split of a Hub repository or folder of Parquet.")] = None,
+    landmarks: Landmarks = None,
+    aligned: Annotated[
+        Literal["arcface_112"] | None, typer.Option(help="The photos are crops on the standard 112 x 112 template.")
+    ] = None,
+    min_photos: Annotated[int, typer.Option(min=1, help="Leave out people with fewer photos.")] = 1,
+    shard_photos: Annotated[int, typer.Option(min=1, help="Photos per shard.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the order of photos, shuffled once.")] = 0,
+) -> Answer:
+    """Copy photos of people, byte for byte, into shuffled shards; the same command continues what was killed."""
+    check_output_folder(destination)
+    chosen = faces.FaceSource(source, split=split, landmarks=landmarks, aligned=aligned, min_photos=min_photos)
+    photos = faces.load_faces(chosen)
+    manifest = face_shards.write_shards(photos, destination, to, shard_photos=shard_photos, seed=seed)
+    text = (
+        f"{manifest['photos']:,} photos of {manifest['people']:,} people in {len(manifest['shards']):,} shards; "
+        f"written to {destination}"
+    )
+    return Answer.written(destination, text, photos=manifest["photos"], people=manifest["people"])
 
 
 @datasets.command("faces")

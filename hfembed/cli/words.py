@@ -1,5 +1,6 @@
 """Commands for word vectors: neighbors, analogies, word forms, phrases, the odd one out, a map, compression."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,9 @@ from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
     from hfembed.checkpoint import loading
+    from hfembed.words.data import corpora
     from hfembed.words.evaluation import report
+    from hfembed.words.training import sentence_weights
 
 commands = Commands("Words")
 
@@ -131,6 +134,32 @@ def compress_vectors(
     record = {"words": config.vocab_size, "dimensions": config.embedding_size, "bytes": size}
     text = f"{config.vocab_size} words of {config.embedding_size} dimensions, {size / 1e6:.1f} MB, written to {output}"
     return Answer.written(output, text, **record)
+
+
+@commands.command("fit-weights")
+def fit_weights(
+    model: options.WordVectors,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.")],
+    hub: Hub,
+    corpus: Annotated[str, typer.Option(help="Text to learn from, as of hfembed train words.")],
+    column: Annotated[str, typer.Option(help="Column with the text, of Parquet files and data sets.")] = "text",
+    max_words: Annotated[int | None, typer.Option(min=1, help="Read only this many words.")] = None,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of 256 pairs of parts of a text.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the parts that are drawn.")] = 0,
+    overwrite: options.Overwrite = False,
+) -> Answer:
+    """Weight word vectors so that the mean over a text's words is a better vector of the text."""
+    check_destination(output, overwrite)
+    vectors = loading.load_word2vec(hub.model(model), "cpu")
+    with tempfile.TemporaryDirectory() as cache:
+        known = vectors.require_vocabulary()
+        text = corpora.prepare_corpus(corpus, cache, vocabulary=known, column=column, max_words=max_words)
+        fitted = sentence_weights.fit_weights(vectors, text, steps, seed)
+    with atomic_folder(output) as folder:
+        fitted.model.save_pretrained(folder)
+    shares = ", ".join(f"{name} {value:.1f} %" for name, value in fitted.accuracies.items())
+    text_line = f"written to {output}: parts of held-out text that find their continuation among 1,000: {shares}"
+    return Answer.written(output, text_line, accuracies=fitted.accuracies)
 
 
 @commands.command("map")

@@ -1,24 +1,33 @@
 """Folders of photos through a face analyzer: to a table of faces, to a gallery of known people."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_write
+from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.errors import InputError
 from hfembed.faces.data.person_folders import check_person_names
 from hfembed.faces.face_analyzer import AnalyzedPhoto, FaceAnalyzer, WhichFaces, describe_set_aside
 from hfembed.faces.quality import COMPONENTS
 from hfembed.index.embedding_index import EmbeddingIndex
 from hfembed.index.min_quality import MIN_QUALITY
+from hfembed.index.origin import checksum_tensors
 from hfembed.photos import PhotoListing, find_photos, utf8_name
 from hfembed.threads import NumThreads
 
+_PART = 1000  # photos that are written together
+_SET_ASIDE = b"set_aside"
 _NUMBER = pa.float32()
 # a photo without usable faces is one row without a face
 FACE_TABLE = pa.schema(
@@ -53,32 +62,122 @@ def embed_folder(
     num_threads: NumThreads = "auto",
     show_progress_bar: bool = True,
     min_quality: float = MIN_QUALITY,
+    resume: bool = False,
 ) -> FolderSummary:
     """Write the faces of a folder's photos as a Parquet table, with the columns of `FACE_TABLE`.
 
+    A thousand photos at a time are kept in `OUTPUT.partial/`: what a kill leaves there, `resume` goes on with. Of
+    equal files one is analyzed; the others' rows stand at the end.
+
+    Args:
+        resume: Go on with an earlier run of the same model, settings and photos.
+
     Raises:
-        InputError: There is no such folder, no photo in it, or the output is a folder.
+        InputError: There is no such folder, no photo in it, the output is a folder, or there is an earlier run: one
+            that `resume` does not ask for, or of another model, other settings or photos.
         OSError: The table cannot be written.
     """
     listing = folder if isinstance(folder, PhotoListing) else find_photos(folder)
     if Path(output).is_dir():
         raise InputError(f"{output} is a folder; name a .parquet file to write")
-    errors: list[str] = []
-    set_aside: list[str] = []
-    count, rows = 0, []
-    photos = _stream(analyzer, listing.photos, faces, batch_size, num_threads, show_progress_bar, min_quality)
+    names, paths = listing.names, listing.photos
+    partial = Path(f"{output}.partial")
+    _begin(partial, _run_of(analyzer, faces, min_quality, names), resume)
+    twins = _equal_files(paths)
+    rows = [row for row in range(len(paths)) if row not in twins]
+    parts = [(partial / f"{start:09d}.parquet", rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
+    with tqdm(total=len(paths), unit=" photos", disable=not show_progress_bar) as bar:
+        bar.update(len(twins))
+        for path, chosen in parts:
+            if path.exists():
+                bar.update(len(chosen))
+                continue
+            found, set_aside = [], []
+            photos = analyzer.stream(
+                [paths[row] for row in chosen], faces, batch_size, num_threads, min_quality=min_quality
+            )
+            for row, photo in zip(chosen, photos, strict=True):
+                error = photo.problem
+                set_aside += [line] if not error and (line := describe_set_aside(photo)) else []
+                found += _rows(names[row], photo, error)
+                bar.update()
+            schema = FACE_TABLE.with_metadata({_SET_ASIDE: json.dumps(set_aside)})
+            with atomic_write(path) as temporary:
+                pq.write_table(pa.Table.from_pylist(found, schema), temporary)
+    copies: dict[str, list[str]] = {}
+    for twin, row in twins.items():
+        copies.setdefault(names[row], []).append(names[twin])
+    summary = _join([path for path, _ in parts], copies, output)
+    shutil.rmtree(partial)
+    return summary._replace(photos=len(paths))
+
+
+def _run_of(analyzer: FaceAnalyzer, faces: WhichFaces, min_quality: float, names: list[str]) -> dict[str, Any]:
+    return {
+        "model": analyzer.origin.weights,
+        "settings": analyzer.origin.settings,
+        "detector": str(checksum_tensors(analyzer.detector)),
+        "faces": faces,
+        "min_quality": min_quality,
+        "photos": hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest(),
+    }
+
+
+def _begin(partial: Path, run: dict[str, Any], resume: bool) -> None:
+    note = partial / "run.json"
+    if note.exists() and not resume:
+        raise InputError(f"{partial} holds part of an earlier run: --resume goes on with it; delete it to start anew")
+    if note.exists():
+        earlier = read_json(note)
+        for name, value in run.items():
+            if earlier.get(name) != value:
+                raise InputError(f"{partial} is of a run with other {name}; delete it to start anew")
+        return
+    partial.mkdir(parents=True, exist_ok=True)
+    write_json(note, run)
+
+
+def _equal_files(paths: list[Path]) -> dict[int, int]:
+    """Row -> the first row with the same bytes; files of different sizes are not read."""
+    sizes: dict[int, list[int]] = {}
+    for row, path in enumerate(paths):
+        sizes.setdefault(path.stat().st_size, []).append(row)
+    twins: dict[int, int] = {}
+    first: dict[bytes, int] = {}
+    for rows in sizes.values():
+        for row in rows if len(rows) > 1 else ():
+            with suppress(OSError):  # one that cannot be read is said later
+                digest = hashlib.sha256(paths[row].read_bytes()).digest()
+                if first.setdefault(digest, row) != row:
+                    twins[row] = first[digest]
+    return twins
+
+
+def _join(parts: list[Path], copies: dict[str, list[str]], output: str | Path) -> FolderSummary:
+    """Write the parts as one table, then the rows of copies, by the file that they are copies of."""
+    faces, errors, set_aside = 0, [], []
+    copied = []
     with atomic_write(output) as temporary, pq.ParquetWriter(temporary, FACE_TABLE) as writer:
-        for name, photo in zip(listing.names, photos, strict=True):
-            error = photo.problem
-            errors += [error] if error else []
-            set_aside += [line] if not error and (line := describe_set_aside(photo)) else []
-            count += len(photo.faces)
-            rows += _rows(name, photo, error)
-            if len(rows) >= 1000:
-                writer.write_table(pa.Table.from_pylist(rows, FACE_TABLE))
-                rows = []
-        writer.write_table(pa.Table.from_pylist(rows, FACE_TABLE))
-    return FolderSummary(len(listing.photos), count, errors, set_aside)
+
+        def write(table: pa.Table) -> None:
+            nonlocal faces
+            writer.write_table(table)
+            faces += len(table) - table["face"].null_count
+            errors.extend(table["error"].drop_null().to_pylist())
+
+        for path in parts:
+            table = pq.read_table(path)
+            set_aside += json.loads(table.schema.metadata[_SET_ASIDE])
+            table = table.cast(FACE_TABLE)
+            write(table)
+            if copies:
+                copied.append(table.filter(pc.is_in(table["file"], pa.array(copies))))
+        for original in copied:
+            for file in original["file"].unique().to_pylist():
+                its_rows = original.filter(pc.equal(original["file"], file))
+                for copy in copies[file]:
+                    write(its_rows.set_column(0, "file", pa.array([copy] * len(its_rows))))
+    return FolderSummary(0, faces, errors, set_aside)
 
 
 def read_gallery(

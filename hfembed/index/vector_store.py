@@ -231,9 +231,13 @@ class VectorStore:
 def _encode(vectors: torch.Tensor, precision: Precision) -> _Block:
     if precision != "int8":
         return _Block(vectors.to(_DTYPES[precision]), None)
-    codes = (vectors * (127 / vectors.abs().amax(1, keepdim=True))).round_().to(torch.int8)
-    # by its own length, and not by the factor above: rounding changes the length, and cosines need unit length
-    return _Block(codes, 1 / codes.float().norm(dim=1))
+    codes, scales = torch.empty(vectors.shape, dtype=torch.int8), torch.empty(len(vectors))
+    parts = (tensor.split(_PART_ROWS) for tensor in (vectors, codes, scales))
+    for part, its_codes, its_scales in zip(*parts, strict=True):  # in the cache, without large copies
+        its_codes.copy_((part * (127 / part.abs().amax(1, keepdim=True))).round_())
+        # by its own length, and not by the factor above: rounding changes the length, and cosines need unit length
+        its_scales.copy_(1 / its_codes.float().norm(dim=1))
+    return _Block(codes, scales)
 
 
 def _decode(block: _Block) -> torch.Tensor:

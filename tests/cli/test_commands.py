@@ -24,7 +24,7 @@ from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
 COMMANDS = {
     "": "verify embed identify analyzer group explain swap fit-latents morph walk sample compress decompress similar "
     "denoise inpaint neighbors neighbours analogy map card push demo convert export push-dataset evaluate "
-    "forms phrase odd-one-out compress-vectors "
+    "forms phrase odd-one-out compress-vectors fit-weights "
     "models",
     "models": "get",
     "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext navec "

@@ -15,6 +15,7 @@ from hfembed import FaceAnalyzer
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.json_notes import write_json
 from hfembed.errors import InputError
+from hfembed.faces import photo_folders
 from hfembed.faces.face_analyzer import compose_analyzer, sharpness
 from hfembed.faces.photo_folders import embed_folder, read_gallery
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
@@ -227,6 +228,39 @@ def test_a_folder_becomes_a_table(analyzer, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         embed_folder(analyzer, tmp_path / "missing", tmp_path / "none.parquet")
     assert not (tmp_path / "none.parquet").exists()
+
+
+def test_a_killed_table_goes_on(analyzer, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for number in range(7):
+        draw((50, 30), person=number % 3).save(tmp_path / "photos" / f"{number}.png")
+    draw().save(tmp_path / "photos" / "nobody.png")
+    monkeypatch.setattr(photo_folders, "_PART", 2)
+    arguments = {"show_progress_bar": False, "batch_size": 1, "num_threads": 1}
+    whole = embed_folder(analyzer, tmp_path / "photos", tmp_path / "whole.parquet", **arguments)
+    assert whole[:2] == (8, 7) and "nobody.png: no face was found" in whole.errors[0]
+    expected = pq.read_table(tmp_path / "whole.parquet").sort_by("file")
+    stream, analyzed = analyzer.stream, []
+
+    def killed(paths, *more, **options):
+        for photo in stream(paths, *more, **options):
+            analyzed.append(photo.name)
+            if len(analyzed) == 4:
+                raise KeyboardInterrupt
+            yield photo
+
+    monkeypatch.setattr(analyzer, "stream", killed)
+    out = tmp_path / "out.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        embed_folder(analyzer, tmp_path / "photos", out, **arguments)
+    with pytest.raises(InputError, match="earlier run: --resume goes on with it; delete it to start anew"):
+        embed_folder(analyzer, tmp_path / "photos", out, **arguments)
+    with pytest.raises(InputError, match="is of a run with other min_quality"):
+        embed_folder(analyzer, tmp_path / "photos", out, **arguments, min_quality=0.1, resume=True)
+    summary = embed_folder(analyzer, tmp_path / "photos", out, **arguments, resume=True)
+    assert summary == whole and pq.read_table(out).sort_by("file") == expected
+    assert len(analyzed) == 4 + 2, "three people and nobody, each once; a part was done twice"
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
 def make_gallery(folder, people):

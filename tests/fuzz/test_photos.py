@@ -5,14 +5,17 @@ import json
 import tarfile
 import zipfile
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from hfembed.cli.swap import read_points
+from hfembed.faces.data.faces import load_faces
 from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.person_folders import _read_archive
 from hfembed.photos import open_photo
+from tests.faces.data.record_files import write_records
 from tests.fuzz.fuzzing import fuzz, mutate_bytes, mutate_json_text, put
 
 
@@ -64,6 +67,31 @@ def test_archives_are_whole_or_refused(tmp_path, kind):
         assert read == photos or kind == "tar", "read as another archive, without an error"
 
     assert fuzz(f".{kind}", 500, try_case)["refused"]
+
+
+@pytest.mark.parametrize("kind", ["rec", "tar"])
+def test_photos_in_larger_files(tmp_path, kind):
+    """Read in place, by offsets: what is not refused lies inside of the file."""
+    photo = encode("JPEG", quality=20)
+    if kind == "rec":
+        content = (write_records(tmp_path / "set", [[photo, photo], [photo]], index=False) / "train.rec").read_bytes()
+    else:
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as opened:
+            for name, data in [("1.jpg", photo), ("1.cls", b"7"), ("2.jpg", photo), ("2.json", b'{"identity": "a"}')]:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                opened.addfile(member, io.BytesIO(data))
+        content = stream.getvalue()
+
+    def try_case(rng):
+        changed = mutate_bytes(content, rng)
+        faces = load_faces(put(tmp_path / kind / f"a.{kind}", changed))
+        images = faces.cast_column("image", datasets.Image(decode=False))["image"]
+        assert all(image["bytes"] in changed for image in images)
+
+    (tmp_path / kind).mkdir()
+    fuzz(f".{kind}", 150, try_case)
 
 
 def test_landmarks(tmp_path):

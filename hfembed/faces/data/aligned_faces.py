@@ -149,8 +149,7 @@ class Crops(torch.utils.data.Dataset):
     def __init__(
         self, dataset: datasets.Dataset, processor: "FaceImageProcessor | ConvAutoencoderImageProcessor", margin: int
     ):
-        self.photos = dataset.cast_column("image", datasets.Image(decode=False))
-        self.packed = PackedPhotos.of(dataset)
+        self.photos = PackedPhotos.of(dataset) or dataset.cast_column("image", datasets.Image(decode=False))
         self.files = FileNames(whole_column(dataset, "file"))
         self.processor = processor
         self.margin = margin
@@ -159,14 +158,11 @@ class Crops(torch.utils.data.Dataset):
         size = self.wide_processor.size
         self.shape = (size["height"], size["width"], processor.num_channels)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | ({} if self.packed is None else {"photos": None})
-
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, row: int) -> tuple[int, np.ndarray | None, str]:
-        photo = self.photos[row] if self.packed is None else self.packed[row]
+        photo = self.photos[row]
         try:
             if photo.get("landmarks") is not None:
                 return row, self.wide_processor.align(photo["image"], photo["landmarks"]), ""

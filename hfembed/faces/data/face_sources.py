@@ -23,7 +23,14 @@ from datasets.exceptions import DatasetNotFoundError
 from datasets.table import InMemoryTable, concat_tables
 
 from hfembed.errors import InputError, first_line
-from hfembed.faces.data.mapped_files import copied_images, dataset_of, image_chunks, physical_rows, whole_column
+from hfembed.faces.data.mapped_files import (
+    copied_images,
+    dataset_of,
+    image_chunks,
+    map_file,
+    physical_rows,
+    whole_column,
+)
 from hfembed.faces.data.person_folders import (
     ARCHIVE_SUFFIXES,
     CheckedTarInfo,
@@ -33,6 +40,8 @@ from hfembed.faces.data.person_folders import (
     read_person_folders,
 )
 from hfembed.faces.data.record_io import read_record_images
+from hfembed.faces.data.shard_manifest import read_manifest
+from hfembed.faces.data.webdataset_tars import expand_braces, read_fields, read_tar
 from hfembed.hub.dataset import OwnFiles, PhotoFeature, check_dataset_card
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 from hfembed.photos import PHOTO_SUFFIXES, is_hidden
@@ -127,6 +136,9 @@ def open_source(
     if records is not None:
         table = _open_records(records)
         return table.to_iterable_dataset() if streaming else table
+    if Path(text, "state.json").is_file():
+        table = _open_saved(text)
+        return table.to_iterable_dataset() if streaming else table
     shards = _shards(text)
     if shards is None and Path(text).exists():
         what = _OTHER_FORMATS.get(Path(text).suffix.lower())
@@ -137,6 +149,8 @@ def open_source(
         return read_person_folders(text, follow_links=follow_links)
     if shards is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         raise InputError(f'"{text}" is not a file, folder, URL or Hub repository id')
+    if shards is not None and not streaming and all(map(_is_plain_tar, shards)):
+        return _open_tars(shards)
     own = OwnFiles(text)
     for shard in shards or ():
         if not streaming and not shard.endswith(".parquet"):
@@ -160,6 +174,23 @@ def open_source(
         raise
     except (DatasetNotFoundError, OSError, ValueError, pa.ArrowInvalid) as error:
         raise InputError(f'"{text}" cannot be opened: {first_line(error)}') from error
+
+
+def splits_of(source: str) -> list[str]:
+    """The splits of a folder of Parquet or of a Hub repository.
+
+    Raises:
+        InputError: There is no such data set.
+    """
+    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise InputError(f'"{source}" is not a file, folder or Hub repository id')
+    try:
+        check_dataset_card(source)
+        return datasets.get_dataset_split_names(source)
+    except InputError:
+        raise
+    except (DatasetNotFoundError, OSError, ValueError, pa.ArrowInvalid) as error:
+        raise InputError(f'"{source}" cannot be opened: {first_line(error)}') from error
 
 
 def read_photos(source: str | Path, *, split: str | None = None, follow_links: bool = True) -> Photos:
@@ -230,12 +261,13 @@ def assemble(
     for chunk in {id(chunk): chunk for chunk in added["landmarks"].chunks}.values():
         state.update(_content(chunk))
     state.update(order.tobytes())
-    table = datasets.Dataset(
+    return datasets.Dataset(
         concat_tables([photos.table.data, InMemoryTable(added)], axis=1),
         info=datasets.DatasetInfo(features=features),
+        # each `select` of a data set copies the names of all people several times
+        indices_table=InMemoryTable(pa.table({"indices": pa.array(order, pa.uint64())})),
         fingerprint=state.hexdigest()[:16],
     )
-    return table.select(order, new_fingerprint=state.hexdigest()[16:32])
 
 
 def landmarks_column(
@@ -297,7 +329,13 @@ def _shards(source: str) -> list[str] | None:
             # beside photos of people there may be other things, such as the table that `hfembed embed` wrote
             shards = [file for file in shards if file.parent == path and _has_image_column(file)]
         return [str(file) for file in shards] or None
-    found = sorted(glob.glob(source)) if glob.has_magic(source) else [source] if path.is_file() else []
+    if not path.exists() and "{" in source:
+        found = expand_braces(source)
+        missing = [file for file in found if not Path(file).is_file()]
+        if missing:
+            raise InputError(f'"{source}" stands for {len(found):,} files, and {missing[0]} does not exist')
+    else:
+        found = sorted(glob.glob(source)) if glob.has_magic(source) else [source] if path.is_file() else []
     if glob.has_magic(source) and not found:
         raise InputError(f'no file matches "{source}"')
     if not found or not all(_is_shard(file) for file in found):
@@ -373,6 +411,76 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
     return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks)
 
 
+def _is_plain_tar(file: str) -> bool:
+    if not file.endswith(".tar"):
+        return False
+    with open(file, "rb") as opened:
+        return opened.read(512)[257:262] == b"ustar"
+
+
+def _open_tars(files: list[str]) -> datasets.Dataset:
+    """Webdataset shards as one table; `manifest.json` beside them, if there, has the landmarks of all photos."""
+    parts: dict[str, list[pa.Array]] = {name: [] for name in ("image", "label", "__key__", "file", "landmarks")}
+    rows, total, state = [], 0, []
+    for file in files:
+        photos = read_tar(file)
+        count = len(photos.keys)
+        if not count:
+            raise InputError(f"{file} contains no photos")
+        said = read_fields(photos, file, IDENTITY_COLUMNS)
+        chunks, of_photos = image_chunks(map_file(file), photos.starts, photos.sizes)
+        among = sum(map(len, chunks))
+        place = np.full(among, -1)
+        place[of_photos] = np.arange(count)
+        taken = pa.array(place, mask=place < 0)
+        try:
+            people = pc.utf8_trim_whitespace(photos.fields["cls"].cast(pa.string()))
+        except pa.ArrowInvalid:
+            raise InputError(f"{file}: a .cls is not text in UTF-8") from None
+        if said["identity"] is not None:
+            people = pc.coalesce(pa.array(said["identity"], pa.string()), people)
+        if people.null_count == count:  # as in an archive of folders
+            people = pa.array([person_of_file(key) for key in photos.keys.to_pylist()])
+        elif people.null_count:
+            key = photos.keys[pc.index(pc.is_null(people), True).as_py()]
+            raise InputError(f"{file}: {key} has no .cls, and others have one")
+        parts["image"] += chunks
+        columns = {"label": people, "__key__": photos.keys, "file": said["file"], "landmarks": said["landmarks"]}
+        for name, kind in (*((name, pa.string()) for name in list(columns)[:3]), ("landmarks", _LANDMARKS_TYPE)):
+            values = columns[name]
+            if values is None:
+                parts[name].append(pa.nulls(among, kind))
+            else:
+                parts[name].append((values if isinstance(values, pa.Array) else pa.array(values, kind)).take(taken))
+        rows.append(total + of_photos)
+        total += among
+        state.append((str(Path(file).resolve()), *_version(Path(file))))
+    columns = {name: pa.chunked_array(arrays) for name, arrays in parts.items()}
+    photo_rows = np.concatenate(rows)
+    shared = read_manifest(Path(files[0]).parent).get("landmarks")
+    if shared is not None:
+        columns["landmarks"] = repeated(np.array(shared), total)
+    for name in ("file", "landmarks"):
+        if columns[name].null_count > total - len(photo_rows):  # a name or landmarks for some of the photos only
+            if name == "file" or columns[name].null_count == total:
+                del columns[name]
+    features = datasets.Features({name: datasets.Value("string") for name in columns})
+    features["image"] = PhotoFeature()
+    if "landmarks" in columns:
+        features["landmarks"] = LANDMARKS_FEATURE
+    fingerprint = hashlib.sha256(f"{state}{shared}".encode()).hexdigest()[:16]
+    return dataset_of(columns, features, fingerprint).select(photo_rows, new_fingerprint=f"{fingerprint}-photos")
+
+
+def _open_saved(folder: str) -> datasets.Dataset:
+    """What `Dataset.save_to_disk` wrote."""
+    try:
+        table = datasets.load_from_disk(folder)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise InputError(f'"{folder}" cannot be read as a saved data set: {first_line(error)}') from error
+    return OwnFiles(folder).images(table, _IMAGE_NAMES)
+
+
 def _record_file(source: str) -> Path | None:
     """The RecordIO file that a path means; None where it means something else."""
     path = Path(source)
@@ -414,7 +522,8 @@ def _open_records(file: Path) -> datasets.Dataset:
         columns["landmarks"] = repeated(np.array(template_for_size(112, 112)), total)
     else:
         del features["landmarks"]
-    state = [(path.name, *_version(path)) for path in sorted(file.parent.iterdir()) if path.is_file()]
+    beside = (file, file.with_suffix(".idx"), file.with_name("property"))
+    state = [(path.name, *_version(path)) for path in beside if path.is_file()]
     fingerprint = hashlib.sha256(f"{file.resolve()}{state}".encode()).hexdigest()[:16]
     rows_in_order = np.empty(len(order), np.int64)
     rows_in_order[order] = rows

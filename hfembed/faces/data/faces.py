@@ -134,11 +134,11 @@ def load_faces(
             "they are the same"
         )
     names = sorted_names(chain(*people_of_parts))
-    faces = datasets.concatenate_datasets(
-        [assemble(photos, names, kept=kept, landmarks=points) for photos, kept, points in parts]
-    )
+    faces = [assemble(photos, names, kept=kept, landmarks=points) for photos, kept, points in parts]
+    if len(faces) == 1:
+        return faces[0]
     # features of sources that differ are read from the table again, as those of `datasets`
-    return faces if len(parts) == 1 else faces.cast_column("image", PhotoFeature())
+    return datasets.concatenate_datasets(faces).cast_column("image", PhotoFeature())
 
 
 def _landmarks(source: FaceSource) -> dict[str, np.ndarray | None] | np.ndarray | None:

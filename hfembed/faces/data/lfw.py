@@ -241,13 +241,24 @@ def _hub_pairs(source: str | Path, split: str | None) -> datasets.Dataset:
     if not found:
         raise InputError(f'"{source}" has no image pairs (columns: {", ".join(columns)}); pass the pairs file too')
     same_column = find_column(columns, SAME_COLUMNS, "whether a pair is of one person", source)
-    same = [bool(value) for value in table[same_column][:]]
-    fold = table["fold"][:] if "fold" in columns else [row * 10 // len(same) for row in range(len(same))]
+    answers = table[same_column][:]
+    strange = next((row for row, answer in enumerate(answers) if answer not in (0, 1)), None)
+    if strange is not None:
+        raise InputError(
+            f'"{source}": column {same_column} has {answers[strange]!r} at row {strange}; expected 0 or 1'
+        )
+    same = [bool(answer) for answer in answers]
+    fold = table["fold"][:] if "fold" in columns else consecutive_folds(len(same)).tolist()
     files = {name: table[name][:] if name in columns else [None] * len(same) for name in ("file_a", "file_b")}
     table = table.select_columns(found[0]).rename_columns(dict(zip(found[0], ("image_a", "image_b"), strict=True)))
     for name, values in {"same": same, "fold": fold, **files}.items():
         table = table.add_column(name, values, feature=_PAIR_FEATURES[name])
     return table.cast(_PAIR_FEATURES)
+
+
+def consecutive_folds(pairs: int, folds: int = 10) -> np.ndarray:
+    """(pairs,) int64: runs of consecutive pairs, the first ones longer by one where the number does not divide."""
+    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.empty(pairs), folds)])
 
 
 def _downloaded(source: str | Path) -> str | Path:

@@ -181,6 +181,9 @@ class PackedPhotos:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}
 
+    def __len__(self) -> int:
+        return len(self.locations.start)
+
     def __getitem__(self, row: int) -> dict[str, Any]:
         """`{"image": {"bytes", "path"}, "landmarks"}`, as a row of the data set has it."""
         number, start, size = (int(part[row]) for part in self.locations[1:])

@@ -1,7 +1,8 @@
-"""insightface's verification sets (`lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`): aligned crops, and who is one person.
+"""Verification sets of aligned crops, and who is one person: lfw, calfw, cplfw, cfp_fp, cfp_ff, agedb_30 and others.
 
-Such a file is a pickle of two lists, the encoded crops and a bool per pair. Nothing of it is run: the names that it
-may use stand for the three readers below, which take bytes and nothing else, and any other name is refused.
+They come as insightface's `.bin` files, or as data sets with a row per pair (`image1`, `image2`, `target`), one split
+per set. A `.bin` file is a pickle of two lists, the encoded crops and a bool per pair. Nothing of it is run: the names
+that it may use stand for the three readers below, which take bytes and nothing else, and any other name is refused.
 """
 
 import io
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Features, Image, Value
-from PIL import Image as PillowImage
+from datasets import Dataset, Features, Image, Value, concatenate_datasets
 
 from hfembed.errors import InputError, first_line
-from hfembed.faces.data.lfw import LfwPairs
+from hfembed.faces.data.face_sources import splits_of
+from hfembed.faces.data.lfw import LfwPairs, consecutive_folds, load_lfw
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
+from hfembed.models.image_opening import image_errors, open_image
 
 FOLDS = 10
+_MAX_SETS = 100
 MAX_BYTES = 2**31  # insightface's largest, of 14,000 crops, have about 100 MB
 
 # what numpy arrays, bytes, lists, tuples and bools are written with; others reserve memory for what they claim, or
@@ -45,6 +48,64 @@ class PairSet(NamedTuple):
     landmarks: dict[str, list[list[float]] | None]
 
 
+def read_pair_sets(source: str | Path) -> dict[str, PairSet]:
+    """Read the sets that a source holds: name -> set.
+
+    Args:
+        source: insightface's `.bin` file, or a folder of such files; Parquet files, their folder, or a Hub
+            repository, all of its splits or, as "owner/name:split" and "folder:split", one.
+
+    Raises:
+        InputError: There is no such source, or it holds no pairs; see also `read_pair_set`.
+    """
+    text, split = str(source), None
+    path = Path(text)
+    if not path.exists() and ":" in text and "://" not in text:
+        text, _, split = text.rpartition(":")
+        path = Path(text)
+    if path.suffix == ".bin" or (path.is_file() and path.suffix != ".parquet"):
+        return {path.stem: read_pair_set(path)}
+    files = sorted(path.glob("*.bin")) if path.is_dir() else []
+    if files:
+        chosen = [file for file in files if split in (None, file.stem)]
+        if not chosen:
+            raise InputError(f"{path} holds {', '.join(file.stem for file in files)}, and not {split}")
+        return {file.stem: read_pair_set(file) for file in chosen}
+    if path.is_file():
+        return {path.stem: _of_table(load_lfw(path, "pairs"), path)}
+    splits = [split] if split else splits_of(text)
+    if len(splits) > _MAX_SETS:
+        raise InputError(f"{text} has {len(splits)} splits: name one, as {text}:{splits[0]}")
+    return {name: _of_table(load_lfw(text, "pairs", split=name), f"{text}:{name}") for name in splits}
+
+
+def _of_table(table: Dataset, source: str | Path) -> PairSet:
+    """A set in the schema `image_a`, `image_b`, `same`, `fold`."""
+    same, fold = np.array(table["same"][:]), np.array(table["fold"][:])
+    if len(same) < FOLDS:
+        raise InputError(f"{source} has {len(same)} pairs; expected {FOLDS} or more")
+    sides = []
+    landmarks: dict[str, list[list[float]] | None] = {}
+    for side in "ab":
+        files = [f"pair_{pair + 1:04}_{side}" for pair in range(len(same))]
+        crops = table.select_columns(f"image_{side}").rename_column(f"image_{side}", "image")
+        stored = crops.cast_column("image", Image(decode=False))
+        landmarks |= {file: _landmarks(row["image"]) for file, row in zip(files, stored, strict=True)}
+        sides.append(crops.add_column("file", files))
+    names = [side["file"][:] for side in sides]
+    return PairSet(concatenate_datasets(sides), LfwPairs(names[0], names[1], same, fold, view=2), landmarks)
+
+
+def _landmarks(crop: Any) -> list[list[float]] | None:
+    """Where the alignment put the five points; None for what is no image: its pair is an error that is reported."""
+    try:
+        with image_errors(crop):
+            photo, _ = open_image(crop)
+            return template_for_size(photo.height, photo.width)
+    except ValueError:
+        return None
+
+
 def read_pair_set(source: str | Path) -> PairSet:
     """Read insightface's `.bin` file, without running anything that it names.
 
@@ -61,17 +122,11 @@ def read_pair_set(source: str | Path) -> PairSet:
             f"{source} has {len(crops)} crops and {len(same)} answers; expected {FOLDS} or more, and two crops each"
         )
     files = [f"pair_{pair + 1:04}_{side}" for pair in range(len(same)) for side in "ab"]
-    landmarks: dict[str, list[list[float]] | None] = {}
-    for file, crop in zip(files, crops, strict=True):
-        try:
-            with PillowImage.open(io.BytesIO(crop)) as photo:
-                landmarks[file] = template_for_size(photo.height, photo.width)
-        except (OSError, ValueError, PillowImage.DecompressionBombError):
-            landmarks[file] = None  # the crop cannot be read: its pair is an error, which the report names
+    landmarks = {file: _landmarks(crop) for file, crop in zip(files, crops, strict=True)}
     columns = {"image": [{"bytes": crop, "path": None} for crop in crops], "file": files}
     faces = Dataset.from_dict(columns, features=Features({"image": Image(), "file": Value("string")}))
-    folds = np.concatenate([np.full(len(part), fold) for fold, part in enumerate(np.array_split(same, FOLDS))])
-    return PairSet(faces, LfwPairs(files[::2], files[1::2], np.array(same), folds, view=2), landmarks)
+    pairs = LfwPairs(files[::2], files[1::2], np.array(same), consecutive_folds(len(same), FOLDS), view=2)
+    return PairSet(faces, pairs, landmarks)
 
 
 def _unpickled(source: Path) -> tuple[list[bytes], list[bool]]:

@@ -209,13 +209,14 @@ class _Parts(NamedTuple):
 def _scan(path: Path, end: int) -> _Parts:
     """Walk through the parts; read in blocks, as pages of a memory map would count as this process's memory."""
     blocks: list[_Parts] = []
-    block = bytearray(_BLOCK + _LOOK_AHEAD)
+    size_of_block = min(_BLOCK, end + -end % 4)
+    block = bytearray(size_of_block + _LOOK_AHEAD)
     as_integers, as_floats = np.frombuffer(block, "<u4"), np.frombuffer(block, "<f4")
     read_word = Struct("<I").unpack_from
     position = 0
     with path.open("rb", buffering=0) as file:
         while position < end:
-            begin, stop = position, min(position + _BLOCK, end)
+            begin, stop = position, min(position + size_of_block, end)
             file.seek(begin)
             filled = 0
             while filled < len(block) and (count := file.readinto(memoryview(block)[filled:])):

@@ -124,20 +124,35 @@ def embed_faces(
     Raises:
         InputError: There are no faces, every one failed, or an embedding is not finite.
     """
+    embeddings, _, failures = embed_faces_with_norms(model, processor, faces, batch_size, num_workers, progress)
+    return embeddings, failures
+
+
+def embed_faces_with_norms(
+    model: PreTrainedModel,
+    processor: FaceImageProcessor,
+    faces: Sequence[FaceFile],
+    batch_size: int = 64,
+    num_workers: int = 2,
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """What `embed_faces` returns, and second the norms (N,) float32 before normalization."""
     embeddings: np.ndarray | None = None
+    norms = np.full(len(faces), np.nan, dtype=np.float32)
     failures: dict[str, str] = {}
     with torch.inference_mode():
         batches = _crop_batches(processor, faces, batch_size, num_workers, progress, "embedding")
         for start, done, crops, failed in batches:
             failures.update(failed)
             if len(crops):
-                embedded = _embed_batch(model, processor, crops)[0].numpy()
+                embedded, lengths = (values.numpy() for values in _embed_batch(model, processor, crops))
                 if embeddings is None:
                     embeddings = np.full((len(faces), embedded.shape[1]), np.nan, dtype=np.float32)
                 embeddings[start + np.array(done)] = embedded
+                norms[start + np.array(done)] = lengths
     if embeddings is None:
         raise _nothing_left(failures)
-    return embeddings, failures
+    return embeddings, norms, failures
 
 
 class _Crops(Dataset):

@@ -43,6 +43,12 @@ class PairScorer:
         unusable = np.array([file in crops.failures for file in crops.files])
         self.failed = unusable[self.index_a] | unusable[self.index_b]
 
+    def squared_distances(self, embeddings: np.ndarray) -> np.ndarray:
+        """Squared distance of every pair, (P,) float64, of embeddings (N, D) brought to unit length."""
+        embeddings = embeddings.astype(np.float64)
+        embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+        return np.square(embeddings[self.index_a] - embeddings[self.index_b]).sum(axis=1)
+
     def cosines(self, embeddings: np.ndarray) -> np.ndarray:
         """Cosine similarity of every pair, (P,) float64, of embeddings (N, D) of any length."""
         embeddings = embeddings.astype(np.float64)
@@ -83,6 +89,7 @@ class LfwVerification:
             detected. Without it all images get the processor's center crop.
         threshold_pairs: View 1 only: the pairs that choose the threshold.
         groups: Lists of photos, see `read_groups`: error rates are also given for each of these groups of people.
+        insightface_rule: View 2 only: also give the accuracy by insightface's rule, `insightface_accuracy`.
         undetected: With landmarks or a detector: what an image without a detected face means: "error", or
             "center-crop" to use the processor's center crop.
 
@@ -106,6 +113,7 @@ class LfwVerification:
         progress: bool = True,
         detector: FaceDetector | None = None,
         groups: Sequence[str | Path] = (),
+        insightface_rule: bool = False,
     ) -> None:
         if detector is not None and landmarks is not None:
             raise InputError("give either landmarks or a detector that finds them")
@@ -128,6 +136,7 @@ class LfwVerification:
             found = dict(zip(self.faces["file"][:], self.faces["landmarks"][:], strict=True))
             # without a single one, no detector has been at work
             self.landmarks = found if any(points is not None for points in found.values()) else None
+        self.insightface_rule = insightface_rule
         self.undetected = undetected
         self.name = name or f"lfw_view{self.pairs.view}"
         self.batch_size = batch_size
@@ -205,6 +214,11 @@ class LfwVerification:
             threshold = verification.accuracy_threshold(scores, same, failed)
             metrics["accuracy"] = 100 * verification.accuracy(scores, same, threshold, failed)
             details["protocol"] = "View 1: threshold chosen on the tested pairs themselves, slightly optimistic"
+
+        if self.insightface_rule:
+            found = verification.insightface_accuracy(scorer.squared_distances(embeddings), same, fold, failed)
+            metrics["insightface_accuracy"] = 100 * found.mean
+            details["insightface_deviation"] = 100 * float(np.std(found.accuracies))  # over folds, as insightface does
 
         metrics["auc"] = 100 * verification.area_under_curve(scores, same, failed)
         metrics["eer"] = 100 * verification.equal_error(curve).rate

@@ -83,6 +83,11 @@ def summary(name: str, report: dict[str, Any]) -> str:
         f"{name}: accuracy {report[f'{name}_accuracy']:.2f}{error} %  ({details['protocol']})",
         f"  AUC {report[f'{name}_auc']:.2f} %, EER {report[f'{name}_eer']:.2f} %, mirror: {details['mirror']}",
     ]
+    if f"{name}_insightface_accuracy" in report:
+        lines.append(
+            f"  accuracy by insightface's rule {report[f'{name}_insightface_accuracy']:.3f} +- "
+            f"{details['insightface_deviation']:.3f} %"
+        )
     for target, point in details["tar_at_far"].items():
         low, high = point["interval_95"]
         lines.append(f"  TAR {point['tar']:.2f} % ({low:.2f} to {high:.2f}) at FAR {target}")

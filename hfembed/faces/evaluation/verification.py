@@ -182,6 +182,39 @@ def k_fold_accuracy(
     return KFoldAccuracy(float(np.mean(accuracies)), float(standard_error), np.array(accuracies), np.array(thresholds))
 
 
+def insightface_accuracy(
+    distances: np.ndarray, same: np.ndarray, folds: np.ndarray, failed: np.ndarray | None = None
+) -> KFoldAccuracy:
+    """Accuracy by insightface's rule, for comparison with figures that were published with it.
+
+    Each fold is decided by the threshold on squared distances, of 0, 0.01 ... 3.99, that is best on all the others,
+    the first of equally good ones; a pair is accepted below it (`calculate_roc` in insightface's
+    recognition/arcface_torch/eval/verification.py). `k_fold_accuracy` is not bound to a grid.
+
+    Args:
+        distances: (N,) float, squared Euclidean distances of unit vectors.
+        same: (N,) bool.
+        folds: (N,) int; insightface's are ten runs of consecutive pairs.
+        failed: (N,) bool, optional: wrong at any threshold.
+
+    Returns:
+        As of `k_fold_accuracy`; the thresholds are squared distances.
+    """
+    distances, same, failed = _checked(distances, same, failed)
+    grid = np.arange(0, 4, 0.01)
+    numbers = np.unique(folds)
+    right = np.empty((len(grid), len(numbers)))
+    counts = np.array([(folds == number).sum() for number in numbers])
+    for row, threshold in enumerate(grid):
+        is_right = ((distances < threshold) == same) & ~failed
+        right[row] = [is_right[folds == number].sum() for number in numbers]
+    # whole numbers: which thresholds are equally good is not left to rounding
+    best = (right.sum(axis=1, keepdims=True) - right).argmax(axis=0)
+    accuracies = right[best, np.arange(len(numbers))] / counts
+    standard_error = np.std(accuracies, ddof=1) / np.sqrt(len(numbers))
+    return KFoldAccuracy(float(accuracies.mean()), float(standard_error), accuracies, grid[best])
+
+
 def area_under_curve(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> float:
     """Area under the ROC curve: the chance that a genuine pair scores above an impostor pair (a tie counts half)."""
     scores, same, failed = _checked(scores, same, failed)
@@ -337,18 +370,26 @@ def _checked(
 def _falling(scores: np.ndarray, failed: np.ndarray) -> np.ndarray:
     """Indices of the scored pairs, highest score first."""
     scored = np.flatnonzero(~failed)
-    return scored[np.argsort(-scores[scored], kind="stable")]
+    scored = scored[::-1]  # a stable order that rises, turned around, falls with equal scores in the order given
+    return scored[np.argsort(scores[scored], kind="stable")[::-1]]
 
 
 def _sweep(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Candidate thresholds and the genuine and impostor pairs accepted at each; `scores` must fall."""
-    last_of_equals = np.flatnonzero(np.diff(scores, append=-np.inf))
+    last_of_equals = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    # in place where it can be: a protocol has ten million pairs and more
+    thresholds = np.full(len(last_of_equals) + 1, np.inf)
     upper, lower = scores[last_of_equals[:-1]], scores[last_of_equals[1:]]
-    middle = lower + (upper - lower) / 2
-    middle = np.where(middle > lower, middle, upper)  # no number lies between neighboring floats
-    thresholds = np.concatenate([[np.inf], middle, [-np.inf]])
-    true_accepts = np.concatenate([[0], np.cumsum(same)[last_of_equals]])
-    false_accepts = np.concatenate([[0], last_of_equals + 1]) - true_accepts
+    middle = np.subtract(upper, lower, out=thresholds[1:-1])
+    middle /= 2
+    middle += lower
+    np.copyto(middle, upper, where=middle <= lower)  # no number lies between neighboring floats
+    thresholds[-1] = -np.inf
+    true_accepts = np.zeros(len(thresholds), dtype=np.int64)
+    true_accepts[1:] = np.cumsum(same)[last_of_equals]
+    last_of_equals += 1
+    false_accepts = np.append(0, last_of_equals)
+    false_accepts -= true_accepts
     return thresholds, true_accepts, false_accepts
 
 

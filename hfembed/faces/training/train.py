@@ -11,10 +11,11 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 
 from hfembed.checkpoint.files import PEOPLE_FILE
 from hfembed.checkpoint.people_file import write_people
+from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
 from hfembed.faces.data.frozen_features import FrozenFeatures
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
     people, head = photos.identities, None
     if config.has_sharded_head:
+        if (kind := run.accelerator.distributed_type) in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise InputError(f"a sharded head is not possible with {kind.value}: train on plain ranks (--multi_gpu)")
         head = ShardedHead(model.config, len(people), config, config.sample_rate, run.accelerator.device)
     train(
         run,

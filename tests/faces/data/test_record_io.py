@@ -15,6 +15,7 @@ from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.face_sources import open_source
 from hfembed.faces.data.faces import FaceSource, load_faces
 from hfembed.faces.data.lazy_faces import LazyFaces
+from hfembed.faces.data.mapped_files import PackedPhotos
 from hfembed.faces.data.record_io import RecordIO, read_record_images
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from tests.faces.data.conftest import encode
@@ -162,7 +163,7 @@ def test_two_sets_of_records_are_two_sets_of_people_or_one(tmp_path, people):
     both = load_faces([FaceSource(folder) for folder in folders], merge_people=True)
     assert len(both) == 12 and stored(both) == 2 * [photo for photos in people for photo in photos]
     lazy = LazyFaces(both, FaceImageProcessor(size=112))
-    assert lazy._crops.packed is not None and torch.equal(lazy[0, 1]["pixels"], lazy[0, 7]["pixels"])
+    assert isinstance(lazy._crops.photos, PackedPhotos) and torch.equal(lazy[0, 1]["pixels"], lazy[0, 7]["pixels"])
     assert Image.open(io.BytesIO(people[0][1])).size == (112, 112)
 
 

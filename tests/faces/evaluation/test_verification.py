@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
+from sklearn.model_selection import KFold
 
 from hfembed.errors import InputError
 from hfembed.faces.evaluation.verification import (
@@ -14,6 +15,7 @@ from hfembed.faces.evaluation.verification import (
     decision_thresholds,
     equal_error,
     far_is_carried,
+    insightface_accuracy,
     k_fold_accuracy,
     logistic_calibration,
     roc,
@@ -183,3 +185,21 @@ def test_bad_input_is_one_clear_line(scores, same, message):
 def test_wilson_interval_against_the_published_formula_values():
     assert wilson_interval(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-4)
     assert wilson_interval(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-4)
+
+
+@pytest.mark.parametrize("decimals", [2, 9])
+def test_insightfaces_rule_is_its_loop(decimals):
+    """`calculate_roc` written down anew; distances that lie on the grid too."""
+    random = np.random.default_rng(decimals)
+    same = random.random(123) < 0.5
+    distances = np.where(same, 2 * random.random(123), 3 * random.random(123) + 0.3).round(decimals)
+    thresholds = np.arange(0, 4, 0.01)
+    expected = []
+    for train, test in KFold(10, shuffle=False).split(distances):
+        figures = [np.mean((distances[train] < threshold) == same[train]) for threshold in thresholds]
+        expected.append(np.mean((distances[test] < thresholds[np.argmax(figures)]) == same[test]))
+    folds = np.repeat(np.arange(10), [13, 13, 13, 12, 12, 12, 12, 12, 12, 12])
+    found = insightface_accuracy(distances, same, folds)
+    assert found.accuracies == pytest.approx(expected) and found.mean == pytest.approx(np.mean(expected))
+    failed = np.arange(123) % 2 == 0
+    assert insightface_accuracy(distances, same, folds, failed).mean < 0.5
