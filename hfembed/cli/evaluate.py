@@ -290,6 +290,12 @@ def evaluate_reconstruction(
         bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
     ] = False,
     pairs: Annotated[Path | None, typer.Option(help="LFW's pairs.txt: also verify people on reconstructions.")] = None,
+    pca: Annotated[
+        bool, typer.Option(help="Measure PCA too, which takes minutes for codes of thousands of numbers.")
+    ] = True,
+    quality: Annotated[
+        int, typer.Option(min=0, max=40, help="Of the compressed files; codes of thousands of numbers need about 20.")
+    ] = 10,
     pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
@@ -316,6 +322,8 @@ def evaluate_reconstruction(
         split=choose_split(checkpoint, held_out_share, split_seed),
         identity_model=identity_model,
         codec=codec,
+        quality=quality,
+        pca=pca,
         pictures=pictures,
     )
     return _answer(report, output, reconstruction_report.summary(report))

@@ -65,13 +65,15 @@ def report_reconstruction(
     split: dict[str, Any],
     identity_model: IdentityModel | None = None,
     codec: LatentCodec | None = None,
+    quality: int = 10,
+    pca: bool = True,
     pictures: int = 12,
 ) -> dict[str, Any]:
     """Measure, write results.json and reconstructions.png.
 
-    PCA with as many components as the model has latents is fitted on the people who were not held out. With a codec,
-    the images that it makes of its files are measured too, and JPEG gets as many bytes. The answer has the figures,
-    and under "reconstruction" how they came about.
+    Unless `pca` is false, PCA with as many components as the model has latents is fitted on the people who were not
+    held out. With a codec, the images that it makes of its files of this quality are measured too, and JPEG gets as
+    many bytes. The answer has the figures, and under "reconstruction" how they came about.
 
     Raises:
         InputError: The images cannot be read, are too few, or the model cannot reconstruct from latents.
@@ -91,10 +93,10 @@ def report_reconstruction(
     prefixes = {"this model": "", "coded": "coded_", "PCA": "pca_", "JPEG": "jpeg_"}
     budget: float = count
     if codec is not None:
-        files = [codec.compress(image) for image in test]
+        files = [codec.compress(image, quality) for image in test]
         rows["coded"] = torch.stack([codec.decompress(file) for file in files])
         budget = figures["coded_bytes"] = float(np.mean([len(file) for file in files]))
-    if count <= min(len(train), train[0].numel()):
+    if pca and count <= min(len(train), train[0].numel()):
         rows["PCA"] = reconstruction.pca_reconstruction(train, test, count)
     rows["JPEG"], figures["jpeg_bytes"] = reconstruction.jpeg_reconstruction(test, budget)
     ends = far_pairs(len(test))
@@ -123,6 +125,7 @@ def report_reconstruction(
         "sharpness": "gradient energy, as a fraction of the photos'",
         "jpeg": "at the highest quality whose mean file is not above "
         f"{'coded_bytes' if codec is not None else 'one byte per latent number'}, or at the lowest",
+        **({} if codec is None else {"coded": f"files of quality {quality}"}),
         "figures": sorted(figures),
         **provenance({"images": images}),
     }
