@@ -106,7 +106,7 @@ def load_image_model(
     checkpoint = Checkpoint.resolve(checkpoint, **hub)
     model = _load_model(checkpoint, model_class, kind, device, dtype)
     processors: Any = IMAGE_PROCESSOR_MAPPING  # its type in transformers is that of older versions
-    with _one_line(checkpoint.name, kind):
+    with quiet_one_line(checkpoint.name, kind):
         return model, processors[type(model.config)]["pil"].from_pretrained(checkpoint.folder)
 
 
@@ -123,7 +123,7 @@ def _load_model(
     model_class = found if issubclass(found, model_class) else model_class  # one of several families
     if getattr(config, "thresholds", None):
         config.thresholds = checkpoint.thresholds
-    with _one_line(name, kind):
+    with quiet_one_line(name, kind):
         # transformers types this call as if it gave the model alone
         loaded: Any = model_class.from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True)
         model: Model = loaded[0]
@@ -138,8 +138,8 @@ def _load_model(
 
 
 @contextmanager
-def _one_line(name: str, kind: str) -> Iterator[None]:
-    """Load quietly, since missing weights are looked for here; a failure is an `InputError` of one line."""
+def quiet_one_line(name: str, kind: str) -> Iterator[None]:
+    """Load without transformers' reports, since missing weights are looked for; a failure is an `InputError`."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

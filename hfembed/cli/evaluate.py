@@ -137,6 +137,11 @@ def evaluate_pairs(
         for name, pair_set in pair_sets.read_pair_sets(source).items():
             if name in read:
                 raise InputError(f"{source} and {read[name][0]}: two sets are named {name}; results are kept by name")
+            same = pair_set.pairs.same
+            if not 0 < same.sum() < len(same):
+                raise InputError(
+                    f"{source}, {name}: {same.sum()} of {len(same)} pairs are genuine; both kinds are needed"
+                )
             read[name] = source, pair_set
     embedder, processor = loading.load_face_embedder(checkpoint, device)
     if mirror is not None:

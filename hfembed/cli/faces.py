@@ -90,9 +90,21 @@ def embed(
     check_writable(output)
     listing = photo_files.find_photos(folder)  # an empty folder is reported before a model is loaded
     analyzer = _load_analyzer(model, detector, device, hub, turned, max_image_size)
-    summary = photo_folders.embed_folder(
-        analyzer, listing, output, faces, batch_size, num_threads or "auto", sys.stderr.isatty(), min_quality, resume
-    )
+    try:
+        summary = photo_folders.embed_folder(
+            analyzer,
+            listing,
+            output,
+            faces,
+            batch_size,
+            num_threads or "auto",
+            sys.stderr.isatty(),
+            min_quality,
+            resume,
+        )
+    except KeyboardInterrupt:
+        warn(f"interrupted; what is done is in {output}.partial: the same command with --resume goes on")
+        raise
     _warn(summary.errors + summary.set_aside)
     return Answer(
         {**summary._asdict(), "output": output},

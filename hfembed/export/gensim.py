@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.checkpoint.loading import load_word2vec
+from hfembed.checkpoint.loading import load_word2vec, quiet_one_line
 from hfembed.errors import InputError, input_errors
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 from hfembed.models.word2vec.word2vec_format import write_word2vec_format
@@ -56,9 +56,9 @@ def load_all_rows(checkpoint: str | Path | Checkpoint) -> Word2VecModel | Word2V
     model = load_word2vec(checkpoint, "cpu")
     if model.config.quantized_parts is not None:
         return model
-    whole, report = Word2VecForPreTraining.from_pretrained(
-        Checkpoint.resolve(checkpoint).folder, output_loading_info=True
-    )
+    source = Checkpoint.resolve(checkpoint)
+    with quiet_one_line(source.name, "word vectors"):
+        whole, report = Word2VecForPreTraining.from_pretrained(source.folder, output_loading_info=True)
     return model if report["missing_keys"] else whole  # the output rows are missing
 
 

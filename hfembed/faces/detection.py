@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_embedder
@@ -104,7 +105,8 @@ def _detected(
     failures: dict[str, str] = {}
     set_aside: list[str] = []
     pixels = tempfile.TemporaryFile()
-    for name, photo in zip(listing.names, photos, strict=True):
+    bar = tqdm(photos, total=len(listing.photos), unit=" photos", disable=None)  # None: on a terminal alone
+    for name, photo in zip(listing.names, bar, strict=True):
         if photo.problem:
             failures[name] = photo.problem.removeprefix(f"{photo.name}: ")
         elif line := describe_set_aside(photo):

@@ -125,6 +125,9 @@ def _run_of(analyzer: FaceAnalyzer, faces: WhichFaces, min_quality: float, names
 
 def _begin(partial: Path, run: dict[str, Any], resume: bool) -> None:
     note = partial / "run.json"
+    table = partial.with_suffix("")
+    if resume and table.exists() and not note.exists():
+        raise InputError(f"{table} is finished: there is nothing to resume; without --resume it is made anew")
     if note.exists() and not resume:
         raise InputError(f"{partial} holds part of an earlier run: --resume goes on with it; delete it to start anew")
     if note.exists():

@@ -134,7 +134,7 @@ class EmbeddingIndex:
         return len(self._files) - len(self._gone)
 
     def __contains__(self, label: object) -> bool:
-        return isinstance(label, str) and self._find(label) is not None
+        return self._find(label) is not None
 
     @property
     def label_count(self) -> int:
@@ -194,6 +194,8 @@ class EmbeddingIndex:
         vectors = self._checked(embeddings)
         files = [None] * len(vectors) if files is None else list(files)
         judged = np.ones(len(vectors)) if qualities is None else np.asarray(qualities, dtype=np.float64)
+        if isinstance(labels, str):
+            raise InputError(f"labels are a list of texts, one per embedding, not the text {labels!r}")
         if not len(vectors) == len(labels) == len(files) == len(judged):
             raise InputError(
                 f"{len(vectors)} embeddings, {len(labels)} labels, {len(files)} files, {len(judged)} qualities: "
@@ -595,6 +597,8 @@ class EmbeddingIndex:
                 names, files = read_texts(folder / LABELS_FILE), read_texts(folder / PHOTOS_FILE)
                 numbers = tensors["labels"].numpy()
             _check_labels(names, numbers, files, len(index._vectors))
+            if "probes" in description and not approximate.is_file():
+                raise ValueError(f"{APPROXIMATE_FILE} is missing")
             if approximate.is_file():
                 size, probes = (len(index._vectors), index._vectors.dimension), description.get("probes")
                 index._approximate = ApproximateSearch.load(approximate, *size, probes)
@@ -688,8 +692,8 @@ class EmbeddingIndex:
         places = np.arange(len(self._files))
         return np.delete(places, self._gone) if len(self._gone) else places
 
-    def _find(self, label: str) -> int | None:
-        number = self._names.find(label)
+    def _find(self, label: object) -> int | None:
+        number = self._names.find(label) if isinstance(label, str) else None
         return None if number in self._gone_names else number
 
     def _close_gaps(self) -> None:
@@ -763,7 +767,12 @@ class EmbeddingIndex:
 
     def _checked(self, vectors: torch.Tensor | np.ndarray) -> torch.Tensor:
         """(N, D) float32 of unit length on the CPU."""
-        vectors = torch.as_tensor(vectors).detach().to("cpu", torch.float32)
+        try:
+            vectors = torch.as_tensor(vectors).detach().to("cpu", torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"embeddings are numbers (N, D), not {type(vectors).__name__}: {first_line(error)}"
+            ) from error
         if vectors.ndim == 1:
             vectors = vectors[None]
         if vectors.ndim != 2 or not vectors.shape[1]:

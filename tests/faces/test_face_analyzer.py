@@ -259,6 +259,8 @@ def test_a_killed_table_goes_on(analyzer, tmp_path, monkeypatch):
         embed_folder(analyzer, tmp_path / "photos", out, **arguments, min_quality=0.1, resume=True)
     summary = embed_folder(analyzer, tmp_path / "photos", out, **arguments, resume=True)
     assert summary == whole and pq.read_table(out).sort_by("file") == expected
+    with pytest.raises(InputError, match="out.parquet is finished: there is nothing to resume"):
+        embed_folder(analyzer, tmp_path / "photos", out, **arguments, resume=True)
     assert len(analyzed) == 4 + 2, "three people and nobody, each once; a part was done twice"
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 

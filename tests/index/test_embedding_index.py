@@ -388,6 +388,8 @@ def test_damaged_files_are_one_line(tmp_path):
         (([[1.0, 0.0], [0.0, 0.0]], ["a", "b"]), "1 of 2 embeddings are zero or not finite, the first: row 1"),
         (([[1.0, np.nan]], ["a"]), "not finite"),
         (([[1.0, 0.0]], [7]), "non-empty text, got 7"),
+        (([[1.0, 0.0], [0.0, 1.0]], "xy"), "not the text 'xy'"),
+        (("a.jpg", ["a"]), "embeddings are numbers .N, D., not str"),
         (([[[1.0]]], ["a"]), "the shape"),
     ],
 )
@@ -477,6 +479,9 @@ def test_approximate_search_answers_as_the_exact_one(tmp_path):
         save_file(tensors | {name: broken}, tmp_path / "index" / "approximate.safetensors")
         with pytest.raises(InputError, match="not a complete index: approximate.safetensors"):
             EmbeddingIndex.from_pretrained(tmp_path / "index")
+    (tmp_path / "index" / "approximate.safetensors").unlink()
+    with pytest.raises(InputError, match="approximate.safetensors is missing"):
+        EmbeddingIndex.from_pretrained(tmp_path / "index")
     with pytest.raises(InputError, match="code_bytes must divide the dimension 32, got 5"):
         index.build_approximate(code_bytes=5)
     with pytest.raises(InputError, match="approximate from 10,000 on"):
