@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from hfembed.errors import InputError
+from hfembed.index.approximate import import_faiss
 
 EXACT = 200_000  # from here on, pairs are sought among each vector's nearest alone
 MOST_PAIRS = 100_000_000
@@ -133,13 +134,10 @@ def _all_pairs(vectors: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarr
 
 
 def _nearest_pairs(vectors: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    try:
-        import faiss
-    except ImportError:
-        raise InputError(
-            f'{len(vectors):,} faces are more than the {EXACT:,} that are all compared: pip install "hfembed[index]" '
-            "finds the nearest of each with faiss"
-        ) from None
+    faiss = import_faiss(
+        f"{len(vectors):,} faces are more than the {EXACT:,} that are all compared, and faiss, which finds the "
+        "nearest of each, is not installed"
+    )
     lists = round(4 * len(vectors) ** 0.5)
     index = faiss.index_factory(vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     faiss.ParameterSpace().set_index_parameter(index, "nprobe", 32)

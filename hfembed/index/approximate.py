@@ -160,8 +160,11 @@ class ApproximateSearch:
         }
 
 
-def import_faiss() -> Any:
+def import_faiss(reason: str = "faiss is not installed") -> Any:
     """The module of faiss.
+
+    Args:
+        reason: What the error says before the way out.
 
     Raises:
         InputError: It is not installed.
@@ -169,5 +172,5 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise InputError('faiss is not installed: pip install "hfembed[index]"') from None
+        raise InputError(f'{reason}: pip install "hfembed[index]"') from None
     return faiss

@@ -46,8 +46,8 @@ class TextColumn:
 
     def keep(self, kept: np.ndarray) -> None:
         """Forget those where (n,) bool is False."""
-        chunks = self.arrow().filter(pa.array(kept)).chunks
-        self.__init__(pa.chunked_array(chunks, pa.large_string()))  # type: ignore[misc]
+        self._chunks = self.arrow().filter(pa.array(kept)).chunks
+        self._hashes, self._recent = None, {}
 
     def find(self, text: str) -> int | None:
         """The place where a text was last added by `number`, or first stands; None where there is none."""

@@ -28,14 +28,23 @@ def read_landmarks(path: str | Path) -> dict[str, np.ndarray | None]:
         if points is None:
             landmarks[file] = None
             continue
-        try:
-            found = np.asarray(points, dtype=np.float64)
-        except (ValueError, TypeError, OverflowError):
-            found = np.empty(0)
-        if found.shape != (5, 2) or not np.isfinite(found).all():
-            raise InputError(f'{path}: "{file}" has no five finite [x, y] landmarks')
-        landmarks[file] = found
+        landmarks[file] = five_points(points, f'{path}: "{file}" has no five finite [x, y] landmarks')
     return landmarks
+
+
+def five_points(points: Any, complaint: str) -> np.ndarray:
+    """Untrusted points as (5, 2) float64, finite.
+
+    Raises:
+        InputError: They are not that; it says `complaint`.
+    """
+    try:
+        found = np.array(points, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        found = np.empty(0)
+    if found.shape != (5, 2) or not np.isfinite(found).all():
+        raise InputError(complaint)
+    return found
 
 
 def read_json(path: str | Path, what: str) -> Any:

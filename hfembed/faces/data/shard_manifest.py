@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hfembed.checkpoint.json_notes import read_json
-from hfembed.errors import InputError
+from hfembed.faces.data.landmarks import five_points
 
 MANIFEST_FILE = "manifest.json"
 
@@ -24,10 +22,5 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return {}
     landmarks = manifest.get("landmarks")
     if landmarks is not None:
-        try:
-            points = np.array(landmarks, dtype=np.float64)
-        except (ValueError, TypeError, OverflowError):
-            points = np.empty(0)
-        if points.shape != (5, 2) or not np.isfinite(points).all():
-            raise InputError(f"{folder / MANIFEST_FILE}: landmarks are not five finite [x, y]")
+        five_points(landmarks, f"{folder / MANIFEST_FILE}: landmarks are not five finite [x, y]")
     return manifest

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hfembed.errors import InputError
+from hfembed.faces.data.landmarks import five_points
 from hfembed.models.image_opening import MAX_FILE_BYTES
 from hfembed.photos import PHOTO_SUFFIXES, utf8_name
 
@@ -266,13 +267,8 @@ def read_fields(photos: TarPhotos, path: str | Path, people: Sequence[str]) -> d
         person = next((said[name] for name in people if name in said), None)
         file, landmarks = said.get("file"), said.get("landmarks")
         if landmarks is not None:
-            try:
-                points = np.array(landmarks, dtype=np.float64)
-            except (ValueError, TypeError, OverflowError):
-                points = np.empty(0)
-            if points.shape != (5, 2) or not np.isfinite(points).all():
-                raise InputError(f"{path}: the .json of {photos.keys[row]} has no five finite [x, y] landmarks")
-            landmarks = points.tolist()
+            complaint = f"{path}: the .json of {photos.keys[row]} has no five finite [x, y] landmarks"
+            landmarks = five_points(landmarks, complaint).tolist()
         for name, value, kind in (
             ("identity", person, (str, int)),
             ("file", file, str),
