@@ -113,7 +113,6 @@ class EmbeddingIndex:
         self._gone_names: set[int] = set()
         self._labels = np.empty(0, dtype=np.int32)  # place in _names of each row's label; longer than there are rows
         self._files = TextColumn()
-        self._gone = np.empty(0, dtype=np.int64)  # places of removed rows, ascending
         self._vectors: VectorStore | None = None  # made by the first add, which tells the dimension
         self._approximate: ApproximateSearch | None = None
         self._means: VectorStore | None = None  # made by the first search that needs it
@@ -239,9 +238,7 @@ class EmbeddingIndex:
         if number is None:
             raise InputError(f"the index has no label {label!r}")
         gone = np.flatnonzero(self._label_of == number)
-        gone = gone[~np.isin(gone, self._gone)]
         self._store().hide(torch.from_numpy(gone))
-        self._gone = np.union1d(self._gone, gone)
         self._gone_names.add(number)
         self._changed()
         if len(self._gone) > len(self):
@@ -687,6 +684,11 @@ class EmbeddingIndex:
         """Place in _names of the label at each place, (n,) int32."""
         return self._labels[: len(self._files)]
 
+    @property
+    def _gone(self) -> np.ndarray:
+        """Places of removed rows, (n,) int64, ascending."""
+        return np.empty(0, dtype=np.int64) if self._vectors is None else self._vectors.hidden.numpy()
+
     def _places(self) -> np.ndarray:
         """The place of each row (N,) int64."""
         places = np.arange(len(self._files))
@@ -709,7 +711,7 @@ class EmbeddingIndex:
         self._labels = (np.cumsum(named, dtype=np.int32) - 1)[self._label_of[kept]].astype(np.int32)
         self._files.keep(kept)
         self._names.keep(named)
-        self._gone, self._gone_names = self._gone[:0], set()
+        self._gone_names = set()
 
     def _top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As `VectorStore.top_k`; of an approximate search's candidates where it is built and finds enough."""

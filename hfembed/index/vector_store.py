@@ -52,7 +52,7 @@ class VectorStore:
         self.dimension = dimension
         self.precision = precision
         self._blocks: list[_Block] = []
-        self._gone = torch.empty(0, dtype=torch.int64)  # rows that are found no more, ascending
+        self.hidden = torch.empty(0, dtype=torch.int64)  # rows that are found no more, ascending
 
     def __len__(self) -> int:
         return sum(len(block.vectors) for block in self._blocks)
@@ -69,7 +69,7 @@ class VectorStore:
 
     def keep(self, kept: torch.Tensor) -> None:
         """Forget the rows where `kept` (N,) bool is False."""
-        self._gone = self._gone[:0]
+        self.hidden = self.hidden[:0]
         sizes = [len(block.vectors) for block in self._blocks]
         chosen = [
             block if mask.all() else block.part(mask)
@@ -79,7 +79,7 @@ class VectorStore:
 
     def hide(self, rows: torch.Tensor) -> None:
         """Find some rows (n,) no more; they keep their places, and nothing is copied."""
-        self._gone = torch.cat([self._gone, rows]).unique()
+        self.hidden = torch.cat([self.hidden, rows]).unique()
 
     def rows(self, wanted: torch.Tensor) -> torch.Tensor:
         """Some rows (n,) int64 as float32 (n, D)."""
@@ -166,7 +166,7 @@ class VectorStore:
         different, position = places.clamp(min=0).unique(return_inverse=True)
         vectors = self.rows(different)
         cosines = torch.einsum("qd,qnd->qn", queries, vectors[position])
-        cosines[(places < 0) | torch.isin(places, self._gone)] = -torch.inf
+        cosines[(places < 0) | torch.isin(places, self.hidden)] = -torch.inf
         scores, chosen = cosines.topk(k)
         return scores, places.gather(1, chosen)
 
@@ -193,9 +193,9 @@ class VectorStore:
     def _scores(self, queries: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (number of the part's first row, cosines (Q, rows of the part)); the latter live until the next."""
         for start, scores in self._products(queries):
-            if len(self._gone):
-                first, last = torch.searchsorted(self._gone, torch.tensor([start, start + scores.shape[1]])).tolist()
-                scores[:, self._gone[first:last] - start] = -torch.inf
+            if len(self.hidden):
+                first, last = torch.searchsorted(self.hidden, torch.tensor([start, start + scores.shape[1]])).tolist()
+                scores[:, self.hidden[first:last] - start] = -torch.inf
             yield start, scores
 
     def _products(self, queries: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
