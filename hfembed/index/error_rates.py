@@ -10,3 +10,8 @@ def far_is_carried(far: float, impostors: int) -> bool:
     With LFW's 3,000 impostor pairs that is FAR >= 1e-3.
     """
     return far * impostors >= MINIMUM_EXPECTED_FALSE_ACCEPTS * (1 - 1e-9)
+
+
+def rate_label(rate: float) -> str:
+    """A rate as names of figures have it: 0.001 is 1e-3."""
+    return f"{rate:.0e}".replace("e-0", "e-")

@@ -25,6 +25,7 @@ from hfembed.faces.evaluation.identification import (
 from hfembed.faces.evaluation.people_embeddings import PeopleEmbeddings
 from hfembed.faces.evaluation.plots import plot_cmc, plot_det, plot_roc
 from hfembed.faces.evaluation.verification import far_is_carried, tar_at_far
+from hfembed.index.error_rates import rate_label
 
 NAME = "identification"
 RANKS = (1, 5, 10)
@@ -102,7 +103,7 @@ def report_identification(
             accepted = np.bincount(
                 pairs.genuine_person, weights=pairs.genuine_scores >= point.threshold, minlength=len(count)
             )
-            label = f"{far:.0e}".replace("e-0", "e-")
+            label = rate_label(far)
             metrics[f"vr_at_far_{label}"] = 100 * point.tar
             details["all_pairs"]["verification_rate"][label] = {
                 "rate": 100 * point.tar,
@@ -161,7 +162,7 @@ def _open_set(
     for far in (0.1, 0.01, 0.001):
         if far_is_carried(far, int((~found.mated).sum())):
             result = detection_and_identification(found, far)
-            label = f"{far:.0e}".replace("e-0", "e-")
+            label = rate_label(far)
             metrics[f"dir_at_far_{label}"] = 100 * result.rate
             details["open_set"]["dir"][label] = {
                 "rate": 100 * result.rate,

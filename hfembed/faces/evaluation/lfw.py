@@ -222,19 +222,9 @@ class LfwVerification:
 
         metrics["auc"] = 100 * verification.area_under_curve(scores, same, failed)
         metrics["eer"] = 100 * verification.equal_error(curve).rate
-        details["tar_at_far"], details["far_not_measurable"] = {}, {}
-        for far in verification.FAR_TARGETS:
-            target = f"{far:.0e}".replace("e-0", "e-")
-            if not verification.far_is_carried(far, curve.impostors):
-                details["far_not_measurable"][target] = f"{curve.impostors} impostor pairs cannot carry it"
-                continue
-            point = verification.tar_at_far(curve, far)
-            metrics[f"tar_at_far_{target}"] = 100 * point.tar
-            details["tar_at_far"][target] = {
-                "tar": 100 * point.tar,
-                "interval_95": [100 * point.low, 100 * point.high],
-                "far_reached": 100 * point.far,
-            }
+        tars = verification.tars_at_fars(curve, verification.FAR_TARGETS)
+        metrics |= tars.metrics
+        details["tar_at_far"], details["far_not_measurable"] = tars.details, tars.not_measurable
 
         details["pairs"] = {"genuine": curve.genuine, "impostor": curve.impostors, "failed": int(failed.sum())}
         details["images"] = {"named": len(self.files), "failed": len(crops.failures)}

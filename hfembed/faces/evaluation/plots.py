@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hfembed.atomic import atomic_write
 from hfembed.faces.evaluation.verification import MINIMUM_EXPECTED_FALSE_ACCEPTS, Roc
+from hfembed.index.error_rates import rate_label
 
 _BLUE, _RED, _GRAY = "#1f5fa8", "#b8341b", "#8a8a8a"
 
@@ -56,7 +57,7 @@ def plot_roc(curves: dict[str, Roc], path: str | Path, title: str = "") -> None:
         xlabel="false accept rate",
         ylabel="true accept rate",
     )
-    low.set_title(f"from FAR {lowest:.0e}, three false accepts, upwards".replace("e-0", "e-"), fontsize=10)
+    low.set_title(f"from FAR {rate_label(lowest)}, three false accepts, upwards", fontsize=10)
     whole.set_title("the whole curve", fontsize=10)
     for axes in (whole, low):
         axes.grid(True, which="major", color="#dddddd", linewidth=0.7)

@@ -176,26 +176,15 @@ def evaluate_templates(
     rows_a, rows_b = tested.pairs.T
     scores = score_pairs(vectors, rows_a, rows_b)
     curve = verification.roc(scores, tested.same, failed[rows_a] | failed[rows_b])
-    metrics: dict[str, float] = {}
-    points, not_measurable = {}, {}
-    for target in FAR_TARGETS:
-        if not far_is_carried(target, curve.impostors):
-            not_measurable[f"{target:g}"] = f"{curve.impostors} impostor pairs are too few"
-            continue
-        point = verification.tar_at_far(curve, target)
-        metrics[f"{tested.name}_tar_at_far_{target:g}"] = 100 * point.tar
-        points[f"{target:g}"] = {
-            "tar": 100 * point.tar,
-            "interval_95": [100 * point.low, 100 * point.high],
-            "threshold": point.threshold,
-        }
+    tars = verification.tars_at_fars(curve, FAR_TARGETS)
+    metrics = {f"{tested.name}_{figure}": value for figure, value in tars.metrics.items()}
     details: dict[str, Any] = {
         "protocol": f"templates: sums over media of the means of their faces{_WEIGHTED[weight]}",
         "faces": len(tested.files),
         "templates": {"all": len(names), "failed": int(failed.sum())},
         "pairs": {"genuine": curve.genuine, "impostor": curve.impostors},
-        "tar_at_far": points,
-        "far_not_measurable": not_measurable,
+        "tar_at_far": tars.details,
+        "far_not_measurable": tars.not_measurable,
     }
     if tested.galleries and tested.probes is not None:
         identified = [_identify(names, vectors, failed, gallery, tested.probes) for gallery in tested.galleries]
@@ -319,7 +308,8 @@ def _read(path: Path, columns: dict[str, pa.DataType], delimiter: str = " ", ski
 
 def _read_people(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Templates and people, each template once: the lists have a row per photo, with further columns."""
-    header = path.open(encoding="utf-8", errors="replace").readline(10_000).count(",")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline(10_000).count(",")
     columns = {"template": pa.int64(), "person": pa.int64()}
     others = dict.fromkeys([f"other {number}" for number in range(header - 1)], pa.string())
     table = _read(path, columns | others, ",", 1)

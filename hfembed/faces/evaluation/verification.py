@@ -18,14 +18,15 @@ and a failed impostor pair as not accepted, both in the denominators. For the AU
 All rates are fractions in [0, 1].
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from hfembed.errors import InputError
-from hfembed.index.error_rates import MINIMUM_EXPECTED_FALSE_ACCEPTS, far_is_carried
+from hfembed.index.error_rates import MINIMUM_EXPECTED_FALSE_ACCEPTS, far_is_carried, rate_label
 
 FAR_TARGETS = (0.1, 0.01, 0.001, 0.0001)
 
@@ -255,6 +256,38 @@ def tar_at_far(curve: Roc, far: float) -> TarAtFar:
     accepted = int(curve.true_accepts[index])
     low, high = wilson_interval(accepted, curve.genuine)
     return TarAtFar(accepted / curve.genuine, low, high, float(curve.far[index]), float(curve.thresholds[index]))
+
+
+class TarsAtFars(NamedTuple):
+    """True accept rates as results.json has them.
+
+    Attributes:
+        metrics: "tar_at_far_1e-2" -> percent.
+        details: "1e-2" -> percent, interval, and the FAR that was reached.
+        not_measurable: "1e-6" -> why not.
+    """
+
+    metrics: dict[str, float]
+    details: dict[str, dict[str, Any]]
+    not_measurable: dict[str, str]
+
+
+def tars_at_fars(curve: Roc, targets: Sequence[float]) -> TarsAtFars:
+    """The TAR at each FAR that the impostor pairs can carry."""
+    found = TarsAtFars({}, {}, {})
+    for far in targets:
+        target = rate_label(far)
+        if not far_is_carried(far, curve.impostors):
+            found.not_measurable[target] = f"{curve.impostors} impostor pairs cannot carry it"
+            continue
+        point = tar_at_far(curve, far)
+        found.metrics[f"tar_at_far_{target}"] = 100 * point.tar
+        found.details[target] = {
+            "tar": 100 * point.tar,
+            "interval_95": [100 * point.low, 100 * point.high],
+            "far_reached": 100 * point.far,
+        }
+    return found
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
