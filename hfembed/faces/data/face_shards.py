@@ -95,13 +95,17 @@ def write_shards(
                     write(temporary, rows, are_numbers, with_landmarks)
                     size, digest = temporary.stat().st_size, _sha256(temporary)
                 done[name] = {"photos": len(chosen), "bytes": size, "sha256": digest}
-                write_json(folder / _PROGRESS_FILE, {"facts": facts, "shards": done})
+                write_json(folder / _PROGRESS_FILE, _manifest(facts, done))
             else:
                 bar.update(len(chosen))
-    manifest = facts | {"shards": [{"name": name, **done[name]} for name in sorted(done)]}
+    manifest = _manifest(facts, done)
     write_json(folder / MANIFEST_FILE, manifest)
     (folder / _PROGRESS_FILE).unlink(missing_ok=True)
     return manifest
+
+
+def _manifest(facts: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
+    return facts | {"shards": [{"name": name, **done[name]} for name in sorted(done)]}
 
 
 def _continue(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -111,15 +115,12 @@ def _continue(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
             continue
         earlier = read_json(file, "what was written before")
         shards = earlier.get("shards") if isinstance(earlier, dict) else None
-        if file.name == MANIFEST_FILE and isinstance(shards, list):
-            earlier = {"facts": {name: earlier.get(name) for name in facts}, "shards": {s["name"]: s for s in shards}}
-            earlier["shards"] = {s["name"]: {k: v for k, v in s.items() if k != "name"} for s in shards}
-        if not isinstance(earlier, dict) or earlier.get("facts") != facts or not isinstance(earlier["shards"], dict):
+        if not isinstance(shards, list) or {name: earlier.get(name) for name in facts} != facts:
             raise InputError(f"{folder} holds shards of another conversion ({file.name}); choose another folder")
         return {
-            name: shard
-            for name, shard in earlier["shards"].items()
-            if (folder / name).is_file() and (folder / name).stat().st_size == shard["bytes"]
+            shard["name"]: {fact: value for fact, value in shard.items() if fact != "name"}
+            for shard in shards
+            if (folder / shard["name"]).is_file() and (folder / shard["name"]).stat().st_size == shard["bytes"]
         }
     if any(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
         raise InputError(f"{folder} is not empty; choose another folder")
