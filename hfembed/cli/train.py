@@ -1,5 +1,6 @@
 """`hfembed train`: recipes, through `accelerate launch`."""
 
+import argparse
 import importlib
 import importlib.resources
 import logging
@@ -155,22 +156,20 @@ def split_arguments(arguments: list[str], fields: set[str], parser) -> tuple[lis
 
 def _name_configuration(arguments: list[str]) -> list[str]:
     """`--accelerate NAME` as the launcher's `--config_file`."""
-    joined = [part for argument in arguments for part in _split_option(argument)]
-    if "--accelerate" not in joined:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--accelerate", nargs="?", const="")
+    options, others = parser.parse_known_args(arguments)
+    if options.accelerate is None:
         return arguments
     from hfembed.errors import InputError
 
-    place = joined.index("--accelerate")
-    name = (joined[place + 1 :] or [""])[0]
     folder = importlib.resources.files("hfembed.recipes") / "accelerate"
     known = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
-    if name not in known:
-        raise InputError(f"--accelerate '{name}': expected one of {', '.join(known)}, or --config_file with your own")
-    return [*joined[:place], "--config_file", str(folder / f"{name}.yaml"), *joined[place + 2 :]]
-
-
-def _split_option(argument: str) -> list[str]:
-    return argument.split("=", 1) if argument.startswith("--accelerate=") else [argument]
+    if options.accelerate not in known:
+        raise InputError(
+            f"--accelerate '{options.accelerate}': expected one of {', '.join(known)}, or --config_file with your own"
+        )
+    return ["--config_file", str(folder / f"{options.accelerate}.yaml"), *others]
 
 
 def _defaults(options) -> list[str]:
