@@ -414,7 +414,7 @@ class FaceAnalyzer:
             faces: See `__call__`; "only" is as "all" here.
         """
         found = self.detector.detect_in([photo.pixels for photo in photos], [photo.shrinkage for photo in photos])
-        return [_largest(detected) for detected in found] if faces == "largest" else found
+        return [_asked_for(detected, faces) for detected in found]
 
     def crop(self, source: PhotoSource, photo: Photo, landmarks: np.ndarray) -> np.ndarray:
         """The aligned crop of one face, uint8 (height, width, channels).
@@ -507,8 +507,7 @@ class FaceAnalyzer:
                 errors[number] = line if names[number] in line else f"{names[number]}: {line}"
         everything = self.find(list(opened.values()))
         counts = {number: len(detected.scores) for number, detected in zip(opened, everything, strict=True)}
-        searched = [_largest(detected) for detected in everything] if faces == "largest" else everything
-        found = dict(zip(opened, searched, strict=True))
+        found = {number: _asked_for(each, faces) for number, each in zip(opened, everything, strict=True)}
 
         crops, owners = [], []
         for number, detected in found.items():
@@ -652,12 +651,13 @@ def nothing_found(photo: Photo) -> str:
     )
 
 
-def _largest(faces: DetectedFaces) -> DetectedFaces:
-    if len(faces.scores) == 0:
-        return faces
-    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
+def _asked_for(found: DetectedFaces, faces: WhichFaces) -> DetectedFaces:
+    """The largest face where that is asked for; otherwise all."""
+    if faces != "largest" or len(found.scores) == 0:
+        return found
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
     row = int(sides.prod(1).argmax())
-    return DetectedFaces(*(values[row : row + 1] for values in faces))
+    return DetectedFaces(*(values[row : row + 1] for values in found))
 
 
 def _name(photo: PhotoSource, number: int) -> str:

@@ -392,7 +392,7 @@ class EmbeddingIndex:
         """
         aggregation = _checked_aggregation(aggregation, template)
         vectors = self._checked(queries)
-        store = self._store()
+        self._store()
         wanted = min(_positive(top_k), self.label_count)
         threshold = None if fpir is None else self.threshold(fpir, aggregation)
         files: list[list[str | None]]
@@ -400,7 +400,7 @@ class EmbeddingIndex:
             scores, numbers = (part.numpy() for part in self._mean_store().top_k(vectors, wanted))
             files = [[None] * wanted for _ in numbers]
         else:
-            scores, rows = self._best_of_each_label(store, vectors, wanted)
+            scores, rows = self._best_of_each_label(vectors, wanted)
             numbers = self._label_of[rows]
             files = _rows_of(self._files.take(rows), wanted)
         labels = cast(list[list[str]], _rows_of(self._names.take(numbers), wanted))
@@ -738,9 +738,7 @@ class EmbeddingIndex:
             self._means.append(torch.nn.functional.normalize(sums))
         return self._means
 
-    def _best_of_each_label(
-        self, store: VectorStore, queries: torch.Tensor, wanted: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _best_of_each_label(self, queries: torch.Tensor, wanted: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores and places (Q, wanted) of the nearest vector of each of the nearest labels."""
         scores = np.empty((len(queries), wanted), dtype=np.float32)
         places = np.empty((len(queries), wanted), dtype=np.int64)
@@ -754,11 +752,11 @@ class EmbeddingIndex:
                     first = np.sort(first)[:wanted]
                     scores[query], places[query] = its_scores[first], its_places[first]
                 else:  # a few people have all of these: the best of every label, without sorting
-                    scores[query], places[query] = self._best_of_all(store, queries[query], wanted)
+                    scores[query], places[query] = self._best_of_all(queries[query], wanted)
         return scores, places
 
-    def _best_of_all(self, store: VectorStore, query: torch.Tensor, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        scores = store.scores(query[None])[0]
+    def _best_of_all(self, query: torch.Tensor, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = self._store().scores(query[None])[0]
         labels = torch.from_numpy(self._label_of).long()
         best = torch.full((len(self._names),), -torch.inf).scatter_reduce_(0, labels, scores, "amax")
         found = best.topk(wanted)
