@@ -264,6 +264,17 @@ def _results(
     return results
 
 
+_WORD_TASKS = {
+    "accuracy": "word analogies",
+    "spearman": "word similarity",
+    "average_precision": "word relatedness",
+    "opp": "outlier detection",
+}
+_WORD_METRICS = {
+    "spearman": "Spearman", "average_precision": "average precision", "opp": "outlier position percentage"
+}  # fmt: skip
+
+
 def _word_card(notes: CardNotes) -> CardParts:
     details = notes.evaluations.get("words", {})
     figures = details.get("figures", {})
@@ -271,15 +282,28 @@ def _word_card(notes: CardNotes) -> CardParts:
     measured = [
         (test, "accuracy", figures[f"{test}_accuracy"], f" % of {sections['total']['asked']} questions asked")
         for test, sections in details.get("analogies", {}).items()
-    ] + [
-        (test, "spearman", figures[f"{test}_spearman"], f" over {known['pairs']} of {known['of']} pairs")
-        for test, known in details.get("word_pairs", {}).items()
-        if f"{test}_spearman" in figures
+    ]
+    measured += [
+        (f"{test} {category}", "accuracy", figures[f"{test}_{category}_accuracy"], f" % of {part['asked']}")
+        for test, categories in details.get("analogy_categories", {}).items()
+        for category, part in categories.items()
+    ]
+    for test, known in details.get("word_pairs", {}).items():
+        # of related and other pairs, as in RUSSE, the precision is the usual figure
+        metric = "average_precision" if f"{test}_average_precision" in figures else "spearman"
+        if f"{test}_{metric}" in figures:
+            measured.append(
+                (test, metric, figures[f"{test}_{metric}"], f" over {known['pairs']} of {known['of']} pairs")
+            )
+    measured += [
+        (test, "opp", figures[f"{test}_opp"], f" % of {groups['total']['asked']} outliers")
+        for test, groups in details.get("outliers", {}).items()
+        if f"{test}_opp" in figures
     ]
     results = [
         EvalResult(
             task_type="feature-extraction",
-            task_name="word analogies" if metric == "accuracy" else "word similarity",
+            task_name=_WORD_TASKS[metric],
             dataset_type=test,
             dataset_name=test,
             dataset_split="test",
@@ -289,7 +313,7 @@ def _word_card(notes: CardNotes) -> CardParts:
         for test, metric, value, _ in measured
     ]
     rows = [
-        (f"{test}, {'accuracy' if metric == 'accuracy' else 'Spearman'}", f"{value:.2f}{note}")
+        (f"{test}, {_WORD_METRICS.get(metric, metric)}", f"{value:.2f}{note}")
         for test, metric, value, note in measured
     ]
     rows += [

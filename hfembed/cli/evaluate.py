@@ -408,15 +408,23 @@ def evaluate_words(
     model: options.WordVectors,
     output: options.Report,
     hub: Hub,
-    analogies: Annotated[list[Path] | None, typer.Option(help="A file like questions-words.txt; may repeat.")] = None,
+    analogies: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file like questions-words.txt, or a folder like BATS_3.0; may repeat."),
+    ] = None,
     word_pairs: Annotated[
         list[Path] | None, typer.Option(help="A file of word, word, score lines, or a folder of such; may repeat.")
+    ] = None,
+    outliers: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of files of words, an empty line, outliers, like 8-8-8; may repeat."),
     ] = None,
     suite: Annotated[
         Literal["en", "ru"] | None, typer.Option(help="The tests of a language that --suite-data has.")
     ] = None,
     suite_data: Annotated[
-        Path | None, typer.Option(help="Folder with questions-words.txt and word-sim/ (en), russian/russe-*.csv (ru).")
+        Path | None,
+        typer.Option(help="Folder of questions-words.txt, word-sim/, BATS*/, 8-8-8*/ (en); russian/russe-*.csv (ru)."),
     ] = None,
     weat: Annotated[
         list[str] | None,
@@ -433,17 +441,25 @@ def evaluate_words(
     method: Annotated[Literal["3cosadd", "3cosmul"], typer.Option(help="How candidates are scored.")] = "3cosadd",
     device: options.Device = "auto",
 ) -> Answer:
-    """Measure word vectors by analogies, by word pairs rated by people, and their bias by WEAT."""
+    """Measure word vectors by analogies, word pairs rated by people and outliers, and their bias by WEAT."""
     if (suite is None) != (suite_data is None):
         raise InputError("--suite and --suite-data belong together: the folder has the files, the suite chooses them")
     if suite is not None and suite_data is not None:
-        more_analogies, more_pairs = word_tests.list_suite(suite, suite_data)
+        more_analogies, more_pairs, more_outliers = word_tests.list_suite(suite, suite_data)
         analogies, word_pairs = [*(analogies or []), *more_analogies], [*(word_pairs or []), *more_pairs]
+        outliers = [*(outliers or []), *more_outliers]
     sets = dict.fromkeys([*(weat or []), *(["en"] if suite == "en" else [])])
     associations = [bias.WEAT_EN if name == "en" else Path(name) for name in sets]
     checkpoint = _prepare(hub.model, model, output)
     tests = word_tests.WordTests(
-        analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method, associations
+        analogies or [],
+        word_pairs or [],
+        restrict_vocab,
+        fold_case,
+        unknown_is_wrong,
+        method,
+        associations,
+        outliers or [],
     )
     figures, text = words_report.report_words(tests, loading.load_word2vec(checkpoint, device), output)
     return _answer(figures, output, text)
