@@ -16,7 +16,7 @@ with lazy_imports():
     from hfembed import threads
     from hfembed.checkpoint import loading
     from hfembed.faces import default_model
-    from hfembed.faces.data import aligned_faces, faces, lfw, pair_sets, splits
+    from hfembed.faces.data import aligned_faces, faces, lfw, splits
     from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings, templates, wider_face
     from hfembed.faces.evaluation import lfw as lfw_protocol
     from hfembed.faces.swap import evaluation as swap_evaluation
@@ -132,32 +132,15 @@ def evaluate_pairs(
 ) -> Answer:
     """Measure a face embedder on sets of aligned pairs: ten-fold accuracy, as insightface does."""
     checkpoint = _prepare(hub.face_model, model, output, num_threads)
-    read: dict[str, tuple[str, pair_sets.PairSet]] = {}
-    for source in sets:  # a damaged one should fail before the work
-        for name, pair_set in pair_sets.read_pair_sets(source).items():
-            if name in read:
-                raise InputError(f"{source} and {read[name][0]}: two sets are named {name}; results are kept by name")
-            same = pair_set.pairs.same
-            if not 0 < same.sum() < len(same):
-                raise InputError(
-                    f"{source}, {name}: {same.sum()} of {len(same)} pairs are genuine; both kinds are needed"
-                )
-            read[name] = source, pair_set
+    workers = threads.available_cores() if num_workers is None else num_workers
+    # a damaged one should fail before the work
+    read = lfw_protocol.verify_pair_sets(sets, batch_size=batch_size, num_workers=workers)
     embedder, processor = loading.load_face_embedder(checkpoint, device)
     if mirror is not None:
         embedder.config.mirror = mirror
     record: dict[str, Any] = {}
     texts = []
-    for name, (source, (photos, pairs, landmarks)) in read.items():
-        protocol = lfw_protocol.LfwVerification(
-            photos,
-            pairs,
-            landmarks,
-            name=name,
-            batch_size=batch_size,
-            num_workers=threads.available_cores() if num_workers is None else num_workers,
-            insightface_rule=True,
-        )
+    for name, (source, protocol) in read.items():
         report = lfw_report.report_lfw(
             protocol, embedder, processor, output, files={"pairs": source}, prefix=f"{name}_"
         )
