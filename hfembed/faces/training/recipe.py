@@ -385,7 +385,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
 
 
 def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
-    """What chooses the best model: View 1 if the recipe names it, or other synthetic people, half as many up to 60 with up to 8 photos.
+    """What chooses the best model: View 1 if the recipe names it, or up to 60 other synthetic people.
 
     Raises:
         InputError: A file is missing or not such a file.
