@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hfembed.atomic import atomic_write
-from hfembed.checkpoint.checkpoint import Checkpoint
+from hfembed.checkpoint.checkpoint import Checkpoint, belongs_to
 from hfembed.checkpoint.files import CARD_FILE, CONFIG_FILE
 from hfembed.checkpoint.redaction import redact
 from hfembed.errors import InputError
@@ -54,8 +54,7 @@ class CardNotes:
                 "figures": {
                     key.removeprefix(f"{name}_"): value
                     for key, value in self.results.items()
-                    if (key.startswith(f"{name}_") or key in details.get("figures", ()))
-                    and isinstance(value, int | float)
+                    if belongs_to(self.results, name, key) and isinstance(value, int | float)
                 },
             }
             for name, details in self.results.items()

@@ -310,16 +310,16 @@ class Checkpoint:
 
 def without_evaluation(results: dict[str, Any], name: str) -> dict[str, Any]:
     """The contents of results.json without one evaluation: its details under `name`, and its figures."""
+    return {key: value for key, value in results.items() if key != name and not belongs_to(results, name, key)}
+
+
+def belongs_to(results: dict[str, Any], name: str, key: str) -> bool:
+    """Whether a key of results.json is a figure of an evaluation, and not of one with a longer name that is there."""
     details = results.get(name)
-    figures = set(details.get("figures", ())) if isinstance(details, dict) else set()
-    others = tuple(
-        other for other, about in results.items() if isinstance(about, dict) and other.startswith(f"{name}_")
-    )
-
-    def belongs(key: str) -> bool:
-        return key == name or key in figures or (key.startswith(f"{name}_") and not key.startswith(others))
-
-    return {key: value for key, value in results.items() if not belongs(key)}
+    if isinstance(details, dict) and key in details.get("figures", ()):
+        return True
+    longer = (other for other, about in results.items() if isinstance(about, dict) and other.startswith(f"{name}_"))
+    return key.startswith(f"{name}_") and not any(key == other or key.startswith(f"{other}_") for other in longer)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,14 +8,23 @@ from huggingface_hub import EvalResult
 from hfembed.checkpoint.card import CardNotes, CardParts, Table
 
 # figure in results.json -> (its name in the card, metric type on the Hub)
-_LFW_FIGURES = {
+_VERIFICATION_FIGURES = {
     "accuracy": ("accuracy", "accuracy"),
+    "insightface_accuracy": ("accuracy by insightface's rule", "accuracy"),
     "auc": ("area under the ROC curve", "roc_auc"),
     "eer": ("equal error rate", "eer"),
-    "tar_at_far_1e-1": ("TAR at FAR 1e-1", "tar_at_far"),
-    "tar_at_far_1e-2": ("TAR at FAR 1e-2", "tar_at_far"),
-    "tar_at_far_1e-3": ("TAR at FAR 1e-3", "tar_at_far"),
+    **{f"tar_at_far_1e-{digits}": (f"TAR at FAR 1e-{digits}", "tar_at_far") for digits in range(1, 7)},
 }
+_TEMPLATE_FIGURES = {
+    **{figure: known for figure, known in _VERIFICATION_FIGURES.items() if figure.startswith("tar_")},
+    **{f"rank_{rank}": (f"rank-{rank} identification rate", "identification_rate") for rank in (1, 5, 10)},
+    **{f"tpir_at_fpir_{fpir}": (f"TPIR at FPIR {fpir}", "tpir_at_fpir") for fpir in ("0.1", "0.01")},
+}
+# a set's name in results.json -> what it is called
+_SETS = {
+    "lfw": "LFW", "calfw": "CALFW", "cplfw": "CPLFW", "agedb_30": "AgeDB-30", "cfp_fp": "CFP-FP", "cfp_ff": "CFP-FF",
+    "ijbb": "IJB-B", "ijbc": "IJB-C",
+}  # fmt: skip
 
 
 def _detector_card(notes: CardNotes) -> CardParts:
@@ -97,8 +106,15 @@ def _swap_card(notes: CardNotes) -> CardParts:
 
 
 def _face_card(notes: CardNotes) -> CardParts:
-    lfw = {name: details for name, details in notes.evaluations.items() if name.startswith("lfw_")}
-    lfw_tables = {name: Table(_lfw_about(details), _lfw_rows(details), details) for name, details in lfw.items()}
+    verified = {name: details for name, details in notes.evaluations.items() if "regime" in details}
+    templates = {name: details for name, details in notes.evaluations.items() if "templates" in details}
+    tables = {
+        name: Table(_verification_about(found), _verification_rows(found), found) for name, found in verified.items()
+    }
+    tables |= {name: Table(_templates_about(found), _template_rows(found), found) for name, found in templates.items()}
+    results = [result for name, found in verified.items() for result in _verification_results(name, found)]
+    results += [result for name, found in templates.items() for result in _template_results(name, found)]
+    curves = {f"{name}_roc.png": f"ROC curve, {name}" for name in (*verified, *templates)}
     return CardParts(
         "face_embedder.md.jinja",
         "image-feature-extraction",
@@ -109,13 +125,14 @@ def _face_card(notes: CardNotes) -> CardParts:
             "groups.png": "Error rates by group of people, with 95 % intervals",
             "neighbors.png": "Nearest neighbors",
             "neighbours.png": "Nearest neighbors",  # the name in folders written before
-        },
-        _tables(notes) | lfw_tables,
-        [result for name, details in lfw.items() for result in _lfw_results(name, details)],
+        }
+        | curves,
+        _tables(notes) | tables,
+        results,
     )
 
 
-def _lfw_about(details: dict[str, Any]) -> str:
+def _verification_about(details: dict[str, Any]) -> str:
     images, pairs = details["images"], details["pairs"]
     return (
         f"{details['protocol']}; regime: {details['regime']}; mirror: {details['mirror']}.\n"
@@ -123,7 +140,16 @@ def _lfw_about(details: dict[str, Any]) -> str:
     )
 
 
-def _lfw_interval(details: dict[str, Any], figure: str) -> list[float] | None:
+def _templates_about(details: dict[str, Any]) -> str:
+    templates, pairs = details["templates"], details["pairs"]
+    return (
+        f"{details['protocol']}; mirror: {details['mirror']}.\n"
+        f"{templates['all']:,} templates of {details['faces']:,} faces, {pairs['genuine']:,} genuine and "
+        f"{pairs['impostor']:,} impostor pairs; {len(details['failures']):,} photos failed and take no part."
+    )
+
+
+def _tar_interval(details: dict[str, Any], figure: str) -> list[float] | None:
     """The 95 % interval of a TAR."""
     interval: list[float] | None = (
         details.get("tar_at_far", {}).get(figure.removeprefix("tar_at_far_"), {}).get("interval_95")
@@ -131,17 +157,17 @@ def _lfw_interval(details: dict[str, Any], figure: str) -> list[float] | None:
     return interval
 
 
-def _lfw_rows(details: dict[str, Any]) -> list[tuple[str, str]]:
+def _verification_rows(details: dict[str, Any]) -> list[tuple[str, str]]:
     """(figure, value with its uncertainty), the baselines last."""
     figures = details["figures"]
     rows = []
-    for figure, (label, _) in _LFW_FIGURES.items():
+    for figure, (label, _) in _VERIFICATION_FIGURES.items():
         if figure not in figures:
             continue
         text = f"{figures[figure]:.2f} %"
         if figure == "accuracy" and "standard_error" in figures:
             text += f" +- {figures['standard_error']:.2f} (standard error)"
-        interval = _lfw_interval(details, figure)
+        interval = _tar_interval(details, figure)
         if interval:
             text += f" ({interval[0]:.1f} to {interval[1]:.1f})"
         rows.append((label, text))
@@ -165,26 +191,70 @@ def _group_text(rates: dict[str, Any]) -> str:
     return ", ".join(shown)
 
 
-def _lfw_results(name: str, details: dict[str, Any]) -> list[EvalResult]:
+def _template_rows(details: dict[str, Any]) -> list[tuple[str, str]]:
+    """(figure, value with the interval of a TAR)."""
+    rows = []
+    for figure, (label, _) in _TEMPLATE_FIGURES.items():
+        if figure in details["figures"]:
+            interval = _tar_interval(details, figure)
+            between = f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+            rows.append((label, f"{details['figures'][figure]:.2f} %{between}"))
+    return rows
+
+
+def _verification_results(name: str, details: dict[str, Any]) -> list[EvalResult]:
+    if name in ("lfw_view1", "lfw_view2"):
+        view = name.removeprefix("lfw_")
+        dataset = {
+            "dataset_type": "lfw",
+            "dataset_name": f"Labeled Faces in the Wild ({view})",
+            "dataset_config": view,
+            "dataset_revision": _sha256(details, "images", "pairs"),
+        }
+    else:
+        count = details["pairs"]["genuine"] + details["pairs"]["impostor"]
+        dataset = _dataset(name, details, "pairs", f"{count:,} pairs")
+    return _results("face verification", details, _VERIFICATION_FIGURES, dataset)
+
+
+def _template_results(name: str, details: dict[str, Any]) -> list[EvalResult]:
+    dataset = _dataset(name, details, "set", f"{details['templates']['all']:,} templates")
+    verification = {figure: known for figure, known in _TEMPLATE_FIGURES.items() if figure.startswith("tar_")}
+    identification = {figure: known for figure, known in _TEMPLATE_FIGURES.items() if figure not in verification}
+    return _results("face verification", details, verification, dataset) + _results(
+        "face identification", details, identification, dataset
+    )
+
+
+def _dataset(name: str, details: dict[str, Any], role: str, size: str) -> dict[str, Any]:
+    """A set for the model-index: what it is called, the file that was read, and how large it is."""
+    file = details.get("files", {}).get(role, {}).get("name", "")
+    return {
+        "dataset_type": name,
+        "dataset_name": f"{_SETS.get(name, name)} ({f'{file}, ' if file else ''}{size})",
+        "dataset_revision": _sha256(details, role),
+    }
+
+
+def _results(
+    task: str, details: dict[str, Any], known: dict[str, tuple[str, str]], dataset: dict[str, Any]
+) -> list[EvalResult]:
     figures = details["figures"]
     results = []
-    for figure, (label, metric_type) in _LFW_FIGURES.items():
+    for figure, (label, metric_type) in known.items():
         if figure not in figures:
             continue
         confidence: dict[str, Any] = {}
         if figure == "accuracy" and "standard_error" in figures:
             confidence["standard_error"] = round(figures["standard_error"], 2)
-        if interval := _lfw_interval(details, figure):
+        if interval := _tar_interval(details, figure):
             confidence["interval_95"] = [round(bound, 1) for bound in interval]
         results.append(
             EvalResult(
                 task_type="image-feature-extraction",
-                task_name="face verification",
-                dataset_type="lfw",
-                dataset_name=f"Labeled Faces in the Wild ({name.removeprefix('lfw_')})",
-                dataset_config=name.removeprefix("lfw_"),
+                task_name=task,
+                **dataset,
                 dataset_split="test",
-                dataset_revision=_sha256(details, "images", "pairs"),
                 metric_type=metric_type,
                 metric_name=label,
                 metric_value=round(figures[figure], 2),
@@ -194,6 +264,17 @@ def _lfw_results(name: str, details: dict[str, Any]) -> list[EvalResult]:
     return results
 
 
+_WORD_TASKS = {
+    "accuracy": "word analogies",
+    "spearman": "word similarity",
+    "average_precision": "word relatedness",
+    "opp": "outlier detection",
+}
+_WORD_METRICS = {
+    "spearman": "Spearman", "average_precision": "average precision", "opp": "outlier position percentage"
+}  # fmt: skip
+
+
 def _word_card(notes: CardNotes) -> CardParts:
     details = notes.evaluations.get("words", {})
     figures = details.get("figures", {})
@@ -201,15 +282,28 @@ def _word_card(notes: CardNotes) -> CardParts:
     measured = [
         (test, "accuracy", figures[f"{test}_accuracy"], f" % of {sections['total']['asked']} questions asked")
         for test, sections in details.get("analogies", {}).items()
-    ] + [
-        (test, "spearman", figures[f"{test}_spearman"], f" over {known['pairs']} of {known['of']} pairs")
-        for test, known in details.get("word_pairs", {}).items()
-        if f"{test}_spearman" in figures
+    ]
+    measured += [
+        (f"{test} {category}", "accuracy", figures[f"{test}_{category}_accuracy"], f" % of {part['asked']}")
+        for test, categories in details.get("analogy_categories", {}).items()
+        for category, part in categories.items()
+    ]
+    for test, known in details.get("word_pairs", {}).items():
+        # of related and other pairs, as in RUSSE, the precision is the usual figure
+        metric = "average_precision" if f"{test}_average_precision" in figures else "spearman"
+        if f"{test}_{metric}" in figures:
+            measured.append(
+                (test, metric, figures[f"{test}_{metric}"], f" over {known['pairs']} of {known['of']} pairs")
+            )
+    measured += [
+        (test, "opp", figures[f"{test}_opp"], f" % of {groups['total']['asked']} outliers")
+        for test, groups in details.get("outliers", {}).items()
+        if f"{test}_opp" in figures
     ]
     results = [
         EvalResult(
             task_type="feature-extraction",
-            task_name="word analogies" if metric == "accuracy" else "word similarity",
+            task_name=_WORD_TASKS[metric],
             dataset_type=test,
             dataset_name=test,
             dataset_split="test",
@@ -219,7 +313,7 @@ def _word_card(notes: CardNotes) -> CardParts:
         for test, metric, value, _ in measured
     ]
     rows = [
-        (f"{test}, {'accuracy' if metric == 'accuracy' else 'Spearman'}", f"{value:.2f}{note}")
+        (f"{test}, {_WORD_METRICS.get(metric, metric)}", f"{value:.2f}{note}")
         for test, metric, value, note in measured
     ]
     rows += [
@@ -238,6 +332,25 @@ def _word_card(notes: CardNotes) -> CardParts:
             f"({settings['method']})."
         )
         tables["words"] = Table(about, rows, details)
+    if mteb := notes.evaluations.get("mteb"):
+        scores = {task: mteb["figures"][f"{task}_{about['metric']}"] for task, about in mteb["tasks"].items()}
+        tables["mteb"] = Table(
+            f"Tasks of MTEB (x 100), texts as vectors by `{mteb['weighting']}` of their words.",
+            [(f"{task}, {mteb['tasks'][task]['metric']}", f"{score:.2f}") for task, score in scores.items()],
+            mteb,
+        )
+        results += [
+            EvalResult(
+                task_type=mteb["tasks"][task]["type"],
+                task_name=f"MTEB {task}",
+                dataset_type=task,
+                dataset_name=f"MTEB {task}",
+                dataset_split=mteb["tasks"][task]["splits"][0],
+                metric_type=mteb["tasks"][task]["metric"],
+                metric_value=round(score, 2),
+            )
+            for task, score in scores.items()
+        ]
     return CardParts(
         "word2vec.md.jinja",
         "feature-extraction",

@@ -170,11 +170,20 @@ def convert_word2vec(
     unicode_errors: Annotated[
         Literal["strict", "replace", "ignore"], typer.Option(help="What to do with words that are not UTF-8.")
     ] = "strict",
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase", help="Texts are to be lowercased, as those of the vectors were.")
+    ] = False,
+    word_pattern: Annotated[
+        str | None,
+        typer.Option(help="Regular expression whose matches are the words of a text; default: split at spaces."),
+    ] = None,
 ) -> Answer:
     """Convert word vectors: word2vec's text or binary format, GloVe's and fastText's text; .gz, .xz, .bz2 too."""
     check_destination(destination, overwrite)
     file = foreign_checkpoint.find_file(source)
-    model = word2vec.convert_word2vec_file(file, destination, binary, limit, dtype, counts, unicode_errors)
+    model = word2vec.convert_word2vec_file(
+        file, destination, binary, limit, dtype, counts, unicode_errors, lowercase, word_pattern
+    )
     return _words_answer(model, destination)
 
 

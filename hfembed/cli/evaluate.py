@@ -16,7 +16,7 @@ with lazy_imports():
     from hfembed import threads
     from hfembed.checkpoint import loading
     from hfembed.faces import default_model
-    from hfembed.faces.data import aligned_faces, faces, lfw, pair_sets, splits
+    from hfembed.faces.data import aligned_faces, faces, lfw, splits
     from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings, templates, wider_face
     from hfembed.faces.evaluation import lfw as lfw_protocol
     from hfembed.faces.swap import evaluation as swap_evaluation
@@ -24,9 +24,9 @@ with lazy_imports():
     from hfembed.images import compression, latent_statistics, pictures
     from hfembed.images.evaluation import compression as compression_evaluation
     from hfembed.images.evaluation import denoising, generation, reconstruction_report
+    from hfembed.words.evaluation import mteb_tasks, word_tests
     from hfembed.words.evaluation import report as words_report
     from hfembed.words.evaluation import weat as bias
-    from hfembed.words.evaluation import word_tests
 if TYPE_CHECKING:
     import numpy as np
 
@@ -132,32 +132,15 @@ def evaluate_pairs(
 ) -> Answer:
     """Measure a face embedder on sets of aligned pairs: ten-fold accuracy, as insightface does."""
     checkpoint = _prepare(hub.face_model, model, output, num_threads)
-    read: dict[str, tuple[str, pair_sets.PairSet]] = {}
-    for source in sets:  # a damaged one should fail before the work
-        for name, pair_set in pair_sets.read_pair_sets(source).items():
-            if name in read:
-                raise InputError(f"{source} and {read[name][0]}: two sets are named {name}; results are kept by name")
-            same = pair_set.pairs.same
-            if not 0 < same.sum() < len(same):
-                raise InputError(
-                    f"{source}, {name}: {same.sum()} of {len(same)} pairs are genuine; both kinds are needed"
-                )
-            read[name] = source, pair_set
+    workers = threads.available_cores() if num_workers is None else num_workers
+    # a damaged one should fail before the work
+    read = lfw_protocol.verify_pair_sets(sets, batch_size=batch_size, num_workers=workers)
     embedder, processor = loading.load_face_embedder(checkpoint, device)
     if mirror is not None:
         embedder.config.mirror = mirror
     record: dict[str, Any] = {}
     texts = []
-    for name, (source, (photos, pairs, landmarks)) in read.items():
-        protocol = lfw_protocol.LfwVerification(
-            photos,
-            pairs,
-            landmarks,
-            name=name,
-            batch_size=batch_size,
-            num_workers=threads.available_cores() if num_workers is None else num_workers,
-            insightface_rule=True,
-        )
+    for name, (source, protocol) in read.items():
         report = lfw_report.report_lfw(
             protocol, embedder, processor, output, files={"pairs": source}, prefix=f"{name}_"
         )
@@ -425,15 +408,23 @@ def evaluate_words(
     model: options.WordVectors,
     output: options.Report,
     hub: Hub,
-    analogies: Annotated[list[Path] | None, typer.Option(help="A file like questions-words.txt; may repeat.")] = None,
+    analogies: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file like questions-words.txt, or a folder like BATS_3.0; may repeat."),
+    ] = None,
     word_pairs: Annotated[
         list[Path] | None, typer.Option(help="A file of word, word, score lines, or a folder of such; may repeat.")
+    ] = None,
+    outliers: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of files of words, an empty line, outliers, like 8-8-8; may repeat."),
     ] = None,
     suite: Annotated[
         Literal["en", "ru"] | None, typer.Option(help="The tests of a language that --suite-data has.")
     ] = None,
     suite_data: Annotated[
-        Path | None, typer.Option(help="Folder with questions-words.txt and word-sim/ (en), russian/russe-*.csv (ru).")
+        Path | None,
+        typer.Option(help="Folder of questions-words.txt, word-sim/, BATS*/, 8-8-8*/ (en); russian/russe-*.csv (ru)."),
     ] = None,
     weat: Annotated[
         list[str] | None,
@@ -450,19 +441,52 @@ def evaluate_words(
     method: Annotated[Literal["3cosadd", "3cosmul"], typer.Option(help="How candidates are scored.")] = "3cosadd",
     device: options.Device = "auto",
 ) -> Answer:
-    """Measure word vectors by analogies, by word pairs rated by people, and their bias by WEAT."""
+    """Measure word vectors by analogies, word pairs rated by people and outliers, and their bias by WEAT."""
     if (suite is None) != (suite_data is None):
         raise InputError("--suite and --suite-data belong together: the folder has the files, the suite chooses them")
     if suite is not None and suite_data is not None:
-        more_analogies, more_pairs = word_tests.list_suite(suite, suite_data)
+        more_analogies, more_pairs, more_outliers = word_tests.list_suite(suite, suite_data)
         analogies, word_pairs = [*(analogies or []), *more_analogies], [*(word_pairs or []), *more_pairs]
+        outliers = [*(outliers or []), *more_outliers]
     sets = dict.fromkeys([*(weat or []), *(["en"] if suite == "en" else [])])
     associations = [bias.WEAT_EN if name == "en" else Path(name) for name in sets]
     checkpoint = _prepare(hub.model, model, output)
     tests = word_tests.WordTests(
-        analogies or [], word_pairs or [], restrict_vocab, fold_case, unknown_is_wrong, method, associations
+        analogies or [],
+        word_pairs or [],
+        restrict_vocab,
+        fold_case,
+        unknown_is_wrong,
+        method,
+        associations,
+        outliers or [],
     )
     figures, text = words_report.report_words(tests, loading.load_word2vec(checkpoint, device), output)
+    return _answer(figures, output, text)
+
+
+@commands.command("mteb")
+def evaluate_mteb(
+    model: options.WordVectors,
+    tasks: Annotated[list[str], typer.Option(help="A task of mteb, such as STS12; may repeat.")],
+    output: options.Report,
+    hub: Hub,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with copies of the tasks' data sets (mteb/sts12-sts); default: the Hub or its cache."
+        ),
+    ] = None,
+    weighting: Annotated[
+        Literal["mean", "sif", "tf-idf"], typer.Option(help="How a text's vector is made of those of its words.")
+    ] = "mean",
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure texts' vectors by MTEB's tasks (pip install mteb)."""
+    found = mteb_tasks.find_tasks(tasks, data)
+    checkpoint = _prepare(hub.model, model, output)
+    vectors = loading.load_word2vec(checkpoint, device)
+    figures, text = mteb_tasks.report_mteb(vectors, found, weighting, output, data)
     return _answer(figures, output, text)
 
 

@@ -1,5 +1,7 @@
 """Collect tensors of all ranks, with exact gradients: for losses that compare every sample with every other."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -83,6 +85,35 @@ def maximum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone()
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
+
+
+def own_rows(count: int) -> list[int]:
+    """This rank's part of the rows 0 to count - 1, as many on every rank: the last ranks take some from the start too.
+
+    Args:
+        count: Rows of all ranks, at least 1.
+    """
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
+    each = -(-count // ranks)
+    return [row % count for row in range(rank * each, (rank + 1) * each)]
+
+
+def gather_rows(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Join what each rank computed of its `own_rows(count)`: (count, ...), on every rank.
+
+    Args:
+        values: (rows of this rank, ...), on a device that the process group can send from.
+    """
+    return _gather(values)[:count] if is_distributed() else values
+
+
+def gather_objects(values: Any) -> list[Any]:
+    """Collect a picklable value of each rank, in their order, on every rank."""
+    if not is_distributed():
+        return [values]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, values)
+    return found
 
 
 def gather_labels(labels: torch.Tensor) -> torch.Tensor:

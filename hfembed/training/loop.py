@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate.utils import broadcast, parse_flag_from_env, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -63,6 +63,9 @@ class Task:
         sampler: Yields this rank's keys of one micro-batch; has `set_epoch` and `start_batch`.
         collate: List of items -> batch of tensors; None for torch's own.
         evaluate: Model in eval mode -> metrics. Called on the main process.
+        evaluate_on_all_ranks: Call `evaluate` on every rank, with the same weights and buffers; it shares the work out
+            and gives all of them the same metrics.
+        write_results: Writes what `evaluate` measured last into the folder with that model.
         primary_metric: The metric of `evaluate` that decides which model is best.
         greater_is_better: Its direction.
         draw: (model in eval mode, path of a PNG): draws what the model does, as often as `evaluate`, on the main
@@ -83,6 +86,8 @@ class Task:
     sampler: ShardedBatchSampler
     collate: Callable[[list], dict[str, torch.Tensor]] | None
     evaluate: Callable[[PreTrainedModel], dict[str, float]] | None = None
+    evaluate_on_all_ranks: bool = False
+    write_results: Callable[[Path], None] | None = None
     primary_metric: str = "loss"
     greater_is_better: bool = True
     draw: Callable[[PreTrainedModel, Path], None] | None = None
@@ -241,6 +246,11 @@ def train(run: Run, task: Task) -> None:
         if task.save_more is not None:
             task.save_more(folder)
 
+    def save_measured(folder: Path) -> None:
+        save(folder)
+        if task.write_results is not None:
+            task.write_results(folder)
+
     metrics: dict[str, float] = {}
     if progress.step < total_steps:
         log = _Log(config, accelerator, run.folder / "training_log.jsonl", progress)
@@ -264,10 +274,13 @@ def train(run: Run, task: Task) -> None:
                 if last or progress.step % config.log_every == 0:
                     bar.set_postfix(log.write(progress, schedule.get_last_lr()[0]))
                 if last or _due(progress.step, config.evaluate_every):
-                    if accelerator.is_main_process:
+                    if task.evaluate_on_all_ranks:
+                        for buffer in model_to_keep.buffers():  # batch normalization's differ, as in the next step
+                            broadcast(buffer)
+                    if accelerator.is_main_process or task.evaluate_on_all_ranks:
                         model_to_keep.eval()
                         with torch.random.fork_rng(), torch.no_grad():
-                            metrics = _evaluate(run, task, model_to_keep, progress.step, save)
+                            metrics = _evaluate(run, task, model_to_keep, progress.step, save_measured)
                     accelerator.wait_for_everyone()
                     if metrics:
                         log.record({"step": progress.step, **metrics})
@@ -282,7 +295,7 @@ def train(run: Run, task: Task) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         model_to_keep.eval()
-        run.finish(save, progress.step, progress.seconds, metrics)
+        run.finish(save_measured if metrics else save, progress.step, progress.seconds, metrics)
     accelerator.end_training()
 
 
@@ -358,10 +371,13 @@ def _resume(accelerator: Accelerator, checkpoints: Checkpoints, progress: Progre
 def _evaluate(
     run: Run, task: Task, model: PreTrainedModel, step: int, save: Callable[[Path], None]
 ) -> dict[str, float]:
-    """Evaluate and draw; keep the model when it is the best so far."""
+    """Evaluate; on the main process draw, and keep the model when it is the best so far."""
     metrics: dict[str, float] = {}
     if task.evaluate is not None:
         metrics = task.evaluate(model)
+    if not run.accelerator.is_main_process:
+        return metrics
+    if task.evaluate is not None:
         metric, best = metrics[task.primary_metric], run.best()[1].get(task.primary_metric)
         sign = 1 if task.greater_is_better else -1
         is_better = best is None or sign * metric > sign * best

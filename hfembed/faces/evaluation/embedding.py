@@ -54,16 +54,27 @@ def align_faces(
     Raises:
         InputError: There are no faces, or every one failed.
     """
-    pixels: torch.Tensor | None = None
+    crops = align_each(processor, faces, batch_size, num_workers, progress)
+    if len(crops.failures) == len(faces):
+        raise nothing_left(crops.failures)
+    return crops
+
+
+def align_each(
+    processor: FaceImageProcessor,
+    faces: Sequence[FaceFile],
+    batch_size: int = 64,
+    num_workers: int = 2,
+    progress: bool = True,
+) -> AlignedCrops:
+    """What `align_faces` does, where every one may fail."""
+    height, width = processor.size["height"], processor.size["width"]
+    pixels = torch.zeros(len(faces), processor.num_channels, height, width, dtype=torch.uint8)
     failures: dict[str, str] = {}
     for start, done, crops, failed in _crop_batches(processor, faces, batch_size, num_workers, progress, "aligning"):
         failures.update(failed)
         if len(crops):
-            if pixels is None:
-                pixels = torch.zeros(len(faces), *crops.shape[1:], dtype=torch.uint8)
             pixels[torch.tensor(done) + start] = crops
-    if pixels is None:
-        raise _nothing_left(failures)
     return AlignedCrops([face.file for face in faces], pixels, failures)
 
 
@@ -151,7 +162,7 @@ def embed_faces_with_norms(
                 embeddings[start + np.array(done)] = embedded
                 norms[start + np.array(done)] = lengths
     if embeddings is None:
-        raise _nothing_left(failures)
+        raise nothing_left(failures)
     return embeddings, norms, failures
 
 
@@ -215,7 +226,8 @@ def _embed_batch(
     return embeddings.float().cpu(), norms.float().cpu()
 
 
-def _nothing_left(failures: dict[str, str]) -> InputError:
+def nothing_left(failures: dict[str, str]) -> InputError:
+    """The error of a set in which every image failed."""
     if not failures:
         return InputError("there are no images to embed")
     file, reason = next(iter(failures.items()))

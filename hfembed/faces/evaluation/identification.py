@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from hfembed.errors import InputError
 from hfembed.faces.evaluation.score_histogram import ScoreHistogram
 from hfembed.faces.evaluation.verification import far_is_carried, tar_at_far
-from hfembed.training.samplers import KeyedBatchSampler
+from hfembed.training.distributed import gather_rows, own_rows
 
 NEVER = np.iinfo(np.int64).max  # the rank of somebody who cannot be found
 
@@ -435,6 +435,8 @@ class HeldOutIdentification:
         samples: The held-out photos, addressed by (epoch, index) keys.
         collate: Samples -> the arguments of the model's forward; None for torch's own.
         batch_size: Samples per forward pass.
+
+    On several ranks (torch.distributed) each classifies a part of the photos; all of them call.
     """
 
     primary_metric = "identification_accuracy"
@@ -449,10 +451,12 @@ class HeldOutIdentification:
     @torch.no_grad()
     def __call__(self, model: PreTrainedModel, processor: object = None) -> dict[str, float]:
         """Classify every held-out photo by a model in eval mode; the processor is not used."""
-        in_order = KeyedBatchSampler(self.count, self.batch_size, shuffle=False, drop_last=False)
-        right = 0
-        for batch in DataLoader(self.samples, batch_sampler=in_order, collate_fn=self.collate):
+        keys = [(0, row) for row in own_rows(self.count)]
+        batches = [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
+        right = []
+        for batch in DataLoader(self.samples, batch_sampler=batches, collate_fn=self.collate):
             labels = batch.pop("labels").to(model.device)
             logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
-            right += (logits.argmax(dim=1) == labels).sum().item()
-        return {"identification_accuracy": 100 * right / self.count, "identification_photos": self.count}
+            right.append(logits.argmax(dim=1) == labels)
+        total = int(gather_rows(torch.cat(right).to(torch.uint8), self.count).sum())
+        return {"identification_accuracy": 100 * total / self.count, "identification_photos": self.count}

@@ -16,13 +16,22 @@ from transformers import PreTrainedModel
 from hfembed.errors import InputError
 from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.lfw import LfwPairs, load_lfw, read_pairs
+from hfembed.faces.data.pair_sets import read_pair_sets
 from hfembed.faces.evaluation import verification
 from hfembed.faces.evaluation.detection import Detection, detect_central_faces
-from hfembed.faces.evaluation.embedding import AlignedCrops, FaceFile, Points, align_faces, embed_aligned_with_norms
+from hfembed.faces.evaluation.embedding import (
+    AlignedCrops,
+    FaceFile,
+    Points,
+    align_each,
+    embed_aligned_with_norms,
+    nothing_left,
+)
 from hfembed.faces.evaluation.groups import rates_by_group, read_groups
 from hfembed.faces.quality import norm_reference
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.training.distributed import gather_objects, gather_rows, is_distributed, own_rows
 
 REGIME = "unrestricted, labeled outside data"
 
@@ -90,6 +99,8 @@ class LfwVerification:
         threshold_pairs: View 1 only: the pairs that choose the threshold.
         groups: Lists of photos, see `read_groups`: error rates are also given for each of these groups of people.
         insightface_rule: View 2 only: also give the accuracy by insightface's rule, `insightface_accuracy`.
+        spread: On several ranks (torch.distributed), each reads and embeds a part of the images; all of them call, and
+            all get the same figures.
         undetected: With landmarks or a detector: what an image without a detected face means: "error", or
             "center-crop" to use the processor's center crop.
 
@@ -114,6 +125,7 @@ class LfwVerification:
         detector: FaceDetector | None = None,
         groups: Sequence[str | Path] = (),
         insightface_rule: bool = False,
+        spread: bool = False,
     ) -> None:
         if detector is not None and landmarks is not None:
             raise InputError("give either landmarks or a detector that finds them")
@@ -137,6 +149,7 @@ class LfwVerification:
             # without a single one, no detector has been at work
             self.landmarks = found if any(points is not None for points in found.values()) else None
         self.insightface_rule = insightface_rule
+        self.spread = spread
         self.undetected = undetected
         self.name = name or f"lfw_view{self.pairs.view}"
         self.batch_size = batch_size
@@ -162,24 +175,35 @@ class LfwVerification:
         """
         crops = self.aligned(processor)
         measured = embed_aligned_with_norms(model, processor, crops.pixels, self.batch_size, self.progress)
-        return self.result(measured[0], crops, measured[1])
+        if not (self.spread and is_distributed()):
+            return self.result(measured[0], crops, measured[1])
+        count = len(self.files)
+        embeddings, norms = (
+            gather_rows(torch.from_numpy(part).to(model.device), count).cpu().numpy() for part in measured
+        )
+        failures = {file: reason for part in gather_objects(crops.failures) for file, reason in part.items()}
+        _refuse_nothing(self.files, failures)
+        return self.result(embeddings, AlignedCrops(self.files, crops.pixels[:0], failures), norms)
 
     def aligned(self, processor: FaceImageProcessor) -> AlignedCrops:
-        """The crops of `files`, read and aligned once per processor setting.
+        """The crops of `files`, or of this rank's part of them, read and aligned once per processor setting.
 
         Raises:
             InputError: The images cannot be read, or none of them can be used.
         """
         settings = processor.to_json_string()
         if self._aligned is None or self._aligned[0] != settings:
-            wanted = set(self.files)
-            photos = _photos(self.faces, wanted.__contains__)
-            if not photos:
+            is_part = self.spread and is_distributed()
+            files = [self.files[row] for row in own_rows(len(self.files))] if is_part else self.files
+            photos = _photos(self.faces, set(files).__contains__)
+            if not photos and not is_part:
                 raise InputError(
-                    f"{self.source} contains none of the {len(wanted)} images that the pairs name (such as "
-                    f"{self.files[0]})"
+                    f"{self.source} contains none of the {len(files)} images that the pairs name (such as {files[0]})"
                 )
-            self._aligned = (settings, self._align(processor, self.files, photos))
+            crops = self._align(processor, files, photos)
+            if not is_part:
+                _refuse_nothing(files, crops.failures)
+            self._aligned = (settings, crops)
         return self._aligned[1]
 
     def result(self, embeddings: np.ndarray, crops: AlignedCrops, norms: np.ndarray | None = None) -> LfwResult:
@@ -256,7 +280,9 @@ class LfwVerification:
         photos = _photos(self.faces, lambda file: _person(file) not in tested)
         if not photos:
             raise InputError(f"{self.source} has nobody outside the tested pairs to fit a baseline on")
-        return self._align(processor, sorted(photos), photos)
+        crops = self._align(processor, sorted(photos), photos)
+        _refuse_nothing(crops.files, crops.failures)
+        return crops
 
     def _align(self, processor: FaceImageProcessor, files: list[str], photos: dict[str, bytes | Path]) -> AlignedCrops:
         unusable: dict[str, str] = {}
@@ -282,13 +308,42 @@ class LfwVerification:
                     unusable[file] = "no face detected" if file in self.landmarks else "not in the landmarks"
             if file not in unusable:
                 faces.append(FaceFile(file, photos[file], points))
-        if not faces:
-            file, reason = next(iter(unusable.items()))
-            raise InputError(f"none of the {len(unusable)} images could be used; the first, {file}: {reason}")
-        usable = align_faces(processor, faces, self.batch_size, self.num_workers, self.progress)
+        usable = align_each(processor, faces, self.batch_size, self.num_workers, self.progress)
         pixels = torch.zeros(len(files), *usable.pixels.shape[1:], dtype=torch.uint8)
         pixels[[number for number, file in enumerate(files) if file not in unusable]] = usable.pixels
         return AlignedCrops(files, pixels, unusable | usable.failures)
+
+
+def verify_pair_sets(sources: Sequence[str], **settings: Any) -> dict[str, tuple[str, LfwVerification]]:
+    """Read sets of aligned pairs: name -> where it was read from, and its protocol, insightface's rule included.
+
+    Args:
+        sources: For `read_pair_sets`.
+        **settings: Of `LfwVerification`.
+
+    Raises:
+        InputError: A source is damaged, two sets have one name, or a set has genuine or impostor pairs alone.
+    """
+    protocols: dict[str, tuple[str, LfwVerification]] = {}
+    for source in sources:
+        for name, (photos, pairs, landmarks) in read_pair_sets(source).items():
+            if name in protocols:
+                raise InputError(
+                    f"{source} and {protocols[name][0]}: two sets are named {name}; results are kept by name"
+                )
+            if not 0 < pairs.same.sum() < len(pairs.same):
+                raise InputError(
+                    f"{source}, {name}: {pairs.same.sum()} of {len(pairs.same)} pairs are genuine; both kinds are "
+                    "needed"
+                )
+            protocol = LfwVerification(photos, pairs, landmarks, name=name, insightface_rule=True, **settings)
+            protocols[name] = source, protocol
+    return protocols
+
+
+def _refuse_nothing(files: Sequence[str], failures: dict[str, str]) -> None:
+    if len(failures) == len(files):
+        raise nothing_left(failures)
 
 
 def _photos(faces: Dataset, wanted: Callable[[str], bool]) -> dict[str, bytes | Path]:

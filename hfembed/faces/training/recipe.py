@@ -20,7 +20,7 @@ from hfembed.faces.data.faces import FaceSource, load_faces
 from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.faces.data.lfw import lfw_people_in_folds, read_pairs
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces, make_synthetic_pairs
-from hfembed.faces.evaluation.lfw import LfwVerification
+from hfembed.faces.evaluation.lfw import LfwVerification, verify_pair_sets
 from hfembed.models.face_embedder.configuration_face_embedder import MAX_NAMED_PEOPLE, FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.margin_softmax import MARGIN_HEADS
@@ -70,6 +70,11 @@ class FaceTrainingConfig(TrainingConfig):
     validation_pairs: str = setting("", "pairsDevTest.txt")
     validation_threshold_pairs: str = setting("", "pairsDevTrain.txt: chooses the threshold")
     validation_landmarks: str = setting("", "JSON file: validation image -> five points")
+    validation_sets: list[str] = setting(
+        [],
+        "pair sets to measure at each evaluation, as `hfembed evaluate pairs --set`: .bin files, a folder of them, "
+        "Parquet, a Hub id. Without other validation data the first one chooses the best model",
+    )
 
     crop_cache: str = setting(
         "auto",
@@ -385,7 +390,7 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
     Raises:
         InputError: A file is missing or not such a file.
     """
-    quiet: dict[str, Any] = {"progress": False, "num_workers": config.num_workers, "batch_size": 128}
+    quiet = _settings_of_validation(config)
     if config.validation_images:
         return LfwVerification(
             config.path(config.validation_images),
@@ -399,6 +404,21 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
         faces, pairs = make_synthetic_pairs(people, seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
+
+
+def load_validation_sets(config: FaceTrainingConfig) -> dict[str, tuple[str, LfwVerification]]:
+    """The recipe's pair sets: name -> where it was read from, and its protocol.
+
+    Raises:
+        InputError: As `verify_pair_sets`.
+    """
+    return verify_pair_sets(
+        [config.path(source) for source in config.validation_sets], **_settings_of_validation(config)
+    )
+
+
+def _settings_of_validation(config: FaceTrainingConfig) -> dict[str, Any]:
+    return {"progress": False, "num_workers": config.num_workers, "batch_size": 128, "spread": True}
 
 
 def photo_facts(photos: AlignedFaces | LazyFaces) -> dict[str, Any]:

@@ -30,12 +30,14 @@ from hfembed.faces.training.recipe import (
     describe_faces,
     load_training_faces,
     load_validation,
+    load_validation_sets,
     make_augmentation,
     make_model,
     make_processor,
     photo_facts,
 )
 from hfembed.faces.training.sharded_head import ShardedHead
+from hfembed.faces.training.validation import Validation
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification
 from hfembed.training.config import read_config
@@ -53,16 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = read_config(FaceTrainingConfig, arguments, __doc__)
     run = Run(config, "faces", make_accelerator(config))
     processor = make_processor(config)
-    validation = None if config.held_out else load_validation(config)  # a missing file is found before the long work
+    # a missing file is found before the long work
+    validation, pair_sets = None if config.held_out else load_validation(config), load_validation_sets(config)
     photos, held_out = run.prepare(lambda: load_photos(config, processor))
     run.describe_data(describe_faces(config, photos), **photo_facts(photos))
 
     set_seed(config.seed)
     model = make_model(config, photos.identities).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     unchanged = make_collator(config, processor, off=True)
-    protocol = HeldOutIdentification(held_out, unchanged) if held_out else validation
+    chooses = HeldOutIdentification(held_out, unchanged) if held_out else validation
+    protocol = Validation(chooses, pair_sets) if chooses is not None or pair_sets else None
     features = frozen_features(config, model, photos, unchanged, run.accelerator.device)
-    if config.imprint and protocol is not None and run.accelerator.is_main_process:
+    if config.imprint and protocol is not None:
         run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
     people, head = photos.identities, None
     if config.has_sharded_head:
@@ -79,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sampler=make_sampler(config, photos.labels, shard(config, run.accelerator)),
             collate=make_collator(config, processor) if features is None else None,
             evaluate=(lambda model: protocol(model, processor)) if protocol else None,
+            evaluate_on_all_ranks=True,
             primary_metric=protocol.primary_metric if protocol else "",
+            write_results=protocol.write_results if protocol else None,
             # too many names for config.json
             save_more=(lambda folder: write_people(folder / PEOPLE_FILE, people)) if model.config.num_people else None,
             head=head,

@@ -30,6 +30,9 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
             f"{name}: {metrics[f'words_{name}_accuracy']:.2f} % ({total['correct']} of {total['asked']} asked, "
             f"{total['unknown']} with unknown words)"
         )
+        for category, part in details.get("analogy_categories", {}).get(name, {}).items():
+            accuracy = metrics[f"words_{name}_{category}_accuracy"]
+            lines.append(f"  {category}: {accuracy:.2f} % ({part['correct']} of {part['asked']} asked)")
     for name, pairs in details["word_pairs"].items():
         if f"words_{name}_average_precision" in metrics:
             lines.append(
@@ -44,6 +47,15 @@ def report_words(tests: WordTests, model: Word2VecModel, folder: str | Path) -> 
             )
         else:
             lines.append(f"{name}: no correlation, {pairs['pairs']} of {pairs['of']} pairs are known")
+    for name, groups in details.get("outliers", {}).items():
+        total = groups["total"]
+        if total["asked"]:
+            lines.append(
+                f"{name}: outlier position {metrics[f'words_{name}_opp']:.2f} %, detected "
+                f"{metrics[f'words_{name}_accuracy']:.2f} % ({total['asked']} asked, {total['unknown']} unknown)"
+            )
+        else:
+            lines.append(f"{name}: too few words are known")
     for name, test in details.get("associations", {}).items():
         known = f"({sum(test['known'])} of {sum(test['of'])} words)"
         if f"words_{name}_effect_size" in metrics:

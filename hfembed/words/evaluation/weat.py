@@ -12,6 +12,7 @@ import torch
 
 from hfembed.errors import InputError
 from hfembed.models.word2vec.word_vectors import unit_rows
+from hfembed.words.evaluation.known_words import read_lines
 
 WEAT_EN = Path(__file__).with_name("weat_en.txt")
 """The paper's tests 6 to 8: gender with career and family, math and arts, science and arts."""
@@ -50,10 +51,7 @@ def read_associations(path: str | Path) -> dict[str, AssociationTest]:
         InputError: Not such a file.
         OSError: It cannot be read.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None
+    lines = read_lines(path)
     tests: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):

@@ -1,10 +1,11 @@
-"""Tests of word vectors: analogies (questions-words and others) and word pairs with human ratings.
+"""Tests of word vectors: analogies (questions-words, BATS) and word pairs with human ratings.
 
-Which questions are asked and which answers are correct follows gensim, so that both report the same numbers.
+Which questions are asked and which answers are correct follows gensim, and for BATS vecto: the numbers are the same.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,25 @@ import torch
 from scipy import stats
 
 from hfembed.errors import InputError
-from hfembed.models.word2vec.word_vectors import analogy_rows, unit_rows
+from hfembed.models.word2vec.word_vectors import answer_analogies, unit_rows
+from hfembed.words.evaluation.known_words import KnownWords, read_lines
+from hfembed.words.evaluation.outliers import UnknownVectors, read_outliers, score_outliers, sum_outliers
 from hfembed.words.evaluation.weat import read_associations, score_associations
 
 _CANDIDATES = 5  # as in gensim: the best of these that is not another spelling of a word of the question
 
 
+Question = tuple[str, tuple[str, ...], str, tuple[str, ...]]
+"""a is to b as c is to d, where b and d are one or several words that are right."""
+
+
 @dataclass(frozen=True)
 class AnalogySection:
-    """Questions of one kind, four words each: a is to b as c is to d."""
+    """Questions of one kind; in BATS the kinds belong to a category."""
 
     name: str
-    questions: tuple[tuple[str, str, str, str], ...]
+    questions: tuple[Question, ...]
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,24 +56,51 @@ class AnalogyResult:
 
 
 def read_analogies(path: str | Path) -> list[AnalogySection]:
-    """Read questions: `: section` lines, and lines of four words.
+    """Read questions: `: section` lines, and lines of four words; or a folder in BATS' layout.
+
+    BATS (Gladkova et al. 2016) has a folder per category with files of lines `word<TAB>answer/answer/...`. All ordered
+    pairs of a file's lines are questions. Those whose words and first answers are known are asked; any of the answers
+    is correct.
 
     Raises:
-        InputError: Not such a file.
+        InputError: Not such a file or folder.
     """
+    if Path(path).is_dir():
+        return _read_bats(Path(path))
     names: list[str] = []
-    questions: list[list[tuple[str, str, str, str]]] = []
-    for number, line in enumerate(_read_lines(path), start=1):
+    questions: list[list[Question]] = []
+    for number, line in enumerate(read_lines(path), start=1):
         if line.startswith(": "):
             names.append(line[2:].strip())
             questions.append([])
         elif not names:
             raise InputError(f"{path} line {number}: questions come in sections, the first line is ': its name'")
         elif len(words := line.split()) == 4:
-            questions[-1].append((words[0], words[1], words[2], words[3]))
+            questions[-1].append((words[0], (words[1],), words[2], (words[3],)))
     if not any(questions):
         raise InputError(f"{path} has no questions (lines of four words)")
     return [AnalogySection(name, tuple(asked)) for name, asked in zip(names, questions, strict=True)]
+
+
+def _read_bats(folder: Path) -> list[AnalogySection]:
+    sections = []
+    for file in sorted(folder.glob("*/*.txt")):
+        pairs = []
+        for number, line in enumerate(read_lines(file), start=1):
+            word, _, listed = (part.strip() for part in line.partition("\t" if "\t" in line else " "))
+            if not line.strip():
+                continue
+            answers = tuple(filter(None, map(str.strip, re.split("/" if "/" in listed else ",", listed))))
+            if not word or not answers:
+                raise InputError(f"{file} line {number}: expected 'word<TAB>answer/answer/...', not {line[:60]!r}")
+            pairs.append((word, answers))
+        asked = tuple((*one, *other) for i, one in enumerate(pairs) for j, other in enumerate(pairs) if i != j)
+        sections.append(AnalogySection(file.stem, asked, file.parent.name))
+    if not any(section.questions for section in sections):
+        raise InputError(f"{folder} is not in BATS' layout: folders of .txt files with lines 'word<TAB>answer/answer'")
+    if len({section.name for section in sections}) < len(sections):
+        raise InputError(f"{folder} has two files of one name")
+    return sections
 
 
 def read_word_pairs(path: str | Path) -> list[tuple[str, str, float]]:
@@ -75,7 +110,7 @@ def read_word_pairs(path: str | Path) -> list[tuple[str, str, float]]:
         InputError: Not such a file.
     """
     pairs = []
-    for line in _read_lines(path):
+    for line in read_lines(path):
         fields = line.replace("\t", " ").replace(",", " ").replace(";", " ").split()
         if line.startswith("#") or len(fields) < 3:
             continue
@@ -88,13 +123,6 @@ def read_word_pairs(path: str | Path) -> list[tuple[str, str, float]]:
     return pairs
 
 
-def _read_lines(path: str | Path) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None
-
-
 def _list_tests(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix in (".txt", ".tsv", ".csv"))
@@ -102,30 +130,26 @@ def _list_tests(path: Path) -> list[Path]:
 
 
 _SUITES = {
-    "en": (("questions-words.txt",), ("word-sim/*.txt",)),
-    "ru": (("russian/*analog*.txt", "*analog*ru*.txt"), ("russian/russe-*.csv", "russe-*.csv")),
+    "en": (("questions-words.txt", "BATS*"), ("word-sim/*.txt",), ("8-8-8*",)),
+    "ru": (
+        ("russian/*analog*.txt", "*analog*ru*.txt"),
+        ("russian/russe-*.csv", "russe-*.csv", "russian/*simlex*.tsv"),
+        (),
+    ),
 }
 
 
-def list_suite(language: str, folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files of analogies and of word pairs of a language in a folder: the usual English sets, RUSSE's Russian ones.
+def list_suite(language: str, folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Analogies, word pairs and outliers of a language in a folder: the usual English sets, RUSSE's Russian ones.
 
     Raises:
         InputError: The folder has none of them.
     """
-    analogies, pairs = ([file for name in names for file in sorted(folder.glob(name))] for names in _SUITES[language])
-    if not analogies and not pairs:
+    found = [[file for name in names for file in sorted(folder.glob(name))] for names in _SUITES[language]]
+    if not any(found):
         names = ", ".join(name for names in _SUITES[language] for name in names)
         raise InputError(f"{folder} has no tests of '{language}': {names}")
-    return analogies, pairs
-
-
-def _known_rows(words: Sequence[str], restrict_vocab: int | None, fold_case: bool) -> dict[str, int]:
-    """Spelling -> row; of words that differ only in case the first, the most frequent."""
-    rows: dict[str, int] = {}
-    for row, word in enumerate(words[:restrict_vocab]):
-        rows.setdefault(word.upper() if fold_case else word, row)
-    return rows
+    return found[0], found[1], found[2]
 
 
 @torch.no_grad()
@@ -154,37 +178,43 @@ def score_analogies(
     Returns:
         Section -> result.
     """
-    known = _known_rows(words, restrict_vocab, fold_case)
-    spellings = [word.upper() if fold_case else word for word in words[:restrict_vocab]]
+    vocabulary = KnownWords(words, restrict_vocab, fold_case)
+    known = vocabulary.rows
+    spellings = [vocabulary.fold(word) for word in words[:restrict_vocab]]
     table = unit_rows(vectors[:restrict_vocab])
+
+    def fold(asked: Sequence[str]) -> tuple[str, ...]:
+        return tuple(vocabulary.fold(vocabulary.spell(word)) for word in asked)
+
     results = {}
     for section in sections:
-        questions = [tuple(word.upper() if fold_case else word for word in asked) for asked in section.questions]
-        rows = [[known[word] for word in asked] for asked in questions if all(word in known for word in asked)]
+        questions = [(fold([a])[0], fold([c])[0], fold(b), fold(d)) for a, b, c, d in section.questions]
+        asked = [(a, c, b, d) for a, c, b, d in questions if all(word in known for word in (a, c, b[0], d[0]))]
         correct = 0
-        for start in range(0, len(rows), batch_size):
-            batch = torch.tensor(rows[start : start + batch_size], device=table.device)
-            _, answers = analogy_rows(table, batch[:, :3], _CANDIDATES, method)
-            for (*given, expected), candidates in zip(batch.tolist(), answers.tolist(), strict=True):
-                asked = {spellings[row] for row in given}
+        for start in range(0, len(asked), batch_size):
+            batch = asked[start : start + batch_size]
+            given = torch.tensor([[known[a], known[b[0]], known[c]] for a, c, b, _ in batch], device=table.device)
+            # every right answer of the first pair is no answer to the second
+            more = [[known[word] for word in b[1:] if word in known] for _, _, b, _ in batch]
+            width = max(map(len, more))
+            padded = torch.tensor([rows + [-1] * (width - len(rows)) for rows in more], dtype=torch.int64)
+            exclude = torch.cat([given, padded.to(given.device)], dim=1)
+            _, answers = answer_analogies(table, table[given], exclude, _CANDIDATES, method)
+            for (a, c, b, d), candidates in zip(batch, answers.tolist(), strict=True):
                 names = [spellings[row] for row in candidates]
-                answer = next((name for name in names if name not in asked), names[-1])
-                correct += answer == spellings[expected]
-        unknown = len(questions) - len(rows)
-        results[section.name] = AnalogyResult(correct, len(questions if unknown_is_wrong else rows), unknown)
+                answer = next((name for name in names if name not in (a, c, *b)), names[-1])
+                correct += answer in d
+        unknown = len(questions) - len(asked)
+        results[section.name] = AnalogyResult(correct, len(questions if unknown_is_wrong else asked), unknown)
     return results
 
 
-def total_of(results: dict[str, AnalogyResult]) -> AnalogyResult:
-    """The sum over all sections."""
-    parts = results.values()
+def total_of(parts: Iterable[AnalogyResult]) -> AnalogyResult:
+    """The sum over sections."""
+    parts = list(parts)
     return AnalogyResult(
         sum(part.correct for part in parts), sum(part.asked for part in parts), sum(part.unknown for part in parts)
     )
-
-
-UnknownVectors = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
-"""Vectors of words outside the vocabulary and whether they have one, as `Word2VecModel.unknown_vectors` gives them."""
 
 
 @dataclass(frozen=True)
@@ -239,18 +269,19 @@ def score_word_pairs(
         unknown_is_zero: Give pairs with unknown words the cosine 0; otherwise they are left out.
         unknown_vectors: Vectors of words that are not in the vocabulary, of models with subwords.
     """
-    known = _known_rows(words, restrict_vocab, fold_case)
-    asked = list(dict.fromkeys(word for pair in pairs for word in pair[:2]))
-    outside = {word for word in asked if (word.upper() if fold_case else word) not in known}
+    vocabulary = KnownWords(words, restrict_vocab, fold_case)
+    pairs = [(vocabulary.spell(first), vocabulary.spell(second), rating) for first, second, rating in pairs]
+    asked = dict.fromkeys(word for pair in pairs for word in pair[:2])
+    outside = {word for word in asked if vocabulary.find(word) is None}
     if unknown_vectors is not None and outside:
         found, there = unknown_vectors(sorted(outside))
         for row, (word, has_vector) in enumerate(zip(sorted(outside), there.tolist(), strict=True), len(vectors)):
             if has_vector:
-                known[word.upper() if fold_case else word] = row
+                vocabulary.rows[vocabulary.fold(word)] = row
         vectors = torch.cat([vectors, found.to(vectors)])
     rows, ratings, num_unknown = [], [], 0
     for first, second, rating in pairs:
-        both = tuple(known.get(word.upper() if fold_case else word) for word in (first, second))
+        both = (vocabulary.find(first), vocabulary.find(second))
         if None in both:
             num_unknown += 1
             if not unknown_is_zero:
@@ -275,16 +306,17 @@ def score_word_pairs(
 
 
 class WordTests:
-    """Analogies, word pairs and tests of bias together, for training and `hfembed evaluate words`.
+    """Analogies, word pairs, outliers and tests of bias together, for training and `hfembed evaluate words`.
 
     Args:
-        analogies: Files of questions; the metrics have the files' names.
+        analogies: Files of questions, or folders in BATS' layout; the metrics have the files' names.
         word_pairs: Files of rated pairs, or folders of these.
         restrict_vocab: Use only the first words, the most frequent (analogies are often restricted to 30,000).
         fold_case: Ignore case.
         unknown_is_wrong: Questions and pairs with unknown words count as wrong, or at cosine 0.
         method: "3cosadd" or "3cosmul".
         associations: Files of WEAT's sets of words; the metrics have the tests' names.
+        outliers: Folders of groups of words with outliers; the metrics have the folders' names.
 
     Raises:
         InputError: A file that does not exist or is not such a test.
@@ -301,16 +333,19 @@ class WordTests:
         unknown_is_wrong: bool = False,
         method: str = "3cosadd",
         associations: Sequence[str | Path] = (),
+        outliers: Sequence[str | Path] = (),
     ):
-        self.files = {Path(file).stem: Path(file) for file in analogies}
+        self.files = {_name_of(Path(file)): Path(file) for file in analogies}
         self.analogies = {name: read_analogies(file) for name, file in self.files.items()}
         pair_files = [file for path in map(Path, word_pairs) for file in _list_tests(path)]
         self.word_pairs = {file.stem: read_word_pairs(file) for file in pair_files}
         self.files |= {file.stem: file for file in pair_files}
         self.associations = {name: test for file in associations for name, test in read_associations(file).items()}
         self.files |= {Path(file).stem: Path(file) for file in associations}
+        self.outliers = {_name_of(Path(folder)): read_outliers(folder) for folder in outliers}
+        self.files |= {_name_of(Path(folder)): Path(folder) for folder in outliers}
         if not self.files:
-            raise InputError("give analogies or word pairs to evaluate, or sets of words for WEAT")
+            raise InputError("give analogies, word pairs or outliers to evaluate, or sets of words for WEAT")
         self.restrict_vocab = restrict_vocab
         self.fold_case = fold_case
         self.unknown_is_wrong = unknown_is_wrong
@@ -323,6 +358,8 @@ class WordTests:
             return f"words_{next(iter(self.analogies))}_accuracy"
         if self.word_pairs:
             return f"words_{next(iter(self.word_pairs))}_spearman"
+        if self.outliers:
+            return f"words_{next(iter(self.outliers))}_opp"
         return f"words_{next(iter(self.associations))}_effect_size"
 
     def __call__(
@@ -333,7 +370,8 @@ class WordTests:
         Args:
             words: The vocabulary, the most frequent word first.
             vectors: Their vectors, of shape (words, dimensions).
-            unknown_vectors: Of models with subwords: word pairs are then compared outside the vocabulary too.
+            unknown_vectors: Of models with subwords: word pairs and outliers outside the vocabulary are then compared
+                too.
 
         Returns:
             Metric -> value; accuracies, correlations (x 100) and unknown shares in percent; effect sizes and p values
@@ -347,19 +385,21 @@ class WordTests:
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """The metrics, and their details: sections, counts, settings."""
         metrics: dict[str, float] = {}
-        sections = {}
+        sections: dict[str, dict[str, Any]] = {}
+        categories: dict[str, dict[str, Any]] = {}
         for name, questions in self.analogies.items():
             results = score_analogies(
                 words, vectors, questions, self.restrict_vocab, self.fold_case, self.unknown_is_wrong, self.method
             )
-            total = total_of(results)
+            total = total_of(results.values())
             count = sum(len(section.questions) for section in questions)
             metrics[f"words_{name}_accuracy"] = total.accuracy
             metrics[f"words_{name}_unknown"] = 100 * total.unknown / count
-            sections[name] = {
-                section: {"correct": result.correct, "asked": result.asked, "unknown": result.unknown}
-                for section, result in {**results, "total": total}.items()
-            }
+            sections[name] = {part: asdict(result) for part, result in {**results, "total": total}.items()}
+            for category in dict.fromkeys(section.category for section in questions if section.category):
+                part = total_of(results[section.name] for section in questions if section.category == category)
+                metrics[f"words_{name}_{category}_accuracy"] = part.accuracy
+                categories.setdefault(name, {})[category] = asdict(part)
         pairs = {}
         for name, rated in self.word_pairs.items():
             result = score_word_pairs(
@@ -373,6 +413,18 @@ class WordTests:
                 metrics[f"words_{name}_pearson"] = 100 * result.pearson
             metrics[f"words_{name}_unknown"] = result.unknown_share
             pairs[name] = {"pairs": result.pairs, "of": len(rated)}
+        groups = {}
+        for name, asked in self.outliers.items():
+            found = score_outliers(
+                words, vectors, asked, self.restrict_vocab, self.fold_case, self.unknown_is_wrong, unknown_vectors
+            )
+            outliers = sum_outliers(found)
+            if outliers.asked:
+                metrics[f"words_{name}_accuracy"] = outliers.accuracy
+                metrics[f"words_{name}_opp"] = outliers.opp
+            count = sum(len(group.outliers) for group in asked.values())
+            metrics[f"words_{name}_unknown"] = 100 * outliers.unknown / count
+            groups[name] = {group: asdict(part) for group, part in {**found, "total": outliers}.items()}
         associations = {}
         measured = score_associations(words, vectors, self.associations, self.restrict_vocab, self.fold_case)
         for name, association in measured.items():
@@ -389,5 +441,11 @@ class WordTests:
             "unknown_is_wrong": self.unknown_is_wrong,
             "method": self.method,
         }
+        more = {"analogy_categories": categories, "outliers": groups, "associations": associations}
         details = {"analogies": sections, "word_pairs": pairs, "settings": settings}
-        return metrics, details | ({"associations": associations} if associations else {})
+        return metrics, details | {kind: tests for kind, tests in more.items() if tests}
+
+
+def _name_of(path: Path) -> str:
+    """How the results call a test: a folder's name may have points in it (BATS_3.0)."""
+    return path.resolve().name if path.is_dir() else path.stem

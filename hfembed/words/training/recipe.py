@@ -16,7 +16,7 @@ from hfembed.checkpoint.results import write_results
 from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
-from hfembed.models.word2vec.text_analyzers import ANALYZERS
+from hfembed.models.word2vec.text_analyzers import ANALYZER_NAMES, check_analyzer
 from hfembed.training.config import RunConfig, setting
 from hfembed.words.data.corpora import EncodedCorpus, may_be_hub_id, prepare_corpus
 from hfembed.words.data.phrases import learn_phrases
@@ -55,7 +55,7 @@ class Word2VecTrainingConfig(RunConfig):
     lowercase: bool = setting(False, "fold the case of the text")
     fold_yo: bool = setting(False, "write the Russian letter ё as е, as most texts do")
     analyzer: str = setting(
-        "", f"{', '.join(ANALYZERS)}: tag or segment the text by this installed package; default: zh jieba, ja fugashi"
+        "", f"{ANALYZER_NAMES}: tag or segment the text by this installed package; default: zh jieba, ja fugashi"
     )
     word_pattern: str = setting("", "regular expression whose matches are the words; default: split at spaces")
     phrase_thresholds: list[float] = setting(
@@ -117,8 +117,8 @@ class Word2VecTrainingConfig(RunConfig):
             raise ValueError(str(error)) from None
         if self.language and self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, not '{self.language}'")
-        if self.analyzer and self.analyzer not in ANALYZERS:
-            raise ValueError(f"analyzer must be one of {', '.join(ANALYZERS)}, not '{self.analyzer}'")
+        if self.analyzer:
+            check_analyzer(self.analyzer)
         for name in ("min_count", "phrase_min_count", "sentence_length", "negative", "restrict_vocab"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

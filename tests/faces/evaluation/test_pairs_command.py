@@ -1,21 +1,27 @@
 """`hfembed evaluate pairs`: the accuracy that insightface's own rule gives for the same embeddings."""
 
+import hashlib
 import io
 import json
 import pickle
+import shutil
 import sys
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
 
+from hfembed.checkpoint.card import write_card
 from hfembed.checkpoint.loading import load_face_embedder
+from hfembed.checkpoint.results import write_results
 from hfembed.cli import main
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
+from tests.hub.hub_server import check_card
 
 
 @pytest.fixture
@@ -81,6 +87,36 @@ def test_accuracy_is_insightfaces(run, checkpoint, tmp_path):
         assert results[name]["insightface_deviation"] == pytest.approx(100 * deviation, abs=1e-9)
         assert f"{name}: accuracy {results[f'{name}_accuracy']:.2f}" in out
         assert (output / f"{name}_roc.png").exists() and (output / f"{name}_mistakes.png").exists()
+
+
+def test_the_card_says_which_sets_were_measured(run, checkpoint, tmp_path):
+    """In the model's folder: a row per figure in the model-index, beside LFW's, and none under another set's name."""
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    for seed, name in enumerate(("lfw", "agedb_30", "mine")):
+        write_set(tmp_path / f"{name}.bin", 20, seed)
+    lfw = {"regime": "r", "protocol": "View 2", "mirror": "none", "images": {"failed": 0, "named": 2}}
+    lfw |= {
+        "pairs": {"failed": 0, "genuine": 1, "impostor": 1},
+        "files": {"images": {"name": "lfw", "sha256": "f00d"}},
+    }
+    write_results(folder, "lfw_view2", {"lfw_view2_accuracy": 91.5}, lfw, folder)
+    sets = [word for name in ("lfw", "agedb_30", "mine") for word in ("--set", tmp_path / f"{name}.bin")]
+    code, _, err = run(folder, *sets, "--output", folder, "--num-workers", 0, "--device", "cpu")
+    assert code == 0, err
+    found = json.loads((folder / "results.json").read_text())
+    assert found["lfw_view2_accuracy"] == 91.5, "an evaluation whose name begins alike stays"
+    card = ModelCard(write_card(folder).read_text())
+    assert check_card(card.content, "model") == []
+    claimed = {(r.dataset_type, r.dataset_name, r.metric_name): r for r in card.data.eval_results}
+    assert claimed["lfw", "Labeled Faces in the Wild (view2)", "accuracy"].metric_value == 91.5
+    for name, title in (("lfw", "LFW (lfw.bin, 20 pairs)"), ("agedb_30", "AgeDB-30 (agedb_30.bin, 20 pairs)")):
+        digest = hashlib.sha256((tmp_path / f"{name}.bin").read_bytes()).hexdigest()
+        for figure, metric in (("accuracy", "accuracy"), ("insightface_accuracy", "accuracy by insightface's rule")):
+            result = claimed[name, title, metric]
+            assert result.metric_value == round(found[f"{name}_{figure}"], 2) and result.dataset_revision == digest
+    assert ("mine", "mine (mine.bin, 20 pairs)", "equal error rate") in claimed
+    assert len(card.data.eval_results) == 1 + 3 * 4  # 20 pairs measure no TAR
+    assert "### agedb_30" in card.text and "(mine_roc.png)" in card.text
 
 
 def test_sets_of_a_repository_are_the_same_sets(run, checkpoint, tmp_path):

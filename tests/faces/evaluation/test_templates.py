@@ -1,15 +1,19 @@
 """IJB's templates against plain loops, the lists as insightface writes them, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
+from hfembed.checkpoint.card import write_card
 from hfembed.errors import InputError
 from hfembed.faces.evaluation.templates import evaluate_templates, pool_templates, read_template_set
 from tests.cli.test_faces import hfembed  # noqa: F401
 from tests.faces.conftest import analyzer, folder  # noqa: F401
+from tests.hub.hub_server import check_card
 
 DIMENSION = 16
 
@@ -107,6 +111,17 @@ def test_from_photos_to_the_card(hfembed, folder, tmp_path):  # noqa: F811
     assert "ijbc: 20 templates" in answer and "weighted by norm" in answer and "1 photos failed" in answer
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert 0 <= results["ijbc_tar_at_far_1e-1"] <= 100 and (tmp_path / "out" / "ijbc_roc.png").is_file()
+
+    shutil.copytree(folder, tmp_path / "model")
+    for file in (tmp_path / "out").iterdir():
+        shutil.copy(file, tmp_path / "model")
+    card = ModelCard(write_card(tmp_path / "model").read_text())
+    claimed = {result.metric_name: result for result in card.data.eval_results}
+    assert claimed["TAR at FAR 1e-1"].metric_value == round(results["ijbc_tar_at_far_1e-1"], 2)
+    assert claimed["rank-1 identification rate"].metric_value == round(results["ijbc_rank_1"], 2)
+    assert {result.dataset_name for result in claimed.values()} == {"IJB-C (set, 20 templates)"}
+    assert claimed["TAR at FAR 1e-1"].task_name == "face verification" and check_card(card.content, "model") == []
+    assert "weighted by norm" in card.text and "(ijbc_roc.png)" in card.text
 
 
 @pytest.mark.parametrize(
