@@ -332,6 +332,25 @@ def _word_card(notes: CardNotes) -> CardParts:
             f"({settings['method']})."
         )
         tables["words"] = Table(about, rows, details)
+    if mteb := notes.evaluations.get("mteb"):
+        scores = {task: mteb["figures"][f"{task}_{about['metric']}"] for task, about in mteb["tasks"].items()}
+        tables["mteb"] = Table(
+            f"Tasks of MTEB (x 100), texts as vectors by `{mteb['weighting']}` of their words.",
+            [(f"{task}, {mteb['tasks'][task]['metric']}", f"{score:.2f}") for task, score in scores.items()],
+            mteb,
+        )
+        results += [
+            EvalResult(
+                task_type=mteb["tasks"][task]["type"],
+                task_name=f"MTEB {task}",
+                dataset_type=task,
+                dataset_name=f"MTEB {task}",
+                dataset_split=mteb["tasks"][task]["splits"][0],
+                metric_type=mteb["tasks"][task]["metric"],
+                metric_value=round(score, 2),
+            )
+            for task, score in scores.items()
+        ]
     return CardParts(
         "word2vec.md.jinja",
         "feature-extraction",

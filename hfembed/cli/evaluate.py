@@ -24,9 +24,9 @@ with lazy_imports():
     from hfembed.images import compression, latent_statistics, pictures
     from hfembed.images.evaluation import compression as compression_evaluation
     from hfembed.images.evaluation import denoising, generation, reconstruction_report
+    from hfembed.words.evaluation import mteb_tasks, word_tests
     from hfembed.words.evaluation import report as words_report
     from hfembed.words.evaluation import weat as bias
-    from hfembed.words.evaluation import word_tests
 if TYPE_CHECKING:
     import numpy as np
 
@@ -462,6 +462,31 @@ def evaluate_words(
         outliers or [],
     )
     figures, text = words_report.report_words(tests, loading.load_word2vec(checkpoint, device), output)
+    return _answer(figures, output, text)
+
+
+@commands.command("mteb")
+def evaluate_mteb(
+    model: options.WordVectors,
+    tasks: Annotated[list[str], typer.Option(help="A task of mteb, such as STS12; may repeat.")],
+    output: options.Report,
+    hub: Hub,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with copies of the tasks' data sets (mteb/sts12-sts); default: the Hub or its cache."
+        ),
+    ] = None,
+    weighting: Annotated[
+        Literal["mean", "sif", "tf-idf"], typer.Option(help="How a text's vector is made of those of its words.")
+    ] = "mean",
+    device: options.Device = "auto",
+) -> Answer:
+    """Measure texts' vectors by MTEB's tasks (pip install mteb)."""
+    found = mteb_tasks.find_tasks(tasks, data)
+    checkpoint = _prepare(hub.model, model, output)
+    vectors = loading.load_word2vec(checkpoint, device)
+    figures, text = mteb_tasks.report_mteb(vectors, found, weighting, output, data)
     return _answer(figures, output, text)
 
 
