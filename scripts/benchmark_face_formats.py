@@ -4,7 +4,7 @@ python scripts/benchmark_face_formats.py --folder outputs/formats --photos 20000
 python scripts/benchmark_face_formats.py --folder outputs/formats --photos 1000000 --people 100000 --steps 1 \
     --formats rec webdataset parquet
 python scripts/benchmark_face_formats.py --folder outputs/formats --photos 200000 --people 20000 --steps 2000 \
-    --formats rec webdataset parquet --only-training --streaming
+    --batch-size 32 --formats rec webdataset parquet --only-training --streaming
 
 The photos are small JPEGs, 112 x 112, each with its number in a comment, so that no two are alike. The RecordIO file
 is written here, by the description of the format alone. "raw" reads the same bytes at the same offsets by `os.pread`.
@@ -142,7 +142,7 @@ def anonymous_megabytes(process: int) -> list[float]:
 
 
 def measure_training(
-    source: Path, output: Path, steps: int, workers: int, streaming: bool = False
+    source: Path, output: Path, steps: int, workers: int, streaming: bool = False, batch_size: int = 128
 ) -> dict[str, object]:
     """Seconds to the first step, and the peak of memory."""
     recipe = {
@@ -152,7 +152,7 @@ def measure_training(
         "trunk_arguments": "{depths: [1, 1, 1, 1], widths: [8, 16, 32, 64], stem_width: 8}",
         "embedding_size": 64,
         "head": "cosface",
-        "batch_size": 128,
+        "batch_size": batch_size,
         "max_steps": steps,
         "log_every": 1,
         "checkpoint_every": 0,
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="train this many steps from each format; 0: only read")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--formats", nargs="+", default=["rec"], choices=["rec", "webdataset", "parquet"])
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--streaming", action="store_true", help="train from streams")
     parser.add_argument("--only-training", action="store_true", help="do not measure reading by itself")
     arguments = parser.parse_args()
@@ -225,7 +226,8 @@ def main() -> None:
             results[f"convert_to_{kind}_seconds"] = round(time.perf_counter() - began, 1)
         if arguments.steps:
             results[kind] = measure_training(
-                *(source, sets / f"run_{kind}", arguments.steps, arguments.workers, arguments.streaming)
+                *(source, sets / f"run_{kind}", arguments.steps, arguments.workers),
+                *(arguments.streaming, arguments.batch_size),
             )
     print(json.dumps(results, indent=1))  # noqa: T201
 

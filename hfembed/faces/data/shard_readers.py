@@ -228,7 +228,9 @@ class ParquetShards(FaceShards):
             wanted = int(np.searchsorted(edges, place, side="right")) - 1
             if wanted != group:
                 group, first = wanted, int(edges[wanted])
-                batches = parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=self.columns)
+                batches = parquet.iter_batches(
+                    _ROWS_AT_ONCE, row_groups=[group], columns=self.columns, use_threads=False
+                )
                 end = first
             while place >= end:
                 batch = next(batches)

@@ -50,6 +50,19 @@ def test_killed_in_mid_epoch_and_resumed_is_uninterrupted(shards, tmp_path, rank
             assert code == 1 and line in printed and "Traceback" not in printed, printed[-2000:]
 
 
+@pytest.mark.multiprocess
+def test_a_damaged_shard_ends_the_run_with_one_line(shards, tmp_path):
+    content = bytearray((shards / "000003.tar").read_bytes())
+    content[600] ^= 1
+    content[0] ^= 1
+    (shards / "000003.tar").write_bytes(content)
+    recipe = STREAM | {"train_images": [str(shards)], "evaluate_every": 0, "num_workers": 1}
+    code, printed = start(recipe, tmp_path / "run", 1).finish()
+    lines = [line for line in printed.splitlines() if "000003.tar is damaged at byte 0" in line]
+    assert code == 1 and "Traceback" not in printed, printed[-3000:]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+
+
 def test_a_stream_given_in_python(shards, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     table = load_faces(shards)
