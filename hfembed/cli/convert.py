@@ -15,6 +15,7 @@ with lazy_imports():
         dlib,
         facenet_pytorch,
         fasttext,
+        floret,
         foreign_checkpoint,
         insightface,
         mobilefacenet,
@@ -199,6 +200,19 @@ def convert_fasttext(
     subwords = model.config.subwords
     ngrams = "" if subwords is None else f" and n-grams of {subwords[0]} to {subwords[1]} characters"
     return _words_answer(model, destination, ngrams, subwords=subwords)
+
+
+@commands.command("floret")
+def convert_floret(
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
+    words: Annotated[Path | None, typer.Option(help="A file of words, which queries answer with.")] = None,
+) -> Answer:
+    """Convert floret's table in text (.floret), in which words and n-grams share rows; all words have vectors."""
+    check_destination(destination, overwrite)
+    model = floret.convert_floret(foreign_checkpoint.find_file(source), destination, words)
+    return _words_answer(model, destination, f" in a table of {model.config.buckets} rows")
 
 
 @commands.command("navec")

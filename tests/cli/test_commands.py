@@ -27,10 +27,10 @@ COMMANDS = {
     "forms phrase odd-one-out compress-vectors fit-weights "
     "models",
     "models": "get",
-    "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext navec "
-    "static diffusers-vae",
+    "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext floret "
+    "navec static diffusers-vae",
     "evaluate": "lfw identification denoising reconstruction compression generation words swap mteb",
-    "export": "with-code word2vec gensim onnx static spacy fasttext diffusers-vae",
+    "export": "with-code word2vec gensim onnx static spacy fasttext floret diffusers-vae",
     "push-dataset": "faces lfw corpus",
 }
 OPTIONS = {
