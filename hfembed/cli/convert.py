@@ -15,6 +15,7 @@ with lazy_imports():
         dlib,
         facenet_pytorch,
         fasttext,
+        floret,
         foreign_checkpoint,
         insightface,
         mobilefacenet,
@@ -169,11 +170,20 @@ def convert_word2vec(
     unicode_errors: Annotated[
         Literal["strict", "replace", "ignore"], typer.Option(help="What to do with words that are not UTF-8.")
     ] = "strict",
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase", help="Texts are to be lowercased, as those of the vectors were.")
+    ] = False,
+    word_pattern: Annotated[
+        str | None,
+        typer.Option(help="Regular expression whose matches are the words of a text; default: split at spaces."),
+    ] = None,
 ) -> Answer:
     """Convert word vectors: word2vec's text or binary format, GloVe's and fastText's text; .gz, .xz, .bz2 too."""
     check_destination(destination, overwrite)
     file = foreign_checkpoint.find_file(source)
-    model = word2vec.convert_word2vec_file(file, destination, binary, limit, dtype, counts, unicode_errors)
+    model = word2vec.convert_word2vec_file(
+        file, destination, binary, limit, dtype, counts, unicode_errors, lowercase, word_pattern
+    )
     return _words_answer(model, destination)
 
 
@@ -190,6 +200,19 @@ def convert_fasttext(
     subwords = model.config.subwords
     ngrams = "" if subwords is None else f" and n-grams of {subwords[0]} to {subwords[1]} characters"
     return _words_answer(model, destination, ngrams, subwords=subwords)
+
+
+@commands.command("floret")
+def convert_floret(
+    source: Source,
+    destination: Destination,
+    overwrite: Overwrite = False,
+    words: Annotated[Path | None, typer.Option(help="A file of words, which queries answer with.")] = None,
+) -> Answer:
+    """Convert floret's table in text (.floret), in which words and n-grams share rows; all words have vectors."""
+    check_destination(destination, overwrite)
+    model = floret.convert_floret(foreign_checkpoint.find_file(source), destination, words)
+    return _words_answer(model, destination, f" in a table of {model.config.buckets} rows")
 
 
 @commands.command("navec")

@@ -93,7 +93,8 @@ def export_spacy(
     check_destination(output, overwrite)
     vectors = loading.load_word2vec(hub.model(model), "cpu")
     spacy.export_spacy(vectors, output)
-    text = f"written to {output}: load it with nlp.vocab.from_disk({str(output)!r}){_lost(vectors)}"
+    lost = "" if vectors.config.hash_count is not None else _lost(vectors)  # spaCy knows floret's subwords
+    text = f"written to {output}: load it with nlp.vocab.from_disk({str(output)!r}){lost}"
     return Answer.written(output, text)
 
 
@@ -148,6 +149,14 @@ def export_fasttext(
     trainable = gensim.export_fasttext(hub.model(model), output)
     text = f"written to {output}: load it with fasttext.load_model or gensim.models.fasttext.load_facebook_model"
     return Answer.written(output, text + ("" if trainable else "; its output rows are 0"), output_rows=trainable)
+
+
+@commands.command("floret")
+def export_floret(model: options.WordVectors, output: OutputFile, hub: Hub) -> Answer:
+    """Write floret's table of a model with hash_count, for spaCy's init vectors --mode floret."""
+    check_writable(output)
+    gensim.export_floret(loading.load_word2vec(hub.model(model), "cpu"), output)
+    return Answer.written(output)
 
 
 @commands.command("onnx")

@@ -1,6 +1,7 @@
 """What a file of word vectors is by its first bytes, to say which command reads it."""
 
 import gzip
+import re
 import struct
 import tarfile
 import zlib
@@ -11,6 +12,7 @@ from hfembed.models.word2vec.fasttext_format import MAGIC
 
 _READERS = {
     "a fastText .bin": "use hfembed convert fasttext",
+    "a floret table": "use hfembed convert floret",
     "a navec .tar": "use hfembed convert navec",
     "a pickle file": "pickle files are not loaded; with gensim save it by save_word2vec_format or save_facebook_model",
     "a zip archive (as of torch.save or numpy.savez)": "export the vectors in word2vec's format",
@@ -37,6 +39,8 @@ def describe_vector_file(path: Path) -> str | None:
     start = _first_bytes(path)
     if len(start) >= 4 and struct.unpack("<i", start[:4])[0] == MAGIC:
         return "a fastText .bin"
+    if re.match(rb"(\d+ ){6}\S+ \S+\r?\n", start):
+        return "a floret table"
     if start[257:262] == b"ustar" or path.suffix == ".tar":
         return "a navec .tar" if _is_navec(path) else "a tar archive"
     if path.suffix in _GENSIM_SUFFIXES or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):

@@ -1,4 +1,4 @@
-"""Word vectors -> the files of gensim, word2vec and fastText."""
+"""Word vectors -> the files of gensim, word2vec, fastText and floret."""
 
 import tempfile
 from pathlib import Path
@@ -51,6 +51,17 @@ def export_fasttext(checkpoint: str | Path | Checkpoint, path: str | Path) -> bo
     return isinstance(model, Word2VecForPreTraining)
 
 
+def export_floret(model: Word2VecModel, path: str | Path) -> None:
+    """Write floret's table in text, which spaCy's `init vectors --mode floret` reads.
+
+    Raises:
+        InputError: A model without `hash_count`.
+        OSError: The file cannot be written; an earlier one is left as it was.
+    """
+    with input_errors(), atomic_write(path) as temporary:
+        model.to_floret(temporary)
+
+
 def load_all_rows(checkpoint: str | Path | Checkpoint) -> Word2VecModel | Word2VecForPreTraining:
     """Load word vectors with their output rows where there are any."""
     model = load_word2vec(checkpoint, "cpu")
@@ -69,15 +80,16 @@ def export_gensim_model(checkpoint: str | Path | Checkpoint, path: str | Path) -
         What was written: "Word2Vec" or "KeyedVectors".
 
     Raises:
-        InputError: The checkpoint has no word vectors.
+        InputError: The checkpoint has no word vectors, or such as gensim does not know.
         OSError: A file cannot be written.
     """
     model = load_all_rows(checkpoint)
-    if isinstance(model, Word2VecModel) or model.require_vocabulary().counts is None:
-        inputs = model if isinstance(model, Word2VecModel) else model.word2vec
-        kind, saved = "KeyedVectors", inputs.to_keyed_vectors()
-    else:
-        kind, saved = "Word2Vec", model.to_gensim()
+    with input_errors():
+        if isinstance(model, Word2VecModel) or model.require_vocabulary().counts is None:
+            inputs = model if isinstance(model, Word2VecModel) else model.word2vec
+            kind, saved = "KeyedVectors", inputs.to_keyed_vectors()
+        else:
+            kind, saved = "Word2Vec", model.to_gensim()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hfembed.atomic import atomic_folder
 from hfembed.errors import input_errors
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
+from hfembed.models.word2vec.subwords import FLORET_SEED
 
 _LOWER = 66  # spaCy's symbol for the lowercase form of a token
 # Words that spaCy knows as symbols have these numbers from here on as keys, all others a hash (its features and flags,
@@ -28,19 +30,28 @@ _ENTRY = np.dtype([("uint64", "u1"), ("key", ">u8"), ("uint32", "u1"), ("row", "
 def export_spacy(model: Word2VecModel, folder: str | Path) -> None:
     """Write vectors for `nlp.vocab.from_disk(folder)`; lowercase words are found by tokens of any case.
 
+    A model with `hash_count` becomes floret vectors, which unknown words have too.
+
     Raises:
         InputError: A word is not valid Unicode.
         OSError: The folder cannot be written.
     """
-    vocabulary = model.require_vocabulary()
-    with input_errors():
-        entries = np.empty(len(vocabulary), dtype=_ENTRY)
-        entries["key"], entries["row"] = spacy_keys(vocabulary.words), np.arange(len(vocabulary))
-    entries["uint64"], entries["uint32"] = 0xCF, 0xCE
-    settings = {"mode": "default"} | ({"attr": _LOWER} if vocabulary.rules.lowercase else {})
+    vocabulary, config = model.require_vocabulary(), model.config
+    settings: dict[str, Any] = {"attr": _LOWER} if vocabulary.rules.lowercase else {}
+    if config.subwords is not None and config.hash_count is not None:
+        smallest, largest = config.subwords
+        settings |= {"mode": "floret", "minn": smallest, "maxn": largest, "bow": "<", "eow": ">"}
+        settings |= {"hash_count": config.hash_count, "hash_seed": FLORET_SEED}
+        entries, vectors = np.empty(0, dtype=_ENTRY), model.hashed_rows()
+    else:
+        settings["mode"] = "default"
+        entries, vectors = np.empty(len(vocabulary), dtype=_ENTRY), model.numpy_vectors()
+        with input_errors():
+            entries["key"], entries["row"] = spacy_keys(vocabulary.words), np.arange(len(vocabulary))
+        entries["uint64"], entries["uint32"] = 0xCF, 0xCE
     with atomic_folder(folder) as unfinished:
         with (unfinished / "vectors").open("wb") as file:
-            np.save(file, model.numpy_vectors().astype("<f4", copy=False), allow_pickle=False)
+            np.save(file, vectors.astype("<f4", copy=False), allow_pickle=False)
         (unfinished / "key2row").write_bytes(b"\xdf" + len(entries).to_bytes(4, "big") + entries.tobytes())
         (unfinished / "strings.json").write_text(json.dumps(sorted(vocabulary.words)), encoding="utf-8")
         (unfinished / "vectors.cfg").write_text(json.dumps(settings), encoding="utf-8")

@@ -191,7 +191,7 @@ def train(run: Run, task: Task) -> None:
     total_steps = config.epochs * steps_per_epoch
     if config.max_steps:
         total_steps = min(total_steps, config.max_steps)
-    if not run.identify(total_steps, steps_per_epoch=steps_per_epoch):
+    if not run.identify(total_steps, steps_per_epoch=steps_per_epoch, **task.sampler.identity):
         return
     if config.sync_batch_norm and accelerator.num_processes > 1:
         synchronize_batch_norms(task.model, accelerator.device)

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from hfembed.models.config_fields import check_fields, check_sizes
 
-from .subwords import LONGEST_NGRAM, MOST_BUCKETS
+from .subwords import LONGEST_NGRAM, MOST_BUCKETS, MOST_HASHES
 
 MOST_CENTROIDS = 256
 """What a code of one byte tells apart."""
@@ -47,6 +47,10 @@ class Word2VecConfig(PreTrainedConfig):
             have vectors too. Default: words only.
         buckets (`int`, *optional*, defaults to 2000000):
             Hash buckets of the n-grams; each has a row, unless `ngram_rows` says otherwise.
+        hash_count (`int`, *optional*):
+            floret's variant, for small files: words and their n-grams have no rows of their own but `hash_count`
+            rows each, from 1 to 4, chosen by hashes from one table of `buckets` rows, such as 50,000. Default:
+            fastText's, a row per word and one per n-gram.
         ngram_rows (`int`, *optional*):
             Number of stored n-gram rows where only some buckets have one; the others have none, or share a row of
             zeros. Default: `buckets`.
@@ -71,6 +75,7 @@ class Word2VecConfig(PreTrainedConfig):
     initializer_scale: float | int = 1.0
     subwords: list[int] | tuple[int, ...] | None = None
     buckets: int = 2_000_000
+    hash_count: int | None = None
     ngram_rows: int | None = None
     quantized_parts: int | None = None
     centroids: int = MOST_CENTROIDS
@@ -96,15 +101,18 @@ class Word2VecConfig(PreTrainedConfig):
             if self.embedding_size % self.quantized_parts:
                 raise ValueError(f"quantized_parts must divide embedding_size {self.embedding_size}")
         if self.subwords is None:
-            if self.ngram_rows is not None:
-                raise ValueError("ngram_rows needs subwords")
+            for name in ("hash_count", "ngram_rows"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} needs subwords")
             return
         if len(self.subwords) != 2 or not 1 <= self.subwords[0] <= self.subwords[1] <= LONGEST_NGRAM:
             raise ValueError(
                 f"subwords must be the least and the greatest length of n-grams, from 1 to {LONGEST_NGRAM}, not "
                 f"{self.subwords}"
             )
-        check_sizes(self, {"buckets": MOST_BUCKETS, "ngram_rows": self.buckets + 1})
+        check_sizes(self, {"buckets": MOST_BUCKETS, "ngram_rows": self.buckets + 1, "hash_count": MOST_HASHES})
+        if self.hash_count is not None and self.ngram_rows is not None:
+            raise ValueError("with hash_count every bucket has a row: ngram_rows must be None")
 
     @property
     def hidden_size(self) -> int:

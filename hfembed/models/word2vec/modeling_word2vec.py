@@ -22,6 +22,7 @@ from hfembed.models.device_loading import DeviceLoading
 from .atomic_save import atomic_save
 from .configuration_word2vec import Word2VecConfig
 from .fasttext_format import FastTextFile, read_fasttext, write_fasttext
+from .floret_format import read_floret, write_floret
 from .gensim_exchange import (
     make_gensim_model,
     make_keyed_vectors,
@@ -134,7 +135,8 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
                 super().save_pretrained(folder, *args, **kwargs)
                 if self.vocabulary is not None:
                     sample = {"row_sample": _as_float(_sample_rows(self))}
-                    self.vocabulary.save(folder, sample, self.config.subwords, self.config.buckets)
+                    subwords = self.config.subwords, self.config.buckets, self.config.hash_count
+                    self.vocabulary.save(folder, sample, *subwords)
                     _save_sentence_transformers_files(folder)
         if push_to_hub:
             repo_id = pushed.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
@@ -159,7 +161,7 @@ class Word2VecPreTrainedModel(DeviceLoading, PreTrainedModel):
         return cast(Word2VecModel, self.base_model)
 
     def _input_rows(self) -> Any:
-        return self._inputs().embeddings
+        return self._inputs().get_input_embeddings()
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Set the words of the rows.
@@ -181,7 +183,9 @@ class ContextEmbedding(nn.Embedding):
 
 
 class NgramEmbedding(nn.Embedding):
-    """The rows of the n-grams; where not every bucket has one, `positions` (buckets,) tells which, -1 for none.
+    """The rows of the n-grams, with `hash_count` those of the words too.
+
+    Where not every bucket has one, `positions` (buckets,) tells which, -1 for none.
 
     Buckets whose n-grams no training word has may share a row of zeros: their n-grams count in the mean of a word
     and add nothing.
@@ -232,7 +236,8 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
     As in gensim, `model[word]` is a word's vector, `word in model` tells whether it has one and `len(model)` is the
     number of words. Ids from `config.vocab_size` on (unknown words, padding) have no row: their vector is 0, and means
     skip them. With `config.subwords` a word's vector is the mean of its own row and its n-grams' rows, and unknown
-    words have the mean of their n-grams' rows.
+    words have the mean of their n-grams' rows. With `config.hash_count` there are no own rows, `embeddings` is `None`,
+    and any word has the mean of the rows that it and its n-grams are hashed to.
 
     Args:
         vocabulary: The words of the rows; `from_pretrained` finds them beside the weights.
@@ -243,7 +248,9 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
     def __init__(self, config: Word2VecConfig, vocabulary: Vocabulary | None = None):
         super().__init__(config)
         self.embeddings: Any  # nn.Embedding, or what stands for it
-        if config.quantized_parts is None:
+        if config.hash_count is not None:
+            self.embeddings = None
+        elif config.quantized_parts is None:
             self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
         else:
             size, dimensions = config.vocab_size, config.embedding_size
@@ -257,12 +264,15 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
             self.set_vocabulary(vocabulary)
 
     def get_input_embeddings(self) -> Any:
-        """The input rows."""
-        return self.embeddings
+        """The input rows; with subwords the words' own, with `hash_count` those of words and n-grams."""
+        return self.ngram_embeddings if self.embeddings is None else self.embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the input rows."""
-        self.embeddings = cast(nn.Embedding, value)
+        if self.embeddings is None:
+            self.ngram_embeddings = cast(NgramEmbedding, value)
+        else:
+            self.embeddings = cast(nn.Embedding, value)
 
     def __bool__(self) -> bool:
         return True  # `len` must not make an empty model false
@@ -428,6 +438,42 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         """The input rows of a gensim model; `Word2VecForPreTraining.from_gensim` takes the output rows too."""
         return Word2VecForPreTraining.from_gensim(model).word2vec
 
+    @classmethod
+    def from_floret(cls, path: str | Path, words: Sequence[str] = ()) -> "Word2VecModel":
+        """Read floret's table in text (`.floret`, also .gz, .xz and .bz2).
+
+        Args:
+            words: The words that queries answer with, which the file does not hold; all others have vectors too.
+
+        Raises:
+            ValueError: One line that says what is wrong with the file.
+            FileNotFoundError: There is no such file.
+        """
+        table, config = read_floret(path)
+        vocabulary = Vocabulary(words)
+        model = cls(Word2VecConfig(**config, vocab_size=len(vocabulary), embedding_size=table.shape[1]), vocabulary)
+        cast(NgramEmbedding, model.ngram_embeddings).weight = nn.Parameter(torch.from_numpy(table))
+        return model.eval()
+
+    def to_floret(self, path: str | Path) -> None:
+        """Write the table in floret's text format, without the words: spaCy's `init vectors --mode floret` reads it.
+
+        Raises:
+            ValueError: A model without `hash_count`.
+            OSError: It cannot be written.
+        """
+        write_floret(path, self.hashed_rows(), self.config.to_dict())
+
+    def hashed_rows(self) -> np.ndarray:
+        """The table that words and n-grams are hashed into, float32 of shape (buckets, embedding_size).
+
+        Raises:
+            ValueError: A model without `hash_count`.
+        """
+        if self.config.hash_count is None:
+            raise ValueError("words of this model have rows of their own, which floret does not know: no hash_count")
+        return cast(NgramEmbedding, self.ngram_embeddings).weight.detach().float().cpu().numpy()
+
     def numpy_vectors(self) -> np.ndarray:
         """The words' vectors in float32, of shape (words, embedding_size); shares memory where it can."""
         return self.word_vectors().float().cpu().numpy()
@@ -447,6 +493,11 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
 
     def _stored_rows(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """The words' own rows, those of the n-grams, and where not every bucket has its own, the row of each."""
+        if self.embeddings is None:
+            raise ValueError(
+                f"words and n-grams of this model share one table (hash_count {self.config.hash_count}), which gensim "
+                "and fastText's .bin do not know: export it for floret or spaCy, or in word2vec's format"
+            )
         own, ngrams = self.embeddings.weight.detach().float().cpu().numpy(), self.ngram_embeddings
         if ngrams is None:
             return own, None, None
@@ -488,14 +539,14 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         return make_gensim_model(self.config, self.require_vocabulary(), own, np.zeros_like(own), ngrams)
 
     def ngram_rows(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of `ngram_embeddings` of the n-grams of words, with repetitions.
+        """Rows of `ngram_embeddings` of the n-grams of words, with repetitions; with `hash_count` of the words too.
 
         Returns:
             (offsets int64 (words + 1,), rows int64 (n-grams,)): word i has the rows from offsets[i] to offsets[i + 1].
         """
         assert self.config.subwords is not None and self.ngram_embeddings is not None
         smallest, largest = self.config.subwords
-        offsets, rows = hash_ngrams(words, smallest, largest, self.config.buckets)
+        offsets, rows = hash_ngrams(words, smallest, largest, self.config.buckets, self.config.hash_count)
         if self.ngram_embeddings.positions is None:
             return offsets, rows
         rows = self.ngram_embeddings.positions.cpu().numpy()[rows].astype(np.int64)
@@ -517,9 +568,8 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         Returns:
             Shape of `ids` and embedding_size.
         """
-        own = self.embeddings(ids)
         if self.ngram_embeddings is None:
-            return own
+            return self.embeddings(ids)
         if self._word_ngrams is None:
             self._word_ngrams = self.ngram_rows(self.require_vocabulary().words)
         offsets, rows = self._word_ngrams
@@ -527,8 +577,10 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         lengths = offsets[flat + 1] - offsets[flat]
         ends = np.concatenate([[0], np.cumsum(lengths)])
         chosen = np.arange(ends[-1]) + np.repeat(offsets[flat] - ends[:-1], lengths)
-        total = own + self._ngram_sums(ends, rows[chosen]).view_as(own)
-        mean = total / torch.from_numpy(1 + lengths).to(own).view(*ids.shape, 1)
+        total = self._ngram_sums(ends, rows[chosen]).view(*ids.shape, self.config.embedding_size)
+        if self.embeddings is not None:
+            total, lengths = total + self.embeddings(ids), lengths + 1
+        mean = total / torch.from_numpy(lengths).to(total).view(*ids.shape, 1)
         return mean if gradient == "true" else total + (mean - total).detach()
 
     @torch.no_grad()
@@ -538,21 +590,20 @@ class Word2VecModel(WordVectorQueries, Word2VecPreTrainedModel):
         Without subwords these are the input rows; with subwords they are computed at the first call, and again when
         the rows have changed.
         """
-        own = self.embeddings.weight.detach()
         if self.ngram_embeddings is None:
-            return own
-        weights = (self.embeddings.weight, self.ngram_embeddings.weight)
+            return self.embeddings.weight.detach()
+        weights = [rows.weight for rows in (self.embeddings, self.ngram_embeddings) if rows is not None]
         state: list[Any] = [(weight.data_ptr(), weight._version, weight.device, weight.dtype) for weight in weights]
         state.append(id(self._vocabulary))
         if self._composed is None or self._composed[0] != state:
-            ids = torch.arange(len(own), device=own.device)
+            ids = torch.arange(self.config.vocab_size, device=self.device)
             chunks = [self.embed_words(chunk) for chunk in ids.split(_COMPOSED_AT_ONCE)]
-            self._composed = state, torch.cat(chunks) if chunks else own
+            self._composed = state, torch.cat(chunks) if chunks else self._zeros(0)
         return self._composed[1]
 
     @torch.no_grad()
     def unknown_vectors(self, words: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors of words that are not in the vocabulary: the means of their n-grams' rows.
+        """Vectors of words that are not in the vocabulary: the means of the rows of `ngram_rows`.
 
         Words are written as the vocabulary's rules write them.
 
@@ -761,7 +812,7 @@ def _save_sentence_transformers_files(folder: Path) -> None:
 
 def _sample_rows(model: Word2VecPreTrainedModel) -> torch.Tensor:
     """Numbers of up to 256 rows, which tell the vectors of one run from those of another; no others are decoded."""
-    size = model.config.vocab_size
+    size = model.config.vocab_size if model.config.hash_count is None else model.config.buckets
     number = min(size, 256)
     rows = torch.arange(number) * size // max(number, 1)
     return model._input_rows()(rows.to(model.device))[:, :8].detach().cpu().contiguous()

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Regex, normalizers, pre_tokenizers
 
-from .text_analyzers import ANALYZERS, Analyzer, load_analyzer
+from .text_analyzers import Analyzer, check_analyzer, load_analyzer
 
 _NFC = normalizers.NFC()
 _TAGGED = re.compile(r"_[A-Z]+\Z")
@@ -28,9 +28,9 @@ class TextRules:
         phrases: Pairs of neighbors to join with `_`, one tuple of pairs per pass (Mikolov et al. 2013b, section 4).
             A later pass may join what an earlier one made: `new_york` + `times`.
         fold_yo: Write the Russian letter ё as е, as most texts do.
-        analyzer: A name in `ANALYZERS`: each line goes through it before it is split. A tagger, `pymorphy3`, makes
-            `lemma_TAG` of each word; a segmenter (`razdel`, `jieba`, `fugashi`) finds the words, which the rules above
-            fold and filter.
+        analyzer: A name in `ANALYZERS`: each line goes through it before it is split. A tagger (`pymorphy3`,
+            `spacy:MODEL`, `stanza:LANGUAGE`) makes `lemma_TAG` of each word; a segmenter (`razdel`, `jieba`,
+            `fugashi`) finds the words. The rules above fold and filter lemmas and words.
     """
 
     lowercase: bool = False
@@ -40,8 +40,8 @@ class TextRules:
     analyzer: str | None = None
 
     def __post_init__(self) -> None:
-        if self.analyzer is not None and self.analyzer not in ANALYZERS:
-            raise ValueError(f"unknown analyzer {str(self.analyzer)[:40]!r}; expected one of {', '.join(ANALYZERS)}")
+        if self.analyzer is not None:
+            check_analyzer(self.analyzer)
         if self.word_pattern is None:
             return
         try:

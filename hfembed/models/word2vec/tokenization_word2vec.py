@@ -8,7 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
-from .subwords import LONGEST_NGRAM, MOST_BUCKETS, hash_ngrams
+from .subwords import LONGEST_NGRAM, MOST_BUCKETS, MOST_HASHES, hash_ngrams
 from .text_rules import TextRules
 
 _WIDTH = 128  # n-grams per word are padded to a multiple, so that batches of a pipeline fit together
@@ -18,11 +18,12 @@ class Word2VecTokenizer(PreTrainedTokenizerFast):
     """A WordLevel tokenizer that analyzes text first, and returns `ngram_ids` of words outside the vocabulary.
 
     With an analyzer, offsets are those in the analyzed text, and texts given as lists of words are not analyzed. With
-    subwords, `ngram_ids` has the shape (batch, length, n-grams): the hash bucket of each n-gram + 1, and 0 for none.
+    subwords, `ngram_ids` has the shape (batch, length, n-grams): the hash bucket of each n-gram + 1, and 0 for none;
+    with `hash_count` those of the word itself too.
     Texts in pairs and overflowing tokens get no `ngram_ids`.
 
-    It is made by `Vocabulary.to_tokenizer`, with `subwords` (least and greatest length) and `buckets`, with
-    `text_rules`, or with both.
+    It is made by `Vocabulary.to_tokenizer`, with `subwords` (least and greatest length), `buckets` and
+    `hash_count`, with `text_rules`, or with both.
     """
 
     @cached_property
@@ -38,18 +39,21 @@ class Word2VecTokenizer(PreTrainedTokenizerFast):
             raise ValueError(f"tokenizer_config.json: impossible text_rules: {error}") from None
 
     @property
-    def ngram_sizes(self) -> tuple[int, int, int]:
-        """Least and greatest length of the n-grams, and the number of buckets, from tokenizer_config.json.
+    def ngram_sizes(self) -> tuple[int, int, int, int | None]:
+        """Least and greatest length of the n-grams, and the numbers of buckets and hashes, from tokenizer_config.json.
 
         Raises:
             ValueError: They are missing or impossible.
         """
         (smallest, largest), buckets = self.init_kwargs.get("subwords", (0, 0)), self.init_kwargs.get("buckets", 0)
+        hash_count = self.init_kwargs.get("hash_count")
         if not (
             isinstance(buckets, int) and 1 <= smallest <= largest <= LONGEST_NGRAM and 1 <= buckets <= MOST_BUCKETS
         ):
             raise ValueError(f"tokenizer_config.json: impossible subwords {smallest, largest} or buckets {buckets}")
-        return smallest, largest, buckets
+        if not (hash_count is None or (isinstance(hash_count, int) and 1 <= hash_count <= MOST_HASHES)):
+            raise ValueError(f"tokenizer_config.json: hash_count must lie between 1 and {MOST_HASHES}")
+        return smallest, largest, buckets, hash_count
 
     def _encode_plus(  # type: ignore[override]
         self, text: Any, text_pair: Any = None, is_split_into_words: bool = False, **kwargs: Any

@@ -172,7 +172,9 @@ class Vocabulary:
         weights = self.known_counts().astype(np.float64) ** exponent
         return weights / weights.sum()
 
-    def to_tokenizer(self, subwords: Sequence[int] | None = None, buckets: int = 0) -> PreTrainedTokenizerFast:
+    def to_tokenizer(
+        self, subwords: Sequence[int] | None = None, buckets: int = 0, hash_count: int | None = None
+    ) -> PreTrainedTokenizerFast:
         """A WordLevel tokenizer whose ids are the rows; `[UNK]` and `[PAD]` come after the words.
 
         It is saved, pushed and loaded by `AutoTokenizer` without hfembed. `[PAD]` in a text is text. With subwords it
@@ -197,6 +199,7 @@ class Vocabulary:
         if subwords is not None:
             settings["model_input_names"].append("ngram_ids")
             settings |= {"subwords": subwords, "buckets": buckets}
+            settings |= {} if hash_count is None else {"hash_count": hash_count}
         plain = subwords is None and self.rules.analyzer is None
         return (PreTrainedTokenizerFast if plain else Word2VecTokenizer)(**settings)
 
@@ -254,11 +257,12 @@ class Vocabulary:
         tensors: dict[str, np.ndarray] | None = None,
         subwords: Sequence[int] | None = None,
         buckets: int = 0,
+        hash_count: int | None = None,
     ) -> None:
         """Write the tokenizer's files and `vocab_counts.safetensors` (counts; rules and fingerprint as metadata)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = self._tokenizer if subwords is None else self.to_tokenizer(subwords, buckets)
+        tokenizer = self._tokenizer if subwords is None else self.to_tokenizer(subwords, buckets, hash_count)
         tokenizer.save_pretrained(folder)
         metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in self.rules.fields().items()}
         metadata |= {"size": str(len(self)), "fingerprint": self.fingerprint}

@@ -143,16 +143,10 @@ def write_word2vec_format(
         raise ValueError(
             f"the word {broken!r} cannot be written: in this format words must not be empty or contain spaces"
         )
-    with _OPENERS.get(path.suffix, open)(path, "wb") as file:
+    with open_to_write(path) as file:
         if header:
             file.write(f"{len(words)} {vectors.shape[1]}\n".encode())
-        for start in range(0, len(words), 4096):
-            rows = np.ascontiguousarray(vectors[start : start + 4096], dtype="<f4")
-            parts = []
-            for word, row in zip(words[start : start + 4096], rows, strict=True):
-                values = row.tobytes() if binary else (" ".join(map(str, row)) + "\n").encode()
-                parts.append(word.encode() + b" " + values)
-            file.write(b"".join(parts))
+        write_rows(file, words, vectors, binary)
     if counts_file is not None:
         if counts is None:
             raise ValueError("counts cannot be written: they are unknown")
@@ -160,10 +154,35 @@ def write_word2vec_format(
             file.writelines(f"{word} {count}\n" for word, count in zip(words, counts.tolist(), strict=True))
 
 
+def read_text_rows(stream: BoundedStream, size: int, dimension: int) -> tuple[list[str], np.ndarray]:
+    """Read rows of text below a header: words, and their vectors float32 (size, dimension).
+
+    Raises:
+        ValueError: One line that says what is wrong with the file.
+    """
+    return _Reader(stream.path, np.float32, None, "strict").read_text(stream, size, dimension, b"")
+
+
+def open_to_write(path: Path) -> BinaryIO:
+    """Open a file that its suffix compresses."""
+    return _OPENERS.get(path.suffix, open)(path, "wb")
+
+
+def write_rows(file: BinaryIO, words: list[str], vectors: np.ndarray, binary: bool = False) -> None:
+    """Write words with their vectors, float (words, dimensions)."""
+    for start in range(0, len(words), 4096):
+        rows = np.ascontiguousarray(vectors[start : start + 4096], dtype="<f4")
+        parts = []
+        for word, row in zip(words[start : start + 4096], rows, strict=True):
+            values = row.tobytes() if binary else (" ".join(map(str, row)) + "\n").encode()
+            parts.append(word.encode() + b" " + values)
+        file.write(b"".join(parts))
+
+
 class _Reader:
     """One file being read; keeps what the error messages need."""
 
-    def __init__(self, path: Path, dtype: type, limit: int | None, unicode_errors: str):
+    def __init__(self, path: Path, dtype: type = np.float32, limit: int | None = None, unicode_errors: str = "strict"):
         self.path = path
         self.dtype = dtype
         self.limit = limit

@@ -156,13 +156,16 @@ class WordVectorQueries:
         rows = [vocabulary.find(word) if isinstance(word, str) else vocabulary[word] for word in words]
         unknown = [place for place, row in enumerate(rows) if row is None]
         rows = [-1 if row is None else row for row in rows]
-        vectors = matrix[torch.tensor(rows, dtype=torch.int64, device=matrix.device)]
+        index = torch.tensor(rows, dtype=torch.int64, device=matrix.device)
         if unknown:
+            vectors = matrix.new_empty(len(rows), matrix.shape[1])
+            vectors[index >= 0] = matrix[index[index >= 0]]
             found, known = self.unknown_vectors([words[place] for place in unknown])
             if not bool(known.all()):
                 vocabulary[words[unknown[int(known.int().argmin())]]]  # raises
-            vectors[torch.tensor(unknown, device=matrix.device)] = found.to(vectors.dtype)
-        return rows, vectors
+            vectors[index < 0] = found.to(vectors.dtype)
+            return rows, vectors
+        return rows, matrix[index]
 
     def _units(self, words: Sequence[str]) -> torch.Tensor:
         return unit_rows(self._find(words)[1])

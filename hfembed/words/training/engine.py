@@ -209,7 +209,10 @@ class _Training:
         device = accelerator.device if accelerator else model.device
         self.subwords = None
         inputs, ngrams, context = model.word2vec.embeddings, model.word2vec.ngram_embeddings, model.context_embeddings
-        parameters = [context.weight] if ngrams is not None else [inputs.weight, context.weight]
+        hashed = config.hash_count is not None  # words and n-grams share one table
+        parameters = [context.weight]
+        if hashed or ngrams is None:
+            parameters.insert(0, ngrams.weight if hashed else inputs.weight)
         if device.type == "cpu":
             for parameter in parameters:
                 _use_huge_pages(parameter)
@@ -221,6 +224,7 @@ class _Training:
                     "subwords are trained by one process, on any number of threads: take --num_processes 1"
                 )
             self.subwords = SubwordTable.of(model.word2vec)
+        if ngrams is not None and not hashed:
             # one table of all input rows; the model's own are brought up to date where it is used
             table = np.empty((len(inputs.weight) + len(ngrams.weight), config.embedding_size), dtype=np.float32)
             self.rows.insert(0, torch.from_numpy(table).to(device))
@@ -464,7 +468,7 @@ class _Training:
             "ns_exponent",
         )
         if self.subwords is not None:
-            learned += ("subwords", "buckets")
+            learned += ("subwords", "buckets", *(["hash_count"] if config.hash_count is not None else []))
         fields = {name: getattr(self.settings, name) for name in names}
         fields |= {name: getattr(config, name) for name in (*learned, "cbow_mean")}
         length = self.settings.epochs * self.corpus.num_words

@@ -16,7 +16,7 @@ from hfembed.checkpoint.results import write_results
 from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
-from hfembed.models.word2vec.text_analyzers import ANALYZERS
+from hfembed.models.word2vec.text_analyzers import ANALYZER_NAMES, check_analyzer
 from hfembed.training.config import RunConfig, setting
 from hfembed.words.data.corpora import EncodedCorpus, may_be_hub_id, prepare_corpus
 from hfembed.words.data.phrases import learn_phrases
@@ -55,7 +55,7 @@ class Word2VecTrainingConfig(RunConfig):
     lowercase: bool = setting(False, "fold the case of the text")
     fold_yo: bool = setting(False, "write the Russian letter ё as е, as most texts do")
     analyzer: str = setting(
-        "", f"{', '.join(ANALYZERS)}: tag or segment the text by this installed package; default: zh jieba, ja fugashi"
+        "", f"{ANALYZER_NAMES}: tag or segment the text by this installed package; default: zh jieba, ja fugashi"
     )
     word_pattern: str = setting("", "regular expression whose matches are the words; default: split at spaces")
     phrase_thresholds: list[float] = setting(
@@ -80,6 +80,10 @@ class Word2VecTrainingConfig(RunConfig):
         [], "least and greatest length of character n-grams, e.g. [3, 6]: unknown words get vectors too; [] = none"
     )
     buckets: int = setting(2_000_000, "hash buckets of the n-grams; only those that the text uses are stored")
+    hash_count: int = setting(
+        0,
+        "floret: rows per word and per n-gram, 1 to 4, in one table of e.g. 50000 buckets; 0 = rows of their own",
+    )
 
     engine: str = setting(
         "torch", "torch (CPU threads or a GPU), numba (CPU threads; needs hfembed[fast]) or triton (a GPU)"
@@ -113,8 +117,8 @@ class Word2VecTrainingConfig(RunConfig):
             raise ValueError(str(error)) from None
         if self.language and self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, not '{self.language}'")
-        if self.analyzer and self.analyzer not in ANALYZERS:
-            raise ValueError(f"analyzer must be one of {', '.join(ANALYZERS)}, not '{self.analyzer}'")
+        if self.analyzer:
+            check_analyzer(self.analyzer)
         for name in ("min_count", "phrase_min_count", "sentence_length", "negative", "restrict_vocab"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -146,8 +150,9 @@ class Word2VecTrainingConfig(RunConfig):
     def model_config(self, vocab_size: int) -> Word2VecConfig:
         """The model's share of the settings."""
         try:
-            shared = self._shared_with(Word2VecConfig, without=("vocab_size", "subwords"))
-            return Word2VecConfig(vocab_size=vocab_size, subwords=self.subwords or None, **shared)
+            shared = self._shared_with(Word2VecConfig, without=("vocab_size", "subwords", "hash_count"))
+            subwords: dict[str, Any] = {"subwords": self.subwords or None, "hash_count": self.hash_count or None}
+            return Word2VecConfig(vocab_size=vocab_size, **subwords, **shared)
         except ValueError as error:
             raise InputError(" ".join(str(error.__cause__ or error).split())) from None
 
@@ -208,7 +213,8 @@ def keep_objective(config: Word2VecTrainingConfig) -> str:
         return ""
     old, changes = _load(config.init_from, Word2VecConfig.from_pretrained), []
     for name in [field.name for field in dataclasses.fields(Word2VecConfig) if hasattr(config, field.name)]:
-        was = list(old.subwords or []) if name == "subwords" else getattr(old, name)
+        none = {"subwords": [], "hash_count": 0}.get(name)
+        was = none if getattr(old, name) is None else getattr(old, name)
         if name not in config.named:
             setattr(config, name, was)
         elif getattr(config, name) != was:
@@ -247,17 +253,18 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
     old = load_start(config) if config.init_from else None
     settings = config.model_config(len(vocabulary))
     kept = None
-    if settings.subwords is not None:
-        used = used_buckets(vocabulary.words, settings.subwords, settings.buckets)
-        if old is not None and old.config.subwords == settings.subwords and old.config.buckets == settings.buckets:
-            kept = old.word2vec.ngram_embeddings
-            assert kept is not None  # as it has subwords
-            stored = kept.stored_buckets()
-            used = np.union1d(used, stored)
+    hashed = settings.hash_count is not None  # all buckets are used
+    if old is not None and all(
+        getattr(old.config, name) == getattr(settings, name) for name in ("subwords", "buckets", "hash_count")
+    ):
+        kept = old.word2vec.ngram_embeddings
+    stored = np.empty(0, np.int64) if kept is None else kept.stored_buckets()
+    if settings.subwords is not None and not hashed:
+        used = np.union1d(used_buckets(vocabulary.words, settings.subwords, settings.buckets), stored)
         settings.ngram_rows = len(used) + 1
     model = Word2VecForPreTraining(settings, vocabulary)
     ngrams = model.word2vec.ngram_embeddings
-    if ngrams is not None:
+    if ngrams is not None and not hashed:
         ngrams.store_buckets(used)
     if old is not None:
         index = old.require_vocabulary().index
@@ -265,10 +272,11 @@ def start_model(config: Word2VecTrainingConfig, corpus: EncodedCorpus) -> Word2V
         known = rows >= 0
         with torch.no_grad():
             for new, trained in (
-                (model.word2vec.embeddings.weight, old.word2vec.embeddings.weight),
-                (model.context_embeddings.weight, old.context_embeddings.weight),
+                (model.word2vec.embeddings, old.word2vec.embeddings),
+                (model.context_embeddings, old.context_embeddings),
             ):
-                new[known] = trained[rows[known]]
+                if new is not None and trained is not None:
+                    new.weight[known] = trained.weight[rows[known]]
             if ngrams is not None and kept is not None:
                 buckets = torch.from_numpy(stored)
                 ngrams.weight[ngrams.rows_of(buckets)] = kept.weight[kept.rows_of(buckets)]

@@ -14,7 +14,8 @@ from hfembed.models.word2vec.subwords import hash_ngrams
 class SubwordTable:
     """Word w is the mean of the table's rows[offsets[w] : offsets[w + 1]]; its own row, w, comes first.
 
-    The table holds the words' own rows and below them those of the n-grams.
+    The table holds the words' own rows and below them those of the n-grams; with `hash_count` it is the model's one
+    table, and rows are those of words and n-grams alike.
 
     Attributes:
         offsets: int64 (words + 1,).
@@ -30,11 +31,11 @@ class SubwordTable:
     def of(cls, model: Word2VecModel) -> "SubwordTable":
         """The table of a model's vocabulary."""
         words = model.require_vocabulary().words
-        offsets, ngrams = model.ngram_rows(words)
-        own = np.arange(len(words))
-        rows = np.insert(ngrams + len(words), offsets[:-1], own).astype(np.int32)
-        offsets = offsets + np.arange(len(words) + 1)
-        return cls(offsets, rows, (1 / np.diff(offsets)).astype(np.float32))
+        offsets, rows = model.ngram_rows(words)
+        if model.config.hash_count is None:
+            rows = np.insert(rows + len(words), offsets[:-1], np.arange(len(words)))
+            offsets = offsets + np.arange(len(words) + 1)
+        return cls(offsets, rows.astype(np.int32), (1 / np.diff(offsets)).astype(np.float32))
 
 
 class SubwordBags:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from gensim.models import KeyedVectors
 
+from hfembed.convert.word2vec import convert_word2vec_file
+from hfembed.errors import InputError
 from hfembed.models.word2vec import word2vec_format
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 from hfembed.models.word2vec.word2vec_format import read_word2vec_format, write_word2vec_format
@@ -155,3 +157,12 @@ def test_a_byte_order_mark_is_not_read(tmp_path):
     (tmp_path / "vectors").write_text("\ufeff" + TEXT)
     (tmp_path / "glove").write_text("\ufeff" + GLOVE)
     assert read_word2vec_format(tmp_path / "vectors")[0] == read_word2vec_format(tmp_path / "glove")[0] == WORDS
+
+
+def test_how_texts_are_split_is_said_on_conversion(tmp_path):
+    (tmp_path / "glove.txt").write_text("cat 1 0\nthe 0 1\nsat 1 1\n")
+    convert_word2vec_file(tmp_path / "glove.txt", tmp_path / "model", lowercase=True, word_pattern=r"\w+")
+    model = Word2VecModel.from_pretrained(tmp_path / "model")
+    np.testing.assert_allclose(model.document_vectors(["The cat."])[0], [0.5, 0.5])
+    with pytest.raises(InputError, match="not a regular expression"):
+        convert_word2vec_file(tmp_path / "glove.txt", tmp_path / "other", word_pattern="(")
