@@ -29,13 +29,15 @@ COMMANDS = {
     "models": "get",
     "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext floret "
     "navec static diffusers-vae",
-    "evaluate": "lfw identification denoising reconstruction compression generation words swap",
+    "evaluate": "lfw identification denoising reconstruction compression generation words swap mteb",
     "export": "with-code word2vec gensim onnx static spacy fasttext floret diffusers-vae",
     "push-dataset": "faces lfw corpus",
 }
 OPTIONS = {
     "evaluate lfw": "--images --pairs --landmarks --output --detector --threshold-pairs --fold --mirror --json",
     "evaluate identification": "--images --landmarks --output --index --distractors --json",
+    "evaluate words": "--analogies --word-pairs --outliers --suite --suite-data --weat --json",
+    "evaluate mteb": "--tasks --data --weighting --json",
     "verify": "--model --detector --far --json",
     "identify": "--model --far --fpir --top-k --aggregation --save --json",
     "group": "--model --threshold --far --json",
