@@ -22,6 +22,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,11 +166,12 @@ def measure_training(
     }
     arguments = [word for name, value in recipe.items() for word in (f"--{name}", str(value))]
     log = output / "training_log.jsonl"
+    errors = tempfile.TemporaryFile("w+")
     began = time.time()
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINING, *arguments, "--overwrite"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,  # a pipe that nobody empties would stop the training
         text=True,
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "HF_DATASETS_CACHE": str(source.parent / "cache")},
     )
@@ -184,10 +186,11 @@ def measure_training(
                 with contextlib.suppress(OSError):
                     memory[step] = [round(megabytes) for megabytes in anonymous_megabytes(process.pid)]
         time.sleep(0.05)
-    printed, errors = process.communicate()
+    printed, _ = process.communicate()
     peaks = [line for line in printed.splitlines() if line.startswith("PEAK ")]
     if process.returncode or not peaks:
-        raise SystemExit(errors[-4000:])
+        errors.seek(0)
+        raise SystemExit(errors.read()[-4000:])
     speeds = [json.loads(line).get("images_per_second") for line in log.read_text().splitlines()]
     found: dict[str, object] = {"steps": steps, "first_step_seconds": None if first is None else round(first, 1)}
     if streaming:

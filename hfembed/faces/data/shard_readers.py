@@ -120,6 +120,25 @@ def _template(aligned: str | None) -> list[list[float]] | None:
     return template_for_size(112, 112) if aligned else None
 
 
+def _counts(files: list[str], manifest: dict[str, Any]) -> list[int] | None:
+    """Photos in each file, where the manifest is of these files."""
+    try:
+        known = {shard["name"]: (shard["photos"], shard["bytes"]) for shard in manifest.get("shards", ())}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{Path(files[0]).parent}: manifest.json is damaged: {error!r}") from error
+    if not {Path(file).name for file in files} <= known.keys():
+        return None
+    counts = []
+    for file in files:
+        photos, size = known[Path(file).name]
+        if size != Path(file).stat().st_size:
+            raise InputError(f"{file} has {Path(file).stat().st_size:,} bytes, not {size} as in manifest.json")
+        if not isinstance(photos, int) or not 0 < photos <= size:
+            raise InputError(f"{Path(file).parent}: manifest.json is damaged: {photos!r} photos in {Path(file).name}")
+        counts.append(photos)
+    return counts
+
+
 def _facts(files: list[str], counts: np.ndarray) -> list[str]:
     sizes = [Path(file).stat().st_size for file in files]
     return [f"{Path(file).name} {count} {size}" for file, count, size in zip(files, counts, sizes, strict=True)]
@@ -140,19 +159,13 @@ class TarShards(FaceShards):
     def __init__(self, files: list[str], num_people: int, aligned: str | None) -> None:
         self.files = files
         manifest = read_manifest(Path(files[0]).parent)
-        known = {shard["name"]: shard for shard in manifest.get("shards", ())}
-        if known and {Path(file).name for file in files} - known.keys():
-            known = {}  # of other files than these
-        for file in files if known else ():
-            size = Path(file).stat().st_size
-            if size != known[Path(file).name]["bytes"]:
-                raise InputError(f"{file} has {size:,} bytes, not those of manifest.json; copy it again")
-        if not known:
+        counts = _counts(files, manifest)
+        if counts is None:
             logger.warning("%s has no manifest.json: all shards are read once to count", Path(files[0]).parent)
-        counts = [known[Path(file).name]["photos"] if known else len(read_tar(file).keys) for file in files]
+            counts = [len(read_tar(file).keys) for file in files]
         self.counts = np.array(counts, dtype=np.int64)
-        people = num_people or manifest.get("people", 0) if known else num_people
-        if not people:
+        people = num_people or manifest.get("people")
+        if not isinstance(people, int) or not 0 < people < 2**31:
             raise InputError(f"{Path(files[0]).parent} does not say how many people it has: give num_people")
         self.people = list(map(str, range(people)))
         self.landmarks = _template(aligned) or manifest.get("landmarks")
@@ -253,7 +266,9 @@ def _number_people(columns: list[pa.ChunkedArray], feature: Any, files: list[str
     """Names, and (N,) int32, a label per row of all files."""
     for column, file in zip(columns, files, strict=True):
         if column.null_count:
-            raise InputError(f"{file}: the column of people is empty at row {pc.index(pc.is_null(column), True)}")
+            raise InputError(
+                f"{file}: the column of people is empty at row {pc.index(pc.is_null(column), True).as_py()}"
+            )
     if isinstance(feature, datasets.ClassLabel):
         labels = np.concatenate([column.to_numpy() for column in columns])
         if len(labels) and not (0 <= labels.min() and labels.max() < feature.num_classes):

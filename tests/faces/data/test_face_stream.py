@@ -197,7 +197,10 @@ def test_what_cannot_be_streamed_is_said(records, tmp_path):
     refused("has 49 photos, not 50", tmp_path / "shards")
     with (tmp_path / "shards" / "000000.tar").open("ab") as file:
         file.write(bytes(512))
-    refused("bytes, not those of manifest", tmp_path / "shards")
+    refused("bytes, not .* as in manifest", tmp_path / "shards")
+    for shards in ([{"name": "000000.tar"}], 5, [dict(manifest["shards"][1], photos="many"), manifest["shards"][0]]):
+        (tmp_path / "shards" / "manifest.json").write_text(json.dumps(manifest | {"shards": shards}))
+        refused("manifest", tmp_path / "shards" / "000001.tar")
 
     content, index = (records / "train.rec").read_bytes(), (records / "train.idx").read_text()
     begin = int(index.splitlines()[40].split()[1])
