@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,10 @@ _EXTRAS = {
 }
 
 
+# all control characters but a new line and a tab
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 class InputError(ValueError):
     """Invalid input (a file, a config, a name). The message says what is wrong with it and what to do."""
 
@@ -60,8 +65,21 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's name if it has none."""
     # a KeyError itself shows its key; those with a message of their own show that
     plain = type(error).__str__ is KeyError.__str__ and error.args
-    text = str(error.args[0]) if plain else str(error)
+    text = str(error.args[0]) if plain else _message(error)
     return text.strip().partition("\n")[0] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text without what a name from outside could steer a terminal by: control characters, as their escapes."""
+    return text.translate(_CONTROLS)
+
+
+def _message(error: BaseException) -> str:
+    """An error's message; of one from a process that loads data, that of the error there, not its traceback."""
+    text = str(error)
+    if not re.match(r"Caught \w+ in DataLoader worker process \d+\.\n", text):
+        return text
+    return text.strip().splitlines()[-1].partition(": ")[2] or text
 
 
 def exit_on_input_error(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -89,7 +107,7 @@ def exit_on_input_error(function: Callable[Parameters, Result]) -> Callable[Para
             line = _expected(error)
             if line is None:
                 raise
-            print(f"error: {line}", file=sys.stderr)  # noqa: T201
+            print(f"error: {printable(line)}", file=sys.stderr)  # noqa: T201
             sys.exit(1)
 
     return wrapper
@@ -103,7 +121,7 @@ def _expected(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and "pip install" in str(error):
         return first_line(error)
     if isinstance(error, InputError):
-        return " ".join(str(error).splitlines())
+        return " ".join(_message(error).splitlines())
     if isinstance(error, MemoryError):
         return "out of memory"
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}

@@ -3,14 +3,18 @@
 python scripts/benchmark_face_formats.py --folder outputs/formats --photos 200000 --people 20000
 python scripts/benchmark_face_formats.py --folder outputs/formats --photos 1000000 --people 100000 --steps 1 \
     --formats rec webdataset parquet
+python scripts/benchmark_face_formats.py --folder outputs/formats --photos 200000 --people 20000 --steps 2000 \
+    --batch-size 32 --formats rec webdataset parquet --only-training --streaming
 
 The photos are small JPEGs, 112 x 112, each with its number in a comment, so that no two are alike. The RecordIO file
 is written here, by the description of the format alone. "raw" reads the same bytes at the same offsets by `os.pread`.
 The first step is timed from the start of the process to the first line of the training log, imports included; memory
-is the peak of the process (VmHWM, which counts pages of mapped files too) less what the imports took.
+is the peak of the process (VmHWM, which counts pages of mapped files too) less what the imports took; with
+--streaming also that of the processes that decode, sampled over the run (RssAnon).
 """
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
@@ -18,6 +22,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +132,19 @@ def measure_reading(folder: Path, accesses: int = 100_000) -> dict[str, object]:
     }
 
 
-def measure_training(source: Path, output: Path, steps: int, workers: int) -> dict[str, object]:
+def anonymous_megabytes(process: int) -> list[float]:
+    """Memory of its own, of a process and of each of its children."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    found = []
+    for number in (process, *children):
+        lines = Path(f"/proc/{number}/status").read_text().splitlines()
+        found += [int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")]
+    return found
+
+
+def measure_training(
+    source: Path, output: Path, steps: int, workers: int, streaming: bool = False, batch_size: int = 128
+) -> dict[str, object]:
     """Seconds to the first step, and the peak of memory."""
     recipe = {
         "train_images": f"[{source}]",
@@ -136,7 +153,7 @@ def measure_training(source: Path, output: Path, steps: int, workers: int) -> di
         "trunk_arguments": "{depths: [1, 1, 1, 1], widths: [8, 16, 32, 64], stem_width: 8}",
         "embedding_size": 64,
         "head": "cosface",
-        "batch_size": 128,
+        "batch_size": batch_size,
         "max_steps": steps,
         "log_every": 1,
         "checkpoint_every": 0,
@@ -145,28 +162,39 @@ def measure_training(source: Path, output: Path, steps: int, workers: int) -> di
         "num_threads": 1,
         "mixed_precision": "no",
         "trackers": "[]",
+        "streaming": streaming,
     }
     arguments = [word for name, value in recipe.items() for word in (f"--{name}", str(value))]
     log = output / "training_log.jsonl"
+    errors = tempfile.TemporaryFile("w+")
     began = time.time()
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINING, *arguments, "--overwrite"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,  # a pipe that nobody empties would stop the training
         text=True,
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "HF_DATASETS_CACHE": str(source.parent / "cache")},
     )
     first = None
+    memory: dict[int, list[float]] = {}
     while process.poll() is None:
         if first is None and log.exists() and log.stat().st_mtime >= began and log.read_text():
             first = time.time() - began
+        if streaming and first is not None:
+            step = len(log.read_bytes().splitlines())
+            if step % 100 == 0 and step not in memory:
+                with contextlib.suppress(OSError):
+                    memory[step] = [round(megabytes) for megabytes in anonymous_megabytes(process.pid)]
         time.sleep(0.05)
-    printed, errors = process.communicate()
+    printed, _ = process.communicate()
     peaks = [line for line in printed.splitlines() if line.startswith("PEAK ")]
     if process.returncode or not peaks:
-        raise SystemExit(errors[-4000:])
+        errors.seek(0)
+        raise SystemExit(errors.read()[-4000:])
     speeds = [json.loads(line).get("images_per_second") for line in log.read_text().splitlines()]
-    found = {"steps": steps, "first_step_seconds": None if first is None else round(first, 1)}
+    found: dict[str, object] = {"steps": steps, "first_step_seconds": None if first is None else round(first, 1)}
+    if streaming:
+        found["anonymous_mb_by_step"] = memory
     return found | json.loads(peaks[0][5:]) | {"images_per_second": float(np.median([s for s in speeds if s]))}
 
 
@@ -180,6 +208,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="train this many steps from each format; 0: only read")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--formats", nargs="+", default=["rec"], choices=["rec", "webdataset", "parquet"])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--streaming", action="store_true", help="train from streams")
     parser.add_argument("--only-training", action="store_true", help="do not measure reading by itself")
     arguments = parser.parse_args()
     sets = arguments.folder / f"{arguments.photos}_of_{arguments.people}"
@@ -198,7 +228,10 @@ def main() -> None:
             )
             results[f"convert_to_{kind}_seconds"] = round(time.perf_counter() - began, 1)
         if arguments.steps:
-            results[kind] = measure_training(source, sets / f"run_{kind}", arguments.steps, arguments.workers)
+            results[kind] = measure_training(
+                *(source, sets / f"run_{kind}", arguments.steps, arguments.workers),
+                *(arguments.streaming, arguments.batch_size),
+            )
     print(json.dumps(results, indent=1))  # noqa: T201
 
 

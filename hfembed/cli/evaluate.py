@@ -24,6 +24,7 @@ with lazy_imports():
     from hfembed.images import compression, latent_statistics, pictures
     from hfembed.images.evaluation import compression as compression_evaluation
     from hfembed.images.evaluation import denoising, generation, reconstruction_report
+    from hfembed.training import distributed
     from hfembed.words.evaluation import mteb_tasks, word_tests
     from hfembed.words.evaluation import report as words_report
     from hfembed.words.evaluation import weat as bias
@@ -130,11 +131,18 @@ def evaluate_pairs(
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
 ) -> Answer:
-    """Measure a face embedder on sets of aligned pairs: ten-fold accuracy, as insightface does."""
+    """Measure a face embedder on sets of aligned pairs: ten-fold accuracy, as insightface does.
+
+    On several devices: accelerate launch --module hfembed.cli evaluate pairs ...; each embeds a part.
+    """
+    device = _join_ranks(device)
     checkpoint = _prepare(hub.face_model, model, output, num_threads)
     workers = threads.available_cores() if num_workers is None else num_workers
     # a damaged one should fail before the work
-    read = lfw_protocol.verify_pair_sets(sets, batch_size=batch_size, num_workers=workers)
+    is_first = distributed.is_first_rank()
+    read = lfw_protocol.verify_pair_sets(
+        sets, batch_size=batch_size, num_workers=workers, spread=True, progress=is_first
+    )
     embedder, processor = loading.load_face_embedder(checkpoint, device)
     if mirror is not None:
         embedder.config.mirror = mirror
@@ -145,7 +153,9 @@ def evaluate_pairs(
             protocol, embedder, processor, output, files={"pairs": source}, prefix=f"{name}_"
         )
         record |= report
-        texts.append(lfw_report.summary(name, report))
+        if is_first:
+            texts.append(lfw_report.summary(name, report))
+    _leave_ranks(is_first)
     return _answer(record, output, "\n".join(texts))
 
 
@@ -166,7 +176,11 @@ def evaluate_templates(
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
 ) -> Answer:
-    """Measure a face embedder on sets of photos and frames compared as wholes: IJB-B, IJB-C, 1:1 and 1:N."""
+    """Measure a face embedder on sets of photos and frames compared as wholes: IJB-B, IJB-C, 1:1 and 1:N.
+
+    On several devices: accelerate launch --module hfembed.cli evaluate templates ...; each embeds a part.
+    """
+    device = _join_ranks(device)
     checkpoint = _prepare(hub.face_model, model, output, num_threads)
     read = [templates.read_template_set(folder) for folder in sets]  # a damaged one should fail before the work
     if len({tested.name for tested in read}) < len(read):
@@ -178,7 +192,9 @@ def evaluate_templates(
     for tested in read:
         report = templates.report_templates(tested, embedder, processor, output, weight, batch_size, workers)
         record |= report
-        texts.append(templates.summary(tested.name, report))
+        if distributed.is_first_rank():
+            texts.append(templates.summary(tested.name, report))
+    _leave_ranks(distributed.is_first_rank())
     return _answer(record, output, "\n".join(texts))
 
 
@@ -579,6 +595,19 @@ def _prepare(
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     return checkpoint
+
+
+def _join_ranks(device: str) -> str:
+    """Join the other ranks where a launcher started several; the device of this one."""
+    _, own = distributed.join_ranks()
+    return device if own is None or device != "auto" else str(own)
+
+
+def _leave_ranks(is_first: bool) -> None:
+    """End, but for the first rank, which has the answer."""
+    distributed.leave_ranks()
+    if not is_first:
+        raise typer.Exit
 
 
 def _answer(record: dict, output: Path, text: str) -> Answer:

@@ -1,14 +1,24 @@
 """Collect tensors of all ranks, with exact gradients: for losses that compare every sample with every other."""
 
+import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+
+PATIENCE = timedelta(days=2)  # ranks wait for one that evaluates, or whose part takes longer
 
 
 def is_distributed() -> bool:
     """Whether this process is one of several ranks."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the only rank, or the first."""
+    return not is_distributed() or dist.get_rank() == 0
 
 
 class _GatherWithGradient(torch.autograd.Function):
@@ -85,6 +95,25 @@ def maximum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone()
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
+
+
+def join_ranks() -> tuple[bool, torch.device | None]:
+    """Join the other ranks, where a launcher (`accelerate launch`, torchrun) has started several.
+
+    Returns:
+        Whether this rank is the one that writes and speaks, and its device; None where it is alone.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return True, None
+    state = PartialState(timeout=PATIENCE)
+    return state.is_main_process, state.device
+
+
+def leave_ranks() -> None:
+    """Leave the process group that `join_ranks` joined, if any."""
+    if is_distributed():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def own_rows(count: int) -> list[int]:

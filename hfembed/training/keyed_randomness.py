@@ -12,7 +12,7 @@ def keyed_generator(seed: int, key: Sequence[int], stream: int = 0) -> np.random
         seed: Of the run.
         key: (epoch, index) or (epoch, index, repetition).
         stream: Uses that must not share their draws have different numbers: 0 augmentation, 1 corruption, 2 margins,
-            3 class weights, 4 sampled classes.
+            3 class weights, 4 sampled classes, 5 the order of a stream.
 
     Returns:
         The generator; the same arguments always give the same draws.

@@ -22,7 +22,7 @@ from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.training.config import TrainingConfig
 from hfembed.training.optim import make_optimizer, make_schedule
-from hfembed.training.run import PATIENCE, Run
+from hfembed.training.run import PATIENT, Run
 from hfembed.training.samplers import ShardedBatchSampler
 from hfembed.training.state import Checkpoints, Progress
 from hfembed.training.sync_batch_norm import synchronize_batch_norms
@@ -143,7 +143,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             step_scheduler_with_optimizer=False,
             log_with=config.trackers or None,
             project_dir=config.output_dir,
-            kwargs_handlers=[PATIENCE],
+            kwargs_handlers=[PATIENT],
         )
     except ValueError as error:
         raise InputError(f"accelerate: {' '.join(str(error).split())}") from error
@@ -191,7 +191,7 @@ def train(run: Run, task: Task) -> None:
     total_steps = config.epochs * steps_per_epoch
     if config.max_steps:
         total_steps = min(total_steps, config.max_steps)
-    if not run.identify(total_steps, steps_per_epoch=steps_per_epoch):
+    if not run.identify(total_steps, steps_per_epoch=steps_per_epoch, **task.sampler.identity):
         return
     if config.sync_batch_norm and accelerator.num_processes > 1:
         synchronize_batch_norms(task.model, accelerator.device)

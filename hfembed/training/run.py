@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +36,7 @@ from hfembed.checkpoint.redaction import redact
 from hfembed.checkpoint.saving import finish_save, save_checkpoint
 from hfembed.errors import InputError, exit_on_input_error, first_line
 from hfembed.training.config import RunConfig, default_of
+from hfembed.training.distributed import PATIENCE
 from hfembed.training.sharing import HubSharing
 from hfembed.version import __version__
 
@@ -47,8 +47,7 @@ _MODEL_FILES = (CONFIG_FILE, "*.safetensors")
 # names of what is not complete, of atomic_write, atomic_folder, save_checkpoint (once finished) and the checkpoints
 _TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial|\.saved|\.preparing-.+")
 
-# ranks wait for the one that evaluates
-PATIENCE = InitProcessGroupKwargs(timeout=timedelta(days=2))
+PATIENT = InitProcessGroupKwargs(timeout=PATIENCE)
 
 Prepared = TypeVar("Prepared")
 

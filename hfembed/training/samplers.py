@@ -2,7 +2,8 @@
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -19,6 +20,9 @@ class ShardedBatchSampler(Sampler[list[Key]]):
     A step's batch is drawn for all ranks together and cut into equal, contiguous parts, so the union over R ranks
     of step t is what one rank with an R times larger batch sees at step t.
     """
+
+    # what a resumed run must have in common with the earlier one, besides its recipe
+    identity: Mapping[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, batch_size: int, drop_last: bool, seed: int, rank: int, world_size: int):
         if batch_size < 1:

@@ -29,13 +29,15 @@ COMMANDS = {
     "models": "get",
     "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext floret "
     "navec static diffusers-vae",
-    "evaluate": "lfw identification denoising reconstruction compression generation words swap",
+    "evaluate": "lfw identification denoising reconstruction compression generation words swap mteb",
     "export": "with-code word2vec gensim onnx static spacy fasttext floret diffusers-vae",
     "push-dataset": "faces lfw corpus",
 }
 OPTIONS = {
     "evaluate lfw": "--images --pairs --landmarks --output --detector --threshold-pairs --fold --mirror --json",
     "evaluate identification": "--images --landmarks --output --index --distractors --json",
+    "evaluate words": "--analogies --word-pairs --outliers --suite --suite-data --weat --json",
+    "evaluate mteb": "--tasks --data --weighting --json",
     "verify": "--model --detector --far --json",
     "identify": "--model --far --fpir --top-k --aggregation --save --json",
     "group": "--model --threshold --far --json",
@@ -205,6 +207,16 @@ def test_a_name_from_outside_steers_no_terminal():
         return Answer({}, "Ann\x1b[2J\x9b31m\tживу\u200dна\nline")
 
     assert run(ask).output == "Ann\\x1b[2J\\x9b31m\tживу\u200dна\nline\n"
+
+
+def test_nor_does_a_name_in_an_error(capsys):
+    @exit_on_input_error
+    def fail() -> None:
+        raise InputError("no face in Ann\x1b[2J.jpg")
+
+    with pytest.raises(SystemExit):
+        fail()
+    assert capsys.readouterr().err == "error: no face in Ann\\x1b[2J.jpg\n"
 
 
 def test_an_answer_that_is_not_finite_is_an_error():

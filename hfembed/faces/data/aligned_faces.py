@@ -139,6 +139,34 @@ class AlignedFaces(torch.utils.data.Dataset):
         return self._pixels.shape[1:]
 
 
+class Cropper:
+    """A stored photo -> its aligned crop, with `margin` more pixels at each side.
+
+    Attributes:
+        shape: (height, width, channels) of every crop, margins included.
+    """
+
+    def __init__(self, processor: "FaceImageProcessor | ConvAutoencoderImageProcessor", margin: int = 0):
+        self.processor = processor
+        self.margin = margin
+        aligner = cast("FaceImageProcessor", processor)  # one that only crops is given no landmarks and no margin
+        self.wide_processor = _add_margin(aligner, margin) if margin else aligner
+        size = self.wide_processor.size
+        self.shape = (size["height"], size["width"], processor.num_channels)
+
+    def __call__(self, image: Any, landmarks: Any) -> np.ndarray:
+        """Align a photo by five points; without any, crop its center.
+
+        Raises:
+            ValueError: It cannot be decoded or aligned.
+        """
+        if landmarks is not None:
+            return self.wide_processor.align(image, landmarks)
+        # a center crop can reach the photo's edge, where there is nothing more to show
+        margins = ((self.margin, self.margin), (self.margin, self.margin), (0, 0))
+        return np.pad(self.processor.align(image), margins, mode="edge")
+
+
 class Crops(torch.utils.data.Dataset):
     """Row -> (row, crop or None, reason): what the worker processes compute.
 
@@ -151,12 +179,8 @@ class Crops(torch.utils.data.Dataset):
     ):
         self.photos = PackedPhotos.of(dataset) or dataset.cast_column("image", datasets.Image(decode=False))
         self.files = FileNames(whole_column(dataset, "file"))
-        self.processor = processor
-        self.margin = margin
-        aligner = cast("FaceImageProcessor", processor)  # one that only crops is given no landmarks and no margin
-        self.wide_processor = _add_margin(aligner, margin) if margin else aligner
-        size = self.wide_processor.size
-        self.shape = (size["height"], size["width"], processor.num_channels)
+        self.crop = Cropper(processor, margin)
+        self.shape = self.crop.shape
 
     def __len__(self) -> int:
         return len(self.files)
@@ -164,14 +188,9 @@ class Crops(torch.utils.data.Dataset):
     def __getitem__(self, row: int) -> tuple[int, np.ndarray | None, str]:
         photo = self.photos[row]
         try:
-            if photo.get("landmarks") is not None:
-                return row, self.wide_processor.align(photo["image"], photo["landmarks"]), ""
-            crop = self.processor.align(photo["image"])
+            return row, self.crop(photo["image"], photo.get("landmarks")), ""
         except ValueError as error:
             return row, None, str(error)
-        # a center crop can reach the photo's edge, where there is nothing more to show
-        margins = ((self.margin, self.margin), (self.margin, self.margin), (0, 0))
-        return row, np.pad(crop, margins, mode="edge"), ""
 
 
 def _align_all(crops: Crops, folder: Path, num_workers: int, show_progress: bool) -> None:

@@ -132,14 +132,14 @@ def open_source(
         if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
             raise InputError(f'{url}: add its checksum to the URL: "#sha256=" and 64 hexadecimal digits')
         return open_source(download(url, sha256), split=split, streaming=streaming)
-    records = _record_file(text)
+    records = record_file(text)
     if records is not None:
         table = _open_records(records)
         return table.to_iterable_dataset() if streaming else table
     if Path(text, "state.json").is_file():
         table = _open_saved(text)
         return table.to_iterable_dataset() if streaming else table
-    shards = _shards(text)
+    shards = shard_files(text)
     if shards is None and Path(text).exists():
         what = _OTHER_FORMATS.get(Path(text).suffix.lower())
         if what is not None and Path(text).is_file():
@@ -149,7 +149,7 @@ def open_source(
         return read_person_folders(text, follow_links=follow_links)
     if shards is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         raise InputError(f'"{text}" is not a file, folder, URL or Hub repository id')
-    if shards is not None and not streaming and all(map(_is_plain_tar, shards)):
+    if shards is not None and not streaming and all(map(is_plain_tar, shards)):
         return _open_tars(shards)
     own = OwnFiles(text)
     for shard in shards or ():
@@ -319,7 +319,7 @@ def find_column(columns: Sequence[str], names: Sequence[str], what: str, source:
     )
 
 
-def _shards(source: str) -> list[str] | None:
+def shard_files(source: str) -> list[str] | None:
     """The Parquet or webdataset files a path means; None for person folders, archives and Hub ids."""
     path = Path(source)
     if path.is_dir():
@@ -411,7 +411,8 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
     return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks)
 
 
-def _is_plain_tar(file: str) -> bool:
+def is_plain_tar(file: str) -> bool:
+    """Whether a file is an uncompressed tar."""
     if not file.endswith(".tar"):
         return False
     with open(file, "rb") as opened:
@@ -481,7 +482,7 @@ def _open_saved(folder: str) -> datasets.Dataset:
     return OwnFiles(folder).images(table, _IMAGE_NAMES)
 
 
-def _record_file(source: str) -> Path | None:
+def record_file(source: str) -> Path | None:
     """The RecordIO file that a path means; None where it means something else."""
     path = Path(source)
     if not path.is_dir():

@@ -235,6 +235,21 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
     if source.min_photos > 1 or source.max_photos is not None:
         raise InputError("min_photos and max_photos need the whole data set; they cannot be used with streaming")
     stream = open_source(source.source, split=source.split, streaming=True)
+    return in_schema(stream, source, OwnFiles(str(source.source)))
+
+
+def in_schema(
+    stream: datasets.IterableDataset, source: FaceSource, own: OwnFiles | None = None
+) -> datasets.IterableDataset:
+    """Bring a stream with numbered people into the schema.
+
+    Args:
+        source: Its name for messages, and what to leave out.
+        own: The files that its rows may name; None for a stream that the user has made, which may name any.
+
+    Raises:
+        InputError: It is empty, or no column contains the photos, or numbers of people.
+    """
     first = next(iter(stream), None)
     if first is None:
         raise InputError(f'"{source.source}" contains no photos')
@@ -253,11 +268,9 @@ def _stream(source: FaceSource) -> datasets.IterableDataset:
     no_files = read_names(source.exclude_files, "file", source.max_overlap)
     no_people = read_names(source.exclude_identities, "identity", source.max_overlap) | set(source.exclude_people)
 
-    own = OwnFiles(str(source.source))
-
     def to_schema(row: dict[str, Any], number: int) -> dict[str, Any]:
         photo = row[image]
-        if photo is not None and photo["bytes"] is None and photo["path"] is not None:
+        if own is not None and photo is not None and photo["bytes"] is None and photo["path"] is not None:
             photo = {"bytes": None, "path": own.resolve(photo["path"])}
         person = str(row[label]) if names is None else names[row[label]]
         name = f"{person}/{number:08d}.jpg" if file is None else f"{person}/{PurePosixPath(row[file]).name}"

@@ -168,7 +168,7 @@ def read_record_images(path: str | Path) -> RecordImages:
     numbers = np.flatnonzero(has_image)
     if not len(numbers):
         raise InputError(f"{records.path} holds {len(records):,} records and no image")
-    people, shape = _read_property(records.path)
+    people, shape = read_property(records.path)
     found = labels[numbers]
     wrong = ~((found >= 0) & (found < 2**31) & (found == np.floor(found)))
     if people is not None:
@@ -190,6 +190,45 @@ def read_record_images(path: str | Path) -> RecordImages:
         ranges,
         shape,
     )
+
+
+class PackedImage(NamedTuple):
+    """A packed image: its first label, and the encoded bytes, which a record of a person or of the file has not."""
+
+    label: float
+    encoded: bytes
+
+
+def parse_record(data: bytes) -> PackedImage:
+    """Read one record, from its magic number on; what follows it is not looked at.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    position = 0
+    parts: list[bytes] = []
+    while True:
+        if position + _PART_HEADER > len(data):
+            raise ValueError("it is cut short")
+        magic, word = unpack_from("<II", data, position)
+        kind, size = word >> 29, word & 0x1FFFFFFF
+        if magic != MAGIC or kind not in ((0, 1) if not parts else (2, 3)):
+            raise ValueError(f"expected RecordIO's magic number and a part of a record, found {magic:#x}, {kind}")
+        begin = position + _PART_HEADER
+        if begin + size > len(data):
+            raise ValueError("it is cut short")
+        parts.append(data[begin : begin + size])
+        if kind in (0, 3):
+            break
+        position = begin + size + -size % 4
+    content = _MAGIC_BYTES.join(parts)
+    if len(content) < IMAGE_HEADER:
+        raise ValueError(f"a record of {len(content)} bytes is no packed image")
+    flag, label = unpack_from("<If", content)
+    begin = IMAGE_HEADER + 4 * flag
+    if begin > len(content):
+        raise ValueError(f"a record of {len(content)} bytes with {flag} labels")
+    return PackedImage(unpack_from("<f", content, IMAGE_HEADER)[0] if flag else label, content[begin:])
 
 
 class _Parts(NamedTuple):
@@ -247,13 +286,14 @@ def _scan(path: Path, end: int) -> _Parts:
     return _Parts(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
-def _read_keys(records: RecordIO) -> np.ndarray:
-    """(N,) int64: each record's key in the .idx beside the file; without one, its number."""
-    path = records.path.with_suffix(".idx")
-    if not path.is_file():
-        return np.arange(len(records))
-    if path.stat().st_size > _INDEX_LINE * (len(records) + 1):
-        raise InputError(f"{path} is larger than an index of the {len(records):,} records in {records.path.name}")
+def read_index(path: Path, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and offsets, (N,) int64 each, of an `.idx` file, in its order.
+
+    Raises:
+        InputError: It is no such file, or larger than one of `most` records.
+    """
+    if path.stat().st_size > _INDEX_LINE * (most + 1):
+        raise InputError(f"{path} is larger than an index of the {most:,} records of its file")
     columns = {"key": pa.int64(), "offset": pa.int64()}
     try:
         table = pyarrow.csv.read_csv(
@@ -266,7 +306,15 @@ def _read_keys(records: RecordIO) -> np.ndarray:
         raise InputError(
             f"{path} is not an index of RecordIO, 'key<tab>offset' per line: {first_line(error)}"
         ) from error
-    offsets = table["offset"].to_numpy()
+    return table["key"].to_numpy(), table["offset"].to_numpy()
+
+
+def _read_keys(records: RecordIO) -> np.ndarray:
+    """(N,) int64: each record's key in the .idx beside the file; without one, its number."""
+    path = records.path.with_suffix(".idx")
+    if not path.is_file():
+        return np.arange(len(records))
+    listed, offsets = read_index(path, len(records))
     known = records.starts - _PART_HEADER
     rows = np.minimum(np.searchsorted(known, offsets), len(known) - 1)
     strange = np.flatnonzero(known[rows] != offsets)
@@ -276,7 +324,7 @@ def _read_keys(records: RecordIO) -> np.ndarray:
             f"it is not the index of this {records.path.name}"
         )
     keys = np.full(len(records), -1, dtype=np.int64)
-    keys[rows] = table["key"].to_numpy()
+    keys[rows] = listed
     # as many lines as records, none without a key: each is listed once; sorting tells whether a key comes twice
     if len(rows) != len(records) or (keys < 0).any() or (np.diff(np.sort(keys)) == 0).any():
         raise InputError(
@@ -320,8 +368,12 @@ def _read_ranges(
     return bounds.astype(np.int64)
 
 
-def _read_property(record_file: Path) -> tuple[int | None, tuple[int, int] | None]:
-    """People, and (height, width), of insightface's file `property`; None where there is none."""
+def read_property(record_file: Path) -> tuple[int | None, tuple[int, int] | None]:
+    """People, and (height, width), of insightface's file `property` beside a `.rec`; None where there is none.
+
+    Raises:
+        InputError: The file is something else.
+    """
     path = record_file.with_name("property")
     if not path.is_file():
         return None, None

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from hfembed.errors import InputError, input_errors
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.training.distributed import gather_objects, gather_rows, is_distributed, own_rows
 
 Points = Sequence[Sequence[float]] | np.ndarray
 
@@ -148,6 +149,47 @@ def embed_faces_with_norms(
     progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """What `embed_faces` returns, and second the norms (N,) float32 before normalization."""
+    embeddings, norms, failures = _embed_each(model, processor, faces, batch_size, num_workers, progress)
+    if embeddings is None:
+        raise nothing_left(failures)
+    return embeddings, norms, failures
+
+
+def embed_faces_on_all_ranks(
+    model: PreTrainedModel,
+    processor: FaceImageProcessor,
+    faces: Sequence[FaceFile],
+    batch_size: int = 64,
+    num_workers: int = 2,
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """What `embed_faces_with_norms` returns, on every rank; each embeds a part. All of them call."""
+    if not is_distributed():
+        return embed_faces_with_norms(model, processor, faces, batch_size, num_workers, progress)
+    own = [faces[row] for row in own_rows(len(faces))]
+    embeddings, norms, failed = _embed_each(model, processor, own, batch_size, num_workers, progress)
+    found = gather_objects((0 if embeddings is None else embeddings.shape[1], failed))
+    failures = {file: reason for _, part in found for file, reason in part.items()}
+    dimensions = max(size for size, _ in found)
+    if not dimensions:
+        raise nothing_left(failures)
+    if embeddings is None:  # of this rank's part nothing could be used
+        embeddings = np.full((len(own), dimensions), np.nan, dtype=np.float32)
+    both = (
+        gather_rows(torch.from_numpy(part).to(model.device), len(faces)).cpu().numpy() for part in (embeddings, norms)
+    )
+    return *both, failures  # type: ignore[return-value]
+
+
+def _embed_each(
+    model: PreTrainedModel,
+    processor: FaceImageProcessor,
+    faces: Sequence[FaceFile],
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
+) -> tuple[np.ndarray | None, np.ndarray, dict[str, str]]:
+    """What `embed_faces_with_norms` returns; no embeddings where every one failed."""
     embeddings: np.ndarray | None = None
     norms = np.full(len(faces), np.nan, dtype=np.float32)
     failures: dict[str, str] = {}
@@ -161,8 +203,6 @@ def embed_faces_with_norms(
                     embeddings = np.full((len(faces), embedded.shape[1]), np.nan, dtype=np.float32)
                 embeddings[start + np.array(done)] = embedded
                 norms[start + np.array(done)] = lengths
-    if embeddings is None:
-        raise nothing_left(failures)
     return embeddings, norms, failures
 
 

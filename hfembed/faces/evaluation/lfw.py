@@ -270,6 +270,16 @@ class LfwVerification:
             scorer,
         )
 
+    def pixels(self, files: Sequence[str], processor: FaceImageProcessor) -> dict[str, torch.Tensor]:
+        """The crops (C, H, W) uint8 of some files; read again where another rank has them."""
+        crops = self.aligned(processor)
+        known = dict(zip(crops.files, crops.pixels, strict=True))
+        missing = sorted({*files} - known.keys())
+        if missing:
+            found = self._align(processor, missing, _photos(self.faces, missing.__contains__))
+            known |= zip(missing, found.pixels, strict=True)
+        return {file: known[file] for file in files}
+
     def aligned_outside(self, processor: FaceImageProcessor) -> AlignedCrops:
         """The crops of all people whom no pair names: what a baseline may be fitted on.
 

@@ -1,10 +1,12 @@
 """Measure a checkpoint on LFW and leave the figures and two pictures in a folder: `hfembed evaluate lfw`."""
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
@@ -14,6 +16,7 @@ from hfembed.faces.evaluation.lfw import LfwResult, LfwVerification
 from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
 from hfembed.faces.evaluation.plots import Mistake, plot_mistakes, plot_roc
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.training.distributed import is_first_rank
 
 
 def report_lfw(
@@ -33,6 +36,10 @@ def report_lfw(
         files: Role -> data file, to be named with its sha256.
         prefix: Of the pictures' names, where several sets share a folder.
 
+    Returns:
+        What results.json has of it; on several ranks (`LfwVerification(spread=True)`, called on all) the first one
+        writes, and the others get {}.
+
     Raises:
         InputError: The images, pairs or landmarks are not what they should be.
         OSError: The folder cannot be written.
@@ -45,6 +52,8 @@ def report_lfw(
     aligned = time.perf_counter()
     result = lfw.evaluate(model, processor)
     done = time.perf_counter()
+    if lfw.spread and not is_first_rank():
+        return {}
 
     same, failed = result.scorer.pairs.same, result.scorer.failed
     curves = {"this model": verification.roc(result.scores, same, failed)}
@@ -70,7 +79,7 @@ def report_lfw(
     if "groups" in details:
         title = f"{lfw.name}, at the threshold of the highest accuracy ({details['groups']['threshold']:.3f})"
         plot_groups(details["groups"], output / f"{prefix}groups.png", title)
-    draw_mistakes(result, output / f"{prefix}mistakes.png", mistakes)
+    draw_mistakes(result, output / f"{prefix}mistakes.png", lambda files: lfw.pixels(files, processor), mistakes)
     write_results(output, lfw.name, result.metrics, details, model)
     return {**result.metrics, lfw.name: details}
 
@@ -108,19 +117,23 @@ def summary(name: str, report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_mistakes(result: LfwResult, path: Path, count: int = 5) -> None:
+def draw_mistakes(
+    result: LfwResult, path: Path, pixels_of: Callable[[Sequence[str]], dict[str, torch.Tensor]], count: int = 5
+) -> None:
     """Draw up to `count` of the most confident mistakes of each kind, at the threshold of the best accuracy."""
     scorer, scores, threshold = result.scorer, result.scores, result.thresholds["accuracy"]
     same, scored = np.asarray(scorer.pairs.same), ~scorer.failed
     rising = np.argsort(scores, kind="stable")
 
     def mistake(pair: int) -> Mistake:
-        a, b = scorer.index_a[pair], scorer.index_b[pair]
-        pixels, files = scorer.crops.pixels, scorer.crops.files
-        return Mistake(float(scores[pair]), pixels[a], pixels[b], _caption(files[a]), _caption(files[b]))
+        a, b = files_a[pair], files_b[pair]
+        return Mistake(float(scores[pair]), pixels[a], pixels[b], _caption(a), _caption(b))
 
     accepted = [pair for pair in rising[::-1] if scored[pair] and not same[pair] and scores[pair] >= threshold]
     rejected = [pair for pair in rising if scored[pair] and same[pair] and scores[pair] < threshold]
+    files_a, files_b = scorer.pairs.file_a, scorer.pairs.file_b
+    shown = [*accepted[:count], *rejected[:count]]
+    pixels = pixels_of([side[pair] for pair in shown for side in (files_a, files_b)])
     plot_mistakes(
         [mistake(pair) for pair in accepted[:count]],
         [mistake(pair) for pair in rejected[:count]],

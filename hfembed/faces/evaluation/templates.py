@@ -23,10 +23,11 @@ from transformers import PreTrainedModel
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError, first_line
 from hfembed.faces.evaluation import identification, verification
-from hfembed.faces.evaluation.embedding import FaceFile, embed_faces_with_norms
+from hfembed.faces.evaluation.embedding import FaceFile, embed_faces_on_all_ranks
 from hfembed.faces.evaluation.plots import plot_roc
 from hfembed.index.error_rates import far_is_carried
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.training.distributed import is_first_rank
 
 FAR_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FPIR_TARGETS = (0.1, 0.01)
@@ -204,6 +205,10 @@ def report_templates(
 ) -> dict[str, Any]:
     """Embed a set, measure it, and write results.json and NAME_roc.png.
 
+    Returns:
+        What results.json has of it; where several ranks embed, all of which call, the first one compares and writes,
+        and the others get {}.
+
     Raises:
         InputError: Not one photo can be used, or as `evaluate_templates`.
         OSError: The folder cannot be written.
@@ -216,7 +221,11 @@ def report_templates(
         FaceFile(file, tested.crops / file, points)
         for file, points in zip(tested.files, tested.landmarks, strict=True)
     ]
-    embeddings, norms, failures = embed_faces_with_norms(model, processor, faces, batch_size, num_workers)
+    embeddings, norms, failures = embed_faces_on_all_ranks(
+        model, processor, faces, batch_size, num_workers, progress=is_first_rank()
+    )
+    if not is_first_rank():
+        return {}
     embedded = time.perf_counter()
     metrics, details, curve = evaluate_templates(tested, embeddings, norms, weight)
     seconds = {"embedding": round(embedded - start, 1), "comparing": round(time.perf_counter() - embedded, 1)}

@@ -76,6 +76,14 @@ class FaceTrainingConfig(TrainingConfig):
         "Parquet, a Hub id. Without other validation data the first one chooses the best model",
     )
 
+    streaming: bool = setting(
+        False, "read RecordIO, webdataset tars, Parquet or the Hub in order, without looking up or keeping photos"
+    )
+    shuffle_buffer: int = setting(10_000, "streaming: photos read ahead per worker process, to draw from")
+    num_people: int = setting(0, "streaming: how many people there are, where the shards do not say it")
+    steps_per_epoch: int = setting(  # the identity of a run has what it comes to
+        0, "streaming from the Hub or Python, where photos are not counted; 0 = max_steps", False
+    )
     crop_cache: str = setting(
         "auto",
         "keep aligned crops on disk (yes), or decode and align in each epoch (no); auto: keep up to "
@@ -174,6 +182,10 @@ class FaceTrainingConfig(TrainingConfig):
             raise ValueError(f"sample_rate must be in (0, 1], not {self.sample_rate}")
         if self.has_sharded_head:
             self._check_sharded_head()
+        if self.streaming:
+            self._check_streaming()
+        elif self.num_people or self.steps_per_epoch:
+            raise ValueError("num_people and steps_per_epoch belong to streaming")
         if self.lfw_images and not (self.lfw_pairs and self.lfw_tested_folds):
             raise ValueError("lfw_images needs lfw_pairs and lfw_tested_folds: which people must not be trained on")
 
@@ -191,6 +203,28 @@ class FaceTrainingConfig(TrainingConfig):
         for setting_name, is_set in refused.items():
             if is_set:
                 raise ValueError(f"{setting_name} is not possible with a sharded head (sharded_head, sample_rate < 1)")
+
+    def _check_streaming(self) -> None:
+        """Refuse what needs to look up photos, or to see all of them before the first step."""
+        if min(self.num_people, self.steps_per_epoch) < 0 or self.shuffle_buffer < 1:
+            raise ValueError("num_people and steps_per_epoch must not be negative, shuffle_buffer at least 1")
+        refused = {
+            "photos_per_identity": self.photos_per_identity > 0,
+            "held_out_share or train_photos": self.held_out,
+            "imprint": self.imprint,
+            "freeze_trunk with features computed once (give an augmentation, or unfreeze_last)": self.features_once,
+            "train_landmarks (landmarks are read from the shards; aligned: arcface_112 says where they are)": bool(
+                self.train_landmarks
+            ),
+            "exclude_files or exclude_identities (convert-dataset leaves photos out)": bool(
+                self.exclude_files or self.exclude_identities
+            ),
+            "lfw_images": bool(self.lfw_images),
+            "crop_cache yes": self.crop_cache == "yes",
+        }
+        for setting_name, is_set in refused.items():
+            if is_set:
+                raise ValueError(f"streaming is not possible with {setting_name}")
 
     def validate_parts(self) -> None:
         """Refuse what the network, the processor or the augmentation would refuse, before any data is loaded."""
@@ -385,7 +419,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
 
 
 def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
-    """What chooses the best model: View 1 if the recipe names it, or other synthetic people, half as many up to 60.
+    """What chooses the best model: View 1 if the recipe names it, or up to 60 other synthetic people.
 
     Raises:
         InputError: A file is missing or not such a file.
@@ -401,7 +435,7 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
         )
     if config.sources == ["synthetic"]:
         people = min(60, max(20, config.synthetic_people // 20 * 10))  # as many in each of the 10 folds
-        faces, pairs = make_synthetic_pairs(people, seed=config.seed + 1)
+        faces, pairs = make_synthetic_pairs(people, max(2, min(8, config.synthetic_photos)), seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
 

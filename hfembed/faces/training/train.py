@@ -18,6 +18,7 @@ from hfembed.checkpoint.people_file import write_people
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
+from hfembed.faces.data.face_stream import FaceStream
 from hfembed.faces.data.frozen_features import FrozenFeatures
 from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.faces.data.samplers import IdentityBatchSampler
@@ -37,50 +38,74 @@ from hfembed.faces.training.recipe import (
     photo_facts,
 )
 from hfembed.faces.training.sharded_head import ShardedHead
+from hfembed.faces.training.streaming import describe_stream, make_stream_sampler, open_stream
 from hfembed.faces.training.validation import Validation
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification
 from hfembed.training.config import read_config
 from hfembed.training.loop import Task, make_accelerator, shard, train
 from hfembed.training.run import Run, training_program
-from hfembed.training.samplers import KeyedBatchSampler
+from hfembed.training.samplers import KeyedBatchSampler, ShardedBatchSampler
 
 CONFIG = FaceTrainingConfig
 Photos = AlignedFaces | LazyFaces
 
 
 @training_program
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Recipe -> photos -> model -> loop -> a folder for `from_pretrained`."""
+def main(arguments: Sequence[str] | None = None, faces: datasets.IterableDataset | None = None) -> None:
+    """Recipe -> photos -> model -> loop -> a folder for `from_pretrained`.
+
+    Args:
+        arguments: The command line without the program's name; `sys.argv[1:]` when None.
+        faces: With `streaming`: a stream to train from in place of the recipe's source.
+    """
     config = read_config(FaceTrainingConfig, arguments, __doc__)
+    if faces is not None and not config.streaming:
+        raise InputError("a data set given in Python is streamed: set streaming")
     run = Run(config, "faces", make_accelerator(config))
     processor = make_processor(config)
     # a missing file is found before the long work
     validation, pair_sets = None if config.held_out else load_validation(config), load_validation_sets(config)
-    photos, held_out = run.prepare(lambda: load_photos(config, processor))
-    run.describe_data(describe_faces(config, photos), **photo_facts(photos))
+    photos = held_out = None
+    if config.streaming:
+        source = run.prepare(lambda: open_stream(config, faces))
+        people = list(source.people)
+        text, facts = describe_stream(config, source, faces is not None)
+        run.describe_data(text, **facts)
+    else:
+        photos, held_out = run.prepare(lambda: load_photos(config, processor))
+        people = photos.identities
+        run.describe_data(describe_faces(config, photos), **photo_facts(photos))
 
     set_seed(config.seed)
-    model = make_model(config, photos.identities).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    model = make_model(config, people).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     unchanged = make_collator(config, processor, off=True)
     chooses = HeldOutIdentification(held_out, unchanged) if held_out else validation
     protocol = Validation(chooses, pair_sets) if chooses is not None or pair_sets else None
-    features = frozen_features(config, model, photos, unchanged, run.accelerator.device)
+    features = None if photos is None else frozen_features(config, model, photos, unchanged, run.accelerator.device)
     if config.imprint and protocol is not None:
         run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
-    people, head = photos.identities, None
+    head = None
     if config.has_sharded_head:
         if (kind := run.accelerator.distributed_type) in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise InputError(f"a sharded head is not possible with {kind.value}: train on plain ranks (--multi_gpu)")
         head = ShardedHead(model.config, len(people), config, config.sample_rate, run.accelerator.device)
+    dataset: torch.utils.data.Dataset
+    sampler: ShardedBatchSampler
+    if photos is None:
+        sampler = make_stream_sampler(config, source, shard(config, run.accelerator))
+        dataset = FaceStream(source, processor, config.frame_margin, sampler)
+    else:
+        sampler = make_sampler(config, photos.labels, shard(config, run.accelerator))
+        dataset = photos if features is None else features
     train(
         run,
         Task(
             model=model,
             processor=processor,
             compute_loss=head or (classification_loss if config.objective == "classification" else MetricLoss(model)),
-            dataset=photos if features is None else features,
-            sampler=make_sampler(config, photos.labels, shard(config, run.accelerator)),
+            dataset=dataset,
+            sampler=sampler,
             collate=make_collator(config, processor) if features is None else None,
             evaluate=(lambda model: protocol(model, processor)) if protocol else None,
             evaluate_on_all_ranks=True,

@@ -8,18 +8,22 @@ import pytest
 import torch
 import torch.distributed as dist
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError
 from hfembed.faces.evaluation.identification import HeldOutIdentification
 from hfembed.faces.evaluation.lfw import verify_pair_sets
+from hfembed.faces.evaluation.templates import read_template_set
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification
 from hfembed.training.distributed import gather_rows, own_rows
 from tests.faces.evaluation.test_pairs_command import write_set
-from tests.fork_server import fork_server, free_port
+from tests.faces.evaluation.test_templates import write_set as write_templates
+from tests.fork_server import REPOSITORY, ScriptRun, fork_server, free_port
 from tests.invariants.test_training import SAME_ON_ANY_RANKS, train
 
 RANKS = 3
+COMMAND = REPOSITORY / "hfembed" / "cli" / "__main__.py"
 
 
 class Photos(torch.utils.data.Dataset):
@@ -95,6 +99,31 @@ def test_ranks_measure_what_one_measures(checkpoint, tmp_path):
             assert found[name][0] == pytest.approx(one[name][0], abs=1e-4)
             assert found[name][2] == pytest.approx(one[name][2], abs=1e-6)
             assert found[name][3] == pytest.approx(one[name][3], abs=1e-4)
+
+
+@pytest.mark.multiprocess
+def test_the_commands_share_the_work(checkpoint, tmp_path):
+    """Two ranks of `accelerate launch --module hfembed.cli`: one answer, one results.json, the figures of one rank."""
+    write_set(tmp_path / "lfw.bin", 61, 0)
+    write_templates(tmp_path / "ijb", people=5)
+    for file in read_template_set(tmp_path / "ijb").files[1:]:
+        pixels = np.random.default_rng(len(file)).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "ijb" / "loose_crop" / file)
+    for kind, source in (("pairs", "lfw.bin"), ("templates", "ijb")):
+        results = []
+        for ranks in (1, 2):
+            output = tmp_path / f"{kind}{ranks}"
+            arguments = ["evaluate", kind, checkpoint, "--set", tmp_path / source, "--output", output]
+            run = ScriptRun(COMMAND, [*arguments, "--num-workers", "0"], tmp_path / f"{kind}{ranks}.txt", ranks)
+            code, printed = run.finish(200)
+            assert code == 0, printed[-3000:]
+            assert printed.count("written to") == 1
+            results.append(json.loads((output / "results.json").read_text()))
+            assert list(output.glob("*_roc.png"))
+        one, two = ({name: value for name, value in found.items() if isinstance(value, float)} for found in results)
+        assert two == pytest.approx(one, abs=1e-3) and len(one) > 2
+        details = [next(value for value in found.values() if isinstance(value, dict)) for found in results]
+        assert details[0]["failures"].keys() == details[1]["failures"].keys()
 
 
 @pytest.mark.multiprocess

@@ -1,0 +1,230 @@
+"""Streams of shards: every photo once, in an order that depends on the keys alone, from any place on."""
+
+import itertools
+import json
+import logging
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from hfembed.errors import InputError
+from hfembed.faces.data.face_shards import write_shards
+from hfembed.faces.data.face_stream import FaceStream, IterablePhotos, ShardRing, StreamBatchSampler, _Buffer
+from hfembed.faces.data.faces import load_faces
+from hfembed.faces.data.lazy_faces import LazyFaces
+from hfembed.faces.data.shard_readers import open_shards
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from tests.faces.data.conftest import encode
+from tests.faces.data.record_files import write_records
+from tests.faces.data.test_webdataset_tars import samples, write_shard
+
+PEOPLE, EACH = 9, 11
+PHOTOS = PEOPLE * EACH
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    monkeypatch.setattr("hfembed.faces.data.shard_readers._RECORDS_PER_SHARD", 7)
+    photos = [[encode(EACH * person + photo, size=(8, 8)) for photo in range(EACH)] for person in range(PEOPLE)]
+    return write_records(tmp_path / "rec", photos, size=(8, 8))
+
+
+@pytest.fixture(params=["records", "tars", "one tar", "parquet"])
+def source(request, records, tmp_path):
+    if request.param == "records":
+        return records
+    to = "parquet" if request.param == "parquet" else "webdataset"
+    per_shard = 1000 if request.param == "one tar" else 10
+    write_shards(load_faces(records), tmp_path / "shards", to, shard_photos=per_shard, seed=1, show_progress=False)
+    return tmp_path / "shards"
+
+
+def processor():
+    return FaceImageProcessor(size=[8, 8])
+
+
+def stream(source, batch_size, lanes=1, rank=0, ranks=1, buffer=20, seed=0):
+    ring = ShardRing(open_shards(str(source)), seed, buffer) if isinstance(source, str | Path) else source
+    shared = {"seed": seed, "rank": rank, "world_size": ranks, "lanes": lanes}
+    sampler = StreamBatchSampler(ring.num_photos, batch_size, num_batches=12, **shared)
+    return FaceStream(ring, processor(), 0, sampler), sampler
+
+
+def read(dataset, sampler, epoch=0, start=0, workers=0):
+    """Batches of (key, label, pixels as bytes)."""
+    sampler.set_epoch(epoch, start)
+    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=list)
+    return [[(s["key"], s["label"], s["pixels"].numpy().tobytes()) for s in batch] for batch in loader]
+
+
+def test_photos_and_labels_are_those_of_the_source(source):
+    faces = load_faces(source)
+    ring = ShardRing(open_shards(str(source)), 0, 20)
+    assert (ring.num_photos, list(ring.people)) == (PHOTOS, faces.features["label"].names)
+    (batch,) = read(*stream(source, PHOTOS))
+    mapped = [LazyFaces(faces, processor())[0, row] for row in range(PHOTOS)]
+    assert sorted((label, pixels) for _, label, pixels in batch) == sorted(
+        (sample["label"], sample["pixels"].numpy().tobytes()) for sample in mapped
+    )
+    assert len({pixels for _, _, pixels in batch}) == PHOTOS
+
+
+@pytest.mark.parametrize(("ranks", "lanes", "batch_size"), [(1, 1, 9), (1, 2, 3), (2, 1, 4), (2, 3, 5), (3, 2, 33)])
+def test_no_photo_comes_twice_and_fewer_than_a_batch_are_left_out(source, ranks, lanes, batch_size):
+    left = []
+    orders = []
+    for epoch in (0, 1, 2):
+        keys = []
+        for rank in range(ranks):
+            dataset, sampler = stream(source, batch_size, lanes, rank, ranks)
+            batches = read(dataset, sampler, epoch)
+            assert len(batches) == len(sampler) == PHOTOS // (batch_size * ranks)
+            assert all(len(batch) == batch_size for batch in batches)
+            keys += [key for batch in batches for key, _, _ in batch]
+        assert {key[0] for key in keys} == {epoch} and {key[2] for key in keys} == {0}
+        numbers = [key[1] for key in keys]
+        assert len(set(numbers)) == len(numbers), "none twice"
+        left.append(set(range(PHOTOS)) - set(numbers))
+        assert len(left[-1]) == PHOTOS % (batch_size * ranks), "fewer than a batch left out"
+        orders.append(numbers)
+    assert orders[0] != orders[1] != orders[2]
+    assert not (set.intersection(*left) and PHOTOS % (batch_size * ranks) < 20), "others in each epoch"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_where_it_stopped(source, workers):
+    lanes = max(1, workers)
+    whole = read(*stream(source, 4, lanes), epoch=3)  # all lanes by one process
+    assert [key for batch in whole for key, _, _ in batch][:8] != sorted(key for b in whole for key, _, _ in b)[:8]
+    for start in (1, 6, len(whole) - 1):
+        assert read(*stream(source, 4, lanes), epoch=3, start=start, workers=workers) == whole[start:]
+    dataset, sampler = stream(source, 4, lanes)  # the same object, epoch after epoch
+    assert [read(dataset, sampler, epoch, workers=workers) for epoch in (3, 4, 3)][::2] == [whole, whole]
+
+
+def test_resuming_decodes_nothing_that_was_used(source, monkeypatch):
+    dataset, sampler = stream(source, 4)
+    decoded = []
+    crop = dataset.crop
+    monkeypatch.setattr(dataset, "crop", lambda *photo: decoded.append(photo) or crop(*photo))
+    assert len(read(dataset, sampler, start=20)) == len(sampler) - 20
+    assert len(decoded) == 4 * (len(sampler) - 20)
+
+
+def test_a_buffer_is_a_shuffle(records):
+    for count, size in ((50, 1), (50, 7), (50, 50), (3, 10)):
+        generator = np.random.default_rng(0)
+        buffer = _Buffer(count, size, generator)
+        drawn = [buffer.pop() for _ in range(count)]
+        assert sorted(drawn) == list(range(count))
+        assert all(place < turn + size for turn, place in enumerate(drawn))
+    assert size > 1 and drawn != sorted(drawn)
+    firsts = [_Buffer(100, 10, np.random.default_rng(seed)).pop() for seed in range(2000)]
+    assert np.allclose(np.bincount(firsts, minlength=10), 200, atol=60), "each as often"
+
+
+def test_broken_photos_are_replaced_by_the_next(tmp_path, caplog):
+    members = samples(30)
+    names = [name for name, _ in members]
+    for broken in (3, 4, 17, 29):
+        members[names.index(f"{broken:06d}.jpg")] = (f"{broken:06d}.jpg", b"not an image")
+    write_shard(tmp_path / "a.tar", members)
+    ring = ShardRing(open_shards(str(tmp_path / "a.tar"), 3), 5, 1)  # a buffer of one keeps the order of the shard
+    with caplog.at_level(logging.WARNING):
+        whole = read(*stream(ring, 6))
+    keys = [key for batch in whole for key, _, _ in batch]
+    assert len(keys) == 30 and "a.tar: 000003" in caplog.text
+    order = [number for _, number, _ in keys]
+    assert {3, 4, 17, 29}.isdisjoint(order)
+    assert (order.count(5), order.count(18), order.count(0)) == (3, 2, 2)
+    assert {key for key in keys if key[1] == 5} == {(0, 5, 2), (0, 5, 1), (0, 5, 0)}
+    for start in range(5):
+        assert read(*stream(ring, 6), start=start) == whole[start:]
+    bad = [(f"{n}.{end}", b"1") for n in range(20) for end in ("jpg", "cls")]
+    write_shard(tmp_path / "b.tar", bad)
+    with pytest.raises(InputError, match="1000 photos up to .* cannot be used"):
+        read(*stream(ShardRing(open_shards(str(tmp_path / "b.tar"), 3), 0, 5), 5))
+
+
+def test_an_iterable_dataset_is_read_by_every_worker_once(records):
+    faces = load_faces(records)
+    table = faces.cast_column("image", datasets.Image(decode=False)).to_iterable_dataset(num_shards=6)
+    people = faces.features["label"].names
+
+    def source():
+        return IterablePhotos(table, people, seed=2, buffer=10)
+
+    every = []
+    for rank, workers in itertools.product((0, 1), (3,)):
+        dataset, sampler = stream(source(), 4, workers, rank, 2)
+        whole = read(dataset, sampler, epoch=1, workers=workers)
+        assert len(whole) == len(sampler) == 12
+        for start in (1, 7):
+            again, other = stream(source(), 4, workers, rank, 2)
+            assert read(again, other, epoch=1, start=start, workers=workers) == whole[start:]
+        every += [key for batch in whole for key, _, _ in batch]
+    assert len({key[1] for key in every}) == 96, "of 6 lanes, with 16 or 17 photos and 16 places each"
+    assert read(*stream(source(), 4), epoch=2) != read(*stream(source(), 4), epoch=1)
+    dataset, sampler = stream(source(), 33)  # four times what there is: it begins again
+    assert len({key[1] for batch in read(dataset, sampler) for key, _, _ in batch}) == PHOTOS
+
+
+def test_what_cannot_be_streamed_is_said(records, tmp_path):
+    def refused(match, path, **options):
+        with pytest.raises(InputError, match=match) as error:
+            shards = open_shards(str(path), **options)
+            list(itertools.chain.from_iterable(shards.read(s, range(n)) for s, n in enumerate(shards.counts)))
+        assert "\n" not in str(error.value)
+
+    write_shard(tmp_path / "a.tar", samples(9))
+    refused("does not say how many people", tmp_path / "a.tar")
+    refused("has label 2; expected .* from 0 to 1", tmp_path / "a.tar", num_people=2)
+    write_shard(tmp_path / "b.tar", [("0.jpg", encode(0)), ("0.json", b"{}")])
+    refused("no number in a .cls", tmp_path / "b.tar", num_people=2)
+    refused("does not exist", tmp_path / "part{0..3}.tar")
+    assert open_shards("owner/name") is None
+    (tmp_path / "people" / "Ann").mkdir(parents=True)
+    (tmp_path / "people" / "Ann" / "1.jpg").write_bytes(encode(0))
+    refused("cannot be streamed", tmp_path / "people")
+
+    write_shards(load_faces(records), tmp_path / "shards", "webdataset", shard_photos=50, show_progress=False)
+    manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
+    manifest["shards"][1]["photos"] += 1
+    (tmp_path / "shards" / "manifest.json").write_text(json.dumps(manifest))
+    refused("has 49 photos, not 50", tmp_path / "shards")
+    with (tmp_path / "shards" / "000000.tar").open("ab") as file:
+        file.write(bytes(512))
+    refused("bytes, not .* as in manifest", tmp_path / "shards")
+    for shards in ([{"name": "000000.tar"}], 5, [dict(manifest["shards"][1], photos="many"), manifest["shards"][0]]):
+        (tmp_path / "shards" / "manifest.json").write_text(json.dumps(manifest | {"shards": shards}))
+        refused("manifest", tmp_path / "shards" / "000001.tar")
+
+    content, index = (records / "train.rec").read_bytes(), (records / "train.idx").read_text()
+    begin = int(index.splitlines()[40].split()[1])
+    for damage, match in (
+        (content[:begin] + bytes(4) + content[begin + 4 :], f"damaged at byte {begin:,}"),
+        (content[: begin + 20], "lie outside of the file"),
+        (content[: begin + 12] + np.float32(2.5).tobytes() + content[begin + 16 :], "has label 2.5"),
+    ):
+        (records / "train.rec").write_bytes(damage)
+        refused(match, records)
+    (records / "train.rec").write_bytes(content)
+    (records / "train.idx").write_text(index + index)
+    refused("larger than an index|repeat", records)
+    (records / "train.idx").unlink()
+    refused("has no train.idx", records)
+
+
+def test_records_beyond_what_float32_holds(tmp_path):
+    """The key after the last photo stands in record 0 as a float32, which may be off by one."""
+    photos = [[encode(n) for n in range(5)], [encode(n) for n in range(5, 10)]]
+    folder = write_records(tmp_path / "rec", photos)
+    data = bytearray((folder / "train.rec").read_bytes())
+    place = data.index(np.float32(11).tobytes())
+    for said in (10, 12):
+        data[place : place + 4] = np.float32(said).tobytes()
+        (folder / "train.rec").write_bytes(data)
+        assert open_shards(str(folder)).counts.sum() == 10
