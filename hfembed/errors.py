@@ -44,6 +44,10 @@ _EXTRAS = {
 }
 
 
+# all control characters but a new line and a tab
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 class InputError(ValueError):
     """Invalid input (a file, a config, a name). The message says what is wrong with it and what to do."""
 
@@ -63,6 +67,11 @@ def first_line(error: BaseException) -> str:
     plain = type(error).__str__ is KeyError.__str__ and error.args
     text = str(error.args[0]) if plain else _message(error)
     return text.strip().partition("\n")[0] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text without what a name from outside could steer a terminal by: control characters, as their escapes."""
+    return text.translate(_CONTROLS)
 
 
 def _message(error: BaseException) -> str:
@@ -98,7 +107,7 @@ def exit_on_input_error(function: Callable[Parameters, Result]) -> Callable[Para
             line = _expected(error)
             if line is None:
                 raise
-            print(f"error: {line}", file=sys.stderr)  # noqa: T201
+            print(f"error: {printable(line)}", file=sys.stderr)  # noqa: T201
             sys.exit(1)
 
     return wrapper

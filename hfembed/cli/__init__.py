@@ -1,11 +1,12 @@
 """The `hfembed` command: train, measure, convert, share and use models."""
 
+import logging
 from typing import Annotated
 
 import typer
 
 from hfembed.cli import convert, demo, evaluate, export, faces, hub, images, models, swap, train, words
-from hfembed.errors import exit_on_input_error
+from hfembed.errors import exit_on_input_error, printable
 from hfembed.version import __version__
 
 app = typer.Typer(
@@ -40,7 +41,14 @@ def hfembed(
     """Train, measure, convert, share and use models for faces, images and words."""
 
 
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @exit_on_input_error
 def main() -> None:
     """Run the command; an expected error is one line on stderr and exit code 1."""
+    if logging.lastResort:  # what prints a warning where no logging is set up
+        logging.lastResort.setFormatter(_PrintableFormatter())
     app(prog_name="hfembed")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, printable
 
 
 class _LazyModule(ModuleType):
@@ -238,19 +238,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def print_answer(answer: Answer, as_json: bool) -> None:
     """Print what a command found out, for people or as JSON."""
-    print(_to_json(answer.record) if as_json else _printable(answer.text))
+    print(_to_json(answer.record) if as_json else printable(answer.text))
 
 
 def _option(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def _printable(text: str) -> str:
-    """Without what a name from outside could steer a terminal by."""
-    return text.translate(_CONTROLS)
 
 
 def _to_json(record: dict[str, Any]) -> str:

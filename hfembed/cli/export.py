@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from hfembed.atomic import check_destination, check_output_folder, check_writable
 from hfembed.cli import options
 from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, say_new_name
+from hfembed.errors import InputError
 
 with lazy_imports():
     from hfembed.checkpoint import loading
@@ -142,6 +143,8 @@ def export_fasttext(
     hub: Hub,
 ) -> Answer:
     """Write fastText's .bin, which fastText and gensim load, with subwords where the model has them."""
+    if output.suffix != ".bin":
+        raise InputError(f"{output} does not end in .bin; `hfembed export word2vec` writes text")
     check_writable(output)
     trainable = gensim.export_fasttext(hub.model(model), output)
     text = f"written to {output}: load it with fasttext.load_model or gensim.models.fasttext.load_facebook_model"

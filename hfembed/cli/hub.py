@@ -107,8 +107,9 @@ def convert_dataset(
     chosen = faces.FaceSource(source, split=split, landmarks=landmarks, aligned=aligned, min_photos=min_photos)
     photos = faces.load_faces(chosen)
     manifest = face_shards.write_shards(photos, destination, to, shard_photos=shard_photos, seed=seed)
+    shards = len(manifest["shards"])
     text = (
-        f"{manifest['photos']:,} photos of {manifest['people']:,} people in {len(manifest['shards']):,} shards; "
+        f"{manifest['photos']:,} photos of {manifest['people']:,} people in {shards:,} shard{'s'[: shards != 1]}; "
         f"written to {destination}"
     )
     return Answer.written(destination, text, photos=manifest["photos"], people=manifest["people"])

@@ -76,9 +76,10 @@ def is_default(checkpoint: Checkpoint) -> bool:
 
 def describe() -> str:
     """What the default model is, its licenses and its LFW figure, in one line."""
-    detector, embedder = KNOWN_CHECKPOINTS[DETECTOR], KNOWN_CHECKPOINTS[EMBEDDER]
-    figure = f", LFW {embedder.lfw}" if embedder.lfw else ""
-    return f"{detector.title} ({detector.license}), and {embedder.title} ({embedder.license}{figure})"
+    parts = [KNOWN_CHECKPOINTS[name] for name in (DETECTOR, EMBEDDER)]
+    names = " and ".join(f"{part.title.partition(',')[0]} ({part.license})" for part in parts)
+    figure = parts[1].lfw
+    return f"{names}, LFW {figure}" if figure else names
 
 
 @functools.cache

@@ -27,16 +27,23 @@ class ApproximateSearch:
     """Codes of N vectors in faiss's `IndexIVFPQ`, by their places in a store.
 
     Args:
-        index: By inner product, trained.
+        made: The index by inner product, trained; or the arrays of a saved one, put together when first needed.
         probes: Lists that are searched for a query: more find more and take longer.
     """
 
-    def __init__(self, index: "faiss.IndexIVFPQ", probes: int) -> None:
-        self._index = index
-        self.probes = index.nprobe = probes
+    def __init__(self, made: "faiss.IndexIVFPQ | dict[str, np.ndarray]", probes: int) -> None:
+        self._made = made
+        self.probes = probes
 
     def __len__(self) -> int:
-        return self._index.ntotal
+        return len(self._made["lists"]) if isinstance(self._made, dict) else self._made.ntotal
+
+    @property
+    def _index(self) -> "faiss.IndexIVFPQ":
+        if isinstance(self._made, dict):
+            self._made = _put_together(self._made)
+        self._made.nprobe = self.probes
+        return self._made
 
     @classmethod
     def train(cls, store: VectorStore, lists: int | None, probes: int | None, code_bytes: int) -> "ApproximateSearch":
@@ -82,7 +89,8 @@ class ApproximateSearch:
     def keep(self, kept: np.ndarray) -> "ApproximateSearch":
         """The codes at the places where (N,) bool is True, moved together."""
         arrays = self._arrays()
-        return self._of({**arrays, "lists": arrays["lists"][kept], "codes": arrays["codes"][kept]}, self.probes)
+        kept_arrays = {**arrays, "lists": arrays["lists"][kept], "codes": arrays["codes"][kept]}
+        return ApproximateSearch(kept_arrays, self.probes)
 
     def save(self, path: Path) -> None:
         """Write everything as safetensors: code_bytes + 4 bytes per vector, and the centers."""
@@ -118,31 +126,13 @@ class ApproximateSearch:
             raise ValueError(f"{path.name} does not fit {count:,} vectors of {dimension} dimensions")
         if count and not 0 <= lists.min() <= lists.max() < len(centers):
             raise ValueError(f"{path.name} names a list that does not exist")
-        return cls._of(arrays, probes)
-
-    @classmethod
-    def _of(cls, arrays: dict[str, np.ndarray], probes: int) -> "ApproximateSearch":
-        faiss = import_faiss()
-        centers, words, codes = arrays["centers"], arrays["words"], arrays["codes"]
-        quantizer = faiss.IndexFlatIP(centers.shape[1])
-        quantizer.add(centers)
-        index = faiss.IndexIVFPQ(
-            quantizer, centers.shape[1], len(centers), codes.shape[1], 8, faiss.METRIC_INNER_PRODUCT
-        )
-        faiss.copy_array_to_vector(words.ravel(), index.pq.centroids)
-        index.is_trained = True
-        order = np.argsort(arrays["lists"], kind="stable")
-        bounds = np.searchsorted(arrays["lists"][order], np.arange(len(centers) + 1))
-        for number, (start, end) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
-            if start < end:
-                places = order[start:end]
-                chosen = np.ascontiguousarray(codes[places])
-                index.invlists.add_entries(number, end - start, faiss.swig_ptr(places), faiss.swig_ptr(chosen))
-        index.ntotal = len(codes)
-        return cls(index, probes)
+        import_faiss()
+        return cls(arrays, probes)
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        faiss, index, entries = import_faiss(), self._index, cast(Any, self._index.invlists)
+        if isinstance(self._made, dict):
+            return self._made
+        faiss, index, entries = import_faiss(), self._made, cast(Any, self._made.invlists)
         lists = np.empty(index.ntotal, dtype=np.int32)
         codes = np.empty((index.ntotal, index.pq.M), dtype=np.uint8)
         for number in range(index.nlist):
@@ -158,6 +148,25 @@ class ApproximateSearch:
             "centers": index.quantizer.reconstruct_n(0, index.nlist),
             "words": words,
         }
+
+
+def _put_together(arrays: dict[str, np.ndarray]) -> "faiss.IndexIVFPQ":
+    faiss = import_faiss()
+    centers, words, codes = arrays["centers"], arrays["words"], arrays["codes"]
+    quantizer = faiss.IndexFlatIP(centers.shape[1])
+    quantizer.add(centers)
+    index = faiss.IndexIVFPQ(quantizer, centers.shape[1], len(centers), codes.shape[1], 8, faiss.METRIC_INNER_PRODUCT)
+    faiss.copy_array_to_vector(words.ravel(), index.pq.centroids)
+    index.is_trained = True
+    order = np.argsort(arrays["lists"], kind="stable")
+    bounds = np.searchsorted(arrays["lists"][order], np.arange(len(centers) + 1))
+    for number, (start, end) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+        if start < end:
+            places = order[start:end]
+            chosen = np.ascontiguousarray(codes[places])
+            index.invlists.add_entries(number, end - start, faiss.swig_ptr(places), faiss.swig_ptr(chosen))
+    index.ntotal = len(codes)
+    return index
 
 
 def import_faiss(reason: str = "faiss is not installed") -> Any:

@@ -209,6 +209,16 @@ def test_a_name_from_outside_steers_no_terminal():
     assert run(ask).output == "Ann\\x1b[2J\\x9b31m\tживу\u200dна\nline\n"
 
 
+def test_nor_does_a_name_in_an_error(capsys):
+    @exit_on_input_error
+    def fail() -> None:
+        raise InputError("no face in Ann\x1b[2J.jpg")
+
+    with pytest.raises(SystemExit):
+        fail()
+    assert capsys.readouterr().err == "error: no face in Ann\\x1b[2J.jpg\n"
+
+
 def test_an_answer_that_is_not_finite_is_an_error():
     def ask() -> Answer:
         return Answer({"score": float("nan")}, "nan")

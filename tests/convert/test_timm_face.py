@@ -38,14 +38,13 @@ def write_checkpoint(folder, architecture, arguments, safe_serialization=True):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "safe_serialization"),
     [
-        "vit_tiny",
-        "convnext_atto",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit_small_gap", "convnext_nano")),
+        ("vit_tiny", True),
+        ("convnext_atto", False),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("vit_small_gap", "convnext_nano")),
     ],
 )
-@pytest.mark.parametrize("safe_serialization", [True, False])
 def test_the_head_is_the_embedding(name, safe_serialization, tmp_path):
     architecture, arguments, weights = PUBLIC[name]
     network = write_checkpoint(tmp_path / "repo", architecture, arguments, safe_serialization)

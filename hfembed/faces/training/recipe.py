@@ -419,7 +419,7 @@ def load_training_faces(config: FaceTrainingConfig) -> datasets.Dataset:
 
 
 def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
-    """What chooses the best model: View 1 if the recipe names it, or other synthetic people, half as many up to 60.
+    """What chooses the best model: View 1 if the recipe names it, or up to 60 other synthetic people.
 
     Raises:
         InputError: A file is missing or not such a file.
@@ -435,7 +435,7 @@ def load_validation(config: FaceTrainingConfig) -> LfwVerification | None:
         )
     if config.sources == ["synthetic"]:
         people = min(60, max(20, config.synthetic_people // 20 * 10))  # as many in each of the 10 folds
-        faces, pairs = make_synthetic_pairs(people, seed=config.seed + 1)
+        faces, pairs = make_synthetic_pairs(people, max(2, min(8, config.synthetic_photos)), seed=config.seed + 1)
         return LfwVerification(faces, pairs, name="synthetic", **quiet)
     return None
 

@@ -159,7 +159,7 @@ def test_learns_to_reconstruct():
     # blobs: two numbers of position and one of brightness
     x = torch.linspace(0, 1, 24)
     y = torch.linspace(0, 1, 16)[:, None]
-    place = torch.rand(128, 3)[..., None, None]
+    place = torch.rand(32, 3)[..., None, None]
     blobs = 0.5 + 0.5 * (place[:, 2] * torch.exp(-((x - place[:, 0]) ** 2 + (y - place[:, 1]) ** 2) / 0.02))[:, None]
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(100):

@@ -1,10 +1,9 @@
 """One step of each engine against the negative-sampling gradient in plain loops."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
-from dataclasses import asdict
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -82,43 +81,48 @@ def learn(engine: str, rows, objective: Objective, rate: float, subwords: Subwor
     return worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=rate, last_rate=rate)
 
 
-def learn_in_interpreter(rows, objective: Objective, rate: float, folder: Path) -> tuple[list[torch.Tensor], float]:
-    """`learn` with triton, but without a GPU: Triton interprets kernels where it is told to before it is imported."""
-    task, answer = folder / "task.pt", folder / "answer.pt"
-    torch.save({"rows": rows, "objective": asdict(objective), "rate": rate}, task)
-    code = (
-        "import sys, torch\n"
-        "from hfembed.words.training.segments import Objective\n"
-        "from tests.words.training.test_kernels import learn\n"
-        "task = torch.load(sys.argv[1], weights_only=False)\n"
-        "loss = learn('triton', task['rows'], Objective(**task['objective']), task['rate'])\n"
-        "torch.save([list(task['rows']), loss], sys.argv[2])\n"
-    )
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    root = Path(__file__).parents[3]
-    subprocess.run([sys.executable, "-c", code, task, answer], cwd=root, env=environment, check=True)
-    return torch.load(answer)
-
-
-def learn_anywhere(engine: str, rows, objective: Objective, rate: float, folder: Path):
-    """The rows after `learn`, on the CPU, and the loss."""
-    if engine == "triton":
-        pytest.importorskip("triton")
-    if engine == "triton" and not torch.cuda.is_available():
-        return learn_in_interpreter(rows, objective, rate, folder)
-    rows = [matrix.clone().to("cuda" if engine == "triton" else "cpu") for matrix in rows]
+def learn_in_place(engine: str, rows, objective: Objective, rate: float):
+    """The rows after `learn`, and the loss."""
     loss = learn(engine, rows, objective, rate)
-    return [matrix.cpu() for matrix in rows], loss
+    return rows, loss
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    """A process without a GPU for triton, which interprets kernels where it is told to before it is imported."""
+    with (
+        patch.dict(os.environ, TRITON_INTERPRET="1"),
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process,
+    ):
+        yield process
+
+
+@pytest.fixture
+def learn_anywhere(request):
+    """A function that gives the rows after `learn`, on the CPU, and the loss."""
+
+    def learn_somewhere(engine: str, rows, objective: Objective, rate: float):
+        rows = [matrix.clone() for matrix in rows]  # a tensor that is sent to a process is shared with it
+        if engine == "triton":
+            pytest.importorskip("triton")
+            if not torch.cuda.is_available():
+                process = request.getfixturevalue("interpreter")
+                return process.submit(learn_in_place, engine, rows, objective, rate).result()
+            rows = [matrix.to("cuda") for matrix in rows]
+        after, loss = learn_in_place(engine, rows, objective, rate)
+        return [matrix.cpu() for matrix in after], loss
+
+    return learn_somewhere
 
 
 @pytest.mark.parametrize("engine", ["torch", "numba", "triton"])
 @pytest.mark.parametrize(("architecture", "cbow_mean"), [("skip-gram", True), ("cbow", True), ("cbow", False)])
-def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean, tmp_path):
+def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean, learn_anywhere):
     inputs, outputs = make_rows()
     expected_input, expected_output, expected_loss = brute_force(architecture, cbow_mean, inputs, outputs)
     # differences of float32 rows: start where 1e-4 * gradient is not lost in rounding
     rows = torch.tensor(inputs, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
-    after, loss = learn_anywhere(engine, rows, make_objective(architecture, cbow_mean), RATE, tmp_path)
+    after, loss = learn_anywhere(engine, rows, make_objective(architecture, cbow_mean), RATE)
     moved = [(matrix - start).numpy() / -RATE for matrix, start in zip(after, rows, strict=True)]
     # numba reads the logistic function from a table with errors below 0.0005, and learns word by word
     np.testing.assert_allclose(moved[0], expected_input, rtol=5e-3, atol=2e-2)
@@ -154,12 +158,12 @@ def test_all_rows_of_a_word_learn_what_the_word_learns(engine, architecture, cbo
 
 
 @pytest.mark.parametrize("engine", ["torch", "triton"])
-def test_no_row_moves_further_than_its_cap(engine, tmp_path):
+def test_no_row_moves_further_than_its_cap(engine, learn_anywhere):
     inputs, outputs = make_rows()
     rows = torch.tensor(inputs, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
     rate = 0.5
     _, gradient, _ = brute_force("skip-gram", True, inputs, outputs)
-    after, _ = learn_anywhere(engine, rows, make_objective("skip-gram"), rate, tmp_path)
+    after, _ = learn_anywhere(engine, rows, make_objective("skip-gram"), rate)
     pairs = sum(
         i != j and abs(i - j) <= WINDOW and SENTENCES[i] == SENTENCES[j]
         for i in range(len(WORDS))
