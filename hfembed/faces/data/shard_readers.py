@@ -234,6 +234,7 @@ class ParquetShards(FaceShards):
         if edges[-1] != self.counts[shard]:
             raise InputError(f"{path} has {edges[-1]:,} rows, not {self.counts[shard]:,} as before")
         group, first, end = -1, 0, 0
+        batch: Any = None
         batches: Iterator[pa.RecordBatch] = iter(())
         for place in places:
             wanted = int(np.searchsorted(edges, place, side="right")) - 1
