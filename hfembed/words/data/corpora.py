@@ -155,7 +155,8 @@ def prepare_corpus(
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / fingerprint
     if not (folder / "corpus.json").is_file():
-        with _unfinished(folder, may_go_on=not isinstance(identity, str)) as unfinished:
+        text = identity[0] if isinstance(identity, list) and max_words is not None else identity
+        with _unfinished(folder, may_go_on=not isinstance(text, str)) as unfinished:  # others have no name
             if not (folder / "corpus.json").is_file():  # another process may have made it meanwhile
                 encoded = encode_blocks(blocks, rules, unfinished / "blocks", num_threads)
                 words = unfinished / "vocabulary"
