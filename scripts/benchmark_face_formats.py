@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import struct
@@ -32,7 +33,10 @@ from PIL import Image
 
 from hfembed.atomic import atomic_folder
 from hfembed.errors import exit_on_input_error
+from hfembed.faces.data.face_stream import FaceStream, ShardRing, StreamBatchSampler
 from hfembed.faces.data.record_io import read_record_images
+from hfembed.faces.data.shard_readers import open_shards
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
 MAGIC = 0xCED7230A
 # runs the training and reports its own memory; "imports" are what any training would load
@@ -132,6 +136,44 @@ def measure_reading(folder: Path, accesses: int = 100_000) -> dict[str, object]:
     }
 
 
+def measure_stream(source: Path) -> dict[str, object]:
+    """CPU seconds to the first batch of 128 and to resume near the end; crops and stored photos per CPU second."""
+
+    def since(began: float) -> float:
+        return round(time.process_time() - began, 2)
+
+    began = time.process_time()
+    shards = open_shards(str(source))
+    assert shards is not None
+    ring = ShardRing(shards, seed=0, buffer=10_000)
+    opened = since(began)
+    sampler = StreamBatchSampler(ring.num_photos, 128)
+    stream = FaceStream(ring, FaceImageProcessor(size=[112, 112]), 0, sampler)
+    batches = iter(sampler)
+    stream.__getitems__(next(batches))
+    first = since(began)
+    began = time.process_time()
+    for keys in itertools.islice(batches, 30):
+        stream.__getitems__(keys)
+    decoded = 30 * 128 / since(began)
+    lane = sampler.lane(0)[0]
+    photos = ring.photos(0, lane, 0)
+    next(photos)  # fills the buffer
+    began = time.process_time()
+    for _ in itertools.islice(photos, 20_000):
+        pass
+    stored = 20_000 / since(began)
+    began = time.process_time()
+    next(ring.photos(0, lane, lane.size - 20_000))
+    return {
+        "open_cpu_seconds": opened,
+        "first_batch_cpu_seconds": first,
+        "crops_per_cpu_second": round(decoded),
+        "stored_photos_per_cpu_second": round(stored),
+        "resume_near_the_end_cpu_seconds": since(began),
+    }
+
+
 def anonymous_megabytes(process: int) -> list[float]:
     """Memory of its own, of a process and of each of its children."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
@@ -227,6 +269,8 @@ def main() -> None:
                 check=True,
             )
             results[f"convert_to_{kind}_seconds"] = round(time.perf_counter() - began, 1)
+        if arguments.streaming:
+            results[f"stream_{kind}"] = measure_stream(source)
         if arguments.steps:
             results[kind] = measure_training(
                 *(source, sets / f"run_{kind}", arguments.steps, arguments.workers),

@@ -8,6 +8,7 @@ and `property`. Tars without a manifest are read once to count.
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,20 +216,17 @@ class ParquetShards(FaceShards):
 
     @staticmethod
     def _read(file: str, columns: list[str]) -> tuple[pa.Table, pa.Schema]:
-        try:
+        with _arrow_errors(file):
             parquet = pq.ParquetFile(file)
             return parquet.read(columns), parquet.schema_arrow
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{file} cannot be read: {first_line(error)}") from error
 
     def read(self, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
         """As `FaceShards.read`."""
         path = self.files[shard]
-        try:
-            with pq.ParquetFile(path, buffer_size=1 << 20) as parquet:
-                yield from self._rows(parquet, shard, places, path)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+        with _arrow_errors(path):
+            parquet = pq.ParquetFile(path, buffer_size=1 << 20)
+        with parquet:
+            yield from self._rows(parquet, shard, places, path)
 
     def _rows(self, parquet: pq.ParquetFile, shard: int, places: Iterable[int], path: str) -> Iterator[StoredPhoto]:
         groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
@@ -236,6 +234,7 @@ class ParquetShards(FaceShards):
         if edges[-1] != self.counts[shard]:
             raise InputError(f"{path} has {edges[-1]:,} rows, not {self.counts[shard]:,} as before")
         group, first, end = -1, 0, 0
+        batch: Any = None
         batches: Iterator[pa.RecordBatch] = iter(())
         for place in places:
             wanted = int(np.searchsorted(edges, place, side="right")) - 1
@@ -246,7 +245,10 @@ class ParquetShards(FaceShards):
                 )
                 end = first
             while place >= end:
-                batch = next(batches)
+                with _arrow_errors(path):
+                    batch = next(batches, None)
+                if batch is None:
+                    raise InputError(f"{path} has fewer rows than its footer says; copy it again")
                 first, end = end, end + batch.num_rows
             row = place - first
             name = f"{path}: row {place}"
@@ -260,6 +262,15 @@ class ParquetShards(FaceShards):
             if "landmarks" in self.columns and (points := batch.column("landmarks")[row].as_py()) is not None:
                 points = five_points(points, f"{name} has no five finite [x, y] landmarks")
             yield StoredPhoto(place, image, int(self.labels[self._first[shard] + place]), points, name)
+
+
+@contextmanager
+def _arrow_errors(file: str) -> Iterator[None]:
+    """Say which file it is that cannot be read; not to be left open where a generator yields."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} cannot be read: {first_line(error)}") from error
 
 
 def _number_people(columns: list[pa.ChunkedArray], feature: Any, files: list[str]) -> tuple[Sequence[str], np.ndarray]:

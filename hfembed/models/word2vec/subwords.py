@@ -119,12 +119,21 @@ def _hash_chunk_often(
     character, column = np.nonzero(valid)
     begins = characters.begins[character]
     ends = characters.begins[character + sizes[character, column]]
-    hashes = _murmur3(characters.text, begins, ends - begins)[:, :hash_count] % np.uint32(buckets)
+    hashes = murmur3(characters.text, begins, ends - begins)[:, :hash_count] % np.uint32(buckets)
     return hash_count * characters.per_word(valid.sum(axis=1)), hashes.astype(np.int64).ravel()
 
 
-def _murmur3(text: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Austin Appleby's MurmurHash3 x64 128 of pieces of a text, with floret's seed: uint32 (pieces, 4)."""
+def murmur3(text: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Austin Appleby's MurmurHash3 x64 128 of pieces of a text, with floret's seed.
+
+    Args:
+        text: uint8 (bytes,).
+        begins: Where each piece begins, int64 (pieces,).
+        lengths: Bytes of each piece, int64 (pieces,).
+
+    Returns:
+        uint32 (pieces, 4), the lowest part first.
+    """
     padded = np.concatenate([text, np.zeros(16, np.uint8)])
     eight = np.ndarray(len(text) + 9, "<u8", padded, strides=(1,))  # bytes from each byte on
     low = np.array([(1 << 8 * kept) - 1 for kept in range(9)], dtype=np.uint64)
@@ -166,4 +175,4 @@ def _finish(values: np.ndarray) -> np.ndarray:
     return values ^ values >> shift
 
 
-__all__ = ["END_OF_SENTENCE", "FLORET_SEED", "LONGEST_NGRAM", "MOST_BUCKETS", "MOST_HASHES", "hash_ngrams"]
+__all__ = ["END_OF_SENTENCE", "FLORET_SEED", "LONGEST_NGRAM", "MOST_BUCKETS", "MOST_HASHES", "hash_ngrams", "murmur3"]

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -22,6 +23,10 @@ from .tokenization_word2vec import Word2VecTokenizer, split_text
 COUNTS_FILE = "vocab_counts.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 _NFC = normalizers.NFC()
+_AT_ONCE = 100_000  # words that are written together
+_PIECE = 4 << 20  # bytes that are read together
+# where tokenizer.json has its words, one per line; their own line breaks and quotes are escaped
+_VOCABULARY = re.compile(rb'\n    "vocab": \{\n(.*?)\n    \}', re.DOTALL)
 
 
 class UnknownWordError(KeyError, ValueError):
@@ -114,7 +119,11 @@ class Vocabulary:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Word -> row."""
+        """Word -> row.
+
+        Raises:
+            ValueError: A word is in it twice.
+        """
         index = dict(zip(self.words, range(len(self.words)), strict=True))
         if len(index) < len(self.words):
             twice = next(word for row, word in enumerate(self.words) if index[word] != row)
@@ -125,12 +134,23 @@ class Vocabulary:
     def _composed(self) -> dict[str, int]:
         """NFC -> row of the words that are not in NFC, unless another word has that spelling."""
         composed: dict[str, int] = {}
-        for word, row in self.index.items():
+        for row, word in enumerate(self.words):
             if not word.isascii() and not unicodedata.is_normalized("NFC", word):
                 spelling = _NFC.normalize_str(word)  # of an earlier Unicode than Python's
                 if spelling not in self.index:
                     composed.setdefault(spelling, row)
         return composed
+
+    def _check_different(self) -> None:
+        """Refuse a word that is in it twice, without an index of all words.
+
+        Raises:
+            ValueError: There is such a word.
+        """
+        hashes = np.fromiter(map(hash, self.words), np.int64, len(self))
+        hashes.sort()
+        if (hashes[1:] == hashes[:-1]).any():
+            self.index  # noqa: B018
 
     def near_spellings(self, word: str, number: int = 3) -> list[str]:
         """Up to `number` words spelled much like `word`, the same in another case first."""
@@ -181,9 +201,15 @@ class Vocabulary:
         is a `Word2VecTokenizer`, in whose place a reader without hfembed gets one that knows no n-grams; with an
         analyzer too, where such a reader must be given analyzed text.
         """
+        ids = dict(zip(self._spellings(), range(len(self)), strict=True))
+        return self._make_tokenizer(ids, subwords, buckets, hash_count)
+
+    def _make_tokenizer(
+        self, ids: dict[str, int], subwords: Sequence[int] | None, buckets: int, hash_count: int | None
+    ) -> PreTrainedTokenizerFast:
+        """The tokenizer of `to_tokenizer` for some of the words, by their ids."""
         unknown, padding = (self._unused(token) for token in ("[UNK]", "[PAD]"))
-        ids = {word: row for row, word in enumerate(self._spellings())}
-        ids |= {unknown: len(self), padding: len(self) + 1}
+        ids = ids | {unknown: len(self), padding: len(self) + 1}
         tokenizer = Tokenizer(WordLevel(ids, unk_token=unknown))
         tokenizer.normalizer = self.rules.normalizer()
         tokenizer.pre_tokenizer = self.rules.pre_tokenizer()
@@ -211,7 +237,7 @@ class Vocabulary:
         return spellings
 
     def _unused(self, token: str) -> str:
-        while token in self:
+        while token in self.words:
             token = f"[{token}]"
         return token
 
@@ -262,8 +288,10 @@ class Vocabulary:
         """Write the tokenizer's files and `vocab_counts.safetensors` (counts; rules and fingerprint as metadata)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = self._tokenizer if subwords is None else self.to_tokenizer(subwords, buckets, hash_count)
-        tokenizer.save_pretrained(folder)
+        self._check_different()
+        # a tokenizer of millions of words takes gigabytes: it is saved without them, and they are put into its file
+        self._make_tokenizer({}, subwords, buckets, hash_count).save_pretrained(folder)
+        self._write_words(folder / TOKENIZER_FILE)
         metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in self.rules.fields().items()}
         metadata |= {"size": str(len(self)), "fingerprint": self.fingerprint}
         if self._composed:
@@ -272,11 +300,27 @@ class Vocabulary:
         counts = {} if self.counts is None else {"counts": self.counts}
         save_file(counts | (tensors or {}), folder / COUNTS_FILE, metadata=metadata)
 
+    def _write_words(self, tokenizer_file: Path) -> None:
+        """Put all words into the file of a tokenizer without them, a piece at a time."""
+        content = tokenizer_file.read_bytes()
+        place = _VOCABULARY.search(content)
+        assert place is not None
+        spellings = self._spellings()
+        with tokenizer_file.open("wb") as file:
+            file.write(content[: place.start(1)])
+            for start in range(0, len(self), _AT_ONCE):
+                some = enumerate(spellings[start : start + _AT_ONCE], start)
+                lines = (f"      {json.dumps(word, ensure_ascii=False)}: {row},\n" for row, word in some)
+                file.write("".join(lines).encode())
+            file.write(content[place.start(1) :])
+
     @property
     def fingerprint(self) -> str:
         """A hash of words, counts and rules."""
         digest = hashlib.sha256(json.dumps(self.rules.fields()).encode())
-        digest.update("\n".join(self.words).encode("utf-8", "surrogatepass"))
+        for start in range(0, len(self), _AT_ONCE):
+            some = "\n".join(self.words[start : start + _AT_ONCE])
+            digest.update(("\n" * (start > 0) + some).encode("utf-8", "surrogatepass"))
         if self.counts is not None:
             digest.update(np.ascontiguousarray(self.counts, dtype="<i8").tobytes())
         return digest.hexdigest()
@@ -317,14 +361,7 @@ class Vocabulary:
         except _DAMAGE as error:
             raise _damaged(counts_file, error) from None
         try:
-            content: Any = json.loads(Path(tokenizer_file).read_bytes())
-            ids = content["model"]["vocab"]
-            if size > len(ids):
-                raise ValueError(f"{len(ids)} words, not {size}")
-            words: list[Any] = [None] * size
-            for word, row in ids.items():
-                if 0 <= row < size:
-                    words[row] = word
+            words = _read_words(Path(tokenizer_file), size)
             for row, word in spelled.items():
                 words[row] = word
             if None in words:
@@ -342,6 +379,34 @@ class Vocabulary:
                 "save the model again"
             )
         return vocabulary
+
+
+def _read_words(tokenizer_file: Path, size: int) -> list[Any]:
+    """The words of the first `size` ids of a tokenizer's file, `None` for ids without one."""
+    content = tokenizer_file.read_bytes()
+    places = list(_VOCABULARY.finditer(content))
+    if len(places) == 1:  # as the tokenizers library and we write it: parsed a piece at a time
+        begin, end = places[0].span(1)
+        whole: Any = json.loads(content[:begin] + b"\n" + content[end:])
+    else:
+        begin = end = 0
+        whole = json.loads(content)
+    ids, number = whole["model"]["vocab"], 0
+    words: list[Any] = [None] * min(size, len(content))
+    while True:
+        number += len(ids)
+        for word, row in ids.items():
+            if 0 <= row < size:
+                words[row] = word
+        if begin >= end:
+            break
+        stop = content.find(b"\n", min(begin + _PIECE, end), end)
+        stop = end if stop < 0 else stop
+        ids = json.loads(b"{" + content[begin:stop].rstrip().removesuffix(b",") + b"}")
+        begin = stop
+    if size > number:
+        raise ValueError(f"{number} words, not {size}")
+    return words
 
 
 def _list_of_documents(documents: Iterable[str | Sequence[str]]) -> list[str | Sequence[str]]:

@@ -3,7 +3,7 @@
 A block of text (16 MB) is split at whitespace and dictionary-encoded by pyarrow; what lies between becomes words by
 the tokenizer's own rules, once per distinct piece. The block's ids and its dictionary go to disk. Once all counts are
 known, each block's ids are mapped to the vocabulary's and rare words are dropped, as word2vec does. Nothing grows with
-the corpus but the vocabulary and the files.
+the corpus but the vocabulary and the files. A preparation that is killed goes on with the next block.
 """
 
 import bz2
@@ -14,23 +14,22 @@ import json
 import logging
 import lzma
 import re
-import tempfile
+import shutil
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 
-from hfembed.atomic import atomic_folder
+from hfembed.atomic import atomic_folder, replace_folder
 from hfembed.errors import InputError, first_line
+from hfembed.words.data.encoded_blocks import WorkerKilledError, count_words, encode_blocks, write_ids
 from hfembed.words.data.vocabulary import TextRules, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -39,9 +38,6 @@ Phrases = tuple[tuple[tuple[str, str], ...], ...]
 
 BLOCK_BYTES = 16 << 20
 _LONGEST_WORD_BYTES = 4 << 20
-# distinct words that are counted at once; beyond it the dictionaries are read several times, a share of the words each
-_COUNTED_AT_ONCE = 10_000_000
-_PENDING_WORDS = 1_000_000
 _FORMAT = 2
 _COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 _TEXT_SUFFIXES = (".txt", ".text", ".parquet", *_COMPRESSED)
@@ -51,7 +47,6 @@ _NOT_TEXT = (
     ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar", ".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".html",
     ".htm", ".xml", ".yaml", ".yml", ".npy", ".npz", ".safetensors", ".db", ".sqlite",
 )  # fmt: skip
-_SPLIT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ def prepare_corpus(
         column: The column with the text, of Parquet files and data sets; several with commas between.
         split: The split of a data set on the Hub.
         config_name: The configuration of a data set on the Hub.
-        num_threads: Blocks processed at once, about 0.4 GB each.
+        num_threads: Blocks processed at once, about 0.4 GB each; by processes on Linux, by threads elsewhere.
         fold_yo: Write the Russian letter ё as е.
         analyzer: A tagger or segmenter by name, as `TextRules` says.
         streaming: Read a data set on the Hub as it arrives, without a copy on the disk.
@@ -160,18 +155,53 @@ def prepare_corpus(
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / fingerprint
     if not (folder / "corpus.json").is_file():
-        with atomic_folder(folder) as unfinished, tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
-            encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)
-            if vocabulary is None:
-                words, counts = count_words(encoded, min_count)
-                vocabulary = _make_vocabulary(words, counts, max_vocab_size, rules)
-                if not len(vocabulary):
-                    raise InputError(f"{_describe(source)} has no word {min_count} times or more; lower min_count")
-            num_raw_words = _write_ids(encoded, vocabulary, sentence_length, unfinished)
-            vocabulary.save(unfinished)
-            (unfinished / "corpus.json").write_text(json.dumps({"num_raw_words": num_raw_words, **settings}))
+        text = identity[0] if isinstance(identity, list) and max_words is not None else identity
+        with _unfinished(folder, may_go_on=not isinstance(text, str)) as unfinished:  # others have no name
+            if not (folder / "corpus.json").is_file():  # another process may have made it meanwhile
+                encoded = encode_blocks(blocks, rules, unfinished / "blocks", num_threads)
+                words = unfinished / "vocabulary"
+                if vocabulary is None and words.is_dir():
+                    vocabulary = Vocabulary.load(words)
+                if vocabulary is None:
+                    vocabulary = _make_vocabulary(*count_words(encoded, min_count), max_vocab_size, rules)
+                    if not len(vocabulary):
+                        raise InputError(f"{_describe(source)} has no word {min_count} times or more; lower min_count")
+                    with atomic_folder(words) as saved:
+                        vocabulary.save(saved)
+                corpus = unfinished / "corpus"
+                num_raw_words = write_ids(encoded, vocabulary.words, sentence_length, corpus, num_threads)
+                vocabulary.save(corpus)
+                (corpus / "corpus.json").write_text(json.dumps({"num_raw_words": num_raw_words, **settings}))
+                replace_folder(corpus, folder)
     num_raw_words = json.loads((folder / "corpus.json").read_text())["num_raw_words"]
     return EncodedCorpus(folder, fingerprint, num_raw_words)
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path, may_go_on: bool) -> Iterator[Path]:
+    """The folder of a preparation, for one process at a time; a killed one is gone on with where the source allows."""
+    work = folder.with_name(f".{folder.name}.unfinished")
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / "lock"):
+        try:
+            yield work
+        except WorkerKilledError:
+            raise
+        except InputError:
+            may_go_on = False  # bad text stays bad
+            raise
+        else:
+            may_go_on = False
+        finally:
+            if not may_go_on:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _make_vocabulary(words: pa.Array, counts: np.ndarray, max_size: int | None, rules: TextRules) -> Vocabulary:
+    table = pa.table({"word": words, "count": counts})
+    # pyarrow compares strings by their UTF-8 bytes, which is the order of code points: Python's
+    table = table.sort_by([("count", "descending"), ("word", "ascending")]).slice(0, max_size)
+    return Vocabulary(table["word"].to_pylist(), table["count"].to_numpy(), rules)
 
 
 def make_rules(
@@ -394,307 +424,6 @@ def _cut_blocks(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:
             rest = rest[end:]
     if rest:
         yield rest
-
-
-# --- a block of text -> local ids ---
-
-
-@dataclass
-class _Block:
-    """One block: local ids, ends of lines, and the dictionary with counts."""
-
-    words: pa.StringArray  # may have words that no id refers to
-    counts: np.ndarray
-    ids: np.ndarray
-    line_ends: np.ndarray  # ends of the block's complete lines in `ids`
-
-
-def _encode_block(block: bytes, rules: TextRules) -> _Block:
-    try:
-        text = block.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"the corpus is not UTF-8: byte {block[error.start]:#04x} after "
-            f"{block[max(0, error.start - 20) : error.start].decode('utf-8', 'ignore')!r}; convert it first"
-        ) from None
-    if rules.analyzer is not None:
-        block, rules = rules.analyze(text).encode(), rules.after_analysis()
-    whole = pa.StringArray.from_buffers(
-        1, pa.py_buffer(np.array([0, len(block)], dtype=np.int32)), pa.py_buffer(block)
-    )
-    lines = pc.ascii_split_whitespace(pc.split_pattern(whole, "\n").flatten())
-    pieces = lines.flatten().dictionary_encode()
-    ids, line_ends = pieces.indices.to_numpy(), lines.offsets.to_numpy()[1:].astype(np.int64)
-    words, begins = _split_pieces(pieces.dictionary, rules)
-    encoded = words.dictionary_encode()
-    # each piece is replaced by its words, of which it may have none
-    lengths = np.diff(begins)[ids]
-    ends = np.cumsum(lengths)
-    places = np.repeat(begins[ids] - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
-    ids, dictionary = encoded.indices.to_numpy()[places], encoded.dictionary
-    line_ends = np.concatenate([[0], ends])[line_ends][:-1]  # the last line goes on in the next block
-    for pairs in rules.phrases:
-        ids, dictionary, line_ends = join_pairs(ids, dictionary, line_ends, pairs)
-    counts = np.bincount(ids, minlength=len(dictionary))
-    return _Block(dictionary, counts, ids.astype(np.int32, copy=False), line_ends)
-
-
-def _split_pieces(pieces: pa.StringArray, rules: TextRules) -> tuple[pa.StringArray, np.ndarray]:
-    """The words of each distinct piece of text between ASCII whitespace, by the tokenizer's own rules.
-
-    Returns:
-        All words, and where those of each piece begin: int64 of shape (pieces + 1,).
-    """
-    lengths = pc.binary_length(pieces).to_numpy()
-    plain = pc.string_is_ascii(pieces).to_numpy(zero_copy_only=False) & (lengths > 0) & (rules.word_pattern is None)
-    words = pieces.filter(pa.array(plain))
-    found_words, numbers = [pc.ascii_lower(words) if rules.lowercase else words], [np.flatnonzero(plain)]
-    rules = replace(rules, phrases=())
-    normalizer, splitter = rules.normalizer(), rules.pre_tokenizer()
-    rest = np.flatnonzero(~plain & (lengths > 0))
-    # the tokenizer takes dozens of bytes per character: a MB at a time
-    for some in np.split(rest, np.flatnonzero(np.diff(np.cumsum(lengths[rest]) // _SPLIT_BYTES)) + 1):
-        text = normalizer.normalize_str("\n".join(pieces.take(pa.array(some)).to_pylist()))
-        found = splitter.pre_tokenize_str(text)
-        found_words.append(pa.array([word for word, _ in found], pa.string()))
-        breaks = np.flatnonzero(np.frombuffer(text.encode("utf-32-le"), np.uint32) == ord("\n"))
-        starts = np.fromiter((start for _, (start, _) in found), np.int64, len(found))
-        numbers.append(some[np.searchsorted(breaks, starts)])
-    number = np.concatenate(numbers)
-    begins = np.concatenate([[0], np.cumsum(np.bincount(number, minlength=len(pieces)))])
-    return pa.concat_arrays(found_words).take(pa.array(np.argsort(number, kind="stable"))), begins
-
-
-def join_pairs(
-    ids: np.ndarray, dictionary: pa.StringArray, line_ends: np.ndarray, pairs: tuple[tuple[str, str], ...]
-) -> tuple[np.ndarray, pa.StringArray, np.ndarray]:
-    """Join the listed neighbors, left to right without overlap, and never across the end of a line."""
-    if not pairs or len(ids) < 2:
-        return ids, dictionary, line_ends
-    first = pc.index_in(pa.array([pair[0] for pair in pairs]), dictionary).fill_null(-1).to_numpy().astype(np.int64)
-    second = pc.index_in(pa.array([pair[1] for pair in pairs]), dictionary).fill_null(-1).to_numpy().astype(np.int64)
-    here = np.flatnonzero((first >= 0) & (second >= 0))
-    if not len(here):
-        return ids, dictionary, line_ends
-    keys = first[here] << 32 | second[here]
-    order = np.argsort(keys)
-    keys, here = keys[order], here[order]
-    begins = np.zeros(len(dictionary), dtype=bool)
-    begins[first[here]] = True
-    ends = np.zeros(len(dictionary), dtype=bool)
-    ends[second[here]] = True
-    candidate = begins[ids[:-1]] & ends[ids[1:]]
-    candidate[line_ends[(line_ends > 0) & (line_ends < len(ids))] - 1] = False
-    at = np.flatnonzero(candidate)
-    key = ids[at].astype(np.int64) << 32 | ids[at + 1]
-    found = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-    match = keys[found] == key
-    at, found = at[match], found[match]
-    # of a run of overlapping pairs the first, third, ... are joined
-    run_start = np.flatnonzero(np.diff(at, prepend=-2) != 1)
-    place = np.arange(len(at)) - np.repeat(run_start, np.diff(run_start, append=len(at)))
-    joined = place % 2 == 0
-    at, found = at[joined], found[joined]
-    used, which = np.unique(found, return_inverse=True)
-    new_words = pa.array(["_".join(pairs[here[number]]) for number in used], type=dictionary.type)
-    # a joined word may be in the text already
-    known = pc.index_in(new_words, dictionary).fill_null(-1).to_numpy()
-    fresh = known < 0
-    new_ids = np.where(fresh, len(dictionary) + np.cumsum(fresh) - 1, known)
-    dictionary = pa.concat_arrays([dictionary, new_words.filter(pa.array(fresh))])
-    ids = ids.astype(np.int32, copy=True)
-    ids[at] = new_ids[which]
-    kept = np.ones(len(ids), dtype=bool)
-    kept[at + 1] = False
-    line_ends = np.concatenate([[0], np.cumsum(kept)])[line_ends]
-    return ids[kept], dictionary, line_ends
-
-
-class EncodedBlocks:
-    """The blocks on disk, read several times: to count, and to map to the vocabulary's ids."""
-
-    def __init__(self, scratch: Path):
-        self._ids = (scratch / "ids.bin").open("w+b")
-        self._line_ends = (scratch / "line_ends.bin").open("w+b")
-        self._dictionaries = scratch / "dictionaries.arrow"
-        self._sizes: list[tuple[int, int]] = []
-        self._schema = pa.schema([("word", pa.string()), ("count", pa.int64())])
-        self._writer = pa.ipc.new_file(str(self._dictionaries), self._schema)
-
-    def append(self, block: _Block) -> None:
-        """Append a block."""
-        self._sizes.append((len(block.ids), len(block.line_ends)))
-        self._ids.write(block.ids.tobytes())
-        self._line_ends.write(block.line_ends.astype(np.int64).tobytes())
-        self._writer.write_batch(pa.record_batch([block.words, pa.array(block.counts)], schema=self._schema))
-
-    def finish(self) -> None:
-        """Finish writing."""
-        self._writer.close()
-
-    def dictionaries(self) -> Iterator[pa.RecordBatch]:
-        """Each block's dictionary: columns `word` and `count`."""
-        with pa.ipc.open_file(str(self._dictionaries)) as reader:
-            for number in range(reader.num_record_batches):
-                yield reader.get_batch(number)
-
-    def __iter__(self) -> Iterator[_Block]:
-        self._ids.seek(0)
-        self._line_ends.seek(0)
-        for (num_ids, num_lines), batch in zip(self._sizes, self.dictionaries(), strict=True):
-            ids = np.frombuffer(self._ids.read(4 * num_ids), dtype=np.int32)
-            line_ends = np.frombuffer(self._line_ends.read(8 * num_lines), dtype=np.int64)
-            yield _Block(batch["word"], batch["count"].to_numpy(), ids, line_ends)
-
-    def close(self) -> None:
-        """Close the files."""
-        self._ids.close()
-        self._line_ends.close()
-
-
-def encode_blocks(blocks: Iterator[bytes], rules: TextRules, scratch: Path, num_threads: int) -> EncodedBlocks:
-    """Encode all blocks, a few at once, in order."""
-    encoded = EncodedBlocks(scratch)
-    waiting: deque[Future[_Block]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        for block in blocks:
-            waiting.append(pool.submit(_encode_block, block, rules))
-            if len(waiting) > num_threads:
-                encoded.append(waiting.popleft().result())
-        while waiting:
-            encoded.append(waiting.popleft().result())
-    encoded.finish()
-    return encoded
-
-
-# --- counts -> vocabulary -> ids ---
-
-
-def count_words(encoded: EncodedBlocks, min_count: int) -> tuple[pa.Array, np.ndarray]:
-    """Exact counts of all words seen `min_count` times; in several passes if they are too many at once."""
-    shares = 1
-    while True:
-        kept = []
-        for share in range(shares):
-            counted = _count_share(encoded, share, shares)
-            if counted is None:
-                break
-            kept.append(counted.filter(pc.greater_equal(counted["count"], min_count)))
-        else:
-            table = pa.concat_tables(kept).combine_chunks()
-            return table["word"].combine_chunks(), table["count"].to_numpy()
-        shares *= 4
-
-
-def _count_share(encoded: EncodedBlocks, share: int, shares: int) -> pa.Table | None:
-    """Counts of the words whose hash falls into this share; `None` if they are too many."""
-    empty = pa.table({"word": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
-    total, num_pending = empty, 0
-    pending: list[pa.Table] = []
-
-    def merge() -> pa.Table:
-        grouped = pa.concat_tables([total, *pending]).group_by("word", use_threads=False).aggregate([("count", "sum")])
-        return grouped.select(["word", "count_sum"]).rename_columns(["word", "count"])
-
-    for batch in encoded.dictionaries():
-        batch = batch.filter(pc.greater(batch["count"], 0))
-        if shares > 1:
-            batch = batch.filter(pa.array(_hash_words(batch["word"]) % shares == share))
-        pending.append(pa.Table.from_batches([batch]))
-        num_pending += len(batch)
-        if num_pending > max(_PENDING_WORDS, len(total)):
-            total, pending, num_pending = merge(), [], 0
-            if len(total) > _COUNTED_AT_ONCE:
-                return None
-    return merge()
-
-
-def _hash_words(words: pa.StringArray) -> np.ndarray:
-    """A hash of each word: a sum over its bytes and its length, uint64 of shape (words,)."""
-    words = pa.concat_arrays([words])
-    ends = np.frombuffer(words.buffers()[1], dtype=np.int32)[words.offset : words.offset + len(words) + 1]
-    data = np.frombuffer(words.buffers()[2], dtype=np.uint8).astype(np.uint64)
-    mixed = (data * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-    sums = np.concatenate([[np.uint64(0)], np.cumsum(mixed)])
-    return sums[ends[1:]] - sums[ends[:-1]] + np.diff(ends).astype(np.uint64)
-
-
-def _make_vocabulary(words: pa.Array, counts: np.ndarray, max_size: int | None, rules: TextRules) -> Vocabulary:
-    table = pa.table({"word": words, "count": counts})
-    # pyarrow compares strings by their UTF-8 bytes, which is the order of code points: Python's
-    table = table.sort_by([("count", "descending"), ("word", "ascending")]).slice(0, max_size)
-    return Vocabulary(table["word"].to_pylist(), table["count"].to_numpy(), rules)
-
-
-def _write_ids(encoded: EncodedBlocks, vocabulary: Vocabulary, sentence_length: int, folder: Path) -> int:
-    """Write ids.npy and sentence_ends.npy; return the number of words before any was dropped."""
-    words = pa.array(vocabulary.words, type=pa.string())
-    num_raw, num_kept = 0, 0  # written so far
-    sentence_start = 0  # of the sentence under way, in raw words
-    last_end = 0
-    num_sentences = 0
-    with (folder / "ids.npy").open("wb") as ids_file, (folder / "sentence_ends.npy").open("wb") as ends_file:
-        _write_header(ids_file, np.int32, 0)
-        _write_header(ends_file, np.int64, 0)
-        for block in encoded:
-            rows = pc.index_in(block.words, words).fill_null(-1).to_numpy()
-            ids = rows[block.ids]
-            known = ids >= 0
-            ids_file.write(ids[known].astype(np.int32, copy=False).tobytes())
-            cuts = _cut_sentences(sentence_start, block.line_ends + num_raw, num_raw + len(ids), sentence_length)
-            ends = np.concatenate([[0], np.cumsum(known)])[cuts - num_raw] + num_kept
-            ends = ends[np.diff(ends, prepend=last_end) > 0]  # drop sentences without a known word
-            ends_file.write(ends.tobytes())
-            num_sentences += len(ends)
-            num_raw += len(ids)
-            num_kept += int(known.sum())
-            if len(cuts):
-                sentence_start = int(cuts[-1])
-            if len(ends):
-                last_end = int(ends[-1])
-        if num_kept > last_end:
-            ends_file.write(np.array([num_kept], dtype=np.int64).tobytes())
-            num_sentences += 1
-        for file, dtype, length in ((ids_file, np.int32, num_kept), (ends_file, np.int64, num_sentences)):
-            file.seek(0)
-            _write_header(file, dtype, length)
-    encoded.close()
-    return num_raw
-
-
-def _cut_sentences(start: int, line_ends: np.ndarray, stop: int, length: int) -> np.ndarray:
-    """Ends of the sentences that end in this block: the ends of lines, and cuts in longer lines.
-
-    Args:
-        start: Where the current sentence began, in raw words of the corpus, like all numbers here.
-        line_ends: Ends of the block's complete lines.
-        stop: End of the block; the unfinished line there is cut as well.
-        length: Words after which a line is cut.
-    """
-    starts = np.concatenate([[start], line_ends])
-    stops = np.concatenate([line_ends, [stop]])
-    num_cuts = np.maximum(stops - starts - 1, 0) // length
-    total = int(num_cuts.sum())
-    if not total:
-        return line_ends
-    number = np.arange(total) - np.repeat(np.cumsum(num_cuts) - num_cuts, num_cuts) + 1
-    cuts = np.repeat(starts, num_cuts) + number * length
-    return np.sort(np.concatenate([line_ends, cuts]))
-
-
-def _write_header(file: BinaryIO, dtype: type, length: int) -> None:
-    """An .npy header of 128 bytes whatever the length, so that it can be overwritten at the end."""
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (length,)}
-    text = repr(header).ljust(128 - 10 - 1) + "\n"
-    file.write(np.lib.format.MAGIC_PREFIX + bytes([1, 0]) + len(text).to_bytes(2, "little") + text.encode("latin1"))
-
-
-def write_arrays(folder: Path, ids: np.ndarray, sentence_ends: np.ndarray) -> None:
-    """Write the two arrays of an `EncodedCorpus`: int32 (num_words,) and int64 (sentences,), exclusive."""
-    for name, array in (("ids", ids.astype(np.int32, copy=False)), ("sentence_ends", sentence_ends.astype(np.int64))):
-        with (folder / f"{name}.npy").open("wb") as file:
-            _write_header(file, array.dtype.type, len(array))
-            file.write(array.tobytes())
 
 
 def _map_array(path: Path) -> np.ndarray:

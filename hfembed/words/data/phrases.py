@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
-from hfembed.words.data.corpora import EncodedBlocks, count_words, encode_blocks, make_rules, open_source
+from hfembed.words.data.corpora import make_rules, open_source
+from hfembed.words.data.encoded_blocks import EncodedBlocks, WordRows, count_words, encode_blocks
 
 # distinct pairs kept at once (16 bytes each); the rarest of more are dropped, as in word2phrase
 _MAX_PAIRS = 30_000_000
@@ -88,7 +88,6 @@ def learn_phrases(
             encoded = encode_blocks(blocks, rules, Path(scratch), num_threads)
             words, counts = count_words(encoded, min_count)
             keys, pair_counts, num_words = _count_pairs(encoded, words)
-            encoded.close()
         first, second = keys >> 32, keys & 0xFFFFFFFF
         scores = (pair_counts - discount) / counts[first] / counts[second] * num_words
         chosen = (scores > threshold) & (pair_counts >= min_count)
@@ -116,8 +115,9 @@ def _count_pairs(encoded: EncodedBlocks, words: pa.StringArray) -> tuple[np.ndar
         summed = np.bincount(inverse, np.concatenate([counts, *(part[1] for part in pending)]), minlength=len(unique))
         return unique, summed.astype(np.int64)
 
+    rows = WordRows(words)
     for block in encoded:
-        ids = pc.index_in(block.words, words).fill_null(-1).to_numpy().astype(np.int64)[block.ids]
+        ids = rows.find(block.words).astype(np.int64)[block.ids]
         num_words += len(ids)
         pair = (ids[:-1] >= 0) & (ids[1:] >= 0)
         line_ends = block.line_ends[(block.line_ends > 0) & (block.line_ends < len(ids))]

@@ -15,7 +15,8 @@ from hfembed.errors import InputError
 from hfembed.hub.commit import Pushed
 from hfembed.hub.dataset import Part, push_dataset
 from hfembed.hub.download import download_files
-from hfembed.words.data.corpora import EncodedCorpus, write_arrays
+from hfembed.words.data.corpora import EncodedCorpus
+from hfembed.words.data.encoded_blocks import write_arrays
 from hfembed.words.data.vocabulary import Vocabulary
 
 CORPUS_FILE = "corpus.json"

@@ -3,6 +3,7 @@
 Which questions are asked and which answers are correct follows gensim, and for BATS vecto: the numbers are the same.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -104,20 +105,25 @@ def _read_bats(folder: Path) -> list[AnalogySection]:
 
 
 def read_word_pairs(path: str | Path) -> list[tuple[str, str, float]]:
-    """Read lines of word, word, score, separated by tabs, commas or spaces; comments (#) and headers are skipped.
+    """Read lines of word, word, score, separated by tabs, commas or spaces; comments (#) and a heading are skipped.
 
     Raises:
-        InputError: Not such a file.
+        InputError: Not such a file, or a later line is none; the line is named.
     """
-    pairs = []
-    for line in read_lines(path):
-        fields = line.replace("\t", " ").replace(",", " ").replace(";", " ").split()
-        if line.startswith("#") or len(fields) < 3:
+    pairs, begun = [], False
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = re.split(r"[\s,;]+", line.strip())
+        if line.startswith("#") or not line.strip():
             continue
         try:
-            pairs.append((fields[0], fields[1], float(fields[2])))
-        except ValueError:
-            continue
+            score = float(fields[2])
+        except (IndexError, ValueError):
+            score = math.nan
+        if math.isfinite(score):
+            pairs.append((fields[0], fields[1], score))
+        elif begun:
+            raise InputError(f"{path}, line {number}: {line.strip()[:80]!r} is not two words and a number")
+        begun = True
     if not pairs:
         raise InputError(f"{path} has no lines of two words and a number")
     return pairs

@@ -17,6 +17,7 @@ from hfembed.errors import InputError
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
 from hfembed.models.word2vec.text_analyzers import ANALYZER_NAMES, check_analyzer
+from hfembed.threads import available_cores
 from hfembed.training.config import RunConfig, setting
 from hfembed.words.data.corpora import EncodedCorpus, may_be_hub_id, prepare_corpus
 from hfembed.words.data.phrases import learn_phrases
@@ -28,6 +29,7 @@ from hfembed.words.training.subword_table import used_buckets
 Loaded = TypeVar("Loaded")
 
 _WORD = r"\w+(?:[-'\u2019]\w+)*"  # letters, marks and digits, with hyphens and apostrophes inside
+_MOST_PROCESSES = 8  # that encode text, 0.4 GB each
 _SEGMENTERS = {"ja": "fugashi", "zh": "jieba"}
 LANGUAGES = ("be", "bg", "cs", "de", "en", "es", "fr", "it", "pl", "pt", "ru", "sr", "uk", *_SEGMENTERS)
 """Languages of which it is known what a word is."""
@@ -176,6 +178,7 @@ def load_corpus(config: Word2VecTrainingConfig) -> EncodedCorpus:
         "max_words": config.max_words or None,
     }
     cache_dir = config.cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hfembed-corpora"
+    source["num_threads"] = min(available_cores(), _MOST_PROCESSES)
     arguments: dict[str, Any] = {**source, "cache_dir": cache_dir, "sentence_length": config.sentence_length}
     analyzer = config.analyzer or _SEGMENTERS.get(config.language)
     rules: dict[str, Any] = {

@@ -202,6 +202,14 @@ def test_what_cannot_be_streamed_is_said(records, tmp_path):
         (tmp_path / "shards" / "manifest.json").write_text(json.dumps(manifest | {"shards": shards}))
         refused("manifest", tmp_path / "shards" / "000001.tar")
 
+    write_shards(load_faces(records), tmp_path / "parquet", "parquet", shard_photos=50, show_progress=False)
+    (file, *_) = sorted((tmp_path / "parquet").glob("*.parquet"))
+    content = file.read_bytes()
+    file.write_bytes(content[:-20])
+    refused("cannot be read", tmp_path / "parquet")
+    file.write_bytes(content[:4] + bytes(200) + content[204:])
+    refused("cannot be read|no photo|fewer rows", tmp_path / "parquet")
+
     content, index = (records / "train.rec").read_bytes(), (records / "train.idx").read_text()
     begin = int(index.splitlines()[40].split()[1])
     for damage, match in (

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hfembed.errors import InputError
-from hfembed.words.data import corpora
+from hfembed.words.data import corpora, encoded_blocks
 from hfembed.words.data.corpora import prepare_corpus
 from hfembed.words.data.vocabulary import Vocabulary, merge_vocabularies
 
@@ -146,8 +146,8 @@ def test_more_words_than_are_counted_at_once(tmp_path, monkeypatch):
     lines = [f"w{number} w{number % 700} common" for number in range(3000)]
     monkeypatch.setattr(corpora, "BLOCK_BYTES", 4096)
     whole = prepare_corpus(lines, tmp_path, min_count=4)
-    monkeypatch.setattr(corpora, "_COUNTED_AT_ONCE", 500)
-    monkeypatch.setattr(corpora, "_PENDING_WORDS", 100)
+    monkeypatch.setattr(encoded_blocks, "_COUNTED_AT_ONCE", 500)
+    monkeypatch.setattr(encoded_blocks, "_PENDING_WORDS", 100)
     shares = prepare_corpus(lines, tmp_path, min_count=4)
     assert shares.vocabulary.words == whole.vocabulary.words
     assert_is(shares, encode_slowly([line.split() for line in lines], 4))

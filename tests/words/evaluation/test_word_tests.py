@@ -126,6 +126,10 @@ def test_files_that_are_no_tests(tmp_path):
         read_analogies(path)
     with pytest.raises(InputError, match="two words and a number"):
         read_word_pairs(path)
+    for wrong in ("man woman", "man woman nan", "man woman much"):
+        path.write_text(f"word1 word2 score\nking queen 8.5\n{wrong}\n")
+        with pytest.raises(InputError, match=f"line 3: '{wrong}' is not two words and a number"):
+            read_word_pairs(path)
     with pytest.raises(InputError, match="give analogies, word pairs or outliers"):
         WordTests()
 
