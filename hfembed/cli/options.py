@@ -32,7 +32,6 @@ MaxImageSize = Annotated[
     int | None,
     typer.Option(min=0, help="Search photos at this size of their longer side; 0: full size. Default: the model's."),
 ]
-OtherDetector = Annotated[str | None, typer.Option("--detector", help=f"{_DETECTOR}.")]
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes the accelerator.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the networks together.")]

@@ -1,9 +1,9 @@
-"""`hfembed swap`: replace the faces in a photo by another person's."""
+"""`hfembed swap`: replace the faces in a photo or a clip by another person's."""
 
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,11 @@ from hfembed.errors import InputError
 with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
-    from hfembed.faces.swap import face_swapper, provenance_mark
+    from hfembed.faces import default_model
+    from hfembed.faces.swap import clip_files, clip_swapper, face_swapper, provenance_mark
+
+if TYPE_CHECKING:
+    from hfembed.checkpoint.checkpoint import Checkpoint
 
 commands = Commands("Faces")
 
@@ -23,11 +27,18 @@ commands = Commands("Faces")
 @commands.command("swap")
 def swap(
     model: options.FaceSwap,
-    photo: Annotated[Path, typer.Argument(help="The photo.")],
+    photo: Annotated[Path, typer.Argument(help="The photo; or a clip: .mp4, .mov, .mkv, .webm, .avi, ...")],
     person: Annotated[str, typer.Argument(help="The person whose face is put in: a name that the model knows.")],
-    output: options.Picture,
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg, .webp; of a clip: .mp4, .mov.")
+    ],
     hub: Hub,
-    detector: options.OtherDetector = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint folder or Hub id of a face detector; default: the one of the default face model."
+        ),
+    ] = None,
     landmarks: Annotated[
         str | None,
         typer.Option(
@@ -36,25 +47,59 @@ def swap(
         ),
     ] = None,
     face: Annotated[
-        list[int] | None, typer.Option(help="Only this face, counted from the left from 0; may repeat.")
+        list[int] | None,
+        typer.Option(
+            help="Only this face, counted from the left from 0; in a clip by when they appear, then from the left; "
+            "may repeat."
+        ),
     ] = None,
     match_colors: Annotated[bool, typer.Option(help="Give new faces the colors of the old ones.")] = True,
     label: Annotated[
         bool, typer.Option(help='Write "generated face" into the corner; the note inside the file always stays.')
     ] = True,
+    batch_size: options.BatchSize = 16,
     device: options.Device = "auto",
 ) -> Answer:
-    """Replace the faces in a photo by another person's: only with the consent of both."""
-    if (detector is None) == (landmarks is None):
+    """Replace the faces in a photo or a clip by another person's: only with the consent of both."""
+    if detector is not None and landmarks is not None:
         raise InputError("where are the faces? give either --detector or --landmarks")
     check_writable(output)
     photo_files.check_photos(photo)
+    is_clip = photo.suffix.lower() in clip_files.CLIP_SUFFIXES
+    if is_clip:
+        clip_swapper.check_clip_output(output)
+        if landmarks is not None:
+            raise InputError("--landmarks are those of a photo; the faces of a clip are found by --detector")
+        clip = clip_files.Clip(photo)
     points = None if landmarks is None else read_points(landmarks, photo.name)
-    swapper, processor = loading.load_face_swap(hub.model(model), device)
-    finder = None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0]
-    picture = face_swapper.FaceSwapper(swapper, processor, finder, match_colors)(photo, person, points, face)
+    model_and_processor = loading.load_face_swap(hub.model(model), device)
+    finder = loading.load_face_detector(_find_detector(detector, hub), device)[0] if landmarks is None else None
+    swapper = face_swapper.FaceSwapper(*model_and_processor, finder, match_colors)
+    if is_clip:
+        done = clip_swapper.swap_clip(swapper, clip, person, output, face, label, batch_size)
+        rate = round(done.frames_per_second, 2)
+        return Answer.written(
+            output,
+            f"{photo} with the face of {person} written to {output}, marked as generated: {done.faces} faces of "
+            f"{done.tracks} track(s) in {done.frames} frames, {rate} frames/s",
+            frames=done.frames,
+            faces=done.faces,
+            tracks=done.tracks,
+            frames_per_second=rate,
+        )
+    picture = swapper(photo, person, points, face)
     provenance_mark.save_marked(picture, output, label)
     return Answer.written(output, f"{photo} with the face of {person} written to {output}, marked as generated")
+
+
+def _find_detector(name: str | None, hub: Hub) -> "Checkpoint":
+    """The named detector, or the one of the default face model."""
+    if name is not None:
+        return hub.other_model(name)
+    default = default_model.resolve_face_model(token=hub.token)
+    if default.detector is None:
+        raise InputError(f"{default.name} has no detector in it: name one with --detector")
+    return default.detector
 
 
 def read_points(text: str, photo: str) -> list[list[list[float]]]:

@@ -69,10 +69,38 @@ class FaceSwapper:
                 raise InputError(
                     f"{name} has {len(found)} face(s), counted from 0 from the left; there is no {number}"
                 )
-        pixels = np.asarray(picture).astype(np.float32)
-        for number in chosen:
-            self._swap_one(picture, pixels, found[number], person)
-        return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+        return self.replace([picture], [found[list(chosen)]], person)[0]
+
+    def replace(
+        self, pictures: Sequence[Image.Image], landmarks: Sequence[Sequence[np.ndarray] | np.ndarray], person: str
+    ) -> list[Image.Image]:
+        """Swap known faces in several pictures; all faces go through the network together.
+
+        Args:
+            pictures: RGB, upright.
+            landmarks: For each picture its faces (n, 5, 2), [x, y] in pixels; n may be 0.
+
+        Raises:
+            InputError: A face lies outside of its picture.
+        """
+        faces = [(number, points) for number, found in enumerate(landmarks) for points in found]
+        if not faces:
+            return list(pictures)
+        with input_errors():
+            crops = [self.processor.align(pictures[number], points) for number, points in faces]
+            to_crops = [similarity_transform(points, np.asarray(self.processor.template)) for _, points in faces]
+        source = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+        drawn, masks = self.model.swap(source.to(self.model.device), person)
+        drawn = 255 * drawn.float().cpu().permute(0, 2, 3, 1)
+        changed: dict[int, np.ndarray] = {}
+        for row, (number, _) in enumerate(faces):
+            pixels = changed.setdefault(number, np.array(pictures[number]))
+            weights = self.oval if masks is None else self.oval * masks[row, 0].float().cpu().numpy()
+            self._paste(pixels, drawn[row].numpy(), crops[row], weights, to_crops[row])
+        return [
+            Image.fromarray(changed[number]) if number in changed else picture
+            for number, picture in enumerate(pictures)
+        ]
 
     def find(self, picture: Image.Image, name: str = "the photo") -> np.ndarray:
         """Landmarks (n, 5, 2) of all faces, n at least 1.
@@ -87,27 +115,21 @@ class FaceSwapper:
             raise InputError(f"no face was found in {name}: give its landmarks, or a larger picture")
         return landmarks
 
-    def _swap_one(self, picture: Image.Image, pixels: np.ndarray, landmarks: np.ndarray, person: str) -> None:
-        """Paste one face into `pixels`, float32 (height, width, 3) in [0, 255]."""
-        with input_errors():
-            crop = self.processor.align(picture, landmarks)
-            to_crop = similarity_transform(landmarks, np.asarray(self.processor.template))
-        source = torch.from_numpy(crop).permute(2, 0, 1).unsqueeze(0).float() / 255
-        drawn, mask = self.model.swap(source.to(self.model.device), person)
-        face = 255 * drawn[0].float().cpu().permute(1, 2, 0).numpy()
-        weights = self.oval if mask is None else self.oval * mask[0, 0].float().cpu().numpy()
+    def _paste(
+        self, pixels: np.ndarray, face: np.ndarray, crop: np.ndarray, weights: np.ndarray, to_crop: np.ndarray
+    ) -> None:
+        """Paste one face into `pixels`, uint8 (height, width, 3); face and crop in [0, 255]."""
         if self.match_colors:
             face = match_colors(face, crop.astype(np.float32), weights)
         face = np.repeat(face, 3, axis=2) if face.shape[2] == 1 else face
-
-        box = _covered(to_crop, self.processor.size, picture.size)
+        box = _covered(to_crop, self.processor.size, (pixels.shape[1], pixels.shape[0]))
         if box is None:
             return
         left, top, right, bottom = box
         layers = [_resample_back(layer, to_crop, box) for layer in (*face.transpose(2, 0, 1), weights)]
         pasted, opacity = np.stack(layers[:3], axis=2), np.clip(layers[3], 0, 1)[:, :, None]
         region = pixels[top:bottom, left:right]
-        region += opacity * (pasted - region)
+        region[:] = np.clip(np.rint(region + opacity * (pasted - region)), 0, 255)
 
 
 def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,8 +1,11 @@
-"""Mark generated pictures: a visible label, and metadata in the file."""
+"""Mark generated pictures and clips: a visible label, and metadata in the file."""
 
+import struct
+import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
 
 from hfembed.atomic import atomic_write
@@ -18,6 +21,10 @@ _XMP = f"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3
 xmlns:dc="http://purl.org/dc/elements/1.1/" Iptc4xmpExt:DigitalSourceType="{_SOURCE_TYPE}">
 <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{NOTE}</rdf:li></rdf:Alt></dc:description>
 </rdf:Description></rdf:RDF></x:xmpmeta>"""
+
+CLIP_METADATA = {"comment": NOTE, "description": NOTE}
+# where MP4 and QuickTime files keep XMP: a box of this type (XMP specification, part 3)
+_XMP_BOX = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
 
 
 def save_marked(picture: Image.Image, path: str | Path, label: bool = True) -> None:
@@ -54,6 +61,12 @@ def save_marked(picture: Image.Image, path: str | Path, label: bool = True) -> N
         picture.save(temporary, **settings)
 
 
+def append_xmp(path: Path) -> None:
+    """Put the note and IPTC's digital source type as XMP at the end of an .mp4 or .mov, where boxes may be added."""
+    with path.open("ab") as file:
+        file.write(struct.pack(">I4s", 24 + len(_XMP.encode()), b"uuid") + _XMP_BOX.bytes + _XMP.encode())
+
+
 def with_label(picture: Image.Image, text: str = LABEL) -> Image.Image:
     """A copy with a small line of text in the lower right corner, readable on any background."""
     marked = picture.copy()
@@ -67,3 +80,14 @@ def with_label(picture: Image.Image, text: str = LABEL) -> Image.Image:
     draw.rectangle(ground, fill=(0, 0, 0, 110))
     draw.text((x - left, y - top), text, font=font, fill=(255, 255, 255, 230))
     return marked
+
+
+def has_label(picture: Image.Image, text: str = LABEL) -> bool:
+    """Whether a photo or a frame has the label in its corner, also after it was compressed."""
+    expected = np.asarray(with_label(Image.new("RGB", picture.size), text).convert("L"), dtype=np.float32)
+    rows, columns = (np.flatnonzero(expected.any(axis=axis)) for axis in (1, 0))
+    corner = np.s_[rows[0] :, columns[0] :]
+    found = np.asarray(picture.convert("L"), dtype=np.float32)[corner]
+    deviations = [image - image.mean() for image in (expected[corner], found)]
+    scale = np.sqrt(np.prod([(image**2).sum() for image in deviations]))
+    return bool((deviations[0] * deviations[1]).sum() > 0.5 * max(scale, 1e-6))

@@ -157,7 +157,7 @@ def test_the_command(model, processor, tmp_path):
     assert done.exit_code == 0, done.exception
     assert np.asarray(Image.open(tmp_path / "out.png"))[70, 100, 2] > 250
     for arguments, words in [
-        (command, "--detector or --landmarks"),
+        ([*command, "--landmarks", points, "--detector", "one"], "--detector or --landmarks"),
         ([*command[:3], "green", command[4], "--landmarks", points], "'green'.*red, blue"),
         ([*command, "--landmarks", "1,2 3,4"], "five x,y"),
         ([*command[:2], str(tmp_path / "absent.png"), *command[3:], "--landmarks", points], "absent.png"),
