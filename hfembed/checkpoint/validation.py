@@ -53,7 +53,8 @@ def parse_config(content: dict[str, Any], name: str) -> PreTrainedConfig:
     """Make a config of the contents of a config.json, as `read_config`."""
     model_type = content.get("model_type")
     if not str(model_type).startswith("hfembed_") or model_type not in CONFIG_MAPPING:
-        raise InputError(f"{name}: unsupported model_type '{model_type}'; expected one of hfembed's")
+        ours = ", ".join(sorted(key for key in CONFIG_MAPPING if key.startswith("hfembed_")))
+        raise InputError(f"{name}: unsupported model_type '{model_type}'; expected one of {ours}")
     try:
         content = upgrade_config(content)
     except ValueError as error:

@@ -106,7 +106,7 @@ def _adaface_iresnet(tensors: Mapping[str, torch.Tensor], source: str, layout: s
     needed = [f"body.{index}.res_layer.{layer}.weight" for index in range(max(len(blocks), 1)) for layer in (0, 1)]
     missing = [key for key in ("input_layer.0.weight", *needed, "output_layer.3.weight") if key not in tensors]
     if missing:
-        raise InputError(f"{source} is not {layout}: {len(missing)} missing ({', '.join(missing[:3])})")
+        raise InputError(f"{source} is not {layout}: it lacks {len(missing)} weights ({', '.join(missing[:3])})")
     if tensors["body.0.res_layer.1.weight"].shape[2:] == (1, 1):
         raise InputError(f"{source} has bottleneck blocks (IR-152, IR-200), which our iresnet does not support")
     # a stage begins where the channels change; the first one does not change them

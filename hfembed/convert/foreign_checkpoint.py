@@ -52,7 +52,11 @@ def find_file(source: str, preferred: Iterable[str] = ()) -> Path:
 
 
 def find_beside(source: str, file: Path, name: str) -> Path | None:
-    """A file of settings that belongs to the weights."""
+    """A file of settings beside the weights, in their folder or repository; None where there is none.
+
+    Raises:
+        InputError: It could not be fetched from the Hub.
+    """
     if Path(source).exists():
         folder = Path(source) if Path(source).is_dir() else file.parent
         return folder / name if (folder / name).is_file() else None
@@ -116,7 +120,7 @@ def read_state_dict(
     # what a damaged file makes the reader stumble over is anybody's guess: KeyError, IndexError, RuntimeError ...
     except Exception as error:
         raise InputError(
-            f"{source} is damaged, or no file of torch.save ({first_line(error)}): fetch it again"
+            f"{source} is damaged, or was not written by torch.save ({first_line(error)}); fetch it again"
         ) from error
     content: Any = loaded
     under = tuple(under)

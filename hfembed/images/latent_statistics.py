@@ -99,7 +99,7 @@ class LatentStatistics:
             InputError: There are fewer directions.
         """
         if not 0 <= number < len(self.deviations):
-            raise InputError(f"direction {number}: the latents have the directions 0 to {len(self.deviations) - 1}")
+            raise InputError(f"there is no direction {number}; choose one from 0 to {len(self.deviations) - 1}")
         return self._shaped((self.deviations[number] * self.directions[number])[None])[0]
 
     def whiten(self, latents: torch.Tensor, power: float = 1.0) -> torch.Tensor:

@@ -24,7 +24,7 @@ def export_and_push(folder, exported, repo_id):
     from hfembed.export.with_code import export_with_code
 
     export_with_code(folder, exported)
-    return push_folder(exported, repo_id).commit
+    return push_folder(exported, repo_id, private=False).commit
 
 
 def use(source, classes, remote, **options):

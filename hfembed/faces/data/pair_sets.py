@@ -69,7 +69,8 @@ def read_pair_sets(source: str | Path) -> dict[str, PairSet]:
     if files:
         chosen = [file for file in files if split in (None, file.stem)]
         if not chosen:
-            raise InputError(f"{path} holds {', '.join(file.stem for file in files)}, and not {split}")
+            held = ", ".join(file.stem for file in files)
+            raise InputError(f"{path} has no pair set '{split}'; choose one of {held}")
         return {file.stem: read_pair_set(file) for file in chosen}
     if path.is_file():
         return {path.stem: _of_table(load_lfw(path, "pairs"), path)}

@@ -233,8 +233,8 @@ def make_model(config: AutoencoderTrainingConfig) -> AutoencoderModelBase:
     channels = 1 if config.color == "gray" else 3
     if model.config.num_channels != channels or any(side % model.config.stride for side in config.image_size):
         raise InputError(
-            f"init_from {config.init_from} takes {model.config.num_channels} channels and multiples of "
-            f"{model.config.stride} pixels, the recipe has {channels} and {config.image_size}"
+            f"init_from {config.init_from} takes images of {model.config.num_channels} channels, sides divisible by "
+            f"{model.config.stride}; the recipe's have {channels} and {config.image_size}: change color or image_size"
         )
     if config.identity_start:
         if not isinstance(model, AppearanceAutoencoderModel):

@@ -251,7 +251,7 @@ class _Reader:
         return decoded
 
     def read_quantizer(self, codes: np.ndarray, num_rows: int, dimension: int) -> np.ndarray:
-        """Centroids: those of a part lie together; the last part may be shorter."""
+        """Decode product-quantized rows (num_rows, dimension): the centroids come next in the file, part by part."""
         size, parts, part_size, last_size = self.numbers("4i")
         if size != dimension or parts < 1 or part_size < 1 or (parts - 1) * part_size + last_size != dimension:
             raise self.fail(f"{parts} parts of {part_size} and {last_size} numbers do not fit {dimension} dimensions")
