@@ -5,8 +5,10 @@ python scripts/benchmark_clip_swap.py MODEL PERSON outputs/clips [--seconds 10 2
 Two photos that come with packages (see example_photos.py) move side by side over 640 x 360 pixels, 30 frames a second:
 shifted, turned and zoomed in circles, with a sound. One process per length swaps them by `hfembed swap`; then are
 compared with the input: number and times of frames, audio packets, the mark in every frame, and the jitter of the
-landmarks that the default detector finds: the distances from where the known motion takes a rigid face, root mean
-square over frames and points, in pixels. Written to clips.json.
+landmarks: their distance from where the known motion takes a rigid face, and what changes of it from one frame to the
+next, divided by the square root of 2; root mean squares over frames and points, in pixels, of each person. Landmarks
+are those that the default detector finds in the input, those at which faces were put, and those that the detector
+finds in the output. Written to clips.json.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from PIL import Image
 
 from hfembed.checkpoint.loading import load_face_detector
 from hfembed.faces.default_model import resolve_face_model
+from hfembed.faces.swap.clip_files import Clip
+from hfembed.faces.swap.clip_swapper import find_tracks
 from hfembed.faces.swap.provenance_mark import has_label
 
 WIDTH, HEIGHT, RATE, SOUND_RATE = 640, 360, 30, 44_100
@@ -98,15 +102,33 @@ def read_clip(path: Path) -> tuple[list[Fraction], list[bytes], int, np.ndarray]
     return times, packets, marked, np.array(landmarks)
 
 
-def jitter(landmarks: np.ndarray) -> float:
-    """Root mean square distance from a face that moves rigidly, in pixels of the pane at rest."""
-    still = np.empty_like(landmarks)
+def jitter(landmarks: np.ndarray) -> dict[str, list[float]]:
+    """Of landmarks (frames, 2 people, 5, 2), in pixels of the pane at rest."""
+    still = np.empty(landmarks.shape)
     for number, people in enumerate(landmarks):
         for person, points in enumerate(people):
             to_frame = motion(number, person)
-            points = points - [PANE * person, 0]
-            still[number, person] = np.linalg.solve(to_frame[:, :2], (points - to_frame[:, 2]).T).T
-    return float(np.sqrt(np.nanmean(((still - np.nanmean(still, axis=0)) ** 2).sum(axis=-1))))
+            still[number, person] = np.linalg.solve(
+                to_frame[:, :2], (points - [PANE * person, 0] - to_frame[:, 2]).T
+            ).T
+
+    def rms(distances: np.ndarray) -> list[float]:
+        return np.sqrt(np.nanmean((distances**2).sum(axis=-1), axis=(0, 2))).round(2).tolist()
+
+    return {
+        "to_motion": rms(still - np.nanmean(still, axis=0)),
+        "frame_to_frame": rms(np.diff(still, axis=0) / 2**0.5),
+    }
+
+
+def put_at(clip: Path) -> np.ndarray:
+    """Where `hfembed swap` puts faces: the longest track of each pane, (frames, 2, 5, 2)."""
+    tracks, times = find_tracks(load_face_detector(resolve_face_model().detector, "cpu")[0], Clip(clip))
+    landmarks = np.full((len(times), 2, 5, 2), np.nan)
+    for track in sorted(tracks, key=lambda track: len(track.frames)):
+        frames, points = track.smoothed(times)
+        landmarks[frames, int(points[0, 2, 0] >= PANE)] = points
+    return landmarks
 
 
 def swap(model: str, clip: Path, person: str, output: Path) -> dict:
@@ -142,8 +164,9 @@ def main() -> None:
             "audio_equal": before[1] == after[1],
             "marked_frames": after[2],
             "marked_frames_of_the_input": before[2],
-            "jitter_of_the_input": jitter(before[3]),
-            "jitter": jitter(after[3]),
+            "jitter_in_the_input": jitter(before[3]),
+            "jitter_where_faces_were_put": jitter(put_at(source)),
+            "jitter_in_the_output": jitter(after[3]),
             "load": os.getloadavg()[0],
         }
         print(json.dumps({seconds: results[f"{seconds} s"]}, indent=1))

@@ -16,6 +16,7 @@ from hfembed.faces.swap.clip_files import WRITTEN_SUFFIXES, Clip, ClipWriter, Fr
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.face_tracks import MIN_SEEN, FaceTrack, FaceTracker
 from hfembed.faces.swap.provenance_mark import CLIP_METADATA, append_xmp, with_label
+from hfembed.models.detected_faces import FaceDetector
 
 _PIXELS_AT_A_TIME = 16_000_000
 _THUMBNAIL = (32, 32)
@@ -81,7 +82,9 @@ def swap_clip(
     with input_errors():
         swapper.model.label_of(person)
     check_clip_output(output)
-    tracks, times = find_tracks(swapper, clip, batch_size)
+    if swapper.detector is None:
+        raise InputError("the faces of a clip are found by a face detector: give one")
+    tracks, times = find_tracks(swapper.detector, clip, batch_size)
     for number in faces or ():
         if not 0 <= number < len(tracks):
             raise InputError(f"{clip.path} has {len(tracks)} face(s), counted from 0; there is no {number}")
@@ -110,24 +113,22 @@ def swap_clip(
     return SwappedClip(len(times), sum(map(len, places.values())), len(chosen), time.perf_counter() - began)
 
 
-def find_tracks(swapper: FaceSwapper, clip: Clip, batch_size: int = 16) -> tuple[list[FaceTrack], list[float]]:
+def find_tracks(detector: FaceDetector, clip: Clip, batch_size: int = 16) -> tuple[list[FaceTrack], list[float]]:
     """Find the faces in all frames, and follow them.
 
     Returns:
         The tracks in the order of their first frames, from the left, and the time of every frame in seconds.
 
     Raises:
-        InputError: There is no detector, the clip cannot be read, or it shows no face.
+        InputError: The clip cannot be read, or shows no face.
     """
-    if swapper.detector is None:
-        raise InputError("the faces of a clip are found by a face detector: give one")
     tracker = FaceTracker()
     times: list[float] = []
     before: np.ndarray | None = None
     with tqdm(total=clip.frames_expected, desc="find faces", unit=" frames", disable=None) as bar:
         for frames in _batches(clip.frames(), batch_size):
             pictures = _pictures(frames)
-            for frame, picture, found in zip(frames, pictures, swapper.detector.detect(pictures), strict=True):
+            for frame, picture, found in zip(frames, pictures, detector.detect(pictures), strict=True):
                 thumbnail = np.asarray(picture.resize(_THUMBNAIL, Image.Resampling.BOX), dtype=np.float32)
                 if before is not None and np.abs(thumbnail - before).mean() > _CUT:
                     tracker.cut()

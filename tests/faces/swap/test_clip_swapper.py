@@ -162,11 +162,11 @@ def test_the_note_is_in_the_file_without_a_label_too(swapper, tmp_path):
     assert struct.unpack(">I", content[place - 4 : place])[0] == len(content) - place + 4
 
 
-def test_shaky_landmarks_are_smoothed_and_gaps_are_bridged(swapper, tmp_path):
+def test_shaky_landmarks_are_smoothed_and_gaps_are_bridged(tmp_path):
     places = [circling(n) for n in range(60)]
     clip = Clip(write(tmp_path / "clip.mp4", [draw(place) for place in places]))
     detector = BrightSquares(noise=2.0, missing=(20, 21, 22, 41))
-    tracks, times = find_tracks(FaceSwapper(swapper.model, swapper.processor, detector), clip)
+    tracks, times = find_tracks(detector, clip)
     assert len(tracks) == 1 and len(tracks[0].frames) == 56
     frames, landmarks = tracks[0].smoothed(times)
     assert frames.tolist() == list(range(60))
@@ -179,19 +179,19 @@ def test_shaky_landmarks_are_smoothed_and_gaps_are_bridged(swapper, tmp_path):
     assert jitter < 0.35 * np.abs(np.diff(np.array(tracks[0].landmarks) - truth[seen], axis=0)).mean()
 
 
-def test_a_face_that_is_lost_for_long_is_another_one(swapper, tmp_path):
+def test_a_face_that_is_lost_for_long_is_another_one(tmp_path):
     pictures = [draw((40, 30))] * 8 + [draw()] * 6 + [draw((40, 30))] * 8 + [draw()] * 7 + [draw((40, 30))] * 2
     clip = Clip(write(tmp_path / "clip.mp4", pictures))
-    tracks, times = find_tracks(swapper, clip)
+    tracks, times = find_tracks(BrightSquares(), clip)
     assert [track.frames[0] for track in tracks] == [0, 14], "and one seen twice only is none"
     pictures[8:14] = [draw()] * 5 + [draw((40, 30))]
-    tracks, times = find_tracks(swapper, Clip(write(tmp_path / "clip.mp4", pictures)))
+    tracks, times = find_tracks(BrightSquares(), Clip(write(tmp_path / "clip.mp4", pictures)))
     assert [track.frames[0] for track in tracks] == [0] and len(tracks[0].smoothed(times)[0]) == 22
 
 
-def test_a_cut_ends_a_track(swapper, tmp_path):
+def test_a_cut_ends_a_track(tmp_path):
     pictures = [draw((40, 30))] * 5 + [draw((44, 30), background=140)] * 5
-    tracks, times = find_tracks(swapper, Clip(write(tmp_path / "clip.mp4", pictures)))
+    tracks, times = find_tracks(BrightSquares(), Clip(write(tmp_path / "clip.mp4", pictures)))
     assert [track.frames for track in tracks] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     middles = [track.smoothed(times)[1].mean(axis=(1, 2)) for track in tracks]
     assert np.ptp(middles[0]) < 0.01 and np.ptp(middles[1]) < 0.01, "and is not smoothed over it"
