@@ -206,7 +206,7 @@ def write_truncated(path):
 BAD_FILES = {
     "damaged": write_truncated,
     "damaged, or was not written by torch.save": lambda path: path.write_bytes(b""),
-    "no file of torch.save": lambda path: path.write_bytes(b"just some text " * 99),
+    "was not written by torch.save": lambda path: path.write_bytes(b"just some text " * 99),
     "more than tensors": lambda path: torch.save(torch.nn.Linear(2, 2), path),
     "no state dict": lambda path: torch.save([torch.zeros(2)], path),
 }

@@ -55,7 +55,7 @@ def test_it_is_made_once_and_said_what_it_is(default, tmp_path, caplog):
     made = resolve_face_model()
     assert made.folder.is_relative_to(tmp_path / "home") and made.thresholds["data"] == "default pairs"
     (line,) = caplog.messages
-    assert "Tested (MIT, LFW 98.50 +- 0.20 %)" in line and "HFEMBED_FACE_MODEL" in line and "\n" not in line
+    assert "Tested (MIT), LFW 98.50 +- 0.20 %" in line and "HFEMBED_FACE_MODEL" in line and "\n" not in line
     assert resolve_face_model() == made and default == ["mtcnn", "tested"] and len(caplog.messages) == 1
     assert FaceAnalyzer.from_pretrained(device="cpu")(draw((50, 30), person=1))[0].faces
 

@@ -49,7 +49,7 @@ def test_moments_and_directions_are_those_of_the_latents(clusters, statistics):
     assert np.allclose(statistics.deviations**2, variances)
     step = statistics.direction(0)
     assert step.shape == (6, 1, 1) and step.norm().item() == pytest.approx(variances[0] ** 0.5, rel=1e-5)
-    with pytest.raises(InputError, match="directions 0 to 5"):
+    with pytest.raises(InputError, match="no direction 6; choose one from 0 to 5"):
         statistics.direction(6)
 
 

@@ -125,7 +125,7 @@ def test_start_from_another_checkpoint(tmp_path):
     assert second.training
     for name, value in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], value), name
-    with pytest.raises(InputError, match="takes 1 channels and multiples of 4 pixels, the recipe has 3"):
+    with pytest.raises(InputError, match="takes images of 1 channels, sides divisible by 4"):
         make_model(recipe(init_from=str(tmp_path), color="rgb"))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "hfembed_word2vec"}))
     with pytest.raises(InputError, match="not an autoencoder"):
