@@ -33,7 +33,7 @@ def write_checkpoint(folder, architecture, arguments, safe_serialization=True):
         for name, parameter in network.named_parameters():
             if "head" in name:
                 parameter.normal_(0, 0.1)
-    save_for_hf(network, folder, safe_serialization=safe_serialization)
+    save_for_hf(network, folder, model_args=arguments, safe_serialization=safe_serialization)
     return network
 
 
