@@ -109,9 +109,13 @@ def _face_card(notes: CardNotes) -> CardParts:
     verified = {name: details for name, details in notes.evaluations.items() if "regime" in details}
     templates = {name: details for name, details in notes.evaluations.items() if "templates" in details}
     tables = {
-        name: Table(_verification_about(found), _verification_rows(found), found) for name, found in verified.items()
+        name: Table(_verification_about(found), _figure_rows(found, _VERIFICATION_FIGURES), found)
+        for name, found in verified.items()
     }
-    tables |= {name: Table(_templates_about(found), _template_rows(found), found) for name, found in templates.items()}
+    tables |= {
+        name: Table(_templates_about(found), _figure_rows(found, _TEMPLATE_FIGURES), found)
+        for name, found in templates.items()
+    }
     results = [result for name, found in verified.items() for result in _verification_results(name, found)]
     results += [result for name, found in templates.items() for result in _template_results(name, found)]
     curves = {f"{name}_roc.png": f"ROC curve, {name}" for name in (*verified, *templates)}
@@ -157,11 +161,11 @@ def _tar_interval(details: dict[str, Any], figure: str) -> list[float] | None:
     return interval
 
 
-def _verification_rows(details: dict[str, Any]) -> list[tuple[str, str]]:
+def _figure_rows(details: dict[str, Any], known: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
     """(figure, value with its uncertainty), the baselines last."""
     figures = details["figures"]
     rows = []
-    for figure, (label, _) in _VERIFICATION_FIGURES.items():
+    for figure, (label, _) in known.items():
         if figure not in figures:
             continue
         text = f"{figures[figure]:.2f} %"
@@ -189,17 +193,6 @@ def _group_text(rates: dict[str, Any]) -> str:
             low, high = rates[f"{key}_interval_95"]
             shown.append(f"{label} {rates[key]:.2f} % ({low:.2f} to {high:.2f})")
     return ", ".join(shown)
-
-
-def _template_rows(details: dict[str, Any]) -> list[tuple[str, str]]:
-    """(figure, value with the interval of a TAR)."""
-    rows = []
-    for figure, (label, _) in _TEMPLATE_FIGURES.items():
-        if figure in details["figures"]:
-            interval = _tar_interval(details, figure)
-            between = f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
-            rows.append((label, f"{details['figures'][figure]:.2f} %{between}"))
-    return rows
 
 
 def _verification_results(name: str, details: dict[str, Any]) -> list[EvalResult]:

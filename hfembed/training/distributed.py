@@ -1,12 +1,17 @@
-"""Collect tensors of all ranks, with exact gradients: for losses that compare every sample with every other."""
+"""What ranks share: tensors with exact gradients, for losses that compare all samples, and the work of evaluation."""
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 PATIENCE = timedelta(days=2)  # ranks wait for one that evaluates, or whose part takes longer
 
@@ -134,6 +139,16 @@ def gather_rows(values: torch.Tensor, count: int) -> torch.Tensor:
         values: (rows of this rank, ...), on a device that the process group can send from.
     """
     return _gather(values)[:count] if is_distributed() else values
+
+
+def gather_arrays(arrays: Sequence[np.ndarray], count: int, device: torch.device) -> list[np.ndarray]:
+    """As `gather_rows`, of several arrays (rows of this rank, ...); the process group can send from the device."""
+    return [gather_rows(torch.from_numpy(part).to(device), count).cpu().numpy() for part in arrays]
+
+
+def gather_dicts(values: dict[Key, Value]) -> dict[Key, Value]:
+    """Join a dictionary of each rank, on every rank."""
+    return {key: value for part in gather_objects(values) for key, value in part.items()}
 
 
 def gather_objects(values: Any) -> list[Any]:

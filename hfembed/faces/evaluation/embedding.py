@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from hfembed.errors import InputError, input_errors
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
-from hfembed.training.distributed import gather_objects, gather_rows, is_distributed, own_rows
+from hfembed.training.distributed import gather_arrays, gather_dicts, gather_objects, is_distributed, own_rows
 
 Points = Sequence[Sequence[float]] | np.ndarray
 
@@ -168,17 +168,14 @@ def embed_faces_on_all_ranks(
         return embed_faces_with_norms(model, processor, faces, batch_size, num_workers, progress)
     own = [faces[row] for row in own_rows(len(faces))]
     embeddings, norms, failed = _embed_each(model, processor, own, batch_size, num_workers, progress)
-    found = gather_objects((0 if embeddings is None else embeddings.shape[1], failed))
-    failures = {file: reason for _, part in found for file, reason in part.items()}
-    dimensions = max(size for size, _ in found)
+    dimensions = max(gather_objects(0 if embeddings is None else embeddings.shape[1]))
+    failures = gather_dicts(failed)
     if not dimensions:
         raise nothing_left(failures)
     if embeddings is None:  # of this rank's part nothing could be used
         embeddings = np.full((len(own), dimensions), np.nan, dtype=np.float32)
-    both = (
-        gather_rows(torch.from_numpy(part).to(model.device), len(faces)).cpu().numpy() for part in (embeddings, norms)
-    )
-    return *both, failures  # type: ignore[return-value]
+    embeddings, norms = gather_arrays((embeddings, norms), len(faces), model.device)
+    return embeddings, norms, failures
 
 
 def _embed_each(

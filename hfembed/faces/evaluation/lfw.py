@@ -31,7 +31,7 @@ from hfembed.faces.evaluation.groups import rates_by_group, read_groups
 from hfembed.faces.quality import norm_reference
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
-from hfembed.training.distributed import gather_objects, gather_rows, is_distributed, own_rows
+from hfembed.training.distributed import gather_arrays, gather_dicts, is_distributed, own_rows
 
 REGIME = "unrestricted, labeled outside data"
 
@@ -177,11 +177,8 @@ class LfwVerification:
         measured = embed_aligned_with_norms(model, processor, crops.pixels, self.batch_size, self.progress)
         if not (self.spread and is_distributed()):
             return self.result(measured[0], crops, measured[1])
-        count = len(self.files)
-        embeddings, norms = (
-            gather_rows(torch.from_numpy(part).to(model.device), count).cpu().numpy() for part in measured
-        )
-        failures = {file: reason for part in gather_objects(crops.failures) for file, reason in part.items()}
+        embeddings, norms = gather_arrays(measured, len(self.files), model.device)
+        failures = gather_dicts(crops.failures)
         _refuse_nothing(self.files, failures)
         return self.result(embeddings, AlignedCrops(self.files, crops.pixels[:0], failures), norms)
 

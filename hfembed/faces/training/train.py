@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
 from hfembed.checkpoint.files import PEOPLE_FILE
@@ -18,7 +19,7 @@ from hfembed.checkpoint.people_file import write_people
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.collators import FaceCollator
-from hfembed.faces.data.face_stream import FaceStream
+from hfembed.faces.data.face_stream import FaceStream, PhotoSource
 from hfembed.faces.data.frozen_features import FrozenFeatures
 from hfembed.faces.data.lazy_faces import LazyFaces
 from hfembed.faces.data.samplers import IdentityBatchSampler
@@ -66,38 +67,25 @@ def main(arguments: Sequence[str] | None = None, faces: datasets.IterableDataset
     processor = make_processor(config)
     # a missing file is found before the long work
     validation, pair_sets = None if config.held_out else load_validation(config), load_validation_sets(config)
-    photos = held_out = None
-    if config.streaming:
-        source = run.prepare(lambda: open_stream(config, faces))
-        people = list(source.people)
-        text, facts = describe_stream(config, source, faces is not None)
-        run.describe_data(text, **facts)
-    else:
-        photos, held_out = run.prepare(lambda: load_photos(config, processor))
+    photos, held_out = run.prepare(lambda: open_photos(config, processor, faces))
+    if isinstance(photos, Photos):
         people = photos.identities
         run.describe_data(describe_faces(config, photos), **photo_facts(photos))
+    else:
+        people = list(photos.people)
+        text, facts = describe_stream(config, photos, faces is not None)
+        run.describe_data(text, **facts)
 
     set_seed(config.seed)
     model = make_model(config, people).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     unchanged = make_collator(config, processor, off=True)
     chooses = HeldOutIdentification(held_out, unchanged) if held_out else validation
     protocol = Validation(chooses, pair_sets) if chooses is not None or pair_sets else None
-    features = None if photos is None else frozen_features(config, model, photos, unchanged, run.accelerator.device)
+    features = frozen_features(config, model, photos, unchanged, run.accelerator.device)
     if config.imprint and protocol is not None:
         run.notes["start"] = protocol(model.to(run.accelerator.device).eval(), processor)
-    head = None
-    if config.has_sharded_head:
-        if (kind := run.accelerator.distributed_type) in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise InputError(f"a sharded head is not possible with {kind.value}: train on plain ranks (--multi_gpu)")
-        head = ShardedHead(model.config, len(people), config, config.sample_rate, run.accelerator.device)
-    dataset: torch.utils.data.Dataset
-    sampler: ShardedBatchSampler
-    if photos is None:
-        sampler = make_stream_sampler(config, source, shard(config, run.accelerator))
-        dataset = FaceStream(source, processor, config.frame_margin, sampler)
-    else:
-        sampler = make_sampler(config, photos.labels, shard(config, run.accelerator))
-        dataset = photos if features is None else features
+    head = make_sharded_head(config, model, len(people), run.accelerator) if config.has_sharded_head else None
+    dataset, sampler = make_batches(config, photos, features, processor, shard(config, run.accelerator))
     train(
         run,
         Task(
@@ -116,6 +104,13 @@ def main(arguments: Sequence[str] | None = None, faces: datasets.IterableDataset
             head=head,
         ),
     )
+
+
+def open_photos(
+    config: FaceTrainingConfig, processor: FaceImageProcessor, faces: datasets.IterableDataset | None
+) -> tuple[Photos | PhotoSource, Photos | None]:
+    """The photos to train on, looked up or streamed, and those held out."""
+    return (open_stream(config, faces), None) if config.streaming else load_photos(config, processor)
 
 
 def load_photos(config: FaceTrainingConfig, processor: FaceImageProcessor) -> tuple[Photos, Photos | None]:
@@ -144,12 +139,12 @@ def make_collator(config: FaceTrainingConfig, processor: FaceImageProcessor, off
 def frozen_features(
     config: FaceTrainingConfig,
     model: FaceEmbedderForClassification,
-    photos: Photos,
+    photos: Photos | PhotoSource,
     unchanged: FaceCollator,
     device: torch.device,
 ) -> FrozenFeatures | None:
     """What the last layer is trained on where its trunk sees the same pixels every epoch; its start, if imprinted."""
-    if not (config.imprint or config.features_once):
+    if not isinstance(photos, Photos) or not (config.imprint or config.features_once):
         return None
     embedder = model.embedder.to(device)  # type: ignore[arg-type]
     features = FrozenFeatures(
@@ -158,6 +153,29 @@ def frozen_features(
     if config.imprint:
         model.cpu().imprint(features.features, torch.from_numpy(features.labels))
     return features if config.features_once else None
+
+
+def make_sharded_head(
+    config: FaceTrainingConfig, model: FaceEmbedderForClassification, people: int, accelerator: Accelerator
+) -> ShardedHead:
+    """A head whose class weights are split over the ranks."""
+    if (kind := accelerator.distributed_type) in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise InputError(f"a sharded head is not possible with {kind.value}: train on plain ranks (--multi_gpu)")
+    return ShardedHead(model.config, people, config, config.sample_rate, accelerator.device)
+
+
+def make_batches(
+    config: FaceTrainingConfig,
+    photos: Photos | PhotoSource,
+    features: FrozenFeatures | None,
+    processor: FaceImageProcessor,
+    shard: dict[str, Any],
+) -> tuple[torch.utils.data.Dataset, ShardedBatchSampler]:
+    """What is trained on, and its batches."""
+    if isinstance(photos, Photos):
+        return photos if features is None else features, make_sampler(config, photos.labels, shard)
+    sampler = make_stream_sampler(config, photos, shard)
+    return FaceStream(photos, processor, config.frame_margin, sampler), sampler
 
 
 def make_sampler(

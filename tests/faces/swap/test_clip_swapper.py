@@ -23,14 +23,12 @@ from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.provenance_mark import NOTE, has_label
 from hfembed.models.face_detector.image_processing_face_detector import FaceDetectorImageProcessor
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
-from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
-from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
 from tests.faces.conftest import white_square_detector
+from tests.faces.swap.two_colors import SIZE, two_color_model
 from tests.fork_server import fork_server
 
 av = pytest.importorskip("av")
 
-SIZE = 32
 FACE = 44  # pixels of a face
 WIDTH, HEIGHT = 160, 120
 RATE = 16_000
@@ -40,15 +38,8 @@ VARIABLE = np.cumsum([0, *np.random.default_rng(0).integers(300, 900, 29)]) + 40
 
 @pytest.fixture(scope="module")
 def swapper():
-    torch.manual_seed(0)
-    settings = {"image_size": SIZE, "encoder_widths": [6, 8], "decoder_widths": [8, 6], "latent_size": 10}
-    model = FaceSwapModel(FaceSwapConfig(people=["red", "blue"], **settings)).eval()
-    with torch.no_grad():  # decoders of one color each
-        for decoder, color in zip(model.decoders, ([9.0, -9.0, -9.0], [-9.0, -9.0, 9.0]), strict=True):
-            decoder.output.weight.zero_()
-            decoder.output.bias.copy_(torch.tensor(color))
     processor = FaceImageProcessor(size=SIZE, image_mean=0.0, image_std=1.0)
-    return FaceSwapper(model, processor, BrightSquares(), match_colors=False)
+    return FaceSwapper(two_color_model(), processor, BrightSquares(), match_colors=False)
 
 
 class BrightSquares:

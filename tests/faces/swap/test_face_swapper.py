@@ -15,22 +15,12 @@ from hfembed.errors import InputError
 from hfembed.faces.swap.face_swapper import FaceSwapper, match_colors
 from hfembed.faces.swap.provenance_mark import LABEL, NOTE, save_marked, with_label
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
-from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
-from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
-
-SIZE = 32
+from tests.faces.swap.two_colors import SIZE, two_color_model
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    settings = {"image_size": SIZE, "encoder_widths": [6, 8], "decoder_widths": [8, 6], "latent_size": 10}
-    model = FaceSwapModel(FaceSwapConfig(people=["red", "blue"], **settings)).eval()
-    with torch.no_grad():  # decoders of one color each
-        for decoder, color in zip(model.decoders, ([9.0, -9.0, -9.0], [-9.0, -9.0, 9.0]), strict=True):
-            decoder.output.weight.zero_()
-            decoder.output.bias.copy_(torch.tensor(color))
-    return model
+    return two_color_model()
 
 
 @pytest.fixture

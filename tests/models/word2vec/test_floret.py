@@ -18,6 +18,7 @@ from hfembed.words.data.corpora import prepare_corpus
 from hfembed.words.training.engine import EngineSettings, train_word2vec
 from hfembed.words.training.recipe import Word2VecTrainingConfig, start_model
 from hfembed.words.training.subword_table import SubwordTable
+from tests.models.word2vec.test_subwords import gradient_at_king
 
 WORDS = ["king", "queen", "приве́т", "猫", "</s>"]
 OTHERS = ["kings", "x", "猫😀x", "<s>", "a-word-of-more-than-16-bytes", "ana" * 30]
@@ -148,12 +149,7 @@ def test_reference_loss_reaches_every_row_undivided():
     model.word2vec.load_state_dict(inputs.state_dict())
     with torch.no_grad():
         model.context_embeddings.weight.normal_()
-    context = model.context_embeddings.weight.detach().numpy()
-    model(torch.tensor([1]), torch.tensor([[0]]), torch.tensor([[3, 4]])).loss.backward()
-    hidden = by_hand("king")
-    error = sum(
-        (1 / (1 + np.exp(-hidden @ context[row])) - label) * context[row] for row, label in ((1, 1), (3, 0), (4, 0))
-    )
+    error = gradient_at_king(model, by_hand("king"))
     expected = np.zeros_like(TABLE)
     np.add.at(expected, rows_of("king"), error)
     np.testing.assert_allclose(model.word2vec.ngram_embeddings.weight.grad, expected, rtol=1e-4, atol=1e-6)

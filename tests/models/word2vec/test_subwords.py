@@ -160,6 +160,15 @@ def test_impossible_subwords_are_refused(fields):
         Word2VecConfig(**fields)
 
 
+def gradient_at_king(model, hidden):
+    """By hand, after `backward`: the loss's gradient by the hidden vector of word 0, with word 1 and two others."""
+    context = model.context_embeddings.weight.detach().numpy()
+    model(torch.tensor([1]), torch.tensor([[0]]), torch.tensor([[3, 4]])).loss.backward()
+    return sum(
+        (1 / (1 + np.exp(-hidden @ context[row])) - label) * context[row] for row, label in ((1, 1), (3, 0), (4, 0))
+    )
+
+
 def test_reference_loss_reaches_every_row_undivided():
     model = Word2VecForPreTraining(
         Word2VecConfig(vocab_size=len(WORDS), embedding_size=SIZE, subwords=(2, 4), buckets=BUCKETS),
@@ -169,12 +178,7 @@ def test_reference_loss_reaches_every_row_undivided():
         model.word2vec.embeddings.weight.copy_(torch.tensor(ROWS))
         model.word2vec.ngram_embeddings.weight.copy_(torch.tensor(NGRAMS))
         model.context_embeddings.weight.normal_()
-    context = model.context_embeddings.weight.detach().numpy()
-    model(torch.tensor([1]), torch.tensor([[0]]), torch.tensor([[3, 4]])).loss.backward()
-    hidden = by_hand("king")
-    error = sum(
-        (1 / (1 + np.exp(-hidden @ context[row])) - label) * context[row] for row, label in ((1, 1), (3, 0), (4, 0))
-    )
+    error = gradient_at_king(model, by_hand("king"))
     expected = np.zeros_like(NGRAMS)
     for bucket in ft_ngram_hashes("king", 2, 4, BUCKETS):
         expected[bucket] += error
