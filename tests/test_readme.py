@@ -19,7 +19,7 @@ from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.cli import app, main, train
 from hfembed.training.config import read_config
 from tests.faces.conftest import THRESHOLDS, analyzer, draw, folder  # noqa: F401
-from tests.images.tiny_autoencoder import save_tiny_autoencoder
+from tests.images.tiny_autoencoder import save_tiny_autoencoder, tiny_appearance
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 NOT_RUN = {
@@ -79,7 +79,7 @@ def surroundings(tmp_path, folder, monkeypatch):  # noqa: F811
     monkeypatch.setenv("HFEMBED_FACE_MODEL", str(model))
     shutil.copytree(model, tmp_path / "outputs" / "dlib", ignore=shutil.ignore_patterns("detector"))
     shutil.copytree(model / "detector", tmp_path / "outputs" / "mtcnn")
-    save_tiny_autoencoder(tmp_path / "outputs" / "autoencoder")
+    save_tiny_autoencoder(tmp_path / "outputs" / "autoencoder", tiny_appearance)
     for name, person in (
         ("a", 1),
         ("b", 1),

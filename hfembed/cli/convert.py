@@ -212,7 +212,10 @@ def convert_floret(
     """Convert floret's table in text (.floret), in which words and n-grams share rows; all words have vectors."""
     check_destination(destination, overwrite)
     model = floret.convert_floret(foreign_checkpoint.find_file(source), destination, words)
-    return _words_answer(model, destination, f" in a table of {model.config.buckets} rows")
+    answer = _words_answer(model, destination, f" in a table of {model.config.buckets} rows")
+    if words:
+        return answer
+    return answer._replace(text=f"{answer.text}; it has no words to answer queries with: --words FILE names some")
 
 
 @commands.command("navec")

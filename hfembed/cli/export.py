@@ -13,7 +13,7 @@ from hfembed.errors import InputError
 
 with lazy_imports():
     from hfembed.checkpoint import loading
-    from hfembed.export import diffusers_vae, gensim, onnx, spacy, static, with_code
+    from hfembed.export import diffusers_vae, floret, gensim, onnx, spacy, static, with_code
 
 if TYPE_CHECKING:
     from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
@@ -155,7 +155,7 @@ def export_fasttext(
 def export_floret(model: options.WordVectors, output: OutputFile, hub: Hub) -> Answer:
     """Write floret's table of a model with hash_count, for spaCy's init vectors --mode floret."""
     check_writable(output)
-    gensim.export_floret(loading.load_word2vec(hub.model(model), "cpu"), output)
+    floret.export_floret(loading.load_word2vec(hub.model(model), "cpu"), output)
     return Answer.written(output)
 
 

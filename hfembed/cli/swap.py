@@ -43,7 +43,7 @@ def swap(
         str | None,
         typer.Option(
             help='Instead: left eye, right eye, nose, mouth corners of a face, "x,y x,y x,y x,y x,y" in pixels of the '
-            "upright photo; or a JSON file of five [x, y], of a list of such, or of photo's name -> such."
+            "upright photo; or a JSON file of five pairs x, y, of a list of such, or of photo's name -> such."
         ),
     ] = None,
     face: Annotated[

@@ -1,4 +1,4 @@
-"""Word vectors -> the files of gensim, word2vec, fastText and floret."""
+"""Word vectors -> the files of gensim, word2vec and fastText."""
 
 import tempfile
 from pathlib import Path
@@ -49,17 +49,6 @@ def export_fasttext(checkpoint: str | Path | Checkpoint, path: str | Path) -> bo
     with input_errors(), atomic_write(path) as temporary:
         model.to_fasttext(temporary)
     return isinstance(model, Word2VecForPreTraining)
-
-
-def export_floret(model: Word2VecModel, path: str | Path) -> None:
-    """Write floret's table in text, which spaCy's `init vectors --mode floret` reads.
-
-    Raises:
-        InputError: A model without `hash_count`.
-        OSError: The file cannot be written; an earlier one is left as it was.
-    """
-    with input_errors(), atomic_write(path) as temporary:
-        model.to_floret(temporary)
 
 
 def load_all_rows(checkpoint: str | Path | Checkpoint) -> Word2VecModel | Word2VecForPreTraining:

@@ -84,7 +84,9 @@ def describe() -> str:
 
 @functools.cache
 def _say_what_it_is() -> None:
-    logger.warning("default face model: %s; --model or %s names another", describe(), MODEL_VARIABLE)
+    logger.warning(
+        "default face model: %s; --model (swap: --detector) or %s names another", describe(), MODEL_VARIABLE
+    )
 
 
 def _is_complete(folder: Path) -> bool:

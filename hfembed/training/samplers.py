@@ -96,7 +96,7 @@ class KeyedBatchSampler(ShardedBatchSampler):
         if drop_last and num_samples < batch_size * world_size:
             raise InputError(
                 f"{num_samples} samples do not fill one batch of {batch_size * world_size} (all ranks together): "
-                "lower the batch size"
+                "lower the batch size (--batch_size)"
             )
         self.num_samples = num_samples
         self.shuffle = shuffle

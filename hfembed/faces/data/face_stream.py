@@ -277,7 +277,7 @@ class StreamBatchSampler(ShardedBatchSampler):
         if num_photos is not None and num_photos < batch_size * world_size:
             raise InputError(
                 f"{num_photos} photos do not fill one batch of {batch_size * world_size} (all ranks together): lower "
-                "the batch size"
+                "the batch size (--batch_size)"
             )
         self.lanes = lanes
         self.num_batches = num_batches if num_photos is None else num_photos // (batch_size * world_size)

@@ -5,6 +5,8 @@ hfembed train faces --config face_softmax --learning_rate 0.05 --output_dir outp
 hfembed train faces --config face_softmax --output_dir outputs/mine --resume
 """
 
+import itertools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +50,10 @@ from hfembed.training.loop import Task, make_accelerator, shard, train
 from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler, ShardedBatchSampler
 
+logger = logging.getLogger(__name__)
+
 CONFIG = FaceTrainingConfig
+NAMED_FAILURES = 5
 Photos = AlignedFaces | LazyFaces
 
 
@@ -127,7 +132,10 @@ def align(config: FaceTrainingConfig, faces: datasets.Dataset, processor: FaceIm
     """Crops that are kept on disk, or made each time they are asked for, as `crop_cache` says."""
     if config.crop_cache == "no" or (config.crop_cache == "auto" and len(faces) > KEPT_CROPS):
         return LazyFaces(faces, processor, margin=config.frame_margin)
-    return AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers)
+    crops = AlignedFaces(faces, processor, margin=config.frame_margin, num_workers=config.num_workers)
+    for file, reason in itertools.islice(crops.failures.items(), NAMED_FAILURES):
+        logger.warning("%s; it is left out", reason if file in reason else f"{file}: {reason}")
+    return crops
 
 
 def make_collator(config: FaceTrainingConfig, processor: FaceImageProcessor, off: bool = False) -> FaceCollator:

@@ -8,7 +8,8 @@ from transformers import AutoModel, AutoTokenizer
 from hfembed.convert.floret import convert_floret
 from hfembed.convert.word2vec import convert_word2vec_file
 from hfembed.errors import InputError
-from hfembed.export.gensim import export_floret, export_gensim_model
+from hfembed.export.floret import export_floret
+from hfembed.export.gensim import export_gensim_model
 from hfembed.export.spacy import export_spacy
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining, Word2VecModel
