@@ -209,7 +209,6 @@ class FaceTrainingConfig(TrainingConfig):
         if min(self.num_people, self.steps_per_epoch) < 0 or self.shuffle_buffer < 1:
             raise ValueError("num_people and steps_per_epoch must not be negative, shuffle_buffer at least 1")
         refused = {
-            "photos_per_identity": self.photos_per_identity > 0,
             "held_out_share or train_photos": self.held_out,
             "imprint": self.imprint,
             "freeze_trunk with features computed once (give an augmentation, or unfreeze_last)": self.features_once,
