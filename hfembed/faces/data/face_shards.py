@@ -49,8 +49,8 @@ def write_shards(
     the person's, or where people have names their place among the sorted names; then, or where landmarks differ, also
     `json` ({"identity", "file", "landmarks"}). Landmarks that all photos share stand in the manifest.
 
-    With `by_person` it is the people who are shuffled: the photos of a person lie side by side in one shard, whose size
-    varies, so that a stream finds several photos of each person together.
+    With `by_person` people are shuffled: the photos of a person lie side by side in one shard, whose size varies, so
+    that a stream finds several photos of each person together.
 
     A shard appears once it is whole. What a killed run left is continued by the next one with the same arguments; in
     memory is one row group or photo at a time.

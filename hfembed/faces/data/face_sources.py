@@ -133,6 +133,10 @@ def open_source(
         if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
             raise InputError(f'{url}: add its checksum to the URL: "#sha256=" and 64 hexadecimal digits')
         return open_source(download(url, sha256), split=split, streaming=streaming)
+    if re.match(r"(s3|gs|hf)://", text):
+        raise InputError(
+            f'"{text}": s3://, gs:// and hf:// are read by a recipe with streaming alone; or copy it here'
+        )
     listed = Path(text) if text.endswith(".lst") and Path(text).with_suffix(".rec").is_file() else None
     records = record_file(text) if listed is None else listed.with_suffix(".rec")
     if records is not None:

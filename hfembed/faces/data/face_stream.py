@@ -93,8 +93,8 @@ class ShardRing:
     """Shards that are known in advance.
 
     With `photos_per_identity`, people are grouped inside of each shard: the photos of a person come in a shuffled
-    circle, K at each turn until all were seen; fewer than K are filled up with the same ones again. A photo that is the
-    only one of its person in its shard makes no pair and is left out.
+    circle, K at each turn until all were seen; fewer than K are filled up with the same ones again. A photo that is
+    the only one of its person in its shard makes no pair and is left out.
 
     Args:
         shards: The source.
@@ -287,8 +287,8 @@ class IterablePhotos:
 class FaceStream(torch.utils.data.Dataset):
     """Samples of a source by the batches that `StreamBatchSampler` names, each lane's in its order.
 
-    A photo that cannot be decoded is replaced by another one of its group, and a group of which none can by the next of
-    its lane, with its label; a warning names it.
+    A photo that cannot be decoded is replaced by another one of its group, and a group of which none can by the next
+    of its lane, with its label; a warning names it.
 
     Args:
         source: The photos.
@@ -380,8 +380,8 @@ class StreamBatchSampler(ShardedBatchSampler):
         self.groups_per_batch, rest = divmod(batch_size, group_size)
         if rest:
             raise InputError(
-                f"a rank's part of a batch, {batch_size} photos, is not a multiple of photos_per_identity {group_size}: "
-                "choose another batch_size"
+                f"a rank's part of a batch, {batch_size} photos, is not a multiple of photos_per_identity "
+                f"{group_size}: choose another batch_size"
             )
         wanted = self.groups_per_batch * world_size
         if num_groups is not None and num_groups < wanted:

@@ -92,7 +92,7 @@ class RecordIO:
         return self.data[start : start + int(self.sizes[number])].to_pybytes()
 
     def image_fields(self) -> np.ndarray:
-        """(N, 5) float64: flag, label, the first two of the labels behind it, and id, of records that are packed images.
+        """(N, 5) float64 of records that are packed images: flag, label, the first two of the labels behind it, id.
 
         Only those are meaningful that lie inside of the record, see `sizes`.
         """

@@ -33,7 +33,15 @@ from hfembed.faces.data.face_sources import (
 from hfembed.faces.data.landmarks import five_points
 from hfembed.faces.data.person_folders import check_person_names
 from hfembed.faces.data.record_io import LABEL_END, find_records, parse_record, read_index, read_label, read_property
-from hfembed.faces.data.shard_manifest import read_manifest
+from hfembed.faces.data.shard_files import (
+    folder_of,
+    is_remote,
+    list_remote,
+    local_copy,
+    manifest_of,
+    open_shard,
+    size_of,
+)
 from hfembed.faces.data.webdataset_tars import TarPhotos, read_fields, read_tar
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 from hfembed.models.image_opening import MAX_FILE_BYTES
@@ -90,7 +98,7 @@ class FaceShards(ABC):
 
     @abstractmethod
     def group_people(self) -> np.ndarray:
-        """Find out who is in each photo before they are read; shards that need not be cut through a person no longer are.
+        """Find out who is in each photo before they are read; runs of records then end where a person does.
 
         Returns:
             (num_photos,) int32 labels, shard after shard.
@@ -104,17 +112,18 @@ def open_shards(source: str, num_people: int = 0, aligned: str | None = None) ->
     """Open local shards.
 
     Args:
-        source: As for `load_faces`; None is returned for the id of a Hub repository.
+        source: As for `load_faces`, or tars or Parquet at s3://, gs:// or hf://; None is returned for the id of a Hub
+            repository.
         num_people: How many people there are, where the shards do not say it: labels are below it.
         aligned: "arcface_112": the photos are crops on the standard 112 x 112 template.
 
     Raises:
         InputError: There is no such source, it is of another kind, or it does not say how many people it has.
     """
-    records = record_file(source)
+    records = None if is_remote(source) else record_file(source)
     if records is not None:
         return RecordRuns(records, num_people, aligned)
-    files = shard_files(source)
+    files = list_remote(source) if is_remote(source) else shard_files(source)
     if files is None:
         if Path(source).exists():
             raise InputError(
@@ -124,7 +133,7 @@ def open_shards(source: str, num_people: int = 0, aligned: str | None = None) ->
         return None
     if all(file.endswith(".parquet") for file in files):
         return ParquetShards(files, aligned)
-    if all(map(is_plain_tar, files)):
+    if all(file.endswith(".tar") if is_remote(file) else is_plain_tar(file) for file in files):
         return TarShards(files, num_people, aligned)
     raise InputError(f'"{source}" cannot be streamed: its tars are compressed, or Parquet lies among them')
 
@@ -187,22 +196,22 @@ def _counts(files: list[str], manifest: dict[str, Any]) -> list[int] | None:
     try:
         known = {shard["name"]: (shard["photos"], shard["bytes"]) for shard in manifest.get("shards", ())}
     except (KeyError, TypeError) as error:
-        raise InputError(f"{Path(files[0]).parent}: manifest.json is damaged: {error!r}") from error
+        raise InputError(f"{folder_of(files[0])}: manifest.json is damaged: {error!r}") from error
     if not {Path(file).name for file in files} <= known.keys():
         return None
     counts = []
     for file in files:
         photos, size = known[Path(file).name]
-        if size != Path(file).stat().st_size:
-            raise InputError(f"{file} has {Path(file).stat().st_size:,} bytes, not {size} as in manifest.json")
+        if size != (found := size_of(file)):
+            raise InputError(f"{file} has {found:,} bytes, not {size} as in manifest.json")
         if not isinstance(photos, int) or not 0 < photos <= size:
-            raise InputError(f"{Path(file).parent}: manifest.json is damaged: {photos!r} photos in {Path(file).name}")
+            raise InputError(f"{folder_of(file)}: manifest.json is damaged: {photos!r} photos in {Path(file).name}")
         counts.append(photos)
     return counts
 
 
 def _facts(files: list[str], counts: np.ndarray) -> list[str]:
-    sizes = [Path(file).stat().st_size for file in files]
+    sizes = map(size_of, files)
     return [f"{Path(file).name} {count} {size}" for file, count, size in zip(files, counts, sizes, strict=True)]
 
 
@@ -220,29 +229,37 @@ class TarShards(FaceShards):
 
     def __init__(self, files: list[str], num_people: int, aligned: str | None) -> None:
         self.files = files
-        manifest = read_manifest(Path(files[0]).parent)
+        folder, manifest = folder_of(files[0]), manifest_of(files[0])
         counts = _counts(files, manifest)
         if counts is None:
-            logger.warning("%s has no manifest.json: all shards are read once to count", Path(files[0]).parent)
+            if is_remote(folder):
+                raise InputError(
+                    f"{folder} has no manifest.json of these shards, and counting would fetch all of them: put shards "
+                    "of hfembed convert-dataset there"
+                )
+            logger.warning("%s has no manifest.json: all shards are read once to count", folder)
             counts = [len(read_tar(file).keys) for file in files]
         self.counts = np.array(counts, dtype=np.int64)
         people = num_people or manifest.get("people")
         if not isinstance(people, int) or not 0 < people < 2**31:
-            raise InputError(f"{Path(files[0]).parent} does not say how many people it has: give num_people")
+            raise InputError(f"{folder} does not say how many people it has: give num_people")
         self.people = list(map(str, range(people)))
         self.landmarks = _template(aligned) or manifest.get("landmarks")
         self.facts = _facts(files, self.counts)
 
     def read(self, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
         """As `FaceShards.read`."""
-        path = self.files[shard]
-        photos = read_tar(path)
+        with local_copy(self.files[shard]) as copy:
+            yield from self._read(copy, shard, places)
+
+    def _read(self, copy: Path, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
+        path, photos = self.files[shard], read_tar(copy)
         if len(photos.keys) != self.counts[shard]:
             raise InputError(f"{path} has {len(photos.keys):,} photos, not {self.counts[shard]:,} as before")
         landmarks = None
         if self.landmarks is None and photos.fields["json"].null_count < len(photos.keys):
             landmarks = read_fields(photos, path, ())["landmarks"]
-        with open(path, "rb", buffering=0) as file:
+        with copy.open("rb", buffering=0) as file:
             for place in places:
                 name = f"{path}: {photos.keys[place]}"
                 label = self._label(photos, place, name)
@@ -253,10 +270,11 @@ class TarShards(FaceShards):
 
     def group_people(self) -> np.ndarray:
         """As `FaceShards.group_people`; reads all tars."""
-        logger.warning("%s: all shards are read once to find who is in them", Path(self.files[0]).parent)
+        logger.warning("%s: all shards are read once to find who is in them", folder_of(self.files[0]))
         labels = []
         for path, count in zip(self.files, self.counts, strict=True):
-            photos = read_tar(path)
+            with local_copy(path) as copy:
+                photos = read_tar(copy)
             if len(photos.keys) != count:
                 raise InputError(f"{path} has {len(photos.keys):,} photos, not {count:,} as before")
             labels += [self._label(photos, place, f"{path}: {photos.keys[place]}") for place in range(count)]
@@ -291,17 +309,18 @@ class ParquetShards(FaceShards):
 
     @staticmethod
     def _read(file: str, columns: list[str]) -> tuple[pa.Table, pa.Schema]:
-        with _arrow_errors(file):
-            parquet = pq.ParquetFile(file)
+        with open_shard(file) as opened, _arrow_errors(file):
+            parquet = pq.ParquetFile(opened)
             return parquet.read(columns), parquet.schema_arrow
 
     def read(self, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
         """As `FaceShards.read`."""
         path = self.files[shard]
-        with _arrow_errors(path):
-            parquet = pq.ParquetFile(path, buffer_size=1 << 20)
-        with parquet:
-            yield from self._rows(parquet, shard, places, path)
+        with open_shard(path) as opened:
+            with _arrow_errors(path):
+                parquet = pq.ParquetFile(opened, buffer_size=1 << 20)
+            with parquet:
+                yield from self._rows(parquet, shard, places, path)
 
     def group_people(self) -> np.ndarray:
         """As `FaceShards.group_people`."""

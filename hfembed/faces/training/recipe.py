@@ -101,7 +101,8 @@ class FaceTrainingConfig(TrainingConfig):
     init_from: str = setting("", "checkpoint folder or Hub id to start from; its network and crop replace those below")
     trunk: str = setting(
         "iresnet18",
-        "network: iresnet18|34|50|100, iresnet, mobilefacenet, inception_resnet_v1, sface, dlib_resnet29, timm/NAME",
+        "network: iresnet18|34|50|100|152|200, iresnet, mobilefacenet, inception_resnet_v1, sface, dlib_resnet29, "
+        "vit_t|s|b|l, vit, timm/NAME",
     )
     trunk_arguments: dict[str, Any] = setting({}, "more about the trunk; iresnet: depths, widths")
     trunk_pretrained: bool = setting(False, "start a timm trunk from timm's pretrained weights, from the Hub")

@@ -3,9 +3,11 @@
 import itertools
 import json
 import logging
+import tempfile
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
@@ -70,6 +72,12 @@ def test_photos_and_labels_are_those_of_the_source(source):
         (sample["label"], sample["pixels"].numpy().tobytes()) for sample in mapped
     )
     assert len({pixels for _, _, pixels in batch}) == PHOTOS
+
+
+def test_records_without_an_index_are_found_by_reading_the_file(records, caplog):
+    expected = read(*stream(records, 4))
+    (records / "train.idx").unlink()
+    assert read(*stream(records, 4)) == expected and "read once to find its records" in caplog.text
 
 
 @pytest.mark.parametrize(("ranks", "lanes", "batch_size"), [(1, 1, 9), (1, 2, 3), (2, 1, 4), (2, 3, 5), (3, 2, 33)])
@@ -147,6 +155,71 @@ def test_broken_photos_are_replaced_by_the_next(tmp_path, caplog):
     write_shard(tmp_path / "b.tar", bad)
     with pytest.raises(InputError, match="1000 photos up to .* cannot be used"):
         read(*stream(ShardRing(open_shards(str(tmp_path / "b.tar"), 3), 0, 5), 5))
+
+
+@pytest.fixture
+def bucket():
+    """fsspec's own storage in memory stands for S3."""
+    storage = fsspec.filesystem("memory")
+    yield storage
+    storage.rm("/", recursive=True)
+
+
+@pytest.mark.parametrize("to", ["parquet", "webdataset"])
+def test_shards_where_fsspec_reaches_are_read_as_local_ones(records, tmp_path, bucket, to, monkeypatch):
+    write_shards(load_faces(records), tmp_path / "shards", to, shard_photos=40, show_progress=False)
+    bucket.put(str(tmp_path / "shards"), "/bucket", recursive=True)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    name = "{000000..000002}.tar" if to == "webdataset" else "train-*.parquet"
+    for group in (0, 3):
+        local = read(*stream(tmp_path / "shards", 6, group=group), epoch=2)
+        for url in ("memory://bucket", f"memory://bucket/{name}"):
+            ring = ShardRing(open_shards(url), 0, 20, group)
+            assert ring.fingerprint == ShardRing(open_shards(str(tmp_path / "shards")), 0, 20).fingerprint
+            dataset, sampler = stream(ring, 6, group=group)
+            assert read(dataset, sampler, epoch=2) == local
+            dataset._samples.close()
+            assert not list(copies.iterdir()), "a shard's copy is removed"
+
+
+def test_what_is_wrong_with_remote_shards_is_one_line(records, tmp_path, bucket, monkeypatch):
+    def refused(match, url, **options):
+        with pytest.raises(InputError, match=match) as error:
+            shards = open_shards(url, **options)
+            list(itertools.chain.from_iterable(shards.read(s, range(n)) for s, n in enumerate(shards.counts)))
+        assert "\n" not in str(error.value)
+
+    write_shards(load_faces(records), tmp_path / "shards", "webdataset", shard_photos=40, show_progress=False)
+    bucket.put(str(tmp_path / "shards"), "/bucket", recursive=True)
+    refused("has no shards", "memory://elsewhere")
+    refused("memory://bucket/000003.tar does not exist", "memory://bucket/{000000..000003}.tar")
+    bucket.pipe("/rec/train.rec", b"records")
+    refused("has no shards", "memory://rec")
+    for limit, value, said in (
+        ("_FREE_BYTES", 1 << 60, "no room for its"),
+        ("_MAX_BYTES", 1000, "bytes, more than 1,000"),
+    ):
+        with monkeypatch.context() as limits:
+            limits.setattr(f"hfembed.faces.data.shard_files.{limit}", value)
+            refused(said, "memory://bucket")
+    content = bytearray(bucket.cat("/bucket/000001.tar"))
+    content[0] ^= 1
+    bucket.pipe("/bucket/000001.tar", bytes(content))
+    refused("000001.tar is damaged at byte 0", "memory://bucket")
+    bucket.pipe("/bucket/000001.tar", bytes(content) + bytes(512))
+    refused("bytes, not .* as in manifest.json", "memory://bucket")
+    bucket.rm("/bucket/manifest.json")
+    refused("has no manifest.json of these shards", "memory://bucket")
+    with pytest.raises(InputError, match="read by a recipe with streaming alone"):
+        load_faces("s3://bucket/shards")
+
+    def unreachable(url):
+        raise RuntimeError("no credentials\nwere found")
+
+    monkeypatch.setattr("hfembed.faces.data.shard_files.url_to_fs", unreachable)
+    refused("s3://bucket/shards cannot be read: no credentials", "s3://bucket/shards")
 
 
 @pytest.fixture(params=["records", "tars", "parquet"])
@@ -305,7 +378,7 @@ def test_what_cannot_be_streamed_is_said(records, tmp_path):
     (records / "train.idx").write_text(index + index)
     refused("larger than an index|repeat", records)
     (records / "train.idx").unlink()
-    (records / "train.rec").write_bytes(content[:-40])
+    (records / "train.rec").write_bytes(content[:-20])
     refused("is cut short", records)
 
 
