@@ -84,8 +84,8 @@ def write_shards(
     order = np.random.default_rng([seed]).permutation(len(faces))
     edges = np.append(np.arange(0, len(faces), shard_photos), len(faces))
     if by_person:
-        place = np.random.default_rng([seed, 1]).permutation(len(names))
-        order = order[np.argsort(place[labels[order]], kind="stable")]
+        turn: np.ndarray = np.random.default_rng([seed, 1]).permutation(len(names))
+        order = order[np.argsort(turn[labels[order]], kind="stable")]
         edges = _edges_between_people(labels[order], shard_photos)
     # in tars, landmarks that all photos share would add a file to each; they stand in the manifest
     with_landmarks = (

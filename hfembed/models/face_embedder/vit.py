@@ -126,8 +126,8 @@ class Vit(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (B, num_channels, H, W) -> map (B, D, 1, 1)."""
         tokens = self.patches(pixel_values).flatten(2).transpose(1, 2) + self.positions
-        masks = self.training and self.mask_token is not None
-        if masks:
+        mask_token = self.mask_token if self.training else None
+        if mask_token is not None:
             # a random order, of which the first tokens are kept
             order = torch.rand(tokens.shape[:2], device=tokens.device).argsort(dim=1)
             kept = order[:, : max(1, int(self.num_tokens * (1 - self.mask_ratio)))]
@@ -135,8 +135,8 @@ class Vit(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
-        if masks:
-            all_masked = self.mask_token.to(tokens.dtype).expand(len(tokens), self.num_tokens, -1)
+        if mask_token is not None:
+            all_masked = mask_token.to(tokens.dtype).expand(len(tokens), self.num_tokens, -1)
             tokens = all_masked.scatter(1, kept.unsqueeze(2).expand_as(tokens), tokens)
         merged = self.merge(tokens.flatten(1))
         return self.merge_norm(merged)[:, :, None, None]
