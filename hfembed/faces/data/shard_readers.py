@@ -114,7 +114,10 @@ def open_shards(source: str, num_people: int = 0, aligned: str | None = None) ->
         return ParquetShards(files, aligned)
     if all(map(is_plain_tar, files)):
         return TarShards(files, num_people, aligned)
-    raise InputError(f'"{source}" cannot be streamed: its tars are compressed, or Parquet lies among them')
+    raise InputError(
+        f'"{source}" cannot be streamed: its tars are compressed, or Parquet lies among them; '
+        "convert it by hfembed convert-dataset"
+    )
 
 
 def _template(aligned: str | None) -> list[list[float]] | None:
@@ -133,7 +136,10 @@ def _counts(files: list[str], manifest: dict[str, Any]) -> list[int] | None:
     for file in files:
         photos, size = known[Path(file).name]
         if size != Path(file).stat().st_size:
-            raise InputError(f"{file} has {Path(file).stat().st_size:,} bytes, not {size} as in manifest.json")
+            raise InputError(
+                f"{file} has {Path(file).stat().st_size:,} bytes, not {size} as in manifest.json: fetch it again, "
+                "or delete manifest.json if the file is meant to be so"
+            )
         if not isinstance(photos, int) or not 0 < photos <= size:
             raise InputError(f"{Path(file).parent}: manifest.json is damaged: {photos!r} photos in {Path(file).name}")
         counts.append(photos)
