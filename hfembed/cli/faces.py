@@ -108,7 +108,7 @@ def embed(
     _warn(summary.errors + summary.set_aside)
     return Answer(
         {**summary._asdict(), "output": output},
-        f"{summary.photos} photos, {summary.faces} faces, {len(summary.errors)} photos without a face; "
+        f"{summary.photos} photos, {summary.faces} faces, {len(summary.errors)} photos without one; "
         f"written to {output}",
     )
 
@@ -294,7 +294,8 @@ def explain(
         )
         map_a, similarity = occlusion.occlusion_map(embedder, processor, crop_a, crop_b, patch, stride)
         map_b, _ = occlusion.occlusion_map(embedder, processor, crop_b, crop_a, patch, stride)
-    occlusion.plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, output)
+    names = photo_files.utf8_name(a.name), photo_files.utf8_name(b.name)
+    occlusion.plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, names, output)
     return Answer(
         {"similarity": similarity, "output": output}, f"cosine similarity {similarity:.3f}; written to {output}"
     )

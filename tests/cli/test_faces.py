@@ -72,7 +72,7 @@ def test_faces_of_too_low_a_quality_are_set_aside_and_said(hfembed, photos, fold
     error = hfembed("group", photos, photos / "groups", *model, "--far", "0.01", fails=True)
     assert "no face in any of the 4 photos; the first, a.png: 1 of 1 faces set aside" in error
     answer = hfembed("embed", photos, photos / "out.parquet", *model)
-    assert "0 faces, 4 photos without a face" in answer
+    assert "0 faces, 4 photos without one" in answer
     (photos / "gallery" / "Ann").mkdir(parents=True)
     draw((50, 30), person=1).save(photos / "gallery" / "Ann" / "1.png")
     error = hfembed("identify", photos / "gallery", photos / "a.png", *model, fails=True)
@@ -90,7 +90,7 @@ def test_faces_of_too_low_a_quality_are_set_aside_and_said(hfembed, photos, fold
 def test_embed(hfembed, photos, folder):  # noqa: F811
     (photos / "broken.jpg").write_text("x")
     answer = hfembed("embed", photos, photos / "out.parquet", "--model", folder)
-    assert "5 photos, 3 faces, 2 photos without a face" in answer
+    assert "5 photos, 3 faces, 2 photos without one" in answer
     assert pq.read_table(photos / "out.parquet").num_rows == 5
     (photos / "empty").mkdir()
     error = hfembed("embed", photos / "empty", photos / "none.parquet", fails=True)

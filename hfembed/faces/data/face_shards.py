@@ -120,7 +120,8 @@ def _edges_between_people(labels: np.ndarray, shard_photos: int) -> np.ndarray:
     ends = np.append(np.flatnonzero(np.diff(labels)) + 1, len(labels))
     edges = [0]
     while edges[-1] < len(labels):
-        edges.append(int(ends[min(np.searchsorted(ends, edges[-1] + shard_photos), len(ends) - 1)]))
+        person = int(np.searchsorted(ends, edges[-1] + shard_photos))
+        edges.append(int(ends[min(person, len(ends) - 1)]))
     return np.array(edges)
 
 

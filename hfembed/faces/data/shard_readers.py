@@ -135,7 +135,10 @@ def open_shards(source: str, num_people: int = 0, aligned: str | None = None) ->
         return ParquetShards(files, aligned)
     if all(file.endswith(".tar") if is_remote(file) else is_plain_tar(file) for file in files):
         return TarShards(files, num_people, aligned)
-    raise InputError(f'"{source}" cannot be streamed: its tars are compressed, or Parquet lies among them')
+    raise InputError(
+        f'"{source}" cannot be streamed: its tars are compressed, or Parquet lies among them; '
+        "convert it by hfembed convert-dataset"
+    )
 
 
 class JoinedShards(FaceShards):
@@ -203,7 +206,10 @@ def _counts(files: list[str], manifest: dict[str, Any]) -> list[int] | None:
     for file in files:
         photos, size = known[Path(file).name]
         if size != (found := size_of(file)):
-            raise InputError(f"{file} has {found:,} bytes, not {size} as in manifest.json")
+            raise InputError(
+                f"{file} has {found:,} bytes, not {size} as in manifest.json: fetch it again, or delete manifest.json "
+                "if the file is meant to be so"
+            )
         if not isinstance(photos, int) or not 0 < photos <= size:
             raise InputError(f"{folder_of(file)}: manifest.json is damaged: {photos!r} photos in {Path(file).name}")
         counts.append(photos)
