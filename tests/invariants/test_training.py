@@ -165,6 +165,23 @@ def test_two_ranks_refuse_another_run_and_train_on_longer(tmp_path):
 
 
 @pytest.mark.multiprocess
+def test_machines_without_a_common_folder_are_refused_before_two_runs_are_mixed(tmp_path):
+    recipe = SAME_ON_ANY_RANKS | {"epochs": 1}
+    train(recipe, tmp_path / "a", 2, "--max_steps", "3")
+    command, folders = arguments(recipe, tmp_path / "b"), (tmp_path / "a" / "run", tmp_path / "b" / "run")
+    of_ranks = [["--output_dir", str(folder), "--resume"] for folder in folders]
+    before = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")}
+    code, printed = ScriptRun(SCRIPT, command, tmp_path / "b.txt", 2, of_ranks).finish(120)
+    assert code == 1 and "is another folder for rank 1 than for rank 0" in printed and "Traceback" not in printed
+    assert {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")} == before and not folders[1].exists()
+    # machines that share the folder go on
+    of_ranks = [["--output_dir", str(folders[0]), "--resume"]] * 2
+    code, printed = ScriptRun(SCRIPT, command, tmp_path / "b.txt", 2, of_ranks).finish(120)
+    assert code == 0 and "resuming from" in printed, printed[-3000:]
+    assert len(losses(read_log(tmp_path / "a"))) == 5
+
+
+@pytest.mark.multiprocess
 def test_one_rank_is_two_ranks_is_accumulation(tmp_path):
     one = losses(train(SAME_ON_ANY_RANKS, tmp_path / "one"))
     two = losses(train(SAME_ON_ANY_RANKS, tmp_path / "two", 2))

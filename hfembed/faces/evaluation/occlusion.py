@@ -68,7 +68,7 @@ def plot_occlusion(
     names: tuple[str, str],
     path: str | Path,
 ) -> None:
-    """Draw two faces (C, H, W) uint8, named, and beside each what its regions contribute to the similarity."""
+    """Draw two faces (C, H, W) uint8 with their names, and beside each what its regions add to the similarity."""
     figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 4)
     reach = max(values.abs().max().item() for values in maps)

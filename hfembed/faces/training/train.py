@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 
 from hfembed.checkpoint.files import PEOPLE_FILE
 from hfembed.checkpoint.people_file import write_people
@@ -167,8 +167,6 @@ def make_sharded_head(
     config: FaceTrainingConfig, model: FaceEmbedderForClassification, people: int, accelerator: Accelerator
 ) -> ShardedHead:
     """A head whose class weights are split over the ranks."""
-    if (kind := accelerator.distributed_type) in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise InputError(f"a sharded head is not possible with {kind.value}: train on plain ranks (--multi_gpu)")
     return ShardedHead(model.config, people, config, config.sample_rate, accelerator.device)
 
 
