@@ -15,11 +15,17 @@ from hfembed.index.min_quality import MIN_QUALITY
 with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed import threads
+    from hfembed.checkpoint import loading
     from hfembed.faces import clustering, default_model, detection, face_analyzer, photo_folders, projection_plot
+    from hfembed.faces.data import faces as face_data
+    from hfembed.faces.data import landmarks as landmark_files
+    from hfembed.faces.evaluation import detection as central_faces
     from hfembed.faces.evaluation import occlusion
     from hfembed.index import embedding_index
 
 commands = Commands("Faces")
+
+_NAMED = 5  # photos without a face
 
 Photo = Annotated[Path, typer.Argument(help="A photo.")]
 OtherPhoto = Annotated[Path, typer.Argument(help="Another photo.")]
@@ -110,6 +116,39 @@ def embed(
         {**summary._asdict(), "output": output},
         f"{summary.photos} photos, {summary.faces} faces, {len(summary.errors)} photos without one; "
         f"written to {output}",
+    )
+
+
+@commands.command("landmarks")
+def landmarks(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Photos of people: folder, archive, RecordIO, Parquet, tars, Hub id.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The .json file to write.")],
+    hub: Hub,
+    detector: Annotated[
+        str | None, typer.Option(help="A face detector, folder or Hub id; default: the default face model's.")
+    ] = None,
+    num_threads: BatchThreads = None,
+    device: options.Device = "auto",
+) -> Answer:
+    """Find five points of the face at the center of each photo, for training (--train_landmarks) and evaluation."""
+    if output.suffix.lower() != ".json":
+        raise InputError(f"{output} does not end in .json; name the file to write")
+    check_writable(output)
+    photos = face_data.load_faces(source)
+    finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
+    found = central_faces.detect_landmarks(finder, photos, num_threads or "auto", sys.stderr.isatty())
+    without = {file: points for file, points in found.items() if isinstance(points, str)}
+    _warn([f"{file}: {reason}" for file, reason in list(without.items())[:_NAMED]])
+    if len(without) > _NAMED:
+        warn(f"{len(without) - _NAMED:,} more have null in {output}")
+    landmark_files.write_landmarks(output, {file: None if file in without else found[file] for file in found})
+    return Answer.written(
+        output,
+        f"{len(found):,} photos, {len(without):,} without a face; written to {output}",
+        photos=len(found),
+        without_face=len(without),
     )
 
 

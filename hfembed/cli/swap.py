@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,11 +15,7 @@ from hfembed.errors import InputError
 with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
-    from hfembed.faces import default_model
     from hfembed.faces.swap import clip_files, clip_swapper, face_swapper, provenance_mark
-
-if TYPE_CHECKING:
-    from hfembed.checkpoint.checkpoint import Checkpoint
 
 commands = Commands("Faces")
 
@@ -73,7 +69,7 @@ def swap(
         clip = clip_files.Clip(photo)
     points = None if landmarks is None else read_points(landmarks, photo.name)
     model_and_processor = loading.load_face_swap(hub.model(model), device)
-    finder = loading.load_face_detector(_find_detector(detector, hub), device)[0] if landmarks is None else None
+    finder = loading.load_face_detector(hub.face_detector(detector), device)[0] if landmarks is None else None
     swapper = face_swapper.FaceSwapper(*model_and_processor, finder, match_colors)
     if is_clip:
         done = clip_swapper.swap_clip(swapper, clip, person, output, face, label, batch_size)
@@ -90,16 +86,6 @@ def swap(
     picture = swapper(photo, person, points, face)
     provenance_mark.save_marked(picture, output, label)
     return Answer.written(output, f"{photo} with the face of {person} written to {output}, marked as generated")
-
-
-def _find_detector(name: str | None, hub: Hub) -> "Checkpoint":
-    """The named detector, or the one of the default face model."""
-    if name is not None:
-        return hub.other_model(name)
-    default = default_model.resolve_face_model(token=hub.token)
-    if default.detector is None:
-        raise InputError(f"{default.name} has no detector in it: name one with --detector")
-    return default.detector
 
 
 def read_points(text: str, photo: str) -> list[list[list[float]]]:
