@@ -143,7 +143,8 @@ def landmarks(
     _warn([f"{file}: {reason}" for file, reason in list(without.items())[:_NAMED]])
     if len(without) > _NAMED:
         warn(f"{len(without) - _NAMED:,} more have null in {output}")
-    landmark_files.write_landmarks(output, {file: None if file in without else found[file] for file in found})
+    points = {file: None if isinstance(detection, str) else detection for file, detection in found.items()}
+    landmark_files.write_landmarks(output, points)
     return Answer.written(
         output,
         f"{len(found):,} photos, {len(without):,} without a face; written to {output}",
