@@ -8,7 +8,7 @@ import typer
 
 from hfembed.atomic import check_destination, check_output_folder, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, warn
+from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports, warn
 from hfembed.errors import InputError, input_errors
 from hfembed.index.min_quality import MIN_QUALITY
 
@@ -114,7 +114,8 @@ def embed(
     _warn(summary.errors + summary.set_aside)
     return Answer(
         {**summary._asdict(), "output": output},
-        f"{summary.photos} photos, {summary.faces} faces, {len(summary.errors)} photos without one; "
+        f"{counted(summary.photos, 'photo')}, {counted(summary.faces, 'face')}, "
+        f"{counted(len(summary.errors), 'photo')} without one; "
         f"written to {output}",
     )
 
@@ -147,7 +148,7 @@ def landmarks(
     landmark_files.write_landmarks(output, points)
     return Answer.written(
         output,
-        f"{len(found):,} photos, {len(without):,} without a face; written to {output}",
+        f"{counted(len(found), 'photo')}, {len(without):,} without a face; written to {output}",
         photos=len(found),
         without_face=len(without),
     )
@@ -229,7 +230,7 @@ def identify(
             left_out.append(f"{line}; --min-quality 0 takes all")
     _warn(errors + left_out)
     if not answers:
-        raise InputError(f"no face to identify in {len(photos)} photo{'s' if len(photos) > 1 else ''}")
+        raise InputError(f"no face to identify in {counted(len(photos), 'photo')}")
     return Answer({"faces": answers, "errors": errors, "set_aside": set_aside}, "\n".join(lines))
 
 
@@ -292,12 +293,17 @@ def group(
     clustering.write_groups(faces, groups, output, None if map_method == "none" else map_method)
     sizes = [int((groups == number).sum()) for number in range(int(groups.max()) + 1)]
     alone = sizes.count(1)
-    lines = [f"{len(groups)} faces at cosine {chosen:.3f}: {len(sizes) - alone} groups, {alone} faces alone"]
+    lines = [
+        f"{counted(len(groups), 'face')} at cosine {chosen:.3f}: "
+        f"{counted(len(sizes) - alone, 'group')}, {counted(alone, 'face')} alone"
+    ]
     lines += [f"  no face from {file}: {reason}" for file, reason in list(faces.failures.items())[:10]]
     if len(faces.failures) > 10:
         lines.append(f"  and {len(faces.failures) - 10} more, in index.html")
     if faces.set_aside:
-        lines.append(f"  set aside in {len(faces.set_aside)} photos with other faces (--min-quality 0 takes all):")
+        lines.append(
+            f"  set aside in {counted(len(faces.set_aside), 'photo')} with other faces (--min-quality 0 takes all):"
+        )
         lines += [f"    {line}" for line in faces.set_aside[:10]]
     lines.append(f"  written to {output}/index.html")
     record = {

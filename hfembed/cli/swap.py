@@ -9,7 +9,7 @@ import typer
 
 from hfembed.atomic import check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports
+from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports
 from hfembed.errors import InputError
 
 with lazy_imports():
@@ -76,8 +76,8 @@ def swap(
         rate = round(done.frames_per_second, 2)
         return Answer.written(
             output,
-            f"{photo} with the face of {person} written to {output}, marked as generated: {done.faces} faces of "
-            f"{done.tracks} track(s) in {done.frames} frames, {rate} frames/s",
+            f"{photo} with the face of {person} written to {output}, marked as generated: "
+            f"{counted(done.faces, 'face')} of {counted(done.tracks, 'track')} in {counted(done.frames, 'frame')}, {rate} frames/s",
             frames=done.frames,
             faces=done.faces,
             tracks=done.tracks,
