@@ -77,7 +77,8 @@ def swap(
         return Answer.written(
             output,
             f"{photo} with the face of {person} written to {output}, marked as generated: "
-            f"{counted(done.faces, 'face')} of {counted(done.tracks, 'track')} in {counted(done.frames, 'frame')}, {rate} frames/s",
+            f"{counted(done.faces, 'face')} of {counted(done.tracks, 'track')} "
+            f"in {counted(done.frames, 'frame')}, {rate} frames/s",
             frames=done.frames,
             faces=done.faces,
             tracks=done.tracks,
