@@ -15,7 +15,7 @@ from hfembed.errors import InputError
 with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
-    from hfembed.faces.swap import clip_files, clip_swapper, face_swapper, provenance_mark
+    from hfembed.faces.swap import clip_files, clip_swapper, content_credentials, face_swapper, provenance_mark
 
 commands = Commands("Faces")
 
@@ -53,12 +53,22 @@ def swap(
     label: Annotated[
         bool, typer.Option(help='Write "generated face" into the corner; the note inside the file always stays.')
     ] = True,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="Sign the file with a C2PA manifest: your certificate and its chain, PEM; with --key."),
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's private key, PEM, without a passphrase.")] = None,
     batch_size: options.BatchSize = 16,
     device: options.Device = "auto",
 ) -> Answer:
     """Replace the faces in a photo or a clip by another person's: only with the consent of both."""
     if detector is not None and landmarks is not None:
         raise InputError("where are the faces? give either --detector or --landmarks")
+    if (certificate is None) != (key is None):
+        raise InputError("a signature takes both: --certificate and --key")
+    sign = None
+    if certificate is not None and key is not None:
+        sign = content_credentials.ContentCredentials(certificate, key).sign
     check_writable(output)
     photo_files.check_photos(photo)
     is_clip = photo.suffix.lower() in clip_files.CLIP_SUFFIXES
@@ -72,7 +82,7 @@ def swap(
     finder = loading.load_face_detector(hub.face_detector(detector), device)[0] if landmarks is None else None
     swapper = face_swapper.FaceSwapper(*model_and_processor, finder, match_colors)
     if is_clip:
-        done = clip_swapper.swap_clip(swapper, clip, person, output, face, label, batch_size)
+        done = clip_swapper.swap_clip(swapper, clip, person, output, face, label, batch_size, sign)
         rate = round(done.frames_per_second, 2)
         return Answer.written(
             output,
@@ -85,7 +95,7 @@ def swap(
             frames_per_second=rate,
         )
     picture = swapper(photo, person, points, face)
-    provenance_mark.save_marked(picture, output, label)
+    provenance_mark.save_marked(picture, output, label, sign)
     return Answer.written(output, f"{photo} with the face of {person} written to {output}, marked as generated")
 
 
