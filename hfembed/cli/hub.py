@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hfembed.atomic import check_output_folder, check_writable
-from hfembed.cli.commands import Answer, Commands, OptionGroup, Token, lazy_imports
+from hfembed.cli.commands import Answer, Commands, OptionGroup, Token, counted, lazy_imports
 
 with lazy_imports():
     from hfembed.checkpoint import card as model_card
@@ -115,7 +115,7 @@ def convert_dataset(
     )
     shards = len(manifest["shards"])
     text = (
-        f"{manifest['photos']:,} photos of {manifest['people']:,} people in {shards:,} shard{'s'[: shards != 1]}; "
+        f"{manifest['photos']:,} photos of {manifest['people']:,} people in {counted(shards, 'shard')}; "
         f"written to {destination}"
     )
     return Answer.written(destination, text, photos=manifest["photos"], people=manifest["people"])

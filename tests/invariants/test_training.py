@@ -205,6 +205,7 @@ def test_one_rank_is_two_ranks_with_batch_norm_where_it_is_synchronized(tmp_path
 @pytest.mark.parametrize("head", ["elasticface", "curricularface"])
 def test_margins_and_progress_are_the_same_on_any_ranks_and_after_a_kill(tmp_path, head):
     recipe = SAME_ON_ANY_RANKS | {"head": head, "scale": 16.0, "margin_deviation": 0.3}
+    recipe |= {"synthetic_photos": 4, "batch_size": 8}
     one = train(recipe, tmp_path / "one")
     two = losses(train(recipe, tmp_path / "two", 2))
     assert two == pytest.approx(losses(one), rel=1e-4)
@@ -228,6 +229,8 @@ def test_a_sharded_head_is_the_same_on_any_ranks_after_a_kill_and_on_other_ranks
         "ema_decay": 0.9,
         "epochs": 2,
         "keep_best": False,
+        "synthetic_photos": 4,
+        "batch_size": 8,
     }
     one = train(recipe, tmp_path / "one")
     train_until_killed(recipe, tmp_path / "killed", 3)

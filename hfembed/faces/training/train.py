@@ -111,6 +111,18 @@ def main(arguments: Sequence[str] | None = None, faces: datasets.IterableDataset
     )
 
 
+@training_program
+def prepare(arguments: Sequence[str] | None = None) -> None:
+    """Look up the recipe's photos, align and keep their crops, or count its streams: the first step of a training."""
+    config = read_config(FaceTrainingConfig, arguments, __doc__)
+    photos, held_out = open_photos(config, make_processor(config), None)
+    if not isinstance(photos, Photos):
+        print(describe_stream(config, photos, False)[0])  # noqa: T201
+        return
+    count = len(photos) + (len(held_out) if held_out else 0)
+    print(f"{count:,} photos of {len(photos.identities):,} people are ready to train on")  # noqa: T201
+
+
 def open_photos(
     config: FaceTrainingConfig, processor: FaceImageProcessor, faces: datasets.IterableDataset | None
 ) -> tuple[Photos | PhotoSource, Photos | None]:

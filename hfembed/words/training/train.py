@@ -76,5 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator.end_training()
 
 
+@training_program
+def prepare(arguments: Sequence[str] | None = None) -> None:
+    """Count the words of the recipe's text and write it as ids: the first step of a training."""
+    config = read_config(Word2VecTrainingConfig, arguments, __doc__)
+    config.check_sources()
+    keep_objective(config)
+    corpus = load_corpus(config)
+    print(f"{corpus.num_words:,} words, {len(corpus.vocabulary):,} distinct, are ready to train on")  # noqa: T201
+
+
 if __name__ == "__main__":
     main()
