@@ -256,8 +256,8 @@ class _Training:
         default = on_cpu[settings.engine] if device.type == "cpu" else 1_048_576
         self.sync_words = settings.sync_words or default
         workers, longest = self.num_ranks * self.num_threads, 524_288
-        if self.num_ranks > 1:  # a segment is what a thread learns between two synchronizations
-            longest = min(max(self.sync_words // self.num_threads, 1), longest)
+        if self.num_ranks > 1:  # a segment is what a thread learns in half a round
+            longest = min(max(self.sync_words // 2 // self.num_threads, 1), longest)
         self.plan = SegmentPlan.for_corpus(corpus.num_words, workers, settings.seed, segment_words=longest)
         self.synchronizer = None
         self.identity = identity or self._default_identity()
@@ -311,6 +311,7 @@ class _Training:
     def train(self, resume: bool) -> TrainingReport:
         """Run from the start, or from the newest checkpoint."""
         done = self._load_checkpoint() if resume else 0
+        self.words_sent = self._words_before(done)  # by all ranks, at the end of the last round
         logger.info("engine: %s", self.engine)
         total = self.plan.num_segments * self.settings.epochs
         loss = None
@@ -371,12 +372,7 @@ class _Training:
                         future.cancel()
                 whole = stop == total or any(self._due(words, done, stop) for words in self._intervals())
                 if self.synchronizer is not None:
-                    begin, end = self._words_before(done), self._words_before(stop)
-                    round_number = max(stop // self._segments_per_round(), 1)
-                    num_rows = len(self.rows[1]) if whole else self.synchronizer.num_rows(round_number)
-                    self.synchronizer.synchronize(end - begin, self._rate(begin), num_rows)
-                    if whole:
-                        self.synchronizer.finish()
+                    self._synchronize(stop, whole)
                 self.seconds += time.perf_counter() - begun
                 self.cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss
@@ -432,17 +428,31 @@ class _Training:
         """Whether a multiple of `words` lies between two segments."""
         return words > 0 and self._words_before(stop) // words > self._words_before(done) // words
 
-    def _segments_per_round(self) -> int:
-        """Segments that all ranks together learn between two synchronizations, each rank the same number."""
+    def _segments_per_half_round(self) -> int:
+        """Segments that all ranks together learn in half a synchronization round, each rank the same number."""
         segment_words = self.plan.num_words / self.plan.num_segments
-        rounds = max(round(self.sync_words / segment_words / self.num_threads), 1)
-        return rounds * self.num_threads * self.num_ranks
+        each = max(round(self.sync_words / 2 / segment_words / self.num_threads), 1)
+        return each * self.num_threads * self.num_ranks
+
+    def _synchronize(self, stop: int, whole: bool) -> None:
+        """Send what was learned in a round, at its end; take what the others sent, in the middle of the next one."""
+        half = self._segments_per_half_round()
+        if stop % (2 * half) and not whole:
+            self.synchronizer.finish()
+            return
+        num_rows = len(self.rows[1]) if whole else self.synchronizer.num_rows(stop // (2 * half))
+        words = self._words_before(stop)
+        self.synchronizer.synchronize(words - self.words_sent, self._rate(self.words_sent), num_rows)
+        self.words_sent = words
+        if whole:
+            self.synchronizer.finish()
 
     def _next_stop(self, done: int, total: int) -> int:
         """The segment before which all threads wait for one another the next time."""
         stops = [total]
         if self.synchronizer is not None:
-            stops.append(done + self._segments_per_round())
+            half = self._segments_per_half_round()
+            stops.append((done // half + 1) * half)
         for words in self._intervals():
             if words:
                 due = (self._words_before(done) // words + 1) * words

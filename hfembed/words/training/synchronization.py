@@ -4,13 +4,13 @@ DistributedDataParallel would send both matrices after every step. Here each ran
 corpus, and from time to time a synchronization round adds up the ranks' *deltas*.
 
 Which rows: a row of a frequent word moves far within a few thousand words, so that ranks would diverge; a row of a
-rare word moves once in millions. Every round takes the most frequent words' rows, every third round those of twice as
-many words, every ninth of four times as many, and so on; of rows that words share (n-grams), those that are touched as
-often. All rows are synchronized sooner or later, with few bytes sent.
+rare word moves once in millions. Every round takes the most frequent words' rows, every second round those of twice
+as many words, every fourth of four times as many, and so on; of rows that words share (n-grams), those that are
+touched as often. All rows are synchronized sooner or later, with few bytes sent.
 
-When: the all-reduce runs while the next words are processed, and its sum is applied at the next round in place of what
-the rank itself had sent. So no rank waits for the network or for a slightly slower rank; the price is that the other
-ranks' updates arrive one round later.
+When: the all-reduce runs while the next words are processed, and its sum is applied in the middle of the next round
+in place of what the rank itself had sent. So no rank waits for the network or for a slightly slower rank; the price
+is that the other ranks' updates arrive half a round later.
 
 How they are combined: rows that moved little since their last round get the sum, because rare words must not learn
 less when there are more ranks. Where every rank has nearly converged by itself, the sum would overshoot: those rows
@@ -21,7 +21,7 @@ after the other would cover 1 - c ** R; so their sum is multiplied by (1 - c ** 
 import numpy as np
 import torch
 
-FORGETTING = 50.0
+FORGETTING = 150.0
 """Learning rate x pair weight after which a row keeps 1 / e of the distance to its optimum."""
 
 
@@ -82,8 +82,8 @@ class DeltaSynchronizer:
     def num_rows(self, round_number: int) -> int:
         """How many of the output rows a round takes; rounds count from 1."""
         taken, most = self.smallest, len(self.matrices[1].rows)
-        while round_number % 3 == 0 and taken < most:
-            round_number, taken = round_number // 3, 2 * taken
+        while round_number % 2 == 0 and taken < most:
+            round_number, taken = round_number // 2, 2 * taken
         return min(taken, most)
 
     def synchronize(self, num_words: int, rate: float, num_rows: int) -> None:
