@@ -31,6 +31,7 @@ _LIBRARY_ERRORS = {
 # module that an extra brings -> the extra
 _EXTRAS = {
     "av": "film",
+    "c2pa": "credentials",
     "constriction": "images",
     "faiss": "index",
     "gradio": "demo",

@@ -78,6 +78,7 @@ def draw(
     for line, name in zip(grid, names, strict=True):
         for axes in line:
             axes.axis("off")
+        line[0].set_title(f"person {name + 1}: {int((groups == name).sum())} photos", fontsize=9, loc="left")
         for axes, number in zip(line, np.flatnonzero(groups == name), strict=False):
             axes.imshow(photos[number].faces[0].crop)
     figure.savefig(folder / "faces.jpg", pil_kwargs={"quality": 85})

@@ -51,9 +51,17 @@ class ScriptRun:
         arguments: Its arguments.
         output: The file that takes what it prints, replaced.
         ranks: Processes.
+        of_ranks: More arguments of each rank, which is then the only one of its machine.
     """
 
-    def __init__(self, script: Path, arguments: list[str], output: Path, ranks: int = 1) -> None:
+    def __init__(
+        self,
+        script: Path,
+        arguments: list[str],
+        output: Path,
+        ranks: int = 1,
+        of_ranks: list[list[str]] | None = None,
+    ) -> None:
         self.output = output
         output.write_text("")
         environment = {"ACCELERATE_USE_CPU": "true"}
@@ -62,7 +70,10 @@ class ScriptRun:
         self.processes = []
         for rank in range(ranks):
             its_own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-            arguments_of_run = (str(script), [str(argument) for argument in arguments], environment | its_own, output)
+            if of_ranks:
+                its_own |= {"LOCAL_RANK": "0", "GROUP_RANK": str(rank)}
+            given = [str(argument) for argument in [*arguments, *(of_ranks[rank] if of_ranks else [])]]
+            arguments_of_run = (str(script), given, environment | its_own, output)
             self.processes.append(fork_server().Process(target=_run, args=arguments_of_run))
             self.processes[-1].start()
 

@@ -79,6 +79,8 @@ def surroundings(tmp_path, folder, monkeypatch):  # noqa: F811
     monkeypatch.setenv("HFEMBED_FACE_MODEL", str(model))
     shutil.copytree(model, tmp_path / "outputs" / "dlib", ignore=shutil.ignore_patterns("detector"))
     shutil.copytree(model / "detector", tmp_path / "outputs" / "mtcnn")
+    shutil.copytree(tmp_path / "outputs" / "dlib", tmp_path / "outputs" / "mine")
+    shutil.copytree(model / "detector", tmp_path / "outputs" / "yunet")
     save_tiny_autoencoder(tmp_path / "outputs" / "autoencoder", tiny_appearance)
     for name, person in (
         ("a", 1),

@@ -78,12 +78,14 @@ def load_word2vec(
     """Load word vectors with their words, without output rows; as `load_image_model`.
 
     Raises:
-        InputError: The words are missing too.
+        InputError: The words are missing too, or there are none.
     """
     checkpoint = Checkpoint.resolve(checkpoint, **hub)
     model = _load_model(checkpoint, Word2VecModel, "word vectors", device, dtype)
     if model.vocabulary is None:
         raise InputError(f"{checkpoint.name} lacks its words: tokenizer.json, vocab_counts.safetensors")
+    if not model.vocabulary.words:
+        raise InputError(f"{checkpoint.name} has a vocabulary of no words: train it on text, or convert word vectors")
     return model
 
 

@@ -23,6 +23,7 @@ app.add_typer(convert.commands.app, name="convert", rich_help_panel="Hub")
 app.add_typer(export.commands.app, name="export", rich_help_panel="Hub")
 app.add_typer(hub.datasets.app, name="push-dataset", rich_help_panel="Hub")
 app.add_typer(train.app, name="train", rich_help_panel="Training")
+app.add_typer(train.prepare_app, name="prepare", rich_help_panel="Training")
 app.add_typer(evaluate.commands.app, name="evaluate", rich_help_panel="Training")
 
 

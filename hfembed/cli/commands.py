@@ -126,6 +126,15 @@ class Hub(OptionGroup):
         """Find the face model that the command is about: the named one, or the default one."""
         return default_model.resolve_face_model(name, revision=self.revision, token=self.token)
 
+    def face_detector(self, name: str | None) -> "checkpoints.Checkpoint":
+        """Find the named face detector, or the one of the default face model."""
+        if name is not None:
+            return self.other_model(name)
+        default = default_model.resolve_face_model(token=self.token)
+        if default.detector is None:
+            raise InputError(f"{default.name} has no detector in it: name one with --detector")
+        return default.detector
+
     def other_model(self, name: str) -> "checkpoints.Checkpoint":
         """Find another model that the command uses; its revision is part of its name."""
         return checkpoints.Checkpoint.resolve(name, token=self.token)
@@ -171,6 +180,11 @@ class Command(TyperCommand):
 def warn(text: str) -> None:
     """Say one line apart from the answer."""
     print(f"warning: {text}", file=sys.stderr)
+
+
+def counted(number: int, thing: str) -> str:
+    """1 photo, 2 photos, 1,000 photos."""
+    return f"{number:,} {thing}{'s'[: number != 1]}"
 
 
 def say_new_name(old: str, new: str) -> None:

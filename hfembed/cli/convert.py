@@ -67,7 +67,7 @@ def convert_facenet_pytorch(
 
 @commands.command("insightface")
 def convert_insightface(source: Source, destination: Destination, overwrite: Overwrite = False) -> Answer:
-    """Convert an IResNet of insightface: .pth of arcface_torch, or .onnx."""
+    """Convert an IResNet or a ViT of insightface: .pth or .pt of arcface_torch; an IResNet's .onnx too."""
     check_destination(destination, overwrite)
     return _answer(source, insightface.convert_insightface(source, destination, overwrite), destination)
 

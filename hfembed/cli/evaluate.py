@@ -298,8 +298,13 @@ def evaluate_reconstruction(
         bool, typer.Option(help="Measure PCA too, which takes minutes for codes of thousands of numbers.")
     ] = True,
     quality: Annotated[
-        int, typer.Option(min=0, max=40, help="Of the compressed files; codes of thousands of numbers need about 20.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            min=0,
+            max=40,
+            help="Of the compressed files; default: 10; codes of thousands of numbers need about 20, quantized none.",
+        ),
+    ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
     num_threads: options.Threads = 1,
     device: options.Device = "auto",

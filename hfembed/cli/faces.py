@@ -8,18 +8,24 @@ import typer
 
 from hfembed.atomic import check_destination, check_output_folder, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, warn
+from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports, warn
 from hfembed.errors import InputError, input_errors
 from hfembed.index.min_quality import MIN_QUALITY
 
 with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed import threads
+    from hfembed.checkpoint import loading
     from hfembed.faces import clustering, default_model, detection, face_analyzer, photo_folders, projection_plot
+    from hfembed.faces.data import faces as face_data
+    from hfembed.faces.data import landmarks as landmark_files
+    from hfembed.faces.evaluation import detection as central_faces
     from hfembed.faces.evaluation import occlusion
     from hfembed.index import embedding_index
 
 commands = Commands("Faces")
+
+_NAMED = 5  # photos without a face
 
 Photo = Annotated[Path, typer.Argument(help="A photo.")]
 OtherPhoto = Annotated[Path, typer.Argument(help="Another photo.")]
@@ -108,8 +114,43 @@ def embed(
     _warn(summary.errors + summary.set_aside)
     return Answer(
         {**summary._asdict(), "output": output},
-        f"{summary.photos} photos, {summary.faces} faces, {len(summary.errors)} photos without a face; "
+        f"{counted(summary.photos, 'photo')}, {counted(summary.faces, 'face')}, "
+        f"{counted(len(summary.errors), 'photo')} without one; "
         f"written to {output}",
+    )
+
+
+@commands.command("landmarks")
+def landmarks(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Photos of people: folder, archive, RecordIO, Parquet, tars, Hub id.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The .json file to write.")],
+    hub: Hub,
+    detector: Annotated[
+        str | None, typer.Option(help="A face detector, folder or Hub id; default: the default face model's.")
+    ] = None,
+    num_threads: BatchThreads = None,
+    device: options.Device = "auto",
+) -> Answer:
+    """Find five points of the face at the center of each photo, for training (--train_landmarks) and evaluation."""
+    if output.suffix.lower() != ".json":
+        raise InputError(f"{output} does not end in .json; name the file to write")
+    check_writable(output)
+    photos = face_data.load_faces(source)
+    finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
+    found = central_faces.detect_landmarks(finder, photos, num_threads or "auto", sys.stderr.isatty())
+    without = {file: points for file, points in found.items() if isinstance(points, str)}
+    _warn([f"{file}: {reason}" for file, reason in list(without.items())[:_NAMED]])
+    if len(without) > _NAMED:
+        warn(f"{len(without) - _NAMED:,} more have null in {output}")
+    points = {file: None if isinstance(detection, str) else detection for file, detection in found.items()}
+    landmark_files.write_landmarks(output, points)
+    return Answer.written(
+        output,
+        f"{counted(len(found), 'photo')}, {len(without):,} without a face; written to {output}",
+        photos=len(found),
+        without_face=len(without),
     )
 
 
@@ -189,7 +230,7 @@ def identify(
             left_out.append(f"{line}; --min-quality 0 takes all")
     _warn(errors + left_out)
     if not answers:
-        raise InputError(f"no face to identify in {len(photos)} photo{'s' if len(photos) > 1 else ''}")
+        raise InputError(f"no face to identify in {counted(len(photos), 'photo')}")
     return Answer({"faces": answers, "errors": errors, "set_aside": set_aside}, "\n".join(lines))
 
 
@@ -252,12 +293,17 @@ def group(
     clustering.write_groups(faces, groups, output, None if map_method == "none" else map_method)
     sizes = [int((groups == number).sum()) for number in range(int(groups.max()) + 1)]
     alone = sizes.count(1)
-    lines = [f"{len(groups)} faces at cosine {chosen:.3f}: {len(sizes) - alone} groups, {alone} faces alone"]
+    lines = [
+        f"{counted(len(groups), 'face')} at cosine {chosen:.3f}: "
+        f"{counted(len(sizes) - alone, 'group')}, {counted(alone, 'face')} alone"
+    ]
     lines += [f"  no face from {file}: {reason}" for file, reason in list(faces.failures.items())[:10]]
     if len(faces.failures) > 10:
         lines.append(f"  and {len(faces.failures) - 10} more, in index.html")
     if faces.set_aside:
-        lines.append(f"  set aside in {len(faces.set_aside)} photos with other faces (--min-quality 0 takes all):")
+        lines.append(
+            f"  set aside in {counted(len(faces.set_aside), 'photo')} with other faces (--min-quality 0 takes all):"
+        )
         lines += [f"    {line}" for line in faces.set_aside[:10]]
     lines.append(f"  written to {output}/index.html")
     record = {
@@ -294,7 +340,8 @@ def explain(
         )
         map_a, similarity = occlusion.occlusion_map(embedder, processor, crop_a, crop_b, patch, stride)
         map_b, _ = occlusion.occlusion_map(embedder, processor, crop_b, crop_a, patch, stride)
-    occlusion.plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, output)
+    names = photo_files.utf8_name(a.name), photo_files.utf8_name(b.name)
+    occlusion.plot_occlusion((crop_a, crop_b), (map_a, map_b), similarity, names, output)
     return Answer(
         {"similarity": similarity, "output": output}, f"cosine similarity {similarity:.3f}; written to {output}"
     )

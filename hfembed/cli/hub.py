@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hfembed.atomic import check_output_folder, check_writable
-from hfembed.cli.commands import Answer, Commands, OptionGroup, Token, lazy_imports
+from hfembed.cli.commands import Answer, Commands, OptionGroup, Token, counted, lazy_imports
 
 with lazy_imports():
     from hfembed.checkpoint import card as model_card
@@ -100,16 +100,22 @@ def convert_dataset(
     ] = None,
     min_photos: Annotated[int, typer.Option(min=1, help="Leave out people with fewer photos.")] = 1,
     shard_photos: Annotated[int, typer.Option(min=1, help="Photos per shard.")] = 10_000,
+    by_person: Annotated[
+        bool,
+        typer.Option("--by-person", help="Shuffle people, not photos: a stream can then take several of each person."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the order of photos, shuffled once.")] = 0,
 ) -> Answer:
     """Copy photos of people, byte for byte, into shuffled shards; the same command continues what was killed."""
     check_output_folder(destination)
     chosen = faces.FaceSource(source, split=split, landmarks=landmarks, aligned=aligned, min_photos=min_photos)
     photos = faces.load_faces(chosen)
-    manifest = face_shards.write_shards(photos, destination, to, shard_photos=shard_photos, seed=seed)
+    manifest = face_shards.write_shards(
+        photos, destination, to, shard_photos=shard_photos, by_person=by_person, seed=seed
+    )
     shards = len(manifest["shards"])
     text = (
-        f"{manifest['photos']:,} photos of {manifest['people']:,} people in {shards:,} shard{'s'[: shards != 1]}; "
+        f"{manifest['photos']:,} photos of {manifest['people']:,} people in {counted(shards, 'shard')}; "
         f"written to {destination}"
     )
     return Answer.written(destination, text, photos=manifest["photos"], people=manifest["people"])

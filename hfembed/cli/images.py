@@ -159,7 +159,12 @@ def compress(
     photo: Photo,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
     hub: Hub,
-    quality: Annotated[int, typer.Option(min=0, max=40, help="Adding 2 halves the quantization step.")] = 10,
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=40, help="Adding 2 halves the quantization step; default: 10; none of quantized codes."
+        ),
+    ] = None,
     device: options.Device = "auto",
 ) -> Answer:
     """Compress a face to a few dozen bytes, for the same model to decompress."""

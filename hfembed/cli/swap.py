@@ -3,24 +3,20 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hfembed.atomic import check_destination, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports
+from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports
 from hfembed.errors import InputError
 
 with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
-    from hfembed.faces import default_model
     from hfembed.faces.identity_swap import new_people
-    from hfembed.faces.swap import clip_files, clip_swapper, face_swapper, provenance_mark
-
-if TYPE_CHECKING:
-    from hfembed.checkpoint.checkpoint import Checkpoint
+    from hfembed.faces.swap import clip_files, clip_swapper, content_credentials, face_swapper, provenance_mark
 
 commands = Commands("Faces")
 
@@ -58,12 +54,22 @@ def swap(
     label: Annotated[
         bool, typer.Option(help='Write "generated face" into the corner; the note inside the file always stays.')
     ] = True,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="Sign the file with a C2PA manifest: your certificate and its chain, PEM; with --key."),
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's private key, PEM, without a passphrase.")] = None,
     batch_size: options.BatchSize = 16,
     device: options.Device = "auto",
 ) -> Answer:
     """Replace the faces in a photo or a clip by another person's: only with the consent of both."""
     if detector is not None and landmarks is not None:
         raise InputError("where are the faces? give either --detector or --landmarks")
+    if (certificate is None) != (key is None):
+        raise InputError("a signature takes both: --certificate and --key")
+    sign = None
+    if certificate is not None and key is not None:
+        sign = content_credentials.ContentCredentials(certificate, key).sign
     check_writable(output)
     photo_files.check_photos(photo)
     is_clip = photo.suffix.lower() in clip_files.CLIP_SUFFIXES
@@ -74,22 +80,23 @@ def swap(
         clip = clip_files.Clip(photo)
     points = None if landmarks is None else read_points(landmarks, photo.name)
     model_and_processor = loading.load_face_swap(hub.model(model), device)
-    finder = loading.load_face_detector(_find_detector(detector, hub), device)[0] if landmarks is None else None
+    finder = loading.load_face_detector(hub.face_detector(detector), device)[0] if landmarks is None else None
     swapper = face_swapper.FaceSwapper(*model_and_processor, finder, match_colors)
     if is_clip:
-        done = clip_swapper.swap_clip(swapper, clip, person, output, face, label, batch_size)
+        done = clip_swapper.swap_clip(swapper, clip, person, output, face, label, batch_size, sign)
         rate = round(done.frames_per_second, 2)
         return Answer.written(
             output,
-            f"{photo} with the face of {person} written to {output}, marked as generated: {done.faces} faces of "
-            f"{done.tracks} track(s) in {done.frames} frames, {rate} frames/s",
+            f"{photo} with the face of {person} written to {output}, marked as generated: "
+            f"{counted(done.faces, 'face')} of {counted(done.tracks, 'track')} "
+            f"in {counted(done.frames, 'frame')}, {rate} frames/s",
             frames=done.frames,
             faces=done.faces,
             tracks=done.tracks,
             frames_per_second=rate,
         )
     picture = swapper(photo, person, points, face)
-    provenance_mark.save_marked(picture, output, label)
+    provenance_mark.save_marked(picture, output, label, sign)
     return Answer.written(output, f"{photo} with the face of {person} written to {output}, marked as generated")
 
 
@@ -120,21 +127,11 @@ def add_person(
     if aligned and detector is not None:
         raise InputError("aligned crops need no detector: give either --aligned or --detector")
     check_destination(output, overwrite)
-    finder = None if aligned else loading.load_face_detector(_find_detector(detector, hub), "cpu")[0]
+    finder = None if aligned else loading.load_face_detector(hub.face_detector(detector), "cpu")[0]
     embedders = [hub.other_model(name) for name in embedder]
     counts = new_people.add_people(hub.model(model), folders, embedders, output, finder, held_out_share)
     told = ", ".join(f"{name} ({count} photos)" for name, count in counts.items())
     return Answer.written(output, f"{model} that also knows {told} written to {output}", photos=counts)
-
-
-def _find_detector(name: str | None, hub: Hub) -> "Checkpoint":
-    """The named detector, or the one of the default face model."""
-    if name is not None:
-        return hub.other_model(name)
-    default = default_model.resolve_face_model(token=hub.token)
-    if default.detector is None:
-        raise InputError(f"{default.name} has no detector in it: name one with --detector")
-    return default.detector
 
 
 def read_points(text: str, photo: str) -> list[list[list[float]]]:

@@ -1,4 +1,4 @@
-"""`hfembed train`: recipes, through `accelerate launch`."""
+"""`hfembed train`: recipes, through `accelerate launch`; `hfembed prepare`: their data, before."""
 
 import argparse
 import importlib
@@ -13,6 +13,9 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(help="Train a model by a recipe: hfembed train faces --config face_softmax [--field value].")
+prepare_app = typer.Typer(
+    help="Do a training's slow first step by itself: hfembed prepare faces --config face_softmax [--field value]."
+)
 
 MODULES = {
     "faces": "hfembed.faces.training.train",
@@ -77,6 +80,23 @@ def identity_swap(context: typer.Context) -> None:
 def words(context: typer.Context) -> None:
     """Train word vectors on a text; --help lists the fields of a recipe."""
     launch("words", context.args)
+
+
+@prepare_app.command("faces", context_settings=_PASS_THROUGH)
+def prepare_faces(context: typer.Context) -> None:
+    """Find, align and keep the photos of a recipe, or count its streams; --help lists the fields of a recipe."""
+    prepare("faces", context.args)
+
+
+@prepare_app.command("words", context_settings=_PASS_THROUGH)
+def prepare_words(context: typer.Context) -> None:
+    """Count the words of a recipe's text and keep it as ids; --help lists the fields of a recipe."""
+    prepare("words", context.args)
+
+
+def prepare(family: str, arguments: list[str]) -> None:
+    """Do what a family's training does before its first step; a later training finds it done."""
+    importlib.import_module(MODULES[family]).prepare(arguments)
 
 
 def launch(family: str, arguments: list[str]) -> None:

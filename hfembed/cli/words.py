@@ -76,6 +76,8 @@ def forms(
     vectors = loading.load_word2vec(hub.model(model), device)
     with input_errors():
         answers = vectors.analogy(a, form, b, top_k)
+    if not answers:
+        raise InputError(f"the model has no words but {a}, {form} and {b}, so that there is no other form")
     return Answer({"form": answers[0][0], "answers": answers}, f"{a} : {form} = {b} : ?\n{_lines(answers)}")
 
 

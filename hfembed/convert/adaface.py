@@ -48,6 +48,9 @@ _BLOCK_MODULES = {
     "activation": "res_layer.3",
     "conv2": "res_layer.4",
     "norm3": "res_layer.5",
+    "activation2": "res_layer.6",
+    "conv3": "res_layer.7",
+    "norm4": "res_layer.8",
     "se.squeeze": "res_layer.se_block.fc1",
     "se.excite": "res_layer.se_block.fc2",
     "shortcut.0": "shortcut_layer.0",
@@ -107,23 +110,28 @@ def _adaface_iresnet(tensors: Mapping[str, torch.Tensor], source: str, layout: s
     missing = [key for key in ("input_layer.0.weight", *needed, "output_layer.3.weight") if key not in tensors]
     if missing:
         raise InputError(f"{source} is not {layout}: it lacks {len(missing)} weights ({', '.join(missing[:3])})")
-    if tensors["body.0.res_layer.1.weight"].shape[2:] == (1, 1):
-        raise InputError(f"{source} has bottleneck blocks (IR-152, IR-200), which our iresnet does not support")
+    # IR-152 and IR-200 have three convolutions per block
+    has_bottlenecks = tensors["body.0.res_layer.1.weight"].shape[2:] == (1, 1)
+    last = 7 if has_bottlenecks else 4
     # a stage begins where the channels change; the first one does not change them
     depths: list[int] = []
     widths: list[int] = []
     for index in blocks:
-        after, before = tensors[f"body.{index}.res_layer.1.weight"].shape[:2]
+        before = tensors[f"body.{index}.res_layer.1.weight"].shape[1]
+        if f"body.{index}.res_layer.{last}.weight" not in tensors:
+            raise InputError(f"{source} is not {layout}: it lacks body.{index}.res_layer.{last}.weight")
+        after = len(tensors[f"body.{index}.res_layer.{last}.weight"])
         if index == 0 or after != before:
             depths.append(0)
             widths.append(after)
         depths[-1] += 1
     embedding_size, features = tensors["output_layer.3.weight"].shape
     use_se = "body.0.res_layer.se_block.fc1.weight" in tensors
-    model = FaceEmbedderModel(iresnet_config(depths, widths, features // widths[-1], embedding_size, use_se))
+    stem = len(tensors["input_layer.0.weight"]) if has_bottlenecks else None
+    model = FaceEmbedderModel(iresnet_config(depths, widths, features // widths[-1], embedding_size, use_se, stem))
 
     ours = weights_of(model)
-    given = _what_the_file_lacks(model)
+    given = _what_the_file_lacks(model, "body.0.shortcut_layer.0.weight" in tensors)
     first_of_stage = [sum(depths[:stage]) for stage in range(len(depths))]
     keys = {key: _foreign_key(key, first_of_stage) for key in ours if key not in given}
     shapes = {theirs: ours[key].shape for key, theirs in keys.items()} | {"output_layer.3.bias": (embedding_size,)}
@@ -135,15 +143,15 @@ def _adaface_iresnet(tensors: Mapping[str, torch.Tensor], source: str, layout: s
     return model
 
 
-def _what_the_file_lacks(model: FaceEmbedderModel) -> dict[str, torch.Tensor]:
+def _what_the_file_lacks(model: FaceEmbedderModel, has_first_shortcut: bool) -> dict[str, torch.Tensor]:
     """Layers missing from the file, set to identity."""
     size = model.config.embedding_size
     given = {"norm.weight": torch.ones(size), "norm.bias": torch.zeros(size)}
-    # the first block takes every second pixel where ours convolves
-    first = "trunk.stages.0.0.shortcut"
-    channels = len(model.trunk.stages[0][0].shortcut[0].weight)
-    given[f"{first}.0.weight"] = torch.eye(channels)[:, :, None, None]
-    given |= {f"{first}.1.{name}": value for name, value in unscaled_norm(channels).items()}
+    if not has_first_shortcut:  # the first block takes every second pixel where ours convolves
+        first = "trunk.stages.0.0.shortcut"
+        channels = len(model.trunk.stages[0][0].shortcut[0].weight)
+        given[f"{first}.0.weight"] = torch.eye(channels)[:, :, None, None]
+        given |= {f"{first}.1.{name}": value for name, value in unscaled_norm(channels).items()}
     # its gates have no bias, and ReLU: PReLU of slope 0
     for key, value in weights_of(model).items():
         if key.endswith((".se.squeeze.bias", ".se.excite.bias", ".se.activation.weight")):

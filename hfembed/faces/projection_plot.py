@@ -15,6 +15,8 @@ from hfembed.errors import InputError
 
 ProjectionMethod = Literal["t-sne", "umap", "pca"]
 
+_NAMED = 40  # groups with a name on the plot
+
 
 def check_method(method: ProjectionMethod) -> None:
     """Refuse a projection that cannot be made here, before the work.
@@ -58,7 +60,7 @@ def project(embeddings: np.ndarray, method: ProjectionMethod = "t-sne", seed: in
 
 
 def plot_projection(positions: np.ndarray, pictures: np.ndarray, groups: np.ndarray, path: str | Path) -> None:
-    """Draw pictures at their positions, framed in their group's color.
+    """Draw pictures at their positions, framed in their group's color, with a name over each of the largest groups.
 
     Args:
         positions: (N, 2) float.
@@ -79,5 +81,17 @@ def plot_projection(positions: np.ndarray, pictures: np.ndarray, groups: np.ndar
         image = OffsetImage(picture.squeeze(), zoom=height / picture.shape[0], cmap="gray")
         frame = {"edgecolor": color, "linewidth": 2, "boxstyle": "square,pad=0"}
         axes.add_artist(AnnotationBbox(image, tuple(position), pad=0, bboxprops=frame))
+    for group in sizes.argsort(kind="stable")[::-1][:_NAMED]:
+        if sizes[group] > 1:
+            own = positions[groups == group]
+            axes.annotate(
+                f"group_{group + 1:03d}",
+                own[own[:, 1].argmax()],
+                xytext=(0, height / 2 + 4),
+                textcoords="offset points",
+                ha="center",
+                color=f"C{group % 10}",
+                weight="bold",
+            )
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=100)

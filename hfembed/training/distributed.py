@@ -1,14 +1,20 @@
 """What ranks share: tensors with exact gradients, for losses that compare all samples, and the work of evaluation."""
 
 import os
+import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+from hfembed.errors import InputError
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -100,6 +106,47 @@ def maximum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone()
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
+
+
+def check_plain_ranks() -> None:
+    """Refuse a launcher's settings by which ranks share out the network itself.
+
+    Raises:
+        InputError: Names the setting.
+    """
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise InputError(
+                f"accelerate's {name} is not supported: every rank holds the whole network. Launch without it "
+                "(--multi_gpu); the class weights of many people are split by sharded_head"
+            )
+
+
+def check_shared_folder(folder: Path) -> None:
+    """Refuse a folder that is not one and the same for all ranks, as on machines without a common disk.
+
+    Call on every rank; the first one makes the folder.
+
+    Raises:
+        InputError: On every rank, naming the ranks that have another folder.
+    """
+    if not is_distributed():
+        return
+    token = folder / f".ranks-{gather_objects(secrets.token_hex(8))[0]}"
+    if is_first_rank():
+        with suppress(OSError):  # whoever writes there next will say what is wrong
+            folder.mkdir(parents=True, exist_ok=True)
+            token.touch()
+    dist.barrier()
+    is_there = gather_objects(token.exists())
+    others = [rank for rank, found in enumerate(is_there) if not found]
+    if is_first_rank():
+        token.unlink(missing_ok=True)
+    if is_there[0] and others:
+        raise InputError(
+            f"{folder} is another folder for rank{'s'[: len(others) > 1]} {', '.join(map(str, others))} than for rank "
+            "0: choose an --output_dir that all machines share"
+        )
 
 
 def join_ranks() -> tuple[bool, torch.device | None]:

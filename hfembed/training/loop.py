@@ -21,6 +21,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.training.config import TrainingConfig
+from hfembed.training.distributed import check_plain_ranks
 from hfembed.training.optim import make_optimizer, make_schedule
 from hfembed.training.run import PATIENT, Run
 from hfembed.training.samplers import ShardedBatchSampler
@@ -129,8 +130,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     The schedule is stepped by the loop, once per optimizer step: accelerate itself would step it once per rank.
 
     Raises:
-        InputError: The batch of a step does not divide among the ranks, or the device lacks the precision.
+        InputError: The batch of a step does not divide among the ranks, the device lacks the precision, or ranks are
+            to share out the network.
     """
+    check_plain_ranks()
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     is_auto = config.mixed_precision == "auto"

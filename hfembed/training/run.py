@@ -36,7 +36,7 @@ from hfembed.checkpoint.redaction import redact
 from hfembed.checkpoint.saving import finish_save, save_checkpoint
 from hfembed.errors import InputError, exit_on_input_error, first_line
 from hfembed.training.config import RunConfig, default_of
-from hfembed.training.distributed import PATIENCE
+from hfembed.training.distributed import PATIENCE, check_shared_folder
 from hfembed.training.sharing import HubSharing
 from hfembed.version import __version__
 
@@ -45,7 +45,7 @@ IDENTITY_FILE = "identity.json"
 BEST_FILE = "validation.json"
 _MODEL_FILES = (CONFIG_FILE, "*.safetensors")
 # names of what is not complete, of atomic_write, atomic_folder, save_checkpoint (once finished) and the checkpoints
-_TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial|\.saved|\.preparing-.+")
+_TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial|\.saved|\.(preparing|ranks)-.+")
 
 PATIENT = InitProcessGroupKwargs(timeout=PATIENCE)
 
@@ -133,7 +133,8 @@ class Run:
         sharing: Its pushes to the Hub.
 
     Raises:
-        InputError: The folder holds something that would be mixed up or lost, or an earlier run with other settings.
+        InputError: The folder holds something that would be mixed up or lost, or an earlier run with other settings,
+            or is not the same for all ranks.
         OSError: The folder cannot be written.
     """
 
@@ -151,6 +152,7 @@ class Run:
                 if field.metadata["changes_result"]
             }
         )
+        check_shared_folder(self.folder)
         self._check_folder()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -165,7 +167,8 @@ class Run:
         """
         is_first = self.accelerator.is_local_main_process
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f".preparing-{platform.node()}.lock")
+        machine = f"{platform.node()}-{os.environ.get('GROUP_RANK', '0')}"  # names alone need not tell machines apart
+        lock = FileLock(self.folder / f".preparing-{machine}.lock")
         with lock if is_first else nullcontext():
             self.accelerator.wait_for_everyone()
             if is_first:

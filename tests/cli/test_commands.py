@@ -120,7 +120,7 @@ def test_help_and_completion_are_quick(arguments):
 
 def test_every_command_but_a_page_and_training_has_json():
     without = {name for name, command in leaves() if "--json" not in names_of_options(command)}
-    assert {name.partition(" ")[0] for name in without} == {"demo", "train"}
+    assert {name.partition(" ")[0] for name in without} == {"demo", "prepare", "train"}
 
 
 @pytest.mark.parametrize(

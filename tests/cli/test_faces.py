@@ -11,6 +11,8 @@ from PIL import Image
 
 from hfembed import FaceEmbedderConfig, FaceEmbedderModel, FaceImageProcessor
 from hfembed.cli import main
+from hfembed.faces.data.faces import FaceSource, load_faces
+from hfembed.faces.data.landmarks import read_landmarks
 from tests.faces.conftest import analyzer, draw, folder  # noqa: F401
 
 
@@ -72,7 +74,7 @@ def test_faces_of_too_low_a_quality_are_set_aside_and_said(hfembed, photos, fold
     error = hfembed("group", photos, photos / "groups", *model, "--far", "0.01", fails=True)
     assert "no face in any of the 4 photos; the first, a.png: 1 of 1 faces set aside" in error
     answer = hfembed("embed", photos, photos / "out.parquet", *model)
-    assert "0 faces, 4 photos without a face" in answer
+    assert "0 faces, 4 photos without one" in answer
     (photos / "gallery" / "Ann").mkdir(parents=True)
     draw((50, 30), person=1).save(photos / "gallery" / "Ann" / "1.png")
     error = hfembed("identify", photos / "gallery", photos / "a.png", *model, fails=True)
@@ -90,7 +92,7 @@ def test_faces_of_too_low_a_quality_are_set_aside_and_said(hfembed, photos, fold
 def test_embed(hfembed, photos, folder):  # noqa: F811
     (photos / "broken.jpg").write_text("x")
     answer = hfembed("embed", photos, photos / "out.parquet", "--model", folder)
-    assert "5 photos, 3 faces, 2 photos without a face" in answer
+    assert "5 photos, 3 faces, 2 photos without one" in answer
     assert pq.read_table(photos / "out.parquet").num_rows == 5
     (photos / "empty").mkdir()
     error = hfembed("embed", photos / "empty", photos / "none.parquet", fails=True)
@@ -232,3 +234,20 @@ def test_an_analyzer_without_thresholds_is_said_to_be_one(hfembed, folder, tmp_p
         main()
     warning = capsys.readouterr().err
     assert f"`hfembed evaluate lfw {tmp_path}/model ... --store-thresholds`" in warning
+
+
+def test_landmarks_are_found_for_training(hfembed, tmp_path, folder):  # noqa: F811
+    for name, person in (("Ann/1", 1), ("Bob/1", 2)):
+        (tmp_path / "people" / name).parent.mkdir(parents=True)
+        draw((50, 30), person=person).save(tmp_path / "people" / f"{name}.png")
+    draw().save(tmp_path / "people" / "Bob" / "2.png")
+    (tmp_path / "people" / "Bob" / "3.png").write_bytes(b"no photo")
+    arguments = ("landmarks", tmp_path / "people", tmp_path / "found.json", "--detector", folder / "detector")
+    assert "4 photos, 2 without a face" in hfembed(*arguments)
+    found = read_landmarks(tmp_path / "found.json")
+    assert found["Bob/2.png"] is found["Bob/3.png"] is None and found["Ann/1.png"].shape == (5, 2)
+    assert found["Ann/1.png"].mean(0) == pytest.approx((74, 59), abs=3), "the middle of what was drawn at (50, 30)"
+    faces = load_faces(FaceSource(tmp_path / "people", landmarks=tmp_path / "found.json"))
+    assert [points is None for points in faces["landmarks"][:]] == [False, False, True, True]
+    error = hfembed("landmarks", tmp_path / "people", tmp_path / "people" / "Ann" / "1.png", fails=True)
+    assert "does not end in .json" in error

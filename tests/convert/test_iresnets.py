@@ -16,9 +16,12 @@ from hfembed.convert.insightface import convert_insightface
 from hfembed.errors import InputError
 from tests.convert.foreign_networks import OnnxFile, Reference, StateDict, check_equal, convert, onnx_forward
 
-DEPTHS = {"r18": (2, 2, 2, 2), "r34": (3, 4, 6, 3), "r50": (3, 4, 14, 3), "r100": (3, 13, 30, 3)}
+DEPTHS = {
+    "r18": (2, 2, 2, 2), "r34": (3, 4, 6, 3), "r50": (3, 4, 14, 3), "r100": (3, 13, 30, 3), "r200": (6, 26, 60, 6)
+}  # fmt: skip
+BOTTLENECK_DEPTHS = {"ir152": (3, 8, 36, 3), "ir200": (3, 24, 36, 3)}
 # the deeper ones differ in the number of blocks alone
-NAMES = ["r18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("r34", "r50", "r100"))]
+NAMES = ["r18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("r34", "r50", "r100", "r200"))]
 NARROW = (4, 8, 12, 16)
 WIDE = (64, 128, 256, 512)
 
@@ -80,6 +83,57 @@ def adaface_state_dict(depths, widths=NARROW, embedding_size=20, use_se=False):
     state.linear("output_layer.3", embedding_size, widths[-1] * 49)
     state.statistics("output_layer.4", embedding_size)
     return state
+
+
+def bottleneck_state_dict(depths, widths, stem=4, embedding_size=20):
+    """AdaFace's IR-152 and IR-200."""
+    state = StateDict()
+    state.conv("input_layer.0", stem, 3, 3, 3)
+    state.norm("input_layer.1", stem)
+    state.prelu("input_layer.2", stem)
+    channels, index = stem, 0
+    for depth, out in zip(depths, widths, strict=True):
+        for _ in range(depth):
+            key = f"body.{index}"
+            if channels != out:
+                state.conv(f"{key}.shortcut_layer.0", out, channels, 1, 1)
+                state.norm(f"{key}.shortcut_layer.1", out)
+            state.norm(f"{key}.res_layer.0", channels)
+            state.conv(f"{key}.res_layer.1", out // 4, channels, 1, 1)
+            state.norm(f"{key}.res_layer.2", out // 4)
+            state.prelu(f"{key}.res_layer.3", out // 4)
+            state.conv(f"{key}.res_layer.4", out // 4, out // 4, 3, 3)
+            state.norm(f"{key}.res_layer.5", out // 4)
+            state.prelu(f"{key}.res_layer.6", out // 4)
+            state.conv(f"{key}.res_layer.7", out, out // 4, 1, 1)
+            state.norm(f"{key}.res_layer.8", out)
+            state[f"{key}.res_layer.8.weight"] *= 0.3
+            channels, index = out, index + 1
+    state.norm("output_layer.0", widths[-1])
+    state.linear("output_layer.3", embedding_size, widths[-1] * 49)
+    state.statistics("output_layer.4", embedding_size)
+    return state
+
+
+class Bottlenecks(Reference):
+    """AdaFace's network of bottlenecks, whose stages begin with a stride of 2 in the last convolution."""
+
+    def __init__(self, state, depths):
+        super().__init__(state)
+        self.strides = [2 if block == 0 else 1 for depth in depths for block in range(depth)]
+
+    def __call__(self, x):
+        x = self.prelu(self.norm(self.conv(x, "input_layer.0"), "input_layer.1"), "input_layer.2")
+        for index, stride in enumerate(self.strides):
+            key = f"body.{index}.res_layer"
+            y = self.norm(self.conv(self.norm(x, f"{key}.0"), f"{key}.1"), f"{key}.2")
+            y = self.norm(self.conv(self.prelu(y, f"{key}.3"), f"{key}.4"), f"{key}.5")
+            y = self.norm(self.conv(self.prelu(y, f"{key}.6"), f"{key}.7", stride), f"{key}.8")
+            shortcut = f"body.{index}.shortcut_layer"
+            if f"{shortcut}.0.weight" in self.state:
+                x = self.norm(self.conv(x, f"{shortcut}.0", stride), f"{shortcut}.1")
+            x = x + y
+        return self.norm(self.linear(self.norm(x, "output_layer.0").flatten(1), "output_layer.3"), "output_layer.4")
 
 
 class IResNets(Reference):
@@ -212,12 +266,36 @@ def test_other_networks_are_refused_with_what_differs(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_bottlenecks_are_refused(tmp_path):
-    state = adaface_state_dict(DEPTHS["r18"])
-    state.conv("body.0.res_layer.1", 1, 4, 1, 1)
-    torch.save(OrderedDict(state), tmp_path / "ir152.ckpt")
-    with pytest.raises(InputError, match="IR-152"):
-        convert_adaface(str(tmp_path / "ir152.ckpt"), tmp_path / "out")
+@pytest.mark.parametrize(
+    "depths", [(2, 1, 2, 1), *(pytest.param(depths, marks=pytest.mark.slow) for depths in BOTTLENECK_DEPTHS.values())]
+)
+def test_adaface_bottlenecks(depths, tmp_path):
+    torch.manual_seed(0)
+    state = bottleneck_state_dict(depths, (8, 12, 16, 20))
+    torch.save({"state_dict": {f"model.{key}": value for key, value in state.items()}}, tmp_path / "ir.ckpt")
+    convert("adaface", tmp_path / "ir.ckpt", tmp_path / "out")
+    check_equal(tmp_path / "out", Bottlenecks(state, depths), (112, 112), std=127.5, bgr=True)
+
+
+@pytest.mark.parametrize("name", BOTTLENECK_DEPTHS)
+def test_public_bottlenecks_are_known(name):
+    """Checked on the meta device: keys and shapes, no numbers."""
+    from hfembed.convert.adaface import _foreign_key
+    from hfembed.convert.iresnet import iresnet_config
+    from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+
+    depths, widths = BOTTLENECK_DEPTHS[name], (256, 512, 1024, 2048)
+    config = iresnet_config(depths, widths, 49, 512, bottleneck_stem=64)
+    assert config.trunk == ("iresnet152" if name == "ir152" else "iresnet") and config.image_size == [112, 112]
+    first_of_stage = [sum(depths[:stage]) for stage in range(4)]
+    with torch.device("meta"):
+        theirs = bottleneck_state_dict(depths, widths, 64, 512)
+        ours = FaceEmbedderModel(config).state_dict()
+    shapes = {_foreign_key(key, first_of_stage): value.shape for key, value in ours.items()}
+    scaled = {"output_layer.4.weight", "output_layer.4.bias"}  # our last BatchNorm has a scale, theirs has none
+    assert {key: shape for key, shape in shapes.items() if key not in scaled} == {
+        key: value.shape for key, value in theirs.items() if key != "output_layer.3.bias"
+    }
 
 
 class OnnxIResNet(OnnxFile):

@@ -251,6 +251,7 @@ def test_refused_and_forgotten_uploads_are_deleted(page, tmp_path):
 
 SERVE = """
 import sys
+sys.argv[0] = "hfembed"  # as the command, which imports no torch for this
 from hfembed.demo.server import ended_by_signals, upload_folder
 with ended_by_signals(), upload_folder() as folder:
     (folder / "photo.png").write_bytes(b"x")

@@ -115,7 +115,7 @@ def test_a_face_embedder_with_its_mirror(mirror, tmp_path):
 @pytest.mark.parametrize(
     ("trunk", "size"),
     [
-        *((trunk, (112, 112)) for trunk in ("iresnet18", "iresnet34", "iresnet50", "iresnet100")),
+        *((trunk, (112, 112)) for trunk in ("iresnet18", "iresnet34", "iresnet50", "iresnet100", "vit_t")),
         ("mobilefacenet", (112, 96)),
         ("inception_resnet_v1", (160, 160)),
         ("sface", (112, 112)),

@@ -157,7 +157,7 @@ def test_every_family_loads_elsewhere(tmp_path):
     check(folders, tmp_path, missing=("timm", "gensim"))
 
 
-OURS = ["iresnet18", "iresnet34", "iresnet50", "iresnet100", "mobilefacenet"]
+OURS = ["iresnet18", "iresnet34", "iresnet50", "iresnet100", "vit_t", "mobilefacenet"]
 TIMM = ["test_resnet", "test_vit", "test_convnext", "resnetblur18", "swin_tiny_patch4_window7_224"]
 
 

@@ -112,3 +112,28 @@ def test_impossible_requests_are_refused(codec):
         codec.compress(smooth_images(1)[0], 50)
     with pytest.raises(InputError, match="resize"):
         codec.compress(smooth_images(1, size=32)[0])
+
+
+def test_a_quantized_model_comes_back_to_the_bit():
+    model = tiny_autoencoder(1, quantizer="fsq", quantizer_levels=[5, 8])
+    images = smooth_images(300)
+    codec = LatentCodec(model, LatentStatistics.fit(model, encode_images(model, images), 1))
+    latents = encode_images(model, images[:20])
+    for image, latent in zip(images[:20], latents, strict=True):
+        content = codec.compress(image)
+        assert torch.equal(codec.decompress_latent(content), latent)
+        # two numbers of 5 and 8 levels at each of 4 x 4 places
+        assert len(content) - HEADER_BYTES <= 16 * (np.log2(5) + np.log2(8)) / 8 + 8
+    with pytest.raises(InputError, match="levels of their own: leave the quality out"):
+        codec.compress(images[0], 12)
+    with pytest.raises(InputError, match="it has a quality"):
+        codec.decompress(forged(codec, content, quality=3))
+
+
+def test_levels_that_were_never_seen_can_be_coded():
+    model = tiny_autoencoder(1, quantizer="fsq", quantizer_levels=[3])
+    statistics = LatentStatistics.fit(model, encode_images(model, smooth_images(50)), 1)
+    statistics.std[:], statistics.mean[:] = 0, 0
+    codec = LatentCodec(model, statistics)
+    extreme = torch.ones(tuple(statistics.shape.tolist()))
+    assert torch.equal(codec.decompress_latent(codec.compress_latent(extreme, 16, 16)), extreme)

@@ -269,6 +269,14 @@ def test_small_faults_are_one_line(refused, tmp_path):
         assert words_of_line in refused(faces, FACES | change, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_what_shares_out_the_network_is_refused_before_any_work(refused, corpus, monkeypatch, tmp_path, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    for program, recipe in ((faces, FACES), (words, corpus)):
+        assert f"accelerate's {name} is not supported" in refused(program, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_ends_in_one_line(start, tmp_path, monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt

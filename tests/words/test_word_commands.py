@@ -10,8 +10,7 @@ from hfembed import Word2VecModel
 from hfembed.cli import app
 from hfembed.errors import InputError
 from hfembed.models.word2vec.vocabulary_word2vec import TextRules, Vocabulary
-from hfembed.words.data.corpora import prepare_corpus
-from hfembed.words.training.engine import EngineSettings, train_word2vec
+from hfembed.words.training.engine import train_word2vec
 from hfembed.words.training.recipe import Word2VecTrainingConfig, load_corpus, start_model
 
 WORDS = ["walk", "walked", "swim", "swam", "car", "walks"]
@@ -39,6 +38,27 @@ def test_forms_phrases_and_the_odd_one_out(folder):
     assert run("odd-one-out", folder, "walk", "walked", "swam", "car")["odd_one_out"] == "car"
     refused = CliRunner().invoke(app, ["odd-one-out", str(folder), "walk", "car"])
     assert refused.exit_code == 1 and "three words" in str(refused.exception)
+
+
+def refuse(*arguments) -> str:
+    refused = CliRunner().invoke(app, [*map(str, arguments)])
+    assert refused.exit_code == 1 and isinstance(refused.exception, InputError), refused.exception
+    return str(refused.exception)
+
+
+def test_a_model_without_the_word_or_without_any_is_one_line(folder, tmp_path):
+    assert (
+        refuse("neighbors", folder, "wolk")
+        == "the word 'wolk' is not in the vocabulary; did you mean 'walk' or 'walks'?"
+    )
+    assert refuse("neighbors", folder, "zzz") == "the word 'zzz' is not in the vocabulary"
+    nothing = np.empty((0, 3), np.float32)
+    Word2VecModel.from_vectors(Vocabulary([], np.empty(0, np.int64)), nothing).save_pretrained(tmp_path / "empty")
+    for command in ("neighbors", "map"):
+        more = ["--output", tmp_path / "map.png"] if command == "map" else []
+        assert "a vocabulary of no words" in refuse(command, tmp_path / "empty", "walk", *more)
+    Word2VecModel.from_vectors(Vocabulary(WORDS[:3]), VECTORS[:3]).save_pretrained(tmp_path / "three")
+    assert "no words but walk, walked and swim" in refuse("forms", tmp_path / "three", "walk", "walked", "swim")
 
 
 def test_compressed_and_static(folder, tmp_path):
@@ -80,11 +100,6 @@ def test_training_with_subwords_and_going_on_with_more_text(tmp_path, engine):
     np.testing.assert_allclose(going_on.word2vec.vector("аёаа77"), words.vector("аёаа77"), atol=1e-6)
 
 
-def test_what_does_not_train_subwords_says_so(tmp_path):
-    (tmp_path / "text.txt").write_text("a b c d\n" * 100)
-    config = Word2VecTrainingConfig(corpus=str(tmp_path / "text.txt"), subwords=[3, 4], buckets=50)
-    corpus = prepare_corpus(config.corpus, tmp_path, min_count=1)
-    with pytest.raises(InputError, match="'triton' does not train subwords"):
-        train_word2vec(start_model(config, corpus), corpus, EngineSettings(engine="triton"), show_progress=False)
+def test_an_unknown_language_is_refused():
     with pytest.raises(Exception, match="language must be one of"):
         Word2VecTrainingConfig(corpus="x", language="klingon")

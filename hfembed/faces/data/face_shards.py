@@ -38,6 +38,7 @@ def write_shards(
     to: Literal["parquet", "webdataset"],
     *,
     shard_photos: int = 10_000,
+    by_person: bool = False,
     seed: int = 0,
     show_progress: bool = True,
 ) -> dict[str, Any]:
@@ -47,6 +48,9 @@ def write_shards(
     they differ between photos, `landmarks`. A webdataset sample is the photo under its own suffix and `cls`, a number:
     the person's, or where people have names their place among the sorted names; then, or where landmarks differ, also
     `json` ({"identity", "file", "landmarks"}). Landmarks that all photos share stand in the manifest.
+
+    With `by_person` people are shuffled: the photos of a person lie side by side in one shard, whose size varies, so
+    that a stream finds several photos of each person together.
 
     A shard appears once it is whole. What a killed run left is continued by the next one with the same arguments; in
     memory is one row group or photo at a time.
@@ -73,10 +77,16 @@ def write_shards(
         "seed": seed,
         "shard_photos": shard_photos,
         "landmarks": landmarks,
+        "by_person": by_person,
         "source": faces._fingerprint,
     }
     done = _continue(folder, facts)
     order = np.random.default_rng([seed]).permutation(len(faces))
+    edges = np.append(np.arange(0, len(faces), shard_photos), len(faces))
+    if by_person:
+        turn: np.ndarray = np.random.default_rng([seed, 1]).permutation(len(names))
+        order = order[np.argsort(turn[labels[order]], kind="stable")]
+        edges = _edges_between_people(labels[order], shard_photos)
     # in tars, landmarks that all photos share would add a file to each; they stand in the manifest
     with_landmarks = (
         landmarks is None if to == "webdataset" else whole_column(faces, "landmarks").null_count < len(faces)
@@ -84,13 +94,14 @@ def write_shards(
     read = _reader(faces, with_landmarks)
     are_numbers = all(name.isascii() and name.isdecimal() and str(int(name)) == name for name in names)
     write = _write_parquet if to == "parquet" else _write_tar
-    count = -(-len(faces) // shard_photos)
+    count = len(edges) - 1
     with tqdm(total=len(faces), unit="photo", disable=not show_progress) as bar:
         for number in range(count):
-            chosen = order[number * shard_photos : (number + 1) * shard_photos]
+            first = int(edges[number])
+            chosen = order[first : edges[number + 1]]
             name = f"{number:06d}.tar" if to == "webdataset" else f"train-{number:05d}-of-{count:05d}.parquet"
             if name not in done:
-                rows = _rows(read, chosen, number * shard_photos, names, are_numbers, bar.update)
+                rows = _rows(read, chosen, first, names, are_numbers, bar.update)
                 with atomic_write(folder / name) as temporary:
                     write(temporary, rows, are_numbers, with_landmarks)
                     size, digest = temporary.stat().st_size, _sha256(temporary)
@@ -104,6 +115,16 @@ def write_shards(
     return manifest
 
 
+def _edges_between_people(labels: np.ndarray, shard_photos: int) -> np.ndarray:
+    """First photo of each shard, and the end: a shard ends with the person with whom it is full."""
+    ends = np.append(np.flatnonzero(np.diff(labels)) + 1, len(labels))
+    edges = [0]
+    while edges[-1] < len(labels):
+        person = int(np.searchsorted(ends, edges[-1] + shard_photos))
+        edges.append(int(ends[min(person, len(ends) - 1)]))
+    return np.array(edges)
+
+
 def _manifest(facts: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
     return facts | {"shards": [{"name": name, **done[name]} for name in sorted(done)]}
 
@@ -115,7 +136,7 @@ def _continue(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
             continue
         earlier = read_json(file, "what was written before")
         shards = earlier.get("shards") if isinstance(earlier, dict) else None
-        if not isinstance(shards, list) or {name: earlier.get(name) for name in facts} != facts:
+        if not isinstance(shards, list) or {name: earlier.get(name, False) for name in facts} != facts:
             raise InputError(f"{folder} holds shards of another conversion ({file.name}); choose another folder")
         return {
             shard["name"]: {fact: value for fact, value in shard.items() if fact != "name"}

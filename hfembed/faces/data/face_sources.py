@@ -59,7 +59,7 @@ LANDMARKS_FEATURE = datasets.List(datasets.List(datasets.Value("float64")))
 # what is found beside photos of people and is something else -> what to do with it
 _OTHER_FORMATS = {
     ".idx": "the index of a RecordIO file; name the .rec beside it",
-    ".lst": "the list of a RecordIO file; name the .rec beside it",
+    ".lst": "the list of a RecordIO file that is not beside it",
     ".bin": "a file of verification pairs, as insightface has them: hfembed evaluate pairs --set measures on it",
     ".tfrecord": "a TFRecord file, which is not read; convert it to webdataset or Parquet",
     ".mdb": "an LMDB database, which is not read; convert it to webdataset or Parquet",
@@ -119,8 +119,9 @@ def open_source(
     """Open a source without interpreting its columns.
 
     Args:
-        source: A folder with a folder per person, or an archive of it; a RecordIO file (`train.rec`) or its folder; a
-            folder of, or a pattern or path for, Parquet files or webdataset tars ("part{0..3}.tar" too); a folder that
+        source: A folder with a folder per person, or an archive of it; a RecordIO file (`train.rec`) or its folder, or
+            the list beside it that says whose photos to take (`train.lst`, as im2rec writes it); a folder of, or a
+            pattern or path for, Parquet files or webdataset tars ("part{0..3}.tar" too); a folder that
             `Dataset.save_to_disk` wrote; a URL with its checksum, "https://...tgz#sha256=..."; a Hub repository's id.
 
     Raises:
@@ -132,9 +133,14 @@ def open_source(
         if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
             raise InputError(f'{url}: add its checksum to the URL: "#sha256=" and 64 hexadecimal digits')
         return open_source(download(url, sha256), split=split, streaming=streaming)
-    records = record_file(text)
+    if re.match(r"(s3|gs|hf)://", text):
+        raise InputError(
+            f'"{text}": s3://, gs:// and hf:// are read by a recipe with streaming alone; or copy it here'
+        )
+    listed = Path(text) if text.endswith(".lst") and Path(text).with_suffix(".rec").is_file() else None
+    records = record_file(text) if listed is None else listed.with_suffix(".rec")
     if records is not None:
-        table = _open_records(records)
+        table = _open_records(records, listed)
         return table.to_iterable_dataset() if streaming else table
     if Path(text, "state.json").is_file():
         table = _open_saved(text)
@@ -495,8 +501,8 @@ def record_file(source: str) -> Path | None:
     return found[0] if found else None
 
 
-def _open_records(file: Path) -> datasets.Dataset:
-    images = read_record_images(file)
+def _open_records(file: Path, listed: Path | None = None) -> datasets.Dataset:
+    images = read_record_images(file, listed)
     order = np.argsort(images.starts, kind="stable")
     whole = images.records.num_parts[images.numbers] == 1
     order = np.concatenate([order[whole[order]], order[~whole[order]]])
@@ -512,7 +518,11 @@ def _open_records(file: Path) -> datasets.Dataset:
     place[rows] = order
     taken = pa.array(place, mask=place < 0)
     digits = len(str(int(images.keys.max())))
-    names = pc.binary_join_element_wise(pc.utf8_lpad(pa.array(images.keys).cast(pa.string()), digits, "0"), ".jpg", "")
+    names = images.files
+    if names is None:
+        names = pc.binary_join_element_wise(
+            pc.utf8_lpad(pa.array(images.keys).cast(pa.string()), digits, "0"), ".jpg", ""
+        )
     columns = {
         "image": pa.chunked_array(chunks),
         "label": pa.array(images.labels).take(taken),
@@ -523,7 +533,7 @@ def _open_records(file: Path) -> datasets.Dataset:
         columns["landmarks"] = repeated(np.array(template_for_size(112, 112)), total)
     else:
         del features["landmarks"]
-    beside = (file, file.with_suffix(".idx"), file.with_name("property"))
+    beside = (file, file.with_suffix(".idx"), file.with_name("property"), *([listed] if listed else []))
     state = [(path.name, *_version(path)) for path in beside if path.is_file()]
     fingerprint = hashlib.sha256(f"{file.resolve()}{state}".encode()).hexdigest()[:16]
     rows_in_order = np.empty(len(order), np.int64)

@@ -7,6 +7,7 @@ float32, id and id2 uint64; where the flag is above 0, that many float32 labels 
 header (MXNet, `recordio.py`).
 """
 
+import logging
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from hfembed.errors import InputError, first_line
 from hfembed.faces.data.mapped_files import map_file
 from hfembed.models.image_opening import MAX_FILE_BYTES
 
+logger = logging.getLogger(__name__)
+
 MAGIC = 0xCED7230A
 _MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 _PART_HEADER = 8
@@ -28,8 +31,10 @@ IMAGE_HEADER = 24
 _BLOCK = 16 << 20
 _FIELDS_END = IMAGE_HEADER + 8  # of an image's header and two labels behind it
 _LOOK_AHEAD = _PART_HEADER + _FIELDS_END
+LABEL_END = _PART_HEADER + IMAGE_HEADER + 4  # bytes of a record in one part up to the end of its first label
 # bytes of a line of the .idx: two numbers of up to 19 digits
 _INDEX_LINE = 48
+_LIST_LINE = 4096  # of a .lst: two numbers, perhaps more labels, and a path
 _EXACT_FLOAT32 = 2**24
 
 
@@ -87,14 +92,15 @@ class RecordIO:
         return self.data[start : start + int(self.sizes[number])].to_pybytes()
 
     def image_fields(self) -> np.ndarray:
-        """(N, 4) float64: flag, label, and the first two of the labels behind it, of records that are packed images.
+        """(N, 5) float64 of records that are packed images: flag, label, the first two of the labels behind it, id.
 
         Only those are meaningful that lie inside of the record, see `sizes`.
         """
         fields = self._fields.copy()
         for number in np.flatnonzero(self.num_parts > 1).tolist():  # a field may lie in the second part
             start = self[number][:_FIELDS_END].ljust(_FIELDS_END, b"\0")
-            fields[number] = *unpack_from("<If", start), *unpack_from("<ff", start, IMAGE_HEADER)
+            flag, label, image_id = unpack_from("<IfI", start)
+            fields[number] = flag, label, *unpack_from("<ff", start, IMAGE_HEADER), image_id
         return fields
 
     def damage(self, number: int, what: str) -> InputError:
@@ -119,6 +125,7 @@ class RecordImages:
         ranges: (P, 3) int64: key of a person's record, first key and key after the last of their photos; None
             where the file has no such records.
         shape: (height, width) of all images as the file `property` has it, or None.
+        files: (N,) strings, their names in the list that was given.
     """
 
     records: RecordIO
@@ -129,6 +136,7 @@ class RecordImages:
     sizes: np.ndarray
     ranges: np.ndarray | None
     shape: tuple[int, int] | None
+    files: pa.Array | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -141,18 +149,22 @@ class RecordImages:
         return self.records.data[(start := int(self.starts[row])) : start + size].to_pybytes()
 
 
-def read_record_images(path: str | Path) -> RecordImages:
+def read_record_images(path: str | Path, listed: Path | None = None) -> RecordImages:
     """Find the images of a `.rec` file, and who is in them.
 
     Beside it lie, where there are such files, `.idx` (keys) and `property` ("people,height,width"). insightface's
     layout is understood: record 0 holds no image but the keys of the first person's record and after the last, and
     those hold the first key and the key after the last of a person's photos.
 
+    Args:
+        listed: A list of MXNet's im2rec (`.lst`): its images alone are taken, with its labels and names; an image is
+            found by the id in its record.
+
     Raises:
         InputError: The files are damaged, contradict each other, or a label is not a whole number of 0 or more.
     """
     records = RecordIO(path)
-    flags, labels, first_label, second_label = records.image_fields().T
+    flags, labels, first_label, second_label, ids = records.image_fields().T
     flags = flags.astype(np.int64)
     sizes = records.sizes - IMAGE_HEADER - 4 * flags
     if (sizes < 0).any():
@@ -169,15 +181,21 @@ def read_record_images(path: str | Path) -> RecordImages:
     if not len(numbers):
         raise InputError(f"{records.path} holds {len(records):,} records and no image")
     people, shape = read_property(records.path)
+    files = None
+    if listed is not None:
+        rows, labels_in_list, files = _find_in_list(listed, ids[numbers].astype(np.int64), records)
+        numbers = numbers[rows >= 0]
+        labels[numbers] = labels_in_list
     found = labels[numbers]
     wrong = ~((found >= 0) & (found < 2**31) & (found == np.floor(found)))
+    people = None if listed is not None else people  # the list may have other people
     if people is not None:
         wrong |= ~(found < people)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         expected = "a whole number of 0 or more" + (f", below {people:,} as property says" if people else "")
         raise InputError(
-            f"{records.path}: the record at byte {records.starts[numbers[row]] - _PART_HEADER:,} has label "
+            f"{listed or records.path}: the record at byte {records.starts[numbers[row]] - _PART_HEADER:,} has label "
             f"{found[row]:g}; expected {expected}"
         )
     return RecordImages(
@@ -189,7 +207,29 @@ def read_record_images(path: str | Path) -> RecordImages:
         sizes[numbers],
         ranges,
         shape,
+        files,
     )
+
+
+def _find_in_list(listed: Path, ids: np.ndarray, records: RecordIO) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+    """Row in the list of each image, -1 where it has none, and labels and names of those that have one."""
+    in_list, labels, names = read_list(listed, len(records))
+    order = np.argsort(in_list, kind="stable")
+    if len(repeated := np.flatnonzero(np.diff(in_list[order]) == 0)):
+        raise InputError(f"{listed} lists {in_list[order][repeated[0]]} twice")
+    rows = order[np.minimum(np.searchsorted(in_list[order], ids), len(order) - 1)]
+    rows = np.where(in_list[rows] == ids, rows, -1)
+    known = rows[rows >= 0]
+    if not len(known):
+        raise InputError(
+            f"{listed} lists none of the {len(ids):,} images of {records.path.name} by the id in its record"
+        )
+    if len(known) < max(len(ids), len(in_list)):
+        logger.warning(
+            "%s lists %s images, %s has %s: the %s that both have are taken",
+            listed, f"{len(in_list):,}", records.path.name, f"{len(ids):,}", f"{len(known):,}",
+        )  # fmt: skip
+    return rows, labels[known], names.take(pa.array(known))
 
 
 class PackedImage(NamedTuple):
@@ -231,13 +271,37 @@ def parse_record(data: bytes) -> PackedImage:
     return PackedImage(unpack_from("<f", content, IMAGE_HEADER)[0] if flag else label, content[begin:])
 
 
+def read_label(start: bytes) -> float | None:
+    """The first label of a packed image from the first `LABEL_END` bytes of its record.
+
+    Returns:
+        The label; None where it cannot be told from these, and `parse_record` has to.
+    """
+    if len(start) < LABEL_END:
+        return None
+    magic, word, flag, label = unpack_from("<IIIf", start)
+    if magic != MAGIC or word >> 29:
+        return None
+    return unpack_from("<f", start, _PART_HEADER + IMAGE_HEADER)[0] if flag else label
+
+
+def find_records(path: Path) -> np.ndarray:
+    """(N,) int64: where each record of a `.rec` file begins, found by reading the file once.
+
+    Raises:
+        InputError: As `RecordIO`.
+    """
+    return RecordIO(path).starts - _PART_HEADER
+
+
 class _Parts(NamedTuple):
     """Every part of a file.
 
     Attributes:
         starts: (P,) int64, where its data starts.
         words: (P,) uint32, kind and length.
-        fields: (P, 4) float64, those of an image's header: flag, label, first and second of the labels behind it.
+        fields: (P, 5) float64, those of an image's header: flag, label, first and second of the labels behind it, and
+            the lower half of its id.
     """
 
     starts: np.ndarray
@@ -280,7 +344,8 @@ def _scan(path: Path, end: int) -> _Parts:
                     f"{path} is cut short: the record at byte {at[-1]:,} goes to byte {position:,}, and the file ends "
                     f"at {end:,}; copy it again"
                 )
-            columns = [as_integers[inside + 2], *(as_floats[inside + word] for word in (3, 8, 9))]
+            floats = (as_floats[inside + word] for word in (3, 8, 9))
+            columns = [as_integers[inside + 2], *floats, as_integers[inside + 4]]
             fields = np.stack([column.astype(np.float64) for column in columns], axis=1)
             blocks.append(_Parts(at + _PART_HEADER, as_integers[inside + 1], fields))
     return _Parts(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
@@ -307,6 +372,36 @@ def read_index(path: Path, most: int) -> tuple[np.ndarray, np.ndarray]:
             f"{path} is not an index of RecordIO, 'key<tab>offset' per line: {first_line(error)}"
         ) from error
     return table["key"].to_numpy(), table["offset"].to_numpy()
+
+
+def read_list(path: Path, most: int) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+    """Ids (N,) int64, first labels (N,) float64, and names (N,) of a list as MXNet's im2rec writes it.
+
+    Raises:
+        InputError: It is no such file, or much larger than one of `most` records.
+    """
+    if path.stat().st_size > _LIST_LINE * (most + 1):
+        raise InputError(f"{path} is larger than a list of the {most:,} records of its file")
+    try:
+        with path.open("rb") as file:
+            count = file.readline(_LIST_LINE).count(b"\t") + 1
+        names = [f"column {number}" for number in range(count)]
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(column_names=names),
+            parse_options=pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={names[0]: pa.int64(), names[1]: pa.float64(), names[-1]: pa.string()},
+                null_values=[],
+            ),
+        )
+        if count < 3:
+            raise pa.ArrowInvalid(f"{count} columns")
+    except (pa.ArrowInvalid, IndexError) as error:
+        raise InputError(
+            f"{path} is not a list of im2rec, 'id<tab>label<tab>name' per line: {first_line(error)}"
+        ) from error
+    return table[0].to_numpy(), table[1].to_numpy(), table[count - 1].combine_chunks()
 
 
 def _read_keys(records: RecordIO) -> np.ndarray:

@@ -7,7 +7,8 @@ and `property`. Tars without a manifest are read once to count.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,9 +32,17 @@ from hfembed.faces.data.face_sources import (
 )
 from hfembed.faces.data.landmarks import five_points
 from hfembed.faces.data.person_folders import check_person_names
-from hfembed.faces.data.record_io import parse_record, read_index, read_property
-from hfembed.faces.data.shard_manifest import read_manifest
-from hfembed.faces.data.webdataset_tars import read_fields, read_tar
+from hfembed.faces.data.record_io import LABEL_END, find_records, parse_record, read_index, read_label, read_property
+from hfembed.faces.data.shard_files import (
+    folder_of,
+    is_remote,
+    list_remote,
+    local_copy,
+    manifest_of,
+    open_shard,
+    size_of,
+)
+from hfembed.faces.data.webdataset_tars import TarPhotos, read_fields, read_tar
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 from hfembed.models.image_opening import MAX_FILE_BYTES
 
@@ -87,22 +96,34 @@ class FaceShards(ABC):
             InputError: The shard is missing, damaged or not what its index says: one line.
         """
 
+    @abstractmethod
+    def group_people(self) -> np.ndarray:
+        """Find out who is in each photo before they are read; runs of records then end where a person does.
+
+        Returns:
+            (num_photos,) int32 labels, shard after shard.
+
+        Raises:
+            InputError: As `read`.
+        """
+
 
 def open_shards(source: str, num_people: int = 0, aligned: str | None = None) -> FaceShards | None:
     """Open local shards.
 
     Args:
-        source: As for `load_faces`; None is returned for the id of a Hub repository.
+        source: As for `load_faces`, or tars or Parquet at s3://, gs:// or hf://; None is returned for the id of a Hub
+            repository.
         num_people: How many people there are, where the shards do not say it: labels are below it.
         aligned: "arcface_112": the photos are crops on the standard 112 x 112 template.
 
     Raises:
         InputError: There is no such source, it is of another kind, or it does not say how many people it has.
     """
-    records = record_file(source)
+    records = None if is_remote(source) else record_file(source)
     if records is not None:
         return RecordRuns(records, num_people, aligned)
-    files = shard_files(source)
+    files = list_remote(source) if is_remote(source) else shard_files(source)
     if files is None:
         if Path(source).exists():
             raise InputError(
@@ -112,9 +133,61 @@ def open_shards(source: str, num_people: int = 0, aligned: str | None = None) ->
         return None
     if all(file.endswith(".parquet") for file in files):
         return ParquetShards(files, aligned)
-    if all(map(is_plain_tar, files)):
+    if all(file.endswith(".tar") if is_remote(file) else is_plain_tar(file) for file in files):
         return TarShards(files, num_people, aligned)
-    raise InputError(f'"{source}" cannot be streamed: its tars are compressed, or Parquet lies among them')
+    raise InputError(
+        f'"{source}" cannot be streamed: its tars are compressed, or Parquet lies among them; '
+        "convert it by hfembed convert-dataset"
+    )
+
+
+class JoinedShards(FaceShards):
+    """Shards of several sources, whose people are different ones.
+
+    People who are numbers get the source's name in front of theirs.
+
+    Args:
+        sources: At least two; name -> shards.
+
+    Raises:
+        InputError: A person's name is in two sources.
+    """
+
+    def __init__(self, sources: Mapping[str, FaceShards]) -> None:
+        self.sources = list(sources.values())
+        self._set_counts()
+        people: list[str] = []
+        self._first_label = []
+        self.facts = []
+        for name, shards in sources.items():
+            self._first_label.append(len(people))
+            numbered = all(person.isdecimal() for person in shards.people)
+            people += [f"{name}_{person}" for person in shards.people] if numbered else shards.people
+            self.facts += [f"{name}: {fact}" for fact in shards.facts]
+        if len(people) >= 2**31:
+            raise InputError(f"{len(people):,} people are too many")
+        shared = sorted(person for person, count in Counter(people).items() if count > 1)
+        if shared:
+            raise InputError(
+                f"{', '.join(shared[:8])}: people of this name are in two of {', '.join(sources)}; rename them"
+            )
+        self.people = people
+
+    def _set_counts(self) -> None:
+        self.counts = np.concatenate([shards.counts for shards in self.sources])
+        self._first_shard = np.cumsum([0, *(len(shards.counts) for shards in self.sources)])
+
+    def read(self, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
+        """As `FaceShards.read`."""
+        source = int(np.searchsorted(self._first_shard, shard, side="right")) - 1
+        for photo in self.sources[source].read(shard - int(self._first_shard[source]), places):
+            yield photo._replace(label=photo.label + self._first_label[source])
+
+    def group_people(self) -> np.ndarray:
+        """As `FaceShards.group_people`."""
+        labels = [shards.group_people() + first for shards, first in zip(self.sources, self._first_label, strict=True)]
+        self._set_counts()
+        return np.concatenate(labels).astype(np.int32)
 
 
 def _template(aligned: str | None) -> list[list[float]] | None:
@@ -126,22 +199,25 @@ def _counts(files: list[str], manifest: dict[str, Any]) -> list[int] | None:
     try:
         known = {shard["name"]: (shard["photos"], shard["bytes"]) for shard in manifest.get("shards", ())}
     except (KeyError, TypeError) as error:
-        raise InputError(f"{Path(files[0]).parent}: manifest.json is damaged: {error!r}") from error
+        raise InputError(f"{folder_of(files[0])}: manifest.json is damaged: {error!r}") from error
     if not {Path(file).name for file in files} <= known.keys():
         return None
     counts = []
     for file in files:
         photos, size = known[Path(file).name]
-        if size != Path(file).stat().st_size:
-            raise InputError(f"{file} has {Path(file).stat().st_size:,} bytes, not {size} as in manifest.json")
+        if size != (found := size_of(file)):
+            raise InputError(
+                f"{file} has {found:,} bytes, not {size} as in manifest.json: fetch it again, or delete manifest.json "
+                "if the file is meant to be so"
+            )
         if not isinstance(photos, int) or not 0 < photos <= size:
-            raise InputError(f"{Path(file).parent}: manifest.json is damaged: {photos!r} photos in {Path(file).name}")
+            raise InputError(f"{folder_of(file)}: manifest.json is damaged: {photos!r} photos in {Path(file).name}")
         counts.append(photos)
     return counts
 
 
 def _facts(files: list[str], counts: np.ndarray) -> list[str]:
-    sizes = [Path(file).stat().st_size for file in files]
+    sizes = map(size_of, files)
     return [f"{Path(file).name} {count} {size}" for file, count, size in zip(files, counts, sizes, strict=True)]
 
 
@@ -159,40 +235,63 @@ class TarShards(FaceShards):
 
     def __init__(self, files: list[str], num_people: int, aligned: str | None) -> None:
         self.files = files
-        manifest = read_manifest(Path(files[0]).parent)
+        folder, manifest = folder_of(files[0]), manifest_of(files[0])
         counts = _counts(files, manifest)
         if counts is None:
-            logger.warning("%s has no manifest.json: all shards are read once to count", Path(files[0]).parent)
+            if is_remote(folder):
+                raise InputError(
+                    f"{folder} has no manifest.json of these shards, and counting would fetch all of them: put shards "
+                    "of hfembed convert-dataset there"
+                )
+            logger.warning("%s has no manifest.json: all shards are read once to count", folder)
             counts = [len(read_tar(file).keys) for file in files]
         self.counts = np.array(counts, dtype=np.int64)
         people = num_people or manifest.get("people")
         if not isinstance(people, int) or not 0 < people < 2**31:
-            raise InputError(f"{Path(files[0]).parent} does not say how many people it has: give num_people")
+            raise InputError(f"{folder} does not say how many people it has: give num_people")
         self.people = list(map(str, range(people)))
         self.landmarks = _template(aligned) or manifest.get("landmarks")
         self.facts = _facts(files, self.counts)
 
     def read(self, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
         """As `FaceShards.read`."""
-        path = self.files[shard]
-        photos = read_tar(path)
+        with local_copy(self.files[shard]) as copy:
+            yield from self._read(copy, shard, places)
+
+    def _read(self, copy: Path, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
+        path, photos = self.files[shard], read_tar(copy)
         if len(photos.keys) != self.counts[shard]:
             raise InputError(f"{path} has {len(photos.keys):,} photos, not {self.counts[shard]:,} as before")
         landmarks = None
         if self.landmarks is None and photos.fields["json"].null_count < len(photos.keys):
             landmarks = read_fields(photos, path, ())["landmarks"]
-        labels = photos.fields["cls"]
-        with open(path, "rb", buffering=0) as file:
+        with copy.open("rb", buffering=0) as file:
             for place in places:
                 name = f"{path}: {photos.keys[place]}"
-                try:
-                    label = int((labels[place].as_py() or b"").strip())
-                except ValueError:
-                    raise InputError(f"{name} has no number in a .cls; turn streaming off") from None
+                label = self._label(photos, place, name)
                 file.seek(int(photos.starts[place]))
                 image = file.read(int(photos.sizes[place]))
                 points = self.landmarks if landmarks is None else landmarks[place]
-                yield StoredPhoto(place, image, _checked(label, self.people, name), points, name)
+                yield StoredPhoto(place, image, label, points, name)
+
+    def group_people(self) -> np.ndarray:
+        """As `FaceShards.group_people`; reads all tars."""
+        logger.warning("%s: all shards are read once to find who is in them", folder_of(self.files[0]))
+        labels = []
+        for path, count in zip(self.files, self.counts, strict=True):
+            with local_copy(path) as copy:
+                photos = read_tar(copy)
+            if len(photos.keys) != count:
+                raise InputError(f"{path} has {len(photos.keys):,} photos, not {count:,} as before")
+            labels += [self._label(photos, place, f"{path}: {photos.keys[place]}") for place in range(count)]
+        return np.array(labels, dtype=np.int32)
+
+    def _label(self, photos: TarPhotos, place: int, name: str) -> int:
+        try:
+            label = int((photos.fields["cls"][place].as_py() or b"").strip())
+        except ValueError:
+            raise InputError(f"{name} has no number in a .cls; turn streaming off") from None
+        return _checked(label, self.people, name)
 
 
 class ParquetShards(FaceShards):
@@ -216,17 +315,22 @@ class ParquetShards(FaceShards):
 
     @staticmethod
     def _read(file: str, columns: list[str]) -> tuple[pa.Table, pa.Schema]:
-        with _arrow_errors(file):
-            parquet = pq.ParquetFile(file)
+        with open_shard(file) as opened, _arrow_errors(file):
+            parquet = pq.ParquetFile(opened)
             return parquet.read(columns), parquet.schema_arrow
 
     def read(self, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
         """As `FaceShards.read`."""
         path = self.files[shard]
-        with _arrow_errors(path):
-            parquet = pq.ParquetFile(path, buffer_size=1 << 20)
-        with parquet:
-            yield from self._rows(parquet, shard, places, path)
+        with open_shard(path) as opened:
+            with _arrow_errors(path):
+                parquet = pq.ParquetFile(opened, buffer_size=1 << 20)
+            with parquet:
+                yield from self._rows(parquet, shard, places, path)
+
+    def group_people(self) -> np.ndarray:
+        """As `FaceShards.group_people`."""
+        return self.labels
 
     def _rows(self, parquet: pq.ParquetFile, shard: int, places: Iterable[int], path: str) -> Iterator[StoredPhoto]:
         groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
@@ -304,11 +408,14 @@ class RecordRuns(FaceShards):
     def __init__(self, path: Path, num_people: int, aligned: str | None) -> None:
         self.path = path
         index, self._end = path.with_suffix(".idx"), path.stat().st_size
-        if not index.is_file():
-            raise InputError(f"{path} has no {index.name} beside it, which streaming needs; turn streaming off")
-        keys, offsets = read_index(index, self._end // _SMALLEST_RECORD)
-        order = np.argsort(offsets, kind="stable")
-        keys, offsets = keys[order], offsets[order]
+        if index.is_file():
+            keys, offsets = read_index(index, self._end // _SMALLEST_RECORD)
+            order = np.argsort(offsets, kind="stable")
+            keys, offsets = keys[order], offsets[order]
+        else:
+            logger.warning("%s has no %s beside it: it is read once to find its records", path, index.name)
+            offsets = find_records(path)
+            keys = np.arange(len(offsets))
         ends = np.append(offsets[1:], self._end)
         if len(keys) == 0 or offsets[0] < 0 or (ends <= offsets).any():
             raise InputError(f"{index} is not the index of {path.name}: offsets repeat or lie outside of the file")
@@ -319,14 +426,16 @@ class RecordRuns(FaceShards):
         count = len(self.offsets)
         if not count:
             raise InputError(f"{path} holds no photos")
-        full, rest = divmod(count, _RECORDS_PER_SHARD)
-        self.counts = np.array([_RECORDS_PER_SHARD] * full + [rest] * (rest > 0), dtype=np.int64)
+        self._cut(np.append(np.arange(0, count, _RECORDS_PER_SHARD), count))
         people, shape = read_property(path)
         if not (people := num_people or people or 0):
             raise InputError(f"{path} has no file 'property' that says how many people it has: give num_people")
         self.people = list(map(str, range(people)))
         self.landmarks = _template(aligned) or (template_for_size(112, 112) if shape == (112, 112) else None)
         self.facts = [f"{path.name} {count} {self._end}"]
+
+    def _cut(self, edges: np.ndarray) -> None:
+        self._edges, self.counts = edges, np.diff(edges)
 
     def _are_photos(self, keys: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """(N,) bool: insightface's record 0 holds no photo but the key after the last one."""
@@ -358,9 +467,8 @@ class RecordRuns(FaceShards):
 
     def read(self, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
         """As `FaceShards.read`."""
-        first = shard * _RECORDS_PER_SHARD
-        offsets = self.offsets[first : first + _RECORDS_PER_SHARD].tolist()
-        ends = self.ends[first : first + _RECORDS_PER_SHARD].tolist()
+        run = slice(int(self._edges[shard]), int(self._edges[shard + 1]))
+        offsets, ends = self.offsets[run].tolist(), self.ends[run].tolist()
         begin, data = 0, b""
         for place in places:
             at, end = offsets[place], ends[place]
@@ -371,3 +479,20 @@ class RecordRuns(FaceShards):
             if not record.encoded:
                 raise InputError(f"{name} holds no photo; turn streaming off")
             yield StoredPhoto(place, record.encoded, _checked(record.label, self.people, name), self.landmarks, name)
+
+    def group_people(self) -> np.ndarray:
+        """As `FaceShards.group_people`, by the header of each record; a run ends where a person does."""
+        labels = np.empty(len(self.offsets), dtype=np.int32)
+        with self.path.open("rb", buffering=0) as file:
+            for row, (begin, end) in enumerate(zip(self.offsets.tolist(), self.ends.tolist(), strict=True)):
+                file.seek(begin)
+                label = read_label(file.read(LABEL_END))
+                if label is None:
+                    label = self._record(self._bytes(begin, end), begin).label
+                labels[row] = _checked(label, self.people, f"{self.path}: the record at byte {begin:,}")
+        changes = np.flatnonzero(np.diff(labels)) + 1
+        edges = [0]
+        while (place := np.searchsorted(changes, edges[-1] + _RECORDS_PER_SHARD)) < len(changes):
+            edges.append(int(changes[place]))
+        self._cut(np.append(edges, len(labels)))
+        return labels

@@ -25,7 +25,7 @@ from hfembed.photos import PHOTO_SUFFIXES, utf8_name
 _HEADER = 512
 _BLOCK = 16 << 20
 _MAX_FIELD_BYTES = 1 << 20
-_MAX_SHARDS = 100_000
+MAX_SHARDS = 100_000
 IMAGE_FIELDS = frozenset(suffix[1:] for suffix in PHOTO_SUFFIXES)
 _FILES = frozenset(b"0\0")
 
@@ -60,16 +60,16 @@ def expand_braces(pattern: str) -> list[str]:
         elif numbers:
             first, last = int(numbers[1]), int(numbers[2])
             width = len(numbers[1]) if numbers[1].startswith("0") else 0
-            if abs(last - first) >= _MAX_SHARDS:
-                raise InputError(f'"{pattern}" stands for more than {_MAX_SHARDS:,} files')
+            if abs(last - first) >= MAX_SHARDS:
+                raise InputError(f'"{pattern}" stands for more than {MAX_SHARDS:,} files')
             step = 1 if first <= last else -1
             choices.append([f"{number:0{width}d}" for number in range(first, last + step, step)])
         elif "," in piece:
             choices.append(piece.split(","))
         else:
             choices.append(["{" + piece + "}"])
-    if math.prod(map(len, choices)) > _MAX_SHARDS:
-        raise InputError(f'"{pattern}" stands for more than {_MAX_SHARDS:,} files')
+    if math.prod(map(len, choices)) > MAX_SHARDS:
+        raise InputError(f'"{pattern}" stands for more than {MAX_SHARDS:,} files')
     return ["".join(parts) for parts in itertools.product(*choices)]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from tqdm.auto import tqdm
@@ -12,6 +13,8 @@ from hfembed.models.photo_image_processor import Photo, PhotoImageProcessor
 from hfembed.threads import NumThreads, choose_threads, map_in_threads, split_batches
 
 Detection = np.ndarray | str
+
+_PHOTOS_AT_ONCE = 1024
 
 
 def detect_central_faces(
@@ -38,6 +41,27 @@ def detect_central_faces(
         for results in map_in_threads(detect, batches, num_threads):
             found.update(results)
             bar.update(len(results))
+    return found
+
+
+def detect_landmarks(
+    detector: FaceDetector, faces: datasets.Dataset, num_threads: NumThreads = "auto", progress: bool = True
+) -> dict[str, Detection]:
+    """The face nearest to the center of each photo of a data set from `load_faces`, which is read piece by piece.
+
+    Returns:
+        As `detect_central_faces`.
+    """
+    stored = faces.select_columns(["file", "image"]).cast_column("image", datasets.Image(decode=False))
+    found: dict[str, Detection] = {}
+    with tqdm(total=len(stored), desc="detecting", unit=" images", disable=not progress) as bar:
+        for piece in stored.iter(batch_size=_PHOTOS_AT_ONCE):
+            photos = {
+                file: image["bytes"] or Path(image["path"])
+                for file, image in zip(piece["file"], piece["image"], strict=True)
+            }
+            found |= detect_central_faces(detector, photos, num_threads=num_threads, progress=False)
+            bar.update(len(photos))
     return found
 
 

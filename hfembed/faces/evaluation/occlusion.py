@@ -65,9 +65,10 @@ def plot_occlusion(
     crops: tuple[torch.Tensor, torch.Tensor],
     maps: tuple[torch.Tensor, torch.Tensor],
     similarity: float,
+    names: tuple[str, str],
     path: str | Path,
 ) -> None:
-    """Draw two faces (C, H, W) uint8, and over each what its regions contribute to the similarity."""
+    """Draw two faces (C, H, W) uint8 with their names, and beside each what its regions add to the similarity."""
     figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 4)
     reach = max(values.abs().max().item() for values in maps)
@@ -75,6 +76,7 @@ def plot_occlusion(
         picture = crop.permute(1, 2, 0).numpy().squeeze()
         gray = picture if picture.ndim == 2 else picture.mean(2)
         axes[2 * column].imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axes[2 * column].set_title(names[column], fontsize=9, loc="left", parse_math=False)
         axes[2 * column + 1].imshow(gray, cmap="gray", vmin=0, vmax=255)
         drawn = axes[2 * column + 1].imshow(values.numpy(), cmap="RdBu_r", vmin=-reach, vmax=reach, alpha=0.6)
     for each in axes:

@@ -137,7 +137,7 @@ class Clip:
                 video.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
                 yield container, video
         except av.FFmpegError as error:
-            raise InputError(f"{self.path}: not a video that can be read ({error.strerror})") from error
+            raise InputError(f"{self.path}: not a video that can be read ({error.strerror}); is it whole?") from error
 
 
 class ClipWriter:

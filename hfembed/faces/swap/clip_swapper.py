@@ -1,7 +1,7 @@
 """Swap faces in clips: find and follow them, smooth their landmarks, swap them frame by frame, mark every frame."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +62,7 @@ def swap_clip(
     faces: Sequence[int] | None = None,
     label: bool = True,
     batch_size: int = 16,
+    sign: Callable[[Path], None] | None = None,
 ) -> SwappedClip:
     """Swap the faces of a clip; the memory does not depend on its length.
 
@@ -73,6 +74,7 @@ def swap_clip(
             appear. One that is lost for longer than some frames, or over a cut, is another one. None: all.
         label: Write "generated face" into the corner of every frame. The file's metadata says it always.
         batch_size: Frames that go through the networks together.
+        sign: Signs the file, such as `ContentCredentials(certificate, key).sign`.
 
     Raises:
         InputError: The clip cannot be read, shows no face or not that many, or the person is unknown.
@@ -110,6 +112,8 @@ def swap_clip(
         if written != len(times):
             raise InputError(f"{clip.path} changed while it was read: {len(times)} frames, then {written}")
         append_xmp(temporary)
+        if sign is not None:
+            sign(temporary)
     return SwappedClip(len(times), sum(map(len, places.values())), len(chosen), time.perf_counter() - began)
 
 

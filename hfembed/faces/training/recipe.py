@@ -101,7 +101,8 @@ class FaceTrainingConfig(TrainingConfig):
     init_from: str = setting("", "checkpoint folder or Hub id to start from; its network and crop replace those below")
     trunk: str = setting(
         "iresnet18",
-        "network: iresnet18|34|50|100, iresnet, mobilefacenet, inception_resnet_v1, sface, dlib_resnet29, timm/NAME",
+        "network: iresnet18|34|50|100|152|200, iresnet, mobilefacenet, inception_resnet_v1, sface, dlib_resnet29, "
+        "vit_t|s|b|l, vit, timm/NAME",
     )
     trunk_arguments: dict[str, Any] = setting({}, "more about the trunk; iresnet: depths, widths")
     trunk_pretrained: bool = setting(False, "start a timm trunk from timm's pretrained weights, from the Hub")
@@ -209,7 +210,6 @@ class FaceTrainingConfig(TrainingConfig):
         if min(self.num_people, self.steps_per_epoch) < 0 or self.shuffle_buffer < 1:
             raise ValueError("num_people and steps_per_epoch must not be negative, shuffle_buffer at least 1")
         refused = {
-            "photos_per_identity": self.photos_per_identity > 0,
             "held_out_share or train_photos": self.held_out,
             "imprint": self.imprint,
             "freeze_trunk with features computed once (give an augmentation, or unfreeze_last)": self.features_once,

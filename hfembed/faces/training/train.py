@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 
 from hfembed.checkpoint.files import PEOPLE_FILE
 from hfembed.checkpoint.people_file import write_people
@@ -111,6 +111,18 @@ def main(arguments: Sequence[str] | None = None, faces: datasets.IterableDataset
     )
 
 
+@training_program
+def prepare(arguments: Sequence[str] | None = None) -> None:
+    """Look up the recipe's photos, align and keep their crops, or count its streams: the first step of a training."""
+    config = read_config(FaceTrainingConfig, arguments, __doc__)
+    photos, held_out = open_photos(config, make_processor(config), None)
+    if not isinstance(photos, Photos):
+        print(describe_stream(config, photos, False)[0])  # noqa: T201
+        return
+    count = len(photos) + (len(held_out) if held_out else 0)
+    print(f"{count:,} photos of {len(photos.identities):,} people are ready to train on")  # noqa: T201
+
+
 def open_photos(
     config: FaceTrainingConfig, processor: FaceImageProcessor, faces: datasets.IterableDataset | None
 ) -> tuple[Photos | PhotoSource, Photos | None]:
@@ -167,8 +179,6 @@ def make_sharded_head(
     config: FaceTrainingConfig, model: FaceEmbedderForClassification, people: int, accelerator: Accelerator
 ) -> ShardedHead:
     """A head whose class weights are split over the ranks."""
-    if (kind := accelerator.distributed_type) in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise InputError(f"a sharded head is not possible with {kind.value}: train on plain ranks (--multi_gpu)")
     return ShardedHead(model.config, people, config, config.sample_rate, accelerator.device)
 
 

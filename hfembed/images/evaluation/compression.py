@@ -39,12 +39,12 @@ def latent_points(
 ) -> list[RatePoint]:
     """Measure the codec on images that were not trained on."""
     points = []
-    for quality in qualities:
+    for quality in (None,) if codec.levels else qualities:  # a quantized model has one size
         files = [codec.compress(image, quality) for image in images]
         decoded = torch.stack([codec.decompress(file) for file in files])
         size = float(np.mean([len(file) for file in files]))
         points.append(
-            RatePoint("latents", quality, size, size - HEADER_BYTES, psnr(decoded, images), ssim(decoded, images))
+            RatePoint("latents", quality or 0, size, size - HEADER_BYTES, psnr(decoded, images), ssim(decoded, images))
         )
     return points
 

@@ -65,7 +65,7 @@ def report_reconstruction(
     split: dict[str, Any],
     identity_model: IdentityModel | None = None,
     codec: LatentCodec | None = None,
-    quality: int = 10,
+    quality: int | None = None,
     pca: bool = True,
     pictures: int = 12,
 ) -> dict[str, Any]:
@@ -125,7 +125,11 @@ def report_reconstruction(
         "sharpness": "gradient energy, as a fraction of the photos'",
         "jpeg": "at the highest quality whose mean file is not above "
         f"{'coded_bytes' if codec is not None else 'one byte per latent number'}, or at the lowest",
-        **({} if codec is None else {"coded": f"files of quality {quality}"}),
+        **(
+            {}
+            if codec is None
+            else {"coded": f"files of quality {quality}" if quality is not None else "files as compress writes them"}
+        ),
         "figures": sorted(figures),
         **provenance({"images": images}),
     }

@@ -1,6 +1,7 @@
 """Configuration of a plain or variational convolutional autoencoder."""
 
 import math
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -55,6 +56,12 @@ class ConvAutoencoderConfig(AutoencoderConfig):
         free_bits (`float`, *optional*, defaults to 0.0):
             Nats of divergence, for each latent number and averaged over the batch, that cost nothing (Kingma et al.,
             "Improved Variational Inference with Inverse Autoregressive Flow", 2016, eq. 15).
+        quantizer (`str`, *optional*, defaults to `"none"`):
+            `"none"`, or `"fsq"`: each latent number is rounded to one of a few levels, in training too (Mentzer et
+            al., "Finite Scalar Quantization: VQ-VAE Made Simple", 2023). For compression: the decoder learns to live
+            with what rounding loses. Not with `variational` or a `latent_penalty`.
+        quantizer_levels (`list[int]`, *optional*, defaults to `[8]`):
+            Levels of each latent channel, 2 to 256; one number is that of all channels.
         latent_penalty (`str`, *optional*, defaults to `"none"`):
             `"none"`, `"l1"` (mean absolute latent) or `"l2"` (mean squared latent).
         latent_penalty_weight (`float`, *optional*, defaults to 1e-4):
@@ -78,6 +85,8 @@ class ConvAutoencoderConfig(AutoencoderConfig):
     variational: bool = False
     kl_weight: float | int = 1e-4
     free_bits: float | int = 0.0
+    quantizer: Literal["none", "fsq"] = "none"
+    quantizer_levels: list[int] = field(default_factory=lambda: [8])
     latent_penalty: Literal["none", "l1", "l2"] = "none"
     latent_penalty_weight: float | int = 1e-4
 
@@ -96,8 +105,25 @@ class ConvAutoencoderConfig(AutoencoderConfig):
         """What an image's height and width must be multiples of."""
         return self.map_stride * (self.bottleneck_size if self.is_convolutional else 1)
 
+    @property
+    def levels(self) -> list[int]:
+        """Levels of each latent channel of a quantized model; empty without a quantizer."""
+        if self.quantizer == "none":
+            return []
+        return self.quantizer_levels * (self.latent_channels if len(self.quantizer_levels) == 1 else 1)
+
     def validate_objective(self) -> None:
-        """Reject impossible bottlenecks and negative weights."""
+        """Reject impossible bottlenecks and quantizers, and negative weights."""
+        if self.quantizer != "none":
+            if len(self.levels) != self.latent_channels or not all(2 <= count <= 256 for count in self.levels):
+                raise ValueError(
+                    f"quantizer_levels must be one number from 2 to 256, or one of each of the {self.latent_channels} "
+                    f"latent_channels, got {self.quantizer_levels}"
+                )
+            if self.variational or self.latent_penalty != "none":
+                raise ValueError(
+                    "a quantizer bounds the latents by itself: leave variational and latent_penalty out with it"
+                )
         if self.bottleneck_size < 1:
             raise ValueError(f"bottleneck_size must be at least 1, got {self.bottleneck_size}")
         if self.architecture == "autoencoder_kl":

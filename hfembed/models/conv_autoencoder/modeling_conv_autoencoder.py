@@ -14,6 +14,7 @@ from hfembed.models.autoencoder_base import (
 )
 
 from .configuration_conv_autoencoder import ConvAutoencoderConfig
+from .finite_scalar_quantization import quantize
 from .kl_network import KLBottleneck, KLDecoder, KLEncoder
 
 # the encoder's log variances are kept where exp() of them, and their gradients, are harmless
@@ -73,7 +74,7 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         return output
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode images to latents; of a variational model, their mean.
+        """Encode images to latents; of a variational model, their mean; of a quantized one, their levels.
 
         Args:
             pixel_values: (B, num_channels, H, W) in [0, 1].
@@ -181,6 +182,8 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         """Latents, or mean and log variance of a variational model."""
         self.check_pixel_values(pixel_values)
         codes = self.bottleneck.encode(self.encoder(pixel_values.to(self.dtype))[-1])
+        if self.config.quantizer == "fsq":
+            return quantize(codes, self.config.levels), None
         if not self.config.variational:
             return codes, None
         mean, log_variance = codes.chunk(2, dim=1)

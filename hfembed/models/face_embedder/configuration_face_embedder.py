@@ -15,18 +15,20 @@ from .metric_losses import METRIC_LOSSES
 
 # trunk -> (what its trunk_arguments may hold, the poolings it allows; the first is the default)
 _TRUNKS = {
-    "iresnet18": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
-    "iresnet34": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
-    "iresnet50": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
-    "iresnet100": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise")),
+    **{
+        f"iresnet{layers}": ({"use_se", "stochastic_depth"}, ("flatten", "average", "depthwise"))
+        for layers in (18, 34, 50, 100, 152, 200)
+    },
     "iresnet": (
-        {"depths", "widths", "use_se", "stochastic_depth", "stem_width", "stride_first"},
+        {"depths", "widths", "use_se", "stochastic_depth", "stem_width", "stride_first", "bottleneck"},
         ("flatten", "average", "depthwise"),
     ),
     "mobilefacenet": ({"activation", "stem", "stem_activation"}, ("depthwise", "flatten", "average")),
     "inception_resnet_v1": (set(), ("average", "flatten", "depthwise")),
     "sface": (set(), ("flatten", "average", "depthwise")),
     "dlib_resnet29": (set(), ("average", "flatten", "depthwise")),
+    **{name: ({"mask_ratio", "stochastic_depth"}, ("flatten",)) for name in ("vit_t", "vit_s", "vit_b", "vit_l")},
+    "vit": ({"width", "depth", "num_heads", "patch_size", "mask_ratio", "stochastic_depth"}, ("flatten",)),
 }
 _TIMM_POOLINGS = ("average",)
 
@@ -103,12 +105,15 @@ class FaceEmbedderConfig(PreTrainedConfig):
 
     Args:
         trunk (`str`, *optional*, defaults to `"iresnet50"`):
-            The convolutional network: `"iresnet18"`, `"iresnet34"`, `"iresnet50"`, `"iresnet100"`, `"iresnet"` (free
-            depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, `"sface"`, `"dlib_resnet29"`, or
+            The network: `"iresnet18"`, `"iresnet34"`, `"iresnet50"`, `"iresnet100"`, `"iresnet152"`, `"iresnet200"`,
+            `"iresnet"` (free depths and widths), `"mobilefacenet"`, `"inception_resnet_v1"`, `"sface"`,
+            `"dlib_resnet29"`, `"vit_t"`, `"vit_s"`, `"vit_b"`, `"vit_l"`, `"vit"` (free sizes), or
             `"timm/<architecture>"`.
         trunk_arguments (`dict`, *optional*, defaults to `{}`):
             More about the trunk. iresnet: `use_se`, `stochastic_depth` (rate at the last block); only `"iresnet"`:
-            `depths` and `widths` (one entry per stage), `stem_width`, `stride_first`. mobilefacenet: `activation`
+            `depths` and `widths` (one entry per stage), `stem_width`, `stride_first`, `bottleneck`. vit: `mask_ratio`
+            (tokens left out in training), `stochastic_depth`; only `"vit"`: `width`, `depth`, `num_heads`,
+            `patch_size`. mobilefacenet: `activation`
             and `stem_activation` (`"prelu"`, `"relu"`, `"relu6"`), `stem` (`"depthwise"`, `"separable"`). timm: those
             arguments of `timm.create_model` that shape the network, such as `img_size` and `patch_size`; never
             weights, paths or URLs.

@@ -19,11 +19,12 @@ from .batch_norm_folding import fold_batch_norm
 from .configuration_face_embedder import MAX_PARAMETERS, FaceEmbedderConfig
 from .dlib_resnet29 import DlibResNet29
 from .inception_resnet_v1 import InceptionResNetV1
-from .iresnet import IRESNET_DEPTHS, IResNet
+from .iresnet import IRESNETS, IResNet
 from .margin_softmax import MarginSoftmax
 from .metric_losses import METRIC_LOSSES
 from .mobilefacenet import MobileFaceNet
 from .sface import SFace
+from .vit import VITS, Vit
 
 Embeddings = torch.Tensor | np.ndarray
 
@@ -137,6 +138,13 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.PReLU):
             init.constant_(module.weight, 0.25)
+        elif isinstance(module, Vit):
+            for weight in (module.positions, module.mask_token):
+                if weight is not None:
+                    init.trunc_normal_(weight, std=0.02)
+            for layer in module.modules():  # already initialized as other linear layers are
+                if isinstance(layer, nn.Linear):
+                    init.trunc_normal_(layer.weight, std=0.02)
         elif isinstance(module, MarginSoftmax):
             init.normal_(module.weight, std=0.01)
             if module.kind == "adaface":
@@ -636,8 +644,11 @@ def _trunk_and_pooling(config: FaceEmbedderConfig) -> tuple[nn.Module, nn.Module
         trunk = _PLAIN_TRUNKS[config.trunk](config.num_channels)
     elif config.trunk == "iresnet":
         trunk = IResNet(config.num_channels, **config.trunk_arguments)
+    elif config.trunk == "vit" or config.trunk in VITS:
+        sizes = VITS.get(config.trunk, {})
+        trunk = Vit(config.num_channels, config.image_size, **sizes, **config.trunk_arguments)
     else:
-        trunk = IResNet(config.num_channels, IRESNET_DEPTHS[config.trunk], **config.trunk_arguments)
+        trunk = IResNet(config.num_channels, **IRESNETS[config.trunk], **config.trunk_arguments)
     height, width = trunk.output_size(*config.image_size)
     if config.pooling == "flatten":
         return trunk, nn.Flatten(), trunk.out_channels * height * width

@@ -71,7 +71,10 @@ def read_outliers(folder: str | Path) -> dict[str, OutlierGroup]:
                 parts.append([])
         parts = [list(dict.fromkeys(part)) for part in parts if part]
         if len(parts) != 2 or len(parts[0]) < 2 or set(parts[0]) & set(parts[1]):
-            raise InputError(f"{file}: expected two or more words, an empty line, and outliers that are other words")
+            raise InputError(
+                f"{file} is not a group with outliers: a line per word of the group, two or more, then an empty line, "
+                "then a line per outlier, other words"
+            )
         groups[file.stem] = OutlierGroup(tuple(parts[0]), tuple(parts[1]))
     return groups
 

@@ -31,6 +31,7 @@ from hfembed.threads import available_cores
 from hfembed.training.run import Identity
 from hfembed.words.data.corpora import EncodedCorpus
 from hfembed.words.training.kernel_torch import TorchWorker
+from hfembed.words.training.resident_corpus import BYTES_PER_WORD, ResidentCorpus
 from hfembed.words.training.segments import Objective, SegmentPlan
 from hfembed.words.training.subword_table import SubwordTable
 from hfembed.words.training.synchronization import DeltaSynchronizer
@@ -219,10 +220,6 @@ class _Training:
         self.rows = [p.detach().to(device, torch.float32).contiguous() for p in parameters]
         self.trained = list(zip(parameters, self.rows, strict=True))
         if ngrams is not None:
-            if self.num_ranks > 1:
-                raise InputError(
-                    "subwords are trained by one process, on any number of threads: take --num_processes 1"
-                )
             self.subwords = SubwordTable.of(model.word2vec)
         if ngrams is not None and not hashed:
             # one table of all input rows; the model's own are brought up to date where it is used
@@ -236,7 +233,7 @@ class _Training:
         if device.type == "cpu":
             self.num_threads = settings.num_threads or max(available_cores() // self.num_ranks, 1)
         elif settings.engine == "triton":
-            self.num_threads = 4  # while the GPU learns one segment, the next ones are read and transferred
+            self.num_threads = 4  # while the GPU learns one segment, the next ones are read
         vocabulary = corpus.vocabulary
         self.objective = Objective(
             architecture=config.architecture,
@@ -250,12 +247,17 @@ class _Training:
             seed=settings.seed,
         )
         self.make_worker, self.engine = self._choose_engine(device)
+        self.device, self.resident = device, None
+        if device.type == "cuda" and BYTES_PER_WORD * corpus.num_words < torch.cuda.mem_get_info(device)[0] // 2:
+            self.resident = ResidentCorpus(corpus.ids, corpus.sentence_ends, device)
+        elif device.type == "cuda":
+            self.engine += ", the corpus read from the host"
         on_cpu = {"torch": 73_728, "numba": 114_688}
         default = on_cpu[settings.engine] if device.type == "cpu" else 1_048_576
         self.sync_words = settings.sync_words or default
         workers, longest = self.num_ranks * self.num_threads, 524_288
-        if self.num_ranks > 1:  # a segment is what a thread learns between two synchronizations
-            longest = min(max(self.sync_words // self.num_threads, 1), longest)
+        if self.num_ranks > 1:  # a segment is what a thread learns in half a round
+            longest = min(max(self.sync_words // 2 // self.num_threads, 1), longest)
         self.plan = SegmentPlan.for_corpus(corpus.num_words, workers, settings.seed, segment_words=longest)
         self.synchronizer = None
         self.identity = identity or self._default_identity()
@@ -288,8 +290,6 @@ class _Training:
                 centers = min(204_800 // self.model.config.embedding_size, 2048)
             centers = max(min(centers, self.corpus.num_words // 1024), 32)
         if settings.engine == "triton":
-            if self.subwords is not None:
-                raise InputError("engine 'triton' does not train subwords: take engine 'torch', or 'numba' on a CPU")
             if device.type != "cuda":
                 raise InputError(f"engine 'triton' computes on a GPU, not on {device.type}: take engine 'torch'")
             try:
@@ -300,7 +300,7 @@ class _Training:
             multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
             programs = min(max(centers // BLOCK_SIZE, 1), multiprocessors)
             return (
-                lambda: TritonWorker(self.rows[0], self.rows[1], self.objective, programs),
+                lambda: TritonWorker(self.rows[0], self.rows[1], self.objective, programs, subwords=self.subwords),
                 f"triton (Hogwild, {programs} blocks of {BLOCK_SIZE} words in flight, {place})",
             )
         return (
@@ -311,6 +311,7 @@ class _Training:
     def train(self, resume: bool) -> TrainingReport:
         """Run from the start, or from the newest checkpoint."""
         done = self._load_checkpoint() if resume else 0
+        self.words_sent = self._words_before(done)  # by all ranks, at the end of the last round
         logger.info("engine: %s", self.engine)
         total = self.plan.num_segments * self.settings.epochs
         loss = None
@@ -322,12 +323,15 @@ class _Training:
                 torch.distributed.broadcast(matrix, src=0)
             # more words bring more rows that must not wait: those of words seen a few times since
             smallest = max(self.sync_words // 28, 1)
-            self.synchronizer = DeltaSynchronizer(self.rows, self.objective.pairs_per_word(), self.num_ranks, smallest)
+            pairs = self.objective.pairs_per_word()
+            if self.subwords is not None:
+                pairs[0] = self.subwords.add_up(pairs[0], len(self.rows[0]))
+            self.synchronizer = DeltaSynchronizer(self.rows, pairs, self.num_ranks, smallest)
             self.accelerator.wait_for_everyone()  # the time of a rank does not count the preparation of another
 
         def learn(segment: int) -> float | None:
             epoch, place = divmod(segment, self.plan.num_segments)
-            words, sentences = self.plan.read(self.corpus.ids, self.corpus.sentence_ends, epoch, place)
+            words, sentences = self._read(epoch, place)
             rates = self._rate(self._words_before(segment)), self._rate(self._words_before(segment + 1))
             worker = idle.get()
             try:
@@ -346,7 +350,8 @@ class _Training:
         )
         # a multithreaded BLAS in each of our threads would only make them wait
         blas = threadpool_limits(limits=1, user_api="blas")
-        with bar, blas, ThreadPoolExecutor(self.num_threads, thread_name_prefix="word2vec") as pool:
+        pool = ThreadPoolExecutor(self.num_threads, "word2vec", initializer=self._use_own_stream)
+        with bar, blas, pool:
             while done < total:
                 stop = self._next_stop(done, total)
                 begun, cpu_begun = time.perf_counter(), time.process_time()
@@ -367,12 +372,7 @@ class _Training:
                         future.cancel()
                 whole = stop == total or any(self._due(words, done, stop) for words in self._intervals())
                 if self.synchronizer is not None:
-                    begin, end = self._words_before(done), self._words_before(stop)
-                    round_number = max(stop // self._segments_per_round(), 1)
-                    num_rows = len(self.rows[0]) if whole else self.synchronizer.num_rows(round_number)
-                    self.synchronizer.synchronize(end - begin, self._rate(begin), num_rows)
-                    if whole:
-                        self.synchronizer.finish()
+                    self._synchronize(stop, whole)
                 self.seconds += time.perf_counter() - begun
                 self.cpu_seconds += time.process_time() - cpu_begun
                 loss = float(np.mean(losses)) if losses else loss
@@ -397,6 +397,19 @@ class _Training:
             loss=loss,
         )
 
+    def _use_own_stream(self) -> None:
+        """Let this thread prepare segments for triton's kernels, which run on the default stream, meanwhile."""
+        if self.settings.engine == "triton":
+            stream = torch.cuda.Stream(self.device)
+            stream.wait_stream(torch.cuda.default_stream(self.device))
+            torch.cuda.set_stream(stream)
+
+    def _read(self, epoch: int, segment: int) -> tuple:
+        """A segment's words and sentences."""
+        if self.resident is not None:
+            return self.resident.read(self.plan, epoch, segment)
+        return self.plan.read(self.corpus.ids, self.corpus.sentence_ends, epoch, segment)
+
     def _words_before(self, segment: int) -> int:
         """Words seen when the run's segment number `segment` begins."""
         epoch, place = divmod(segment, self.plan.num_segments)
@@ -415,17 +428,31 @@ class _Training:
         """Whether a multiple of `words` lies between two segments."""
         return words > 0 and self._words_before(stop) // words > self._words_before(done) // words
 
-    def _segments_per_round(self) -> int:
-        """Segments that all ranks together learn between two synchronizations, each rank the same number."""
+    def _segments_per_half_round(self) -> int:
+        """Segments that all ranks together learn in half a synchronization round, each rank the same number."""
         segment_words = self.plan.num_words / self.plan.num_segments
-        rounds = max(round(self.sync_words / segment_words / self.num_threads), 1)
-        return rounds * self.num_threads * self.num_ranks
+        each = max(round(self.sync_words / 2 / segment_words / self.num_threads), 1)
+        return each * self.num_threads * self.num_ranks
+
+    def _synchronize(self, stop: int, whole: bool) -> None:
+        """Send what was learned in a round, at its end; take what the others sent, in the middle of the next one."""
+        half = self._segments_per_half_round()
+        if stop % (2 * half) and not whole:
+            self.synchronizer.finish()
+            return
+        num_rows = len(self.rows[1]) if whole else self.synchronizer.num_rows(stop // (2 * half))
+        words = self._words_before(stop)
+        self.synchronizer.synchronize(words - self.words_sent, self._rate(self.words_sent), num_rows)
+        self.words_sent = words
+        if whole:
+            self.synchronizer.finish()
 
     def _next_stop(self, done: int, total: int) -> int:
         """The segment before which all threads wait for one another the next time."""
         stops = [total]
         if self.synchronizer is not None:
-            stops.append(done + self._segments_per_round())
+            half = self._segments_per_half_round()
+            stops.append((done // half + 1) * half)
         for words in self._intervals():
             if words:
                 due = (self._words_before(done) // words + 1) * words

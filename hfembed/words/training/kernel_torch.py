@@ -20,6 +20,8 @@ from hfembed.words.training.alias_table import alias_table
 from hfembed.words.training.segments import Objective
 from hfembed.words.training.subword_table import SubwordBags, SubwordTable
 
+Words = np.ndarray | torch.Tensor
+"""One dimension of a segment's words, on the host or on a GPU."""
 _TOGETHER = 16  # steps whose bookkeeping is done at once; the loss is that of the first
 
 
@@ -45,15 +47,15 @@ class NegativeSampler:
 
 
 def subsample(
-    words: np.ndarray, sentences: np.ndarray, keep_probabilities: torch.Tensor, generator: torch.Generator
+    words: Words, sentences: Words, keep_probabilities: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move a segment to the device and drop frequent words at random, as word2vec does.
+    """Move a segment to the device, if it is not there, and drop frequent words at random, as word2vec does.
 
     Returns:
         Words and sentences that are left, int32 (kept,) each, on the device.
     """
     device = keep_probabilities.device
-    ids, numbers = torch.from_numpy(words).to(device), torch.from_numpy(sentences).to(device)
+    ids, numbers = torch.as_tensor(words, device=device), torch.as_tensor(sentences, device=device)
     keep = keep_probabilities.index_select(0, ids)
     kept = (torch.rand(len(ids), generator=generator, device=device) < keep).nonzero().flatten()
     return ids.index_select(0, kept), numbers.index_select(0, kept)
@@ -364,13 +366,11 @@ class TorchWorker:
         self.blocks_per_step = max(centers_per_step // step.block_size, 1)
 
     @torch.inference_mode()  # less overhead per call
-    def learn(
-        self, words: np.ndarray, sentences: np.ndarray, key: int, first_rate: float, last_rate: float
-    ) -> float | None:
+    def learn(self, words: Words, sentences: Words, key: int, first_rate: float, last_rate: float) -> float | None:
         """Train on a segment.
 
         Args:
-            words: int32 (n,).
+            words: int32 (n,), on the host or on the device.
             sentences: int32 (n,), a number that changes at every border.
             key: Seeds all random numbers.
             first_rate: Learning rate at the first step.

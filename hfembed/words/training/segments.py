@@ -95,8 +95,10 @@ class SegmentPlan:
         return -(-self.num_words // self.chunk_words)
 
     def chunks(self, epoch: int, segment: int) -> np.ndarray:
-        """Numbers of a segment's chunks, in reading order; int64 (chunks of the segment,)."""
-        return _shuffled(self.num_chunks, self.seed, epoch)[segment :: self.num_segments]
+        """Numbers of a segment's chunks, in reading order: a short one last; int64 (chunks of the segment,)."""
+        chunks, num_whole = _shuffled(self.num_chunks, self.seed, epoch), self.num_words // self.chunk_words
+        chunks = chunks[segment :: self.num_segments]
+        return np.concatenate([chunks[chunks < num_whole], chunks[chunks >= num_whole]])
 
     def words_before(self, segment: int) -> int:
         """Words counted as seen when this segment of an epoch begins (segments count alike)."""
@@ -114,9 +116,8 @@ class SegmentPlan:
         Returns:
             words int32 (n,) and sentence int32 (n,): a number that changes at every sentence and chunk border.
         """
-        # whole chunks are rows of a table; what is left over makes a short one, read last
+        # whole chunks are rows of a table; what is left over makes a short one
         chunks, num_whole = self.chunks(epoch, segment), self.num_words // self.chunk_words
-        chunks = np.concatenate([chunks[chunks < num_whole], chunks[chunks >= num_whole]])
         table = ids[: num_whole * self.chunk_words].reshape(num_whole, self.chunk_words)
         words = table.take(chunks[chunks < num_whole], axis=0).ravel()
         if num_whole in chunks:

@@ -37,6 +37,15 @@ class SubwordTable:
             offsets = offsets + np.arange(len(words) + 1)
         return cls(offsets, rows.astype(np.int32), (1 / np.diff(offsets)).astype(np.float32))
 
+    def add_up(self, weights: np.ndarray, num_rows: int) -> np.ndarray:
+        """The sum over the words that each of the table's rows is part of; float64 (num_rows,).
+
+        Args:
+            weights: One per word, (words,).
+            num_rows: Rows of the table.
+        """
+        return np.bincount(self.rows, np.repeat(weights, np.diff(self.offsets)), minlength=num_rows)
+
 
 class SubwordBags:
     """A `SubwordTable` on a device: composes words and adds to all their rows.

@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from hfembed.training.config import read_config
+from hfembed.training.distributed import check_plain_ranks
 from hfembed.training.run import PATIENT, Run, training_program
 from hfembed.words.training.engine import fingerprint_corpus, train_word2vec
 from hfembed.words.training.recipe import (
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = read_config(Word2VecTrainingConfig, arguments, __doc__)
     config.check_sources()
     tests = TrainingTests(config.analogies, config.word_pairs, config.restrict_vocab)
+    check_plain_ranks()
     accelerator = Accelerator(kwargs_handlers=[PATIENT])
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     if changes := keep_objective(config):
@@ -72,6 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_results=lambda folder: tests.write(model.word2vec, folder, training),
         )
     accelerator.end_training()
+
+
+@training_program
+def prepare(arguments: Sequence[str] | None = None) -> None:
+    """Count the words of the recipe's text and write it as ids: the first step of a training."""
+    config = read_config(Word2VecTrainingConfig, arguments, __doc__)
+    config.check_sources()
+    keep_objective(config)
+    corpus = load_corpus(config)
+    print(f"{corpus.num_words:,} words, {len(corpus.vocabulary):,} distinct, are ready to train on")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -111,3 +111,24 @@ def test_the_order_is_shuffled_by_the_seed(tmp_path):
         orders.append(datasets.Dataset.from_parquet(str(shard), cache_dir=str(tmp_path / "cache"))["file"][:])
     assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(orders[2])
     assert orders[0] != sorted(orders[0])
+
+
+@pytest.mark.parametrize("to", ["parquet", "webdataset"])
+def test_people_are_kept_together(tmp_path, to):
+    people = {"A": 7, "B": 1, "C": 12, "D": 5, "E": 3}
+    faces = load_faces(write_folder(tmp_path / "people", person_photos(people)))
+    orders = []
+    for seed in (0, 1):
+        folder = tmp_path / f"{to}{seed}"
+        manifest = write_shards(faces, folder, to, shard_photos=6, by_person=True, seed=seed)
+        assert content(load_faces(folder)) == content(faces)
+        order = []
+        for shard in manifest["shards"]:
+            one = load_faces(folder / shard["name"])
+            assert len(one) == shard["photos"] == sum(people[name] for name in one.features["label"].names)
+            order.append(one.features["label"].names)
+        assert len(order) > 1 and sum(map(len, order)) == len(people), "nobody is in two shards"
+        orders.append(order)
+    assert orders[0] != orders[1]
+    with pytest.raises(InputError, match="holds shards of another conversion"):
+        write_shards(faces, folder, to, shard_photos=6, seed=1)

@@ -3,9 +3,11 @@
 import itertools
 import json
 import logging
+import tempfile
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
@@ -15,9 +17,9 @@ from hfembed.faces.data.face_shards import write_shards
 from hfembed.faces.data.face_stream import FaceStream, IterablePhotos, ShardRing, StreamBatchSampler, _Buffer
 from hfembed.faces.data.faces import load_faces
 from hfembed.faces.data.lazy_faces import LazyFaces
-from hfembed.faces.data.shard_readers import open_shards
+from hfembed.faces.data.shard_readers import JoinedShards, open_shards
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
-from tests.faces.data.conftest import encode
+from tests.faces.data.conftest import encode, person_photos, write_folder
 from tests.faces.data.record_files import write_records
 from tests.faces.data.test_webdataset_tars import samples, write_shard
 
@@ -46,10 +48,10 @@ def processor():
     return FaceImageProcessor(size=[8, 8])
 
 
-def stream(source, batch_size, lanes=1, rank=0, ranks=1, buffer=20, seed=0):
-    ring = ShardRing(open_shards(str(source)), seed, buffer) if isinstance(source, str | Path) else source
+def stream(source, batch_size, lanes=1, rank=0, ranks=1, buffer=20, seed=0, group=0):
+    ring = ShardRing(open_shards(str(source)), seed, buffer, group) if isinstance(source, str | Path) else source
     shared = {"seed": seed, "rank": rank, "world_size": ranks, "lanes": lanes}
-    sampler = StreamBatchSampler(ring.num_photos, batch_size, num_batches=12, **shared)
+    sampler = StreamBatchSampler(ring.num_groups, batch_size, num_batches=12, group_size=max(1, group), **shared)
     return FaceStream(ring, processor(), 0, sampler), sampler
 
 
@@ -70,6 +72,12 @@ def test_photos_and_labels_are_those_of_the_source(source):
         (sample["label"], sample["pixels"].numpy().tobytes()) for sample in mapped
     )
     assert len({pixels for _, _, pixels in batch}) == PHOTOS
+
+
+def test_records_without_an_index_are_found_by_reading_the_file(records, caplog):
+    expected = read(*stream(records, 4))
+    (records / "train.idx").unlink()
+    assert read(*stream(records, 4)) == expected and "read once to find its records" in caplog.text
 
 
 @pytest.mark.parametrize(("ranks", "lanes", "batch_size"), [(1, 1, 9), (1, 2, 3), (2, 1, 4), (2, 3, 5), (3, 2, 33)])
@@ -149,6 +157,153 @@ def test_broken_photos_are_replaced_by_the_next(tmp_path, caplog):
         read(*stream(ShardRing(open_shards(str(tmp_path / "b.tar"), 3), 0, 5), 5))
 
 
+@pytest.fixture
+def bucket():
+    """fsspec's own storage in memory stands for S3."""
+    storage = fsspec.filesystem("memory")
+    yield storage
+    storage.rm("/", recursive=True)
+
+
+@pytest.mark.parametrize("to", ["parquet", "webdataset"])
+def test_shards_where_fsspec_reaches_are_read_as_local_ones(records, tmp_path, bucket, to, monkeypatch):
+    write_shards(load_faces(records), tmp_path / "shards", to, shard_photos=40, show_progress=False)
+    bucket.put(str(tmp_path / "shards"), "/bucket", recursive=True)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    name = "{000000..000002}.tar" if to == "webdataset" else "train-*.parquet"
+    for group in (0, 3):
+        local = read(*stream(tmp_path / "shards", 6, group=group), epoch=2)
+        for url in ("memory://bucket", f"memory://bucket/{name}"):
+            ring = ShardRing(open_shards(url), 0, 20, group)
+            assert ring.fingerprint == ShardRing(open_shards(str(tmp_path / "shards")), 0, 20).fingerprint
+            dataset, sampler = stream(ring, 6, group=group)
+            assert read(dataset, sampler, epoch=2) == local
+            dataset._samples.close()
+            assert not list(copies.iterdir()), "a shard's copy is removed"
+
+
+def test_what_is_wrong_with_remote_shards_is_one_line(records, tmp_path, bucket, monkeypatch):
+    def refused(match, url, **options):
+        with pytest.raises(InputError, match=match) as error:
+            shards = open_shards(url, **options)
+            list(itertools.chain.from_iterable(shards.read(s, range(n)) for s, n in enumerate(shards.counts)))
+        assert "\n" not in str(error.value)
+
+    write_shards(load_faces(records), tmp_path / "shards", "webdataset", shard_photos=40, show_progress=False)
+    bucket.put(str(tmp_path / "shards"), "/bucket", recursive=True)
+    refused("has no shards", "memory://elsewhere")
+    refused("memory://bucket/000003.tar does not exist", "memory://bucket/{000000..000003}.tar")
+    bucket.pipe("/rec/train.rec", b"records")
+    refused("has no shards", "memory://rec")
+    for limit, value, said in (
+        ("_FREE_BYTES", 1 << 60, "no room for its"),
+        ("_MAX_BYTES", 1000, "bytes, more than 1,000"),
+    ):
+        with monkeypatch.context() as limits:
+            limits.setattr(f"hfembed.faces.data.shard_files.{limit}", value)
+            refused(said, "memory://bucket")
+    content = bytearray(bucket.cat("/bucket/000001.tar"))
+    content[0] ^= 1
+    bucket.pipe("/bucket/000001.tar", bytes(content))
+    refused("000001.tar is damaged at byte 0", "memory://bucket")
+    bucket.pipe("/bucket/000001.tar", bytes(content) + bytes(512))
+    refused("bytes, not .* as in manifest.json", "memory://bucket")
+    bucket.rm("/bucket/manifest.json")
+    refused("has no manifest.json of these shards", "memory://bucket")
+    with pytest.raises(InputError, match="read by a recipe with streaming alone"):
+        load_faces("s3://bucket/shards")
+
+    def unreachable(url):
+        raise RuntimeError("no credentials\nwere found")
+
+    monkeypatch.setattr("hfembed.faces.data.shard_files.url_to_fs", unreachable)
+    refused("s3://bucket/shards cannot be read: no credentials", "s3://bucket/shards")
+
+
+@pytest.fixture(params=["records", "tars", "parquet"])
+def grouped(request, tmp_path, monkeypatch):
+    """People with 1 to 11 photos, side by side; the photos' labels by number."""
+    monkeypatch.setattr("hfembed.faces.data.shard_readers._RECORDS_PER_SHARD", 7)
+    sizes = [1, 2, 3, 4, 5, 7, 8, 11, 6, 4, 2, 3, 9]
+    photos = [[encode(12 * person + photo, size=(8, 8)) for photo in range(size)] for person, size in enumerate(sizes)]
+    records = write_records(tmp_path / "rec", photos, size=(8, 8), arrays=request.param == "records")
+    if request.param == "records":
+        return records, sizes
+    to = "parquet" if request.param == "parquet" else "webdataset"
+    write_shards(load_faces(records), tmp_path / "shards", to, shard_photos=12, by_person=True, show_progress=False)
+    return tmp_path / "shards", sizes
+
+
+@pytest.mark.parametrize(("ranks", "lanes", "people"), [(1, 1, 3), (1, 2, 1), (2, 1, 2), (2, 2, 1)])
+def test_groups_have_photos_of_one_person_and_none_is_lost(grouped, ranks, lanes, people):
+    source, sizes = grouped
+    size, wanted = 4, sum(-(-size // 4) for size in sizes if size > 1)
+    orders = []
+    for epoch in (0, 1):
+        batches = []
+        for rank in range(ranks):
+            dataset, sampler = stream(source, people * size, lanes, rank, ranks, buffer=30, group=size)
+            assert len(sampler) == wanted // (people * ranks)
+            whole = read(dataset, sampler, epoch)
+            batches += whole
+            for start in (1, len(sampler) - 1):
+                assert (
+                    read(*stream(source, people * size, lanes, rank, ranks, 30, group=size), epoch, start)
+                    == (whole[start:])
+                ), "resumed to the bit"
+        assert 0 not in {label for batch in batches for _, label, _ in batch}
+        groups = [batch[n : n + size] for batch in batches for n in range(0, len(batch), size)]
+        assert all(len({label for _, label, _ in group}) == 1 for group in groups)
+        assert all(len({key[1] for key, _, _ in group}) == min(size, sizes[group[0][1]]) for group in groups)
+        keys = [key for batch in batches for key, _, _ in batch]
+        assert len(set(keys)) == len(keys), "a photo that comes again is augmented anew"
+        if wanted % (people * ranks) == 0:
+            assert len({key[1] for key in keys}) == sum(sizes) - 1, "all but the only photo of its person"
+        times = np.bincount([key[1] for key in keys])
+        assert times.max() <= 2, "2 photos fill a group twice, others come at most once more"
+        orders.append([group[0][1] for group in groups])
+    assert orders[0] != orders[1], "people come in another order in each epoch"
+
+
+def test_a_group_is_filled_up_where_photos_are_broken(tmp_path, caplog):
+    members = samples(12)  # of three people in turn
+    names = [name for name, _ in members]
+    for broken in (1, 2, 5, 8, 11):
+        members[names.index(f"{broken:06d}.jpg")] = (f"{broken:06d}.jpg", b"not an image")
+    write_shard(tmp_path / "a.tar", members)
+    ring = ShardRing(open_shards(str(tmp_path / "a.tar"), 3), 5, 4, 4)
+    whole = read(*stream(ring, 4, group=4))
+    labels = [{label for _, label, _ in batch} for batch in whole]
+    assert [len(found) for found in labels] == [1, 1, 1] and set.union(*labels) == {0, 1}
+    keys = [key for batch in whole for key, _, _ in batch]
+    assert len(set(keys)) == 12 and {key[1] for key in keys} == {0, 3, 4, 6, 7, 9, 10}
+    assert "a.tar: 000001" in caplog.text and "a.tar: 000011" in caplog.text
+    for start in (1, 2):
+        assert read(*stream(ring, 4, group=4), start=start) == whole[start:]
+
+
+def test_several_sources_are_one_stream(tmp_path):
+    photos = [[encode(5 * person + photo, size=(8, 8)) for photo in range(5)] for person in range(4)]
+    write_records(tmp_path / "a", photos, size=(8, 8))
+    write_records(tmp_path / "b", photos[:3], size=(8, 8))
+    folder = write_folder(tmp_path / "folder", person_photos({"Ann": 3, "Bo": 2}))
+    write_shards(load_faces(folder), tmp_path / "named", "parquet", show_progress=False)
+    opened = {name: open_shards(str(tmp_path / name)) for name in ("a", "b", "named")}
+    for group in (0, 2):
+        ring = ShardRing(JoinedShards(opened), 0, 20, group)
+        assert list(ring.people) == [*(f"a_{n}" for n in range(4)), *(f"b_{n}" for n in range(3)), "Ann", "Bo"]
+        dataset, sampler = stream(ring, 4, group=group)
+        keys = [(key[1], label) for batch in read(dataset, sampler) for key, label, _ in batch]
+        of_photo = dict(keys)
+        assert ring.num_photos == 40 and set(of_photo) == set(range(40))
+        labels = [of_photo[number] for number in range(40)]
+        assert labels[:35] == [n // 5 for n in range(35)] and sorted(labels[35:]) == [7, 7, 7, 8, 8]
+    with pytest.raises(InputError, match="Ann, Bo: people of this name"):
+        JoinedShards({"x": opened["named"], "y": opened["named"]})
+
+
 def test_an_iterable_dataset_is_read_by_every_worker_once(records):
     faces = load_faces(records)
     table = faces.cast_column("image", datasets.Image(decode=False)).to_iterable_dataset(num_shards=6)
@@ -223,7 +378,8 @@ def test_what_cannot_be_streamed_is_said(records, tmp_path):
     (records / "train.idx").write_text(index + index)
     refused("larger than an index|repeat", records)
     (records / "train.idx").unlink()
-    refused("has no train.idx", records)
+    (records / "train.rec").write_bytes(content[:-20])
+    refused("is cut short", records)
 
 
 def test_records_beyond_what_float32_holds(tmp_path):

@@ -83,6 +83,34 @@ def test_ranges_and_labels_as_they_are_written(tmp_path, people):
     assert [images.encoded(row) for row in (5, 0)] == [people[2][1], people[0][0]]
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_a_list_of_im2rec_says_whose_photos_to_take(tmp_path, people, index, caplog):
+    folder = write_records(tmp_path / "set", people, ranges=False, index=index, arrays=True)
+    lines = [(4, 8, "x/b 1.jpg"), (0, 8, "x/a.jpg"), (3, 5, 'y/"c.jpg'), (5, 5, "y/d.jpg"), (77, 5, "y/e.jpg")]
+    (folder / "train.lst").write_text("".join(f"{id}\t{label}.000000\t7.5\t{name}\n" for id, label, name in lines))
+    faces = load_faces(folder / "train.lst")
+    photos = [photo for photos in people for photo in photos]
+    assert stored(faces) == [photos[number] for number in (3, 5, 0, 4)]
+    assert faces["file"][:] == ['5/"c.jpg', "5/d.jpg", "8/a.jpg", "8/b 1.jpg"]
+    assert faces.features["label"].names == ["5", "8"] and faces["label"][:] == [0, 0, 1, 1]
+    assert "lists 5 images, train.rec has 6: the 4 that both have" in caplog.text
+    assert len(load_faces(folder)) == 6, "the folder means the records as they are"
+    for content, said in (
+        ("", "is not a list of im2rec"),
+        ("0\tAnn/1.jpg\t5\n", "is not a list of im2rec"),  # insightface's own lists
+        ("0\ta.jpg\n", "is not a list of im2rec"),
+        ("0\t1\ta.jpg\n1\t1\n", "is not a list of im2rec"),
+        ("0\t1\ta.jpg\n0\t1\tb.jpg\n", "lists 0 twice"),
+        ("90\t1\ta.jpg\n", "lists none of the 6 images"),
+        ("0\t1.5\ta.jpg\n", "has label 1.5"),
+        (f"0\t1\t{50_000 * 'a'}\n", "is larger than a list"),
+    ):
+        (folder / "train.lst").write_text(content)
+        with pytest.raises(InputError, match=said) as error:
+            load_faces(folder / "train.lst")
+        assert "\n" not in str(error.value)
+
+
 def change(file, place, new):
     content = bytearray(file.read_bytes())
     content[place : place + len(new)] = new

@@ -11,7 +11,7 @@ from hfembed.faces.data.faces import load_faces
 from hfembed.faces.training.recipe import FaceTrainingConfig
 from hfembed.faces.training.train import main
 from hfembed.training.config import build_config
-from tests.faces.data.conftest import encode
+from tests.faces.data.conftest import encode, person_photos, write_folder
 from tests.faces.data.record_files import write_records
 from tests.invariants.test_training import CLASSIFICATION, losses, numbers, start, train, train_until_killed
 
@@ -22,12 +22,17 @@ STREAM = {name: value for name, value in CLASSIFICATION.items() if not name.star
     "epochs": 2,
 }
 PHOTOS = 107
+GROUPS = {"objective": "triplet", "photos_per_identity": 4, "triplet_mining": "all"}
 
 
 @pytest.fixture
-def shards(tmp_path):
+def records(tmp_path):
     photos = [[encode(9 * person + photo) for photo in range(9)] for person in range(11)] + [[encode(200)] * 8]
-    records = write_records(tmp_path / "rec", photos, size=(40, 40))
+    return write_records(tmp_path / "rec", photos, size=(40, 40))
+
+
+@pytest.fixture
+def shards(records, tmp_path):
     write_shards(load_faces(records), tmp_path / "shards", "webdataset", shard_photos=20, show_progress=False)
     return tmp_path / "shards"
 
@@ -48,6 +53,22 @@ def test_killed_in_mid_epoch_and_resumed_is_uninterrupted(shards, tmp_path, rank
         for change, line in (({"num_workers": 1}, "2 workers"), ({"shuffle_buffer": 9}, "shuffle_buffer 25")):
             code, printed = start(recipe | change | {"epochs": 3}, tmp_path / "killed", 1, "--resume").finish()
             assert code == 1 and line in printed and "Traceback" not in printed, printed[-2000:]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_groups_of_photos_of_several_sources_go_on_where_they_stopped(records, tmp_path, ranks):
+    recipe = STREAM | GROUPS | {"evaluate_every": 0, "train_images": [str(records), str(tmp_path / "named")]}
+    photos = person_photos({"Ann": 8, "Bo": 5})
+    write_shards(
+        load_faces(write_folder(tmp_path / "people", photos)), tmp_path / "named", "parquet", show_progress=False
+    )
+    whole = train(recipe, tmp_path / "whole", ranks)
+    assert len(losses(whole)) == 2 * ((11 * 3 + 2 + 2 + 2) // 2)
+    train_until_killed(recipe, tmp_path / "killed", 24, ranks)
+    assert numbers(train(recipe, tmp_path / "killed", ranks, "--resume")) == numbers(whole)  # to the last digit
+    notes = json.loads((tmp_path / "whole" / "run" / "training.json").read_text())
+    assert (notes["photos"], notes["people"]) == (PHOTOS + 13, 14) and "from rec and named, streamed" in notes["data"]
 
 
 @pytest.mark.multiprocess
@@ -82,7 +103,6 @@ def test_a_stream_given_in_python(shards, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [
-        {"photos_per_identity": 4},
         {"train_photos": 2},
         {"train_landmarks": "a.json"},
         {"exclude_files": "a.json"},
@@ -102,9 +122,11 @@ def test_what_needs_all_photos_is_refused_by_name(change):
     ("change", "line"),
     [
         ({"min_photos": 2}, "min_photos"),
-        ({"train_images": ["a", "b"]}, "one source"),
-        ({"steps_per_epoch": 5}, "has counted photos"),
-        ({"train_images": ["synthetic"]}, "one source"),
+        ({"train_images": ["owner/a", "owner/b"]}, "cannot be joined"),
+        ({"train_images": ["owner/a", "owner/b"], "num_people": 5}, "num_people"),
+        ({"steps_per_epoch": 5}, "photos are counted"),
+        ({"train_images": ["synthetic"]}, "cannot be streamed"),
+        (GROUPS | {"batch_size": 4000}, "groups of 4 photos of a person do not fill"),
     ],
 )
 def test_what_a_source_cannot_do_is_refused(shards, tmp_path, monkeypatch, capsys, change, line):

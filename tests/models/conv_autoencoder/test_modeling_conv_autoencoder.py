@@ -42,6 +42,8 @@ class AutoencoderContract(ModelContract):
         "norm_groups": "4",
         "free_bits": -0.5,
         "latent_penalty": "l3",
+        "quantizer": "vq",
+        "quantizer_levels": 8,
         "latent_penalty_weight": -1,
         "loss_weights": {"perceptual": 1.0},
     }
@@ -65,9 +67,36 @@ class TestVariationalAutoencoder(AutoencoderContract):
         return tiny_config(variational=True, bottleneck_size=2, image_size=[16, 32], free_bits=0.1)
 
 
+class TestQuantizedAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(quantizer="fsq", quantizer_levels=[8, 5, 5])
+
+
 class TestAutoencoderKL(AutoencoderContract):
     def config(self):
         return kl_config(variational=True, quant_conv=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"quantizer_levels": [8, 5]}, "one of each of the 3"),
+        ({"quantizer_levels": [1]}, "from 2 to 256"),
+        ({"quantizer_levels": []}, "one number from 2"),
+        ({"variational": True}, "leave variational"),
+    ],
+)
+def test_impossible_quantizers_are_refused(fields, words):
+    with pytest.raises(StrictDataclassError, match=words):
+        tiny_config(quantizer="fsq", **fields)
+
+
+def test_a_quantized_model_has_levels_for_latents():
+    model = ConvAutoencoderModel(tiny_config(quantizer="fsq", quantizer_levels=[8, 5, 2])).eval()
+    latents = model.encode(images(model.config))
+    counts = torch.tensor([4.0, 2.0, 1.0]).view(1, 3, 1, 1)
+    assert torch.equal(latents * counts, (latents * counts).round())
+    assert torch.equal(model(images(model.config)).latents, latents), "in training and in use"
 
 
 def kl_config(**fields):
@@ -96,6 +125,7 @@ def test_impossible_kl_networks_are_refused(fields, words):
         {"architecture": "autoencoder_kl", "norm_groups": 4, "patch_size": 1, "quant_conv": True},
         {"architecture": "autoencoder_kl", "norm_groups": 4, "bottleneck": "dense"},
         {"latent_penalty": "l2"},
+        {"quantizer": "fsq"},
     ],
 )
 def test_every_weight_learns(fields):

@@ -93,6 +93,9 @@ TRUNKS = [
     ("iresnet34", [112, 112], (512, 7, 7), 34.14),
     ("iresnet50", [112, 96], (512, 7, 6), None),
     ("iresnet100", [112, 112], (512, 7, 7), 65.16),
+    ("iresnet152", [112, 112], (2048, 7, 7), None),
+    ("iresnet200", [112, 112], (512, 7, 7), None),
+    ("vit_t", [112, 112], (256, 1, 1), None),
     ("mobilefacenet", [112, 112], (512, 7, 7), None),
     ("mobilefacenet", [112, 96], (512, 7, 6), None),
     ("mobilefacenet", [65, 50], (512, 5, 4), None),
@@ -392,6 +395,7 @@ def test_fine_tuning_the_classifier_leaves_the_rest_alone():
     [
         ("iresnet", {"depths": [1, 1], "widths": [8, 16]}, ["stages.1.", "norm."]),
         ("mobilefacenet", {}, ["stages.4.", "expand."]),
+        ("vit", {"width": 16, "depth": 2, "patch_size": 8}, ["blocks.1.", "norm.", "merge"]),
         ("timm/test_resnet", {}, ["backbone.layer4."]),
     ],
 )
@@ -507,7 +511,12 @@ def test_another_number_of_people_renews_only_the_head(tmp_path):
 
 @pytest.mark.parametrize(
     ("trunk", "arguments"),
-    [("iresnet", {"depths": [2, 2], "widths": [8, 16]}), ("mobilefacenet", {}), ("timm/test_resnet", {})],
+    [
+        ("iresnet", {"depths": [2, 2], "widths": [8, 16]}),
+        ("iresnet", {"depths": [2, 2], "widths": [8, 16], "bottleneck": True, "use_se": True}),
+        ("mobilefacenet", {}),
+        ("timm/test_resnet", {}),
+    ],
 )
 @torch.no_grad()
 def test_optimized_for_inference_embeds_the_same(trunk, arguments):

@@ -88,5 +88,5 @@ def test_folders_that_are_no_groups(tmp_path):
         read_outliers(tmp_path)
     for text in ("cat\ndog\ncow\n", "cat\n\ndog\n", "cat\ndog\n\ncat\n", "a\nb\n\nc\n\nd\n"):
         (tmp_path / "x.txt").write_text(text)
-        with pytest.raises(InputError, match="x.txt: expected"):
+        with pytest.raises(InputError, match="x.txt is not a group with outliers: a line per word"):
             read_outliers(tmp_path)

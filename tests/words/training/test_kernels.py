@@ -36,6 +36,14 @@ def make_rows() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(VOCAB_SIZE, SIZE)), rng.normal(size=(VOCAB_SIZE, SIZE))
 
 
+def count_pairs() -> int:
+    return sum(
+        i != j and abs(i - j) <= WINDOW and SENTENCES[i] == SENTENCES[j]
+        for i in range(len(WORDS))
+        for j in range(len(WORDS))
+    )
+
+
 def sigmoid(x: float) -> float:
     return 1 / (1 + np.exp(-x))
 
@@ -77,13 +85,13 @@ def learn(engine: str, rows, objective: Objective, rate: float, subwords: Subwor
     else:
         from hfembed.words.training.kernel_triton import TritonWorker
 
-        worker = TritonWorker(*rows, objective, num_programs=1, precision="ieee")
+        worker = TritonWorker(*rows, objective, num_programs=1, precision="ieee", subwords=subwords)
     return worker.learn(WORDS.copy(), SENTENCES.copy(), key=5, first_rate=rate, last_rate=rate)
 
 
-def learn_in_place(engine: str, rows, objective: Objective, rate: float):
+def learn_in_place(engine: str, rows, objective: Objective, rate: float, subwords: SubwordTable | None):
     """The rows after `learn`, and the loss."""
-    loss = learn(engine, rows, objective, rate)
+    loss = learn(engine, rows, objective, rate, subwords)
     return rows, loss
 
 
@@ -97,19 +105,41 @@ def interpreter():
         yield process
 
 
+def keep_some_in_triton(seed: int) -> list[torch.Tensor]:
+    """A segment, each word with its own number as sentence, subsampled for the Triton kernels."""
+    from hfembed.words.training.kernel_triton import keep_some
+
+    words = torch.arange(3000, dtype=torch.int32) % 3
+    keep = torch.tensor([1.0, 0.0, 0.25])
+    return list(keep_some(words, torch.arange(3000, dtype=torch.int32), keep, torch.Generator().manual_seed(seed)))
+
+
+def learn_twice(rows, objective: Objective) -> list[torch.Tensor]:
+    """The output rows after a segment that lies on the host, and after the same one as tensors."""
+    from hfembed.words.training.kernel_triton import TritonWorker
+
+    after = []
+    for convert in (np.copy, torch.from_numpy):
+        copies = [matrix.clone() for matrix in rows]
+        worker = TritonWorker(*copies, objective, num_programs=2, precision="ieee")
+        worker.learn(convert(WORDS), convert(SENTENCES), key=5, first_rate=0.1, last_rate=0.1)
+        after.append(copies[1])
+    return after
+
+
 @pytest.fixture
 def learn_anywhere(request):
     """A function that gives the rows after `learn`, on the CPU, and the loss."""
 
-    def learn_somewhere(engine: str, rows, objective: Objective, rate: float):
+    def learn_somewhere(engine: str, rows, objective: Objective, rate: float, subwords: SubwordTable | None = None):
         rows = [matrix.clone() for matrix in rows]  # a tensor that is sent to a process is shared with it
         if engine == "triton":
             pytest.importorskip("triton")
             if not torch.cuda.is_available():
                 process = request.getfixturevalue("interpreter")
-                return process.submit(learn_in_place, engine, rows, objective, rate).result()
+                return process.submit(learn_in_place, engine, rows, objective, rate, subwords).result()
             rows = [matrix.to("cuda") for matrix in rows]
-        after, loss = learn_in_place(engine, rows, objective, rate)
+        after, loss = learn_in_place(engine, rows, objective, rate, subwords)
         return [matrix.cpu() for matrix in after], loss
 
     return learn_somewhere
@@ -131,16 +161,21 @@ def test_step_is_the_gradient_of_the_loss(engine, architecture, cbow_mean, learn
         assert loss == pytest.approx(expected_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("engine", ["torch", "numba"])
-@pytest.mark.parametrize(("architecture", "cbow_mean"), [("skip-gram", True), ("cbow", True), ("cbow", False)])
-def test_all_rows_of_a_word_learn_what_the_word_learns(engine, architecture, cbow_mean):
-    rng = np.random.default_rng(3)
-    # from 1 to 6 rows per word, some of them twice, some shared
-    extra = [rng.integers(VOCAB_SIZE, VOCAB_SIZE + 8, size=number % 6) for number in range(VOCAB_SIZE)]
+def make_subwords(extra: list[np.ndarray]) -> tuple[SubwordTable, list[np.ndarray]]:
+    """The table of words with a row of their own and `extra` ones, and the rows of each."""
     parts = [np.concatenate([[word], more]) for word, more in enumerate(extra)]
     lengths = np.array([len(part) for part in parts])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    subwords = SubwordTable(offsets, np.concatenate(parts).astype(np.int32), (1 / lengths).astype(np.float32))
+    return SubwordTable(offsets, np.concatenate(parts).astype(np.int32), (1 / lengths).astype(np.float32)), parts
+
+
+@pytest.mark.parametrize("engine", ["torch", "numba", "triton"])
+@pytest.mark.parametrize(("architecture", "cbow_mean"), [("skip-gram", True), ("cbow", True), ("cbow", False)])
+def test_all_rows_of_a_word_learn_what_the_word_learns(engine, architecture, cbow_mean, learn_anywhere):
+    rng = np.random.default_rng(3)
+    # from 1 to 6 rows per word, some of them twice, some shared
+    extra = [rng.integers(VOCAB_SIZE, VOCAB_SIZE + 8, size=number % 6) for number in range(VOCAB_SIZE)]
+    subwords, parts = make_subwords(extra)
     table, outputs = rng.normal(size=(VOCAB_SIZE + 8, SIZE)), make_rows()[1]
     composed = np.stack([table[part].mean(axis=0) for part in parts])
     word_gradient, expected_output, expected_loss = brute_force(architecture, cbow_mean, composed, outputs)
@@ -148,12 +183,11 @@ def test_all_rows_of_a_word_learn_what_the_word_learns(engine, architecture, cbo
     for part, gradient in zip(parts, word_gradient, strict=True):
         np.add.at(expected_input, part, gradient)  # undivided, as in fastText
     rows = torch.tensor(table, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
-    after = [matrix.clone() for matrix in rows]
-    loss = learn(engine, after, make_objective(architecture, cbow_mean), RATE, subwords)
+    after, loss = learn_anywhere(engine, rows, make_objective(architecture, cbow_mean), RATE, subwords)
     moved = [(matrix - start).numpy() / -RATE for matrix, start in zip(after, rows, strict=True)]
     np.testing.assert_allclose(moved[0], expected_input, rtol=5e-3, atol=4e-2)
     np.testing.assert_allclose(moved[1], expected_output, rtol=5e-3, atol=2e-2)
-    if engine == "torch":
+    if engine != "numba":
         assert loss == pytest.approx(expected_loss, rel=1e-4)
 
 
@@ -164,13 +198,70 @@ def test_no_row_moves_further_than_its_cap(engine, learn_anywhere):
     rate = 0.5
     _, gradient, _ = brute_force("skip-gram", True, inputs, outputs)
     after, _ = learn_anywhere(engine, rows, make_objective("skip-gram"), rate)
-    pairs = sum(
-        i != j and abs(i - j) <= WINDOW and SENTENCES[i] == SENTENCES[j]
-        for i in range(len(WORDS))
-        for j in range(len(WORDS))
-    )
+    pairs = count_pairs()
     moved = (after[1] - rows[1])[NOISE_WORD].numpy()
     np.testing.assert_allclose(moved, -SkipGramStep.row_cap / (pairs * NEGATIVE) * gradient[NOISE_WORD], rtol=1e-3)
+
+
+def test_triton_drops_words_in_order_without_counting_them_first(interpreter):
+    pytest.importorskip("triton")
+    words, numbers, count = interpreter.submit(keep_some_in_triton, 0).result()
+    words, numbers = words[: int(count)], numbers[: int(count)]
+    assert torch.equal(words, numbers % 3)
+    assert bool((numbers[1:] > numbers[:-1]).all())
+    kept = torch.bincount(words, minlength=3)
+    assert kept[:2].tolist() == [1000, 0] and 200 < int(kept[2]) < 300
+    again = interpreter.submit(keep_some_in_triton, 0).result()
+    assert torch.equal(again[1][: int(count)], numbers)
+
+
+def test_triton_learns_the_same_from_the_host_and_from_the_device(interpreter):
+    pytest.importorskip("triton")
+    rows = [torch.tensor(matrix, dtype=torch.float32) for matrix in make_rows()]
+    host, device = interpreter.submit(learn_twice, rows, make_objective("skip-gram")).result()
+    assert torch.equal(host, device) and not torch.equal(host, rows[1])
+
+
+@pytest.mark.parametrize("architecture", ["skip-gram", "cbow"])
+def test_the_kernels_compile_for_a_gpu_that_is_not_there(architecture, monkeypatch, tmp_path):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+
+    from hfembed.words.training import kernel_triton
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = kernel_triton.train_skip_gram if architecture == "skip-gram" else kernel_triton.train_cbow
+    constants = {"SUBWORDS": True, "SIZE": 20, "CHUNK": 64, "N": 32, "WINDOW": 5, "SHRINK": True, "NEGATIVE": 5}
+    constants |= {"CAP": 1.5, "PRECISION": "tf32"} | ({"MEAN": True} if architecture == "cbow" else {})
+    types = dict.fromkeys(("words", "sentences", "counter", "alias", "parts"), "*i32") | {"offsets": "*i64"}
+    types |= {"vocab_size": "i32", "seed": "i32", "first_rate": "fp32", "last_rate": "fp32"}
+    types |= dict.fromkeys(constants, "constexpr")
+    signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=places)
+    options = {"num_warps": kernel_triton.NUM_WARPS, "num_stages": 1}
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert compiled.metadata.shared < 227 * 1024  # what a multiprocessor has
+    assert len(compiled.asm["cubin"]) > 1000
+
+
+def test_a_row_that_words_share_is_capped_by_what_all_of_them_learn(learn_anywhere):
+    inputs, outputs = make_rows()
+    shared = VOCAB_SIZE  # a row of every word
+    subwords, parts = make_subwords([np.array([shared])] * VOCAB_SIZE)
+    table = np.concatenate([inputs, np.ones((1, SIZE))])
+    composed = np.stack([table[part].mean(axis=0) for part in parts])
+    gradient = brute_force("skip-gram", True, composed, outputs)[0]
+    rows = torch.tensor(table, dtype=torch.float32), torch.tensor(outputs, dtype=torch.float32)
+    moved = {}
+    for engine in ("torch", "triton"):
+        after, _ = learn_anywhere(engine, rows, make_objective("skip-gram"), 0.5, subwords)
+        moved[engine] = (after[0] - rows[0])[shared].norm().item()
+    pairs = count_pairs()
+    whole = SkipGramStep.row_cap / (pairs * (1 + NEGATIVE)) * np.linalg.norm(gradient.sum(axis=0))
+    assert moved["torch"] == pytest.approx(whole, rel=1e-3)
+    # triton knows the weight of the other words of a block as an expectation: 32 words, whose windows are whole
+    assert 0.3 * whole < moved["triton"] < whole
 
 
 def test_steps_taken_together_are_capped_apart():

@@ -1,7 +1,10 @@
 """Every word once an epoch, no context across a border, the same order whenever it is asked for."""
 
 import numpy as np
+import pytest
+import torch
 
+from hfembed.words.training.resident_corpus import ResidentCorpus
 from hfembed.words.training.segments import SegmentPlan
 
 
@@ -40,3 +43,15 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert np.array_equal(plan.chunks(1, 0), SegmentPlan.for_corpus(1_000_000, 1, seed=3).chunks(1, 0))
     assert not np.array_equal(plan.chunks(1, 0), plan.chunks(2, 0))
     assert not np.array_equal(plan.chunks(1, 0), SegmentPlan.for_corpus(1_000_000, 1, seed=4).chunks(1, 0))
+
+
+@pytest.mark.parametrize("num_words", [50_000, 65_536, 300])
+def test_a_corpus_in_the_memory_of_a_gpu_is_read_as_from_the_host(num_words):
+    ids = np.random.default_rng(1).integers(0, 1000, num_words).astype(np.int32)
+    ends = np.unique(np.append(np.random.default_rng(0).integers(1, num_words, num_words // 30), num_words))
+    plan = SegmentPlan.for_corpus(num_words, num_workers=4, seed=0)
+    resident = ResidentCorpus(ids, ends, torch.device("cpu"))
+    for segment in range(plan.num_segments):
+        for host, device in zip(plan.read(ids, ends, 1, segment), resident.read(plan, 1, segment), strict=True):
+            assert device.dtype == torch.int32
+            assert np.array_equal(host, device.numpy())

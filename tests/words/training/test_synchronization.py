@@ -9,6 +9,14 @@ from hfembed.words.training.synchronization import FORGETTING, DeltaSynchronizer
 NUM_RANKS, VOCAB_SIZE, SIZE = 2, 8, 3
 
 
+def rows_of(synchronizer: DeltaSynchronizer) -> list[torch.Tensor]:
+    return [matrix.rows for matrix in synchronizer.matrices]
+
+
+def pairs_of(synchronizer: DeltaSynchronizer) -> list[torch.Tensor]:
+    return [matrix.pairs for matrix in synchronizer.matrices]
+
+
 @pytest.fixture
 def synchronizer():
     rows = [torch.zeros(VOCAB_SIZE, SIZE), torch.zeros(VOCAB_SIZE, SIZE)]
@@ -28,8 +36,8 @@ def test_the_sum_goes_as_far_as_ranks_one_after_the_other(synchronizer):
 
 
 def test_frequent_rows_are_synchronized_often_and_all_rows_seldom(synchronizer):
-    rounds = (1, 2, 3, 4, 6, 9, 12, 27, 81)
-    assert [synchronizer.num_rows(number) for number in rounds] == [2, 2, 4, 2, 4, 8, 4, 8, 8]
+    rounds = (1, 2, 3, 4, 6, 8, 12, 16)
+    assert [synchronizer.num_rows(number) for number in rounds] == [2, 4, 2, 8, 4, 8, 8, 8]
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def theirs(monkeypatch):
 
     class Work:
         def __init__(self, sums):
-            self.sums = sums
+            self.sums = sums.view(2, -1, SIZE)
 
         def wait(self):
             self.sums += deltas[:, : self.sums.shape[1]]
@@ -50,11 +58,11 @@ def theirs(monkeypatch):
 
 def test_a_round_adds_deltas_and_leaves_other_rows_alone(synchronizer, theirs):
     mine = torch.randn(2, VOCAB_SIZE, SIZE)
-    for matrix, delta in zip(synchronizer.rows, mine, strict=True):
+    for matrix, delta in zip(rows_of(synchronizer), mine, strict=True):
         matrix += delta
     synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=2)
     synchronizer.finish()
-    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, theirs, strict=True)
+    everything = zip(rows_of(synchronizer), pairs_of(synchronizer), mine, theirs, strict=True)
     for matrix, pairs, own, other in everything:
         share = synchronizer.share(pairs * 1000 * 0.05)[:, None]
         torch.testing.assert_close(matrix[:2], (share * (own + other))[:2])
@@ -63,7 +71,7 @@ def test_a_round_adds_deltas_and_leaves_other_rows_alone(synchronizer, theirs):
     # the rows that were left out count the words of both rounds; the others moved no further
     synchronizer.synchronize(num_words=3000, rate=0.05, num_rows=VOCAB_SIZE)
     synchronizer.finish()
-    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, theirs, strict=True)
+    everything = zip(rows_of(synchronizer), pairs_of(synchronizer), mine, theirs, strict=True)
     for matrix, pairs, own, other in everything:
         share = synchronizer.share(pairs * 4000 * 0.05)[:, None]
         torch.testing.assert_close(matrix[2:], (share * (own + other))[2:])
@@ -71,19 +79,56 @@ def test_a_round_adds_deltas_and_leaves_other_rows_alone(synchronizer, theirs):
 
 def test_deltas_of_other_ranks_arrive_one_round_later_and_own_learning_continues(synchronizer, theirs):
     mine, meanwhile = torch.randn(2, VOCAB_SIZE, SIZE), torch.randn(2, VOCAB_SIZE, SIZE)
-    for matrix, delta in zip(synchronizer.rows, mine, strict=True):
+    for matrix, delta in zip(rows_of(synchronizer), mine, strict=True):
         matrix += delta
     synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=VOCAB_SIZE)
-    for matrix, own in zip(synchronizer.rows, mine, strict=True):
+    for matrix, own in zip(rows_of(synchronizer), mine, strict=True):
         torch.testing.assert_close(matrix, own)
-    for matrix, delta in zip(synchronizer.rows, meanwhile, strict=True):
+    for matrix, delta in zip(rows_of(synchronizer), meanwhile, strict=True):
         matrix += delta
     synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=VOCAB_SIZE)
-    everything = zip(synchronizer.rows, synchronizer.pairs_per_word, mine, meanwhile, theirs, strict=True)
+    everything = zip(rows_of(synchronizer), pairs_of(synchronizer), mine, meanwhile, theirs, strict=True)
     for place, (matrix, pairs, own, later, other) in enumerate(everything):
         share = synchronizer.share(pairs * 1000 * 0.05)[:, None]
         torch.testing.assert_close(matrix, share * (own + other) + later)
         torch.testing.assert_close(synchronizer.sums[place], later)  # nothing is sent twice
     synchronizer.finish()
-    for matrix, synchronized in zip(synchronizer.rows, synchronizer.synchronized, strict=True):
-        assert torch.equal(matrix, synchronized)
+    for matrix in synchronizer.matrices:
+        assert torch.equal(matrix.rows, matrix.synchronized)
+
+
+def test_rows_that_words_share_go_with_words_touched_as_often(monkeypatch):
+    # the table's rows are in no order: 2, 0, 3, 1 by how often they are touched
+    table, words = torch.zeros(4, SIZE), torch.zeros(3, SIZE)
+    pairs = [np.array([0.5, 0.0, 0.9, 0.2]), np.array([0.6, 0.3, 0.1])]
+    synchronizer = DeltaSynchronizer([table, words], pairs, NUM_RANKS, smallest=1)
+    theirs = torch.randn(4, SIZE)
+
+    class Work:
+        def __init__(self, sums):
+            self.sums = sums
+
+        def wait(self):  # of every row of the table, and nothing of the words
+            number = sum(int(touched >= least) for touched in (0.9, 0.5, 0.2, 0.0))
+            self.sums.view(-1, SIZE)[:number] += theirs[[2, 0, 3, 1]][:number]
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums, async_op: Work(sums))
+    mine, later = torch.randn(4, SIZE), torch.randn(4, SIZE)
+    table += mine
+    least = 0.6
+    synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=1)
+    table += later
+    synchronizer.finish()
+    share = synchronizer.share(torch.tensor([0.9 * 50]))
+    torch.testing.assert_close(table[2], share * (mine + theirs)[2] + later[2])
+    torch.testing.assert_close(table[[0, 1, 3]], (mine + later)[[0, 1, 3]])
+    least = 0.3
+    synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=2)
+    synchronizer.finish()
+    share = synchronizer.share(torch.tensor([0.5 * 100]))
+    torch.testing.assert_close(table[0], share * (mine + later + theirs)[0])
+    torch.testing.assert_close(table[[1, 3]], (mine + later)[[1, 3]])
+    least = 0.0
+    synchronizer.synchronize(num_words=1000, rate=0.05, num_rows=3)
+    synchronizer.finish()
+    assert torch.equal(table[synchronizer.matrices[0].order], synchronizer.matrices[0].synchronized)

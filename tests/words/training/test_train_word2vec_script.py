@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from hfembed import Word2VecModel
 from tests.fork_server import ScriptRun
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPT = REPOSITORY / "scripts" / "train_word2vec.py"
+# of each topic eight words, whose letters say nothing about it
+NAMES = [
+    ["".join(chr(97 + c) for c in word) for word in t] for t in np.random.default_rng(1).integers(26, size=(5, 8, 5))
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +26,7 @@ def text(tmp_path_factory) -> Path:
     topics = rng.integers(5, size=40_000)
     words = rng.integers(8, size=(40_000, 10))
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n".join(" ".join(f"t{t}w{w}" for w in line) for t, line in zip(topics, words, strict=True)))
+    path.write_text("\n".join(" ".join(NAMES[t][w] for w in line) for t, line in zip(topics, words, strict=True)))
     return path
 
 
@@ -55,21 +60,32 @@ def test_a_killed_run_resumes_as_if_nothing_had_been(text, tmp_path):
 
 
 @pytest.mark.multiprocess
-def test_two_ranks_share_the_work_and_learn_the_topics(text, tmp_path):
-    assert "2 ranks" in train(text, tmp_path / "two", "--sync_words", "50000", ranks=2)
-    vectors = load_file(tmp_path / "two" / "model.safetensors")["word2vec.embeddings.weight"].numpy()
-    words = list(json.loads((tmp_path / "two" / "tokenizer.json").read_text())["model"]["vocab"])[: len(vectors)]
-    topics = np.array([int(word[1]) for word in words])
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--subwords", "[3, 4]", "--engine", "torch"),
+        ("--subwords", "[3, 4]", "--engine", "numba"),
+        ("--subwords", "[3, 4]", "--engine", "numba", "--hash_count", "2", "--buckets", "400"),
+    ],
+    ids=["words", "subwords-torch", "subwords-numba", "floret-numba"],
+)
+def test_two_ranks_share_the_work_and_learn_the_topics(text, tmp_path, more):
+    assert "2 ranks" in train(text, tmp_path / "two", "--sync_words", "50000", *more, ranks=2)
+    model = Word2VecModel.from_pretrained(tmp_path / "two")
+    topic_of = {name: topic for topic, names in enumerate(NAMES) for name in names}
+    vectors, topics = model.word_vectors().numpy(), np.array([topic_of[word] for word in model.vocabulary.words])
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -1)
     assert np.array_equal(topics[cosines.argmax(1)], topics)
 
 
 @pytest.mark.multiprocess
-def test_two_ranks_resume_as_if_nothing_had_been(text, tmp_path):
+@pytest.mark.parametrize("subwords", [(), ("--subwords", "[3, 4]")], ids=["words", "subwords"])
+def test_two_ranks_resume_as_if_nothing_had_been(text, tmp_path, subwords):
     # checkpoints lie between synchronization rounds whose all-reduce is still delayed
-    more = ("--sync_words", "20000", "--checkpoint_every", "150000", "--keep_checkpoints", "99")
+    more = ("--sync_words", "20000", "--checkpoint_every", "150000", "--keep_checkpoints", "99", *subwords)
     train(text, tmp_path / "run", *more, ranks=2)
     whole = load_file(tmp_path / "run" / "model.safetensors")
     checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("segments_*[0-9]"))
@@ -86,7 +102,7 @@ def test_two_ranks_resume_as_if_nothing_had_been(text, tmp_path):
 def test_training_goes_on_with_new_text_and_new_words(text, tmp_path):
     train(text, tmp_path / "first", "--epochs", "1")
     more = tmp_path / "more.txt"
-    more.write_text("\n".join(["t0w0 t0w1 novel t0w2 t0w3"] * 2_000))
+    more.write_text("\n".join([" ".join([*NAMES[0][:2], "novel", *NAMES[0][2:4]])] * 2_000))
     train(more, tmp_path / "second", "--init_from", str(tmp_path / "first"), "--epochs", "1")
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert len(second["word2vec.embeddings.weight"]) == len(first["word2vec.embeddings.weight"]) + 1
