@@ -270,3 +270,44 @@ def test_a_push_that_breaks_leaves_the_old_data(hub, client, photos):
     hub.faults = []
     assert client(run, arguments=arguments) == 0
     assert hub.files("ann/faces", kind="datasets") != before
+
+
+def test_shards_on_the_hub_are_read_as_local_ones(client, photos):
+    def compare(folder):
+        from huggingface_hub import HfApi
+
+        from hfembed.errors import InputError
+        from hfembed.faces.data.face_shards import write_shards
+        from hfembed.faces.data.faces import load_faces
+        from hfembed.faces.data.shard_readers import open_shards
+
+        def content(source):
+            shards = open_shards(source)
+            read = [
+                [(photo.label, photo.image, photo.landmarks) for photo in shards.read(shard, range(count))]
+                for shard, count in enumerate(shards.counts)
+            ]
+            return (
+                shards.facts,
+                shards.people,
+                [[(label, image, str(points)) for label, image, points in r] for r in read],
+            )
+
+        api = HfApi()
+        faces = load_faces(f"{folder}/lfw", landmarks=f"{folder}/landmarks.json")
+        for to in ("webdataset", "parquet"):
+            write_shards(faces, f"{folder}/{to}", to, shard_photos=4, show_progress=False)
+            api.create_repo(f"ann/{to}", repo_type="dataset")
+            api.upload_folder(
+                repo_id=f"ann/{to}", repo_type="dataset", folder_path=f"{folder}/{to}", path_in_repo="all"
+            )
+            assert content(f"hf://datasets/ann/{to}/all") == content(f"{folder}/{to}")
+        for url in ("hf://datasets/ann/nothing", "hf://datasets/ann/parquet/other"):
+            try:
+                open_shards(url)
+            except InputError as error:
+                assert "\n" not in str(error) and url in str(error)
+            else:
+                raise AssertionError(url)
+
+    client(compare, folder=str(photos))
