@@ -25,6 +25,8 @@ _PUBLIC_NAMES = {
     "FaceImageProcessor": "hfembed.models.face_embedder.image_processing_face_embedder",
     "FaceSwapConfig": "hfembed.models.face_swap.configuration_face_swap",
     "FaceSwapModel": "hfembed.models.face_swap.modeling_face_swap",
+    "IdentitySwapConfig": "hfembed.models.identity_swap.configuration_identity_swap",
+    "IdentitySwapModel": "hfembed.models.identity_swap.modeling_identity_swap",
     "RestorationAutoencoderConfig": "hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder",
     "RestorationAutoencoderModel": "hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder",
     "RetinaFaceConfig": "hfembed.models.retinaface.configuration_retinaface",

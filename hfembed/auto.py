@@ -24,6 +24,8 @@ from hfembed.models.face_embedder.image_processing_face_embedder import FaceImag
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderForClassification, FaceEmbedderModel
 from hfembed.models.face_swap.configuration_face_swap import FaceSwapConfig
 from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.models.identity_swap.configuration_identity_swap import IdentitySwapConfig
+from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel
 from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 from hfembed.models.retinaface.configuration_retinaface import RetinaFaceConfig
@@ -48,6 +50,7 @@ image_families: dict[Any, tuple[type, type]] = {
     RestorationAutoencoderConfig: (RestorationAutoencoderModel, ConvAutoencoderImageProcessor),
     # the crop is the face embedder's: with five landmarks a face lies where the template says
     FaceSwapConfig: (FaceSwapModel, FaceImageProcessor),
+    IdentitySwapConfig: (IdentitySwapModel, FaceImageProcessor),
 }
 for config_class, (model_class, processor_class) in image_families.items():
     AutoConfig.register(config_class.model_type, config_class)

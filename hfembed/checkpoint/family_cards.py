@@ -76,7 +76,7 @@ def _autoencoder_card(notes: CardNotes) -> CardParts:
     )
 
 
-def _swap_card(notes: CardNotes) -> CardParts:
+def _swap_card(notes: CardNotes, template: str = "face_swap.md.jinja") -> CardParts:
     results = [
         EvalResult(
             task_type="image-to-image",
@@ -92,7 +92,7 @@ def _swap_card(notes: CardNotes) -> CardParts:
         if "closer_to_target" in details["figures"]
     ]
     return CardParts(
-        "face_swap.md.jinja",
+        template,
         "image-to-image",
         ["face-swap"],
         {
@@ -103,6 +103,10 @@ def _swap_card(notes: CardNotes) -> CardParts:
         _tables(notes, closer_to_target=" %", undetected=" %"),
         results,
     )
+
+
+def _identity_swap_card(notes: CardNotes) -> CardParts:
+    return _swap_card(notes, "identity_swap.md.jinja")
 
 
 def _face_card(notes: CardNotes) -> CardParts:
@@ -381,5 +385,6 @@ FAMILY_CARDS: dict[str, Callable[[CardNotes], CardParts]] = {
     "hfembed_appearance_autoencoder": _autoencoder_card,
     "hfembed_restoration_autoencoder": _autoencoder_card,
     "hfembed_face_swap": _swap_card,
+    "hfembed_identity_swap": _identity_swap_card,
     "hfembed_word2vec": _word_card,
 }

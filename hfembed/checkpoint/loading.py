@@ -17,7 +17,8 @@ from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import Co
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
-from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.models.face_swap_base import FaceSwapBase
+from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel
 from hfembed.models.photo_image_processor import PhotoImageProcessor
 from hfembed.models.word2vec.modeling_word2vec import Word2VecModel
 
@@ -26,6 +27,7 @@ RETINAFACE = "hfembed_retinaface"
 YUNET = "hfembed_yunet"
 FACE_EMBEDDER = "hfembed_face_embedder"
 FACE_SWAP = "hfembed_face_swap"
+IDENTITY_SWAP = "hfembed_identity_swap"
 CONV_AUTOENCODER = "hfembed_conv_autoencoder"
 APPEARANCE_AUTOENCODER = "hfembed_appearance_autoencoder"
 RESTORATION_AUTOENCODER = "hfembed_restoration_autoencoder"
@@ -58,9 +60,16 @@ def load_autoencoder(
 
 def load_face_swap(
     checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
-) -> tuple[FaceSwapModel, FaceImageProcessor]:
-    """Load a face swap model and its processor; as `load_image_model`."""
-    return load_image_model(checkpoint, FaceSwapModel, "a face swap model", device, dtype, **hub)
+) -> tuple[FaceSwapBase, FaceImageProcessor]:
+    """Load a face swap model, of any family, and its processor; as `load_image_model`."""
+    return load_image_model(checkpoint, FaceSwapBase, "a face swap model", device, dtype, **hub)
+
+
+def load_identity_swap(
+    checkpoint: str | Path | Checkpoint, device: str = "auto", dtype: torch.dtype | str = torch.float32, **hub: Any
+) -> tuple[IdentitySwapModel, FaceImageProcessor]:
+    """Load an identity-conditioned face swap model and its processor; as `load_image_model`."""
+    return load_image_model(checkpoint, IdentitySwapModel, "an identity-conditioned swap model", device, dtype, **hub)
 
 
 def load_word2vec(

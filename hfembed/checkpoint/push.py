@@ -21,7 +21,7 @@ _PARTS_OF_A_MODEL = (
 )  # fmt: skip
 # older versions sent what training keeps beside its model: the training text, caches, optimizer states
 _LEAKS = ("corpus/*", "checkpoints/*", "best/*", "*.npy", "*.npz", "*events.out.tfevents*")
-_MODELS_OF_PEOPLE = ("hfembed_face_embedder", "hfembed_face_swap")
+_MODELS_OF_PEOPLE = ("hfembed_face_embedder", "hfembed_face_swap", "hfembed_identity_swap")
 
 
 def push_folder(

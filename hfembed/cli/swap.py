@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hfembed.atomic import check_writable
+from hfembed.atomic import check_destination, check_writable
 from hfembed.cli import options
 from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports
 from hfembed.errors import InputError
@@ -15,6 +15,7 @@ from hfembed.errors import InputError
 with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
+    from hfembed.faces.identity_swap import new_people
     from hfembed.faces.swap import clip_files, clip_swapper, content_credentials, face_swapper, provenance_mark
 
 commands = Commands("Faces")
@@ -97,6 +98,40 @@ def swap(
     picture = swapper(photo, person, points, face)
     provenance_mark.save_marked(picture, output, label, sign)
     return Answer.written(output, f"{photo} with the face of {person} written to {output}, marked as generated")
+
+
+@commands.command("add-person")
+def add_person(
+    model: options.FaceSwap,
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="PHOTOS...", help="A folder of photos per person, who gets its name.")
+    ],
+    output: Annotated[Path, typer.Option(help="Checkpoint folder to write; MODEL itself with --overwrite.")],
+    embedder: Annotated[
+        list[str],
+        typer.Option(help="Checkpoint folder or Hub id of the face embedder it was trained with; repeat if several."),
+    ],
+    hub: Hub,
+    detector: Annotated[
+        str | None, typer.Option(help="Of a face detector; default: the one of the default face model.")
+    ] = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="The photos are crops on the standard 112 x 112 template already.")
+    ] = False,
+    held_out_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Leave out this fraction of each person's photos, to measure on.")
+    ] = 0.0,
+    overwrite: options.Overwrite = False,
+) -> Answer:
+    """Teach an identity-conditioned swap model people from some photos of each, without training."""
+    if aligned and detector is not None:
+        raise InputError("aligned crops need no detector: give either --aligned or --detector")
+    check_destination(output, overwrite)
+    finder = None if aligned else loading.load_face_detector(hub.face_detector(detector), "cpu")[0]
+    embedders = [hub.other_model(name) for name in embedder]
+    counts = new_people.add_people(hub.model(model), folders, embedders, output, finder, held_out_share)
+    told = ", ".join(f"{name} ({count} photos)" for name, count in counts.items())
+    return Answer.written(output, f"{model} that also knows {told} written to {output}", photos=counts)
 
 
 def read_points(text: str, photo: str) -> list[list[list[float]]]:

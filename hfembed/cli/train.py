@@ -21,6 +21,7 @@ MODULES = {
     "faces": "hfembed.faces.training.train",
     "autoencoder": "hfembed.images.training.train",
     "swap": "hfembed.faces.swap.train",
+    "identity-swap": "hfembed.faces.identity_swap.train",
     "words": "hfembed.words.training.train",
 }
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -67,6 +68,12 @@ def autoencoder(context: typer.Context) -> None:
 def swap(context: typer.Context) -> None:
     """Train a face swap model on people's photos; --help lists the fields of a recipe."""
     launch("swap", context.args)
+
+
+@app.command("identity-swap", context_settings=_PASS_THROUGH)
+def identity_swap(context: typer.Context) -> None:
+    """Train a face swap model for people it never saw; --help lists the fields of a recipe."""
+    launch("identity-swap", context.args)
 
 
 @app.command("words", context_settings=_PASS_THROUGH)

@@ -18,6 +18,7 @@ from hfembed.checkpoint.loading import (
     CONV_AUTOENCODER,
     FACE_EMBEDDER,
     FACE_SWAP,
+    IDENTITY_SWAP,
     WORD2VEC,
     load_autoencoder,
     load_face_swap,
@@ -55,6 +56,7 @@ def build_page(models: Sequence[str | Checkpoint], gallery: str | None = None, d
     for checkpoint in map(Checkpoint.resolve, models):
         kind = parse_config(checkpoint.config, checkpoint.name).model_type
         kind = CONV_AUTOENCODER if kind == APPEARANCE_AUTOENCODER else kind  # both have latents to morph
+        kind = FACE_SWAP if kind == IDENTITY_SWAP else kind
         if kind not in (FACE_EMBEDDER, WORD2VEC, CONV_AUTOENCODER, FACE_SWAP):
             raise InputError(f"{checkpoint.name}: the page has nothing for model_type {kind!r}")
         if kind in by_kind:

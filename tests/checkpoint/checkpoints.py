@@ -27,6 +27,8 @@ from hfembed import (
     FaceImageProcessor,
     FaceSwapConfig,
     FaceSwapModel,
+    IdentitySwapConfig,
+    IdentitySwapModel,
     RestorationAutoencoderConfig,
     RestorationAutoencoderModel,
     RetinaFaceConfig,
@@ -108,6 +110,14 @@ def face_swap(folder: Path) -> None:
     FaceImageProcessor(size=[16, 16], image_mean=0.0, image_std=1.0).save_pretrained(folder)
 
 
+def identity_swap(folder: Path) -> None:
+    sizes = {"image_size": 16, "identity_size": 6, "patch_size": 4, "widths": [8]}
+    model = IdentitySwapModel(IdentitySwapConfig(people=["anna", "bert"], identity_models=["0" * 64], **sizes)).eval()
+    model.set_people(["anna", "bert"], torch.randn(2, 6), torch.randint(0, 256, (2, 8, 3, 16, 16), dtype=torch.uint8))
+    model.save_pretrained(folder)
+    FaceImageProcessor(size=[16, 16], image_mean=0.0, image_std=1.0).save_pretrained(folder)
+
+
 def word2vec(folder: Path) -> None:
     words = ["the", "king", "queen", "man", "woman", "приве́т", "naïve", "猫", "new_york"]
     model = Word2VecForPreTraining(Word2VecConfig(vocab_size=9, embedding_size=6, window=3)).eval()
@@ -166,12 +176,20 @@ FAMILIES = {
         ("AutoModel", "FaceSwapModel"),
         ("AutoConfig", "AutoImageProcessor", "FaceSwapConfig"),
     ),
+    "hfembed_identity_swap": Family(
+        identity_swap,
+        ("AutoModel", "IdentitySwapModel"),
+        ("AutoConfig", "AutoImageProcessor", "IdentitySwapConfig"),
+    ),
     "hfembed_word2vec": Family(
         word2vec,
         ("AutoModel", "AutoModelForPreTraining", "Word2VecModel", "Word2VecForPreTraining"),
         ("AutoConfig", "AutoTokenizer", "Word2VecConfig"),
     ),
 }
+
+
+SWAP_MODELS = ("hfembed_face_swap", "hfembed_identity_swap")
 
 
 def write_checkpoint(model_type: str, folder: Path, seed: int = 0) -> Path:
@@ -215,7 +233,7 @@ def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.randint(0, 256, (2, 3, 40, 32), dtype=torch.uint8)}
     size = config.image_size if isinstance(config.image_size, list) else [config.image_size] * 2
     inputs = {"pixel_values": torch.rand(2, config.num_channels, *size)}
-    return inputs | ({"labels": torch.tensor([0, 1])} if config.model_type == "hfembed_face_swap" else {})
+    return inputs | ({"labels": torch.tensor([0, 1])} if config.model_type in SWAP_MODELS else {})
 
 
 def _digest(tensors: dict[Hashable, torch.Tensor]) -> str:

@@ -29,6 +29,7 @@ CONTENTS = {
     "hfembed_appearance_autoencoder": _IMAGES | {"latent_statistics.safetensors", "reconstructions.png"},
     "hfembed_restoration_autoencoder": _IMAGES | {"reconstructions.png"},
     "hfembed_face_swap": _IMAGES | {"swaps.png"},
+    "hfembed_identity_swap": _IMAGES | {"swaps.png"},
     "hfembed_word2vec": _ALL
     | {
         *("tokenizer.json", "tokenizer_config.json", "vocab_counts.safetensors", "map.png"),

@@ -56,7 +56,7 @@ def use(source, classes, remote, **options):
         elif isinstance(loaded, transformers.PreTrainedModel):
             for tensor in (*loaded.parameters(), *loaded.buffers()):
                 tensor.data = tensor.data.clone()
-            if loaded.config.model_type == "hfembed_face_swap":
+            if loaded.config.model_type in ("hfembed_face_swap", "hfembed_identity_swap"):
                 inputs["labels"] = torch.tensor([1])
             with torch.no_grad():
                 network = loaded.base_model if "input_ids" in inputs else loaded

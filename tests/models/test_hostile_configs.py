@@ -18,6 +18,7 @@ from hfembed import (
     FaceEmbedderModel,
     FaceImageProcessor,
     FaceSwapConfig,
+    IdentitySwapConfig,
     RetinaFaceConfig,
     YuNetConfig,
 )
@@ -216,6 +217,10 @@ def test_deep_nesting_is_refused(checkpoint, tmp_path):
         (FaceSwapConfig, {"image_size": 2**12, "latent_size": 10**4}),
         (FaceSwapConfig, {"residual_blocks": 10**9}),
         (FaceSwapConfig, {"encoder_widths": [10**9] * 4}),
+        (IdentitySwapConfig, {"identity_size": 10**9}),
+        (IdentitySwapConfig, {"patch_size": 10**9}),
+        (IdentitySwapConfig, {"reference_blur": 1e9}),
+        (IdentitySwapConfig, {"middle_blocks": 10**9}),
     ],
 )
 def test_the_other_families_refuse_absurd_numbers(config_class, fields):

@@ -5,6 +5,7 @@ import yaml
 from huggingface_hub.dataclasses import strict
 
 from hfembed.errors import InputError
+from hfembed.faces.identity_swap.recipe import IdentitySwapTrainingConfig
 from hfembed.faces.swap.recipe import SwapTrainingConfig
 from hfembed.faces.training.recipe import FaceTrainingConfig, make_model_config
 from hfembed.images.training.recipe import AutoencoderTrainingConfig
@@ -131,10 +132,13 @@ def test_every_recipe_of_the_package_can_be_read():
         "face_swap": ["--people", "a", "b"],
         "face_swap_quick": ["--people", "a", "b"],
         "face_swap_identity": ["--people", "a", "b", "--identity_model", "judge"],
+        "identity_swap_112": ["--identity_models", "judge"],
     }
     for recipe in RECIPES.glob("*.yaml"):
         name, config_class = recipe.stem, FaceTrainingConfig
-        if name in more:
+        if name.startswith("identity_swap"):
+            config_class = IdentitySwapTrainingConfig
+        elif name in more:
             config_class = SwapTrainingConfig
         elif name.startswith(("autoencoder", "denoise", "inpaint")):
             config_class = AutoencoderTrainingConfig

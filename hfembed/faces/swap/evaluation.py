@@ -11,11 +11,12 @@ from scipy.stats import spearmanr
 
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.swap.face_oval import face_oval
 from hfembed.faces.swap.recrop import Recrop
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
-from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.models.face_swap_base import FaceSwapBase
 
 # crops are enlarged to this many pixels, with the edge repeated around them, since faces that fill an image are missed
 _SHOWN_AT = 160
@@ -86,20 +87,21 @@ class SwapEvaluation:
         self.detector = detector
         self.batch_size = batch_size
 
-    def __call__(self, model: FaceSwapModel, processor: FaceImageProcessor) -> dict[str, float]:
+    def __call__(self, model: FaceSwapBase, processor: FaceImageProcessor) -> dict[str, float]:
         """Swap every held-out photo with everybody else.
 
         Returns:
             `swap_closer_to_target` in percent; the mean cosines `swap_cosine_to_target`, `swap_cosine_to_source`,
             `swap_cosine_redrawn` (photos reconstructed as themselves) and `swap_cosine_bound` (the photos);
-            `swap_count`. With a detector also the figures of `pose_figures`, and the rank correlations
+            `swap_count`; `swap_sharpness`, the gradient energy inside of the face's oval in percent of that of the
+            target's own photos. With a detector also the figures of `pose_figures`, and the rank correlations
             `swap_cosine_by_pose_distance` and `swap_pose_error_by_pose_distance` over all photos, with the distance to
             the nearest pose that the decoder was trained on.
         """
         figures, _ = self.evaluate(model, processor)
         return figures
 
-    def evaluate(self, model: FaceSwapModel, processor: FaceImageProcessor) -> tuple[dict[str, float], dict[str, Any]]:
+    def evaluate(self, model: FaceSwapBase, processor: FaceImageProcessor) -> tuple[dict[str, float], dict[str, Any]]:
         """What a call returns, and the details: each pair of people, each photo, and the swaps for pictures."""
         count = len(model.config.people)
         for side, faces in (("trained on", self.trained), ("held out", self.tested)):
@@ -124,6 +126,7 @@ class SwapEvaluation:
             "swap_cosine_redrawn": float(tested.cosines[places, self.tested.labels, self.tested.labels].mean()),
             "swap_cosine_bound": float(tested.photo_cosines[places, self.tested.labels].mean()),
             "swap_count": len(rows),
+            "swap_sharpness": self._sharpness(tested, rows, others, processor),
         }
         details: dict[str, Any] = {
             "people": list(model.config.people),
@@ -153,13 +156,21 @@ class SwapEvaluation:
             details["pose_points"] = points
         return figures, details
 
+    def _sharpness(self, swaps: Swaps, rows: np.ndarray, others: np.ndarray, processor: FaceImageProcessor) -> float:
+        """Of swaps, in percent of the targets' photos of both sides."""
+        oval = torch.from_numpy(face_oval(processor.template, *self.tested.pixels.shape[2:]))
+        energy = torch.cat([oval_energy(faces.pixels, oval) for faces in (self.trained, self.tested)]).numpy()
+        labels = np.concatenate([self.trained.labels, self.tested.labels])
+        own = np.array([energy[labels == label].mean() for label in range(swaps.faces.shape[1])])
+        return 100 * float((oval_energy(swaps.faces[rows, others], oval).numpy() / own[others]).mean())
+
     @torch.no_grad()
     def _embed(self, recrop: Recrop, faces: torch.Tensor) -> torch.Tensor:
         """(N, D), unit length, on the CPU."""
         batches = faces.split(self.batch_size)
         return torch.cat([self.embedder.embed(recrop(batch.to(self.embedder.device))).cpu() for batch in batches])
 
-    def _swap(self, model: FaceSwapModel, recrop: Recrop, faces: Faces, people: torch.Tensor) -> Swaps:
+    def _swap(self, model: FaceSwapBase, recrop: Recrop, faces: Faces, people: torch.Tensor) -> Swaps:
         drawn, cosines = [], []
         for person in model.config.people:
             batches = faces.pixels.split(self.batch_size)
@@ -212,6 +223,21 @@ class SwapEvaluation:
         return figures, points
 
 
+def oval_energy(faces: torch.Tensor, oval: torch.Tensor) -> torch.Tensor:
+    """Gradient energy inside of an oval: the mean squared difference of adjacent pixels, across and down.
+
+    Args:
+        faces: (N, C, H, W) in [0, 1].
+        oval: (H, W), weights in [0, 1].
+
+    Returns:
+        (N,).
+    """
+    across = (faces.diff(dim=3).square() * oval[:, 1:]).sum((1, 2, 3)) / oval[:, 1:].sum()
+    down = (faces.diff(dim=2).square() * oval[1:]).sum((1, 2, 3)) / oval[1:].sum()
+    return (across + down) / faces.shape[1]
+
+
 def thirds(points: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
     """Means over the nearest, the middle and the farthest third of swaps, by their pose's distance to a trained one.
 
@@ -245,9 +271,10 @@ def pose_figures(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 
     Returns:
         `swap_landmark_error`: mean distance of a landmark from where it was, in percent of the distance between the
-        eyes; `swap_pose_error`: mean distance between the poses of `face_poses`; `swap_yaw_correlation`: between the
-        sideways parts of the poses, 1 where swaps turn exactly as their photos; `swap_undetected`: swaps without a
-        face among those of photos with one, in percent.
+        eyes; `swap_eye_error` and `swap_mouth_error`: that of the eyes and of the mouth's corners; `swap_pose_error`:
+        mean distance between the poses of `face_poses`; `swap_yaw_correlation`: between the sideways parts of the
+        poses, 1 where swaps turn exactly as their photos; `swap_undetected`: swaps without a face among those of
+        photos with one, in percent.
     """
     visible = np.isfinite(before).all(axis=(1, 2))
     both = visible & np.isfinite(after).all(axis=(1, 2))
@@ -256,10 +283,12 @@ def pose_figures(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
         return figures
     before, after = before[both], after[both]
     eyes = np.linalg.norm(before[:, 1] - before[:, 0], axis=1)
-    errors = np.linalg.norm(after - before, axis=2).mean(axis=1) / eyes
+    errors = np.linalg.norm(after - before, axis=2) / eyes[:, None]
     poses = face_poses(before), face_poses(after)
     return figures | {
         "swap_landmark_error": 100 * float(errors.mean()),
+        "swap_eye_error": 100 * float(errors[:, :2].mean()),
+        "swap_mouth_error": 100 * float(errors[:, 3:].mean()),
         "swap_pose_error": float(np.linalg.norm(poses[1] - poses[0], axis=1).mean()),
         "swap_yaw_correlation": float(np.corrcoef(poses[0][:, 0], poses[1][:, 0])[0, 1]),
     }

@@ -11,7 +11,7 @@ from hfembed.errors import InputError, input_errors
 from hfembed.faces.swap.face_oval import face_oval
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
-from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.models.face_swap_base import FaceSwapBase
 from hfembed.photos import open_photo
 
 _CONTRAST_RANGE = (0.7, 1.4)  # color matching changes the contrast by no more than this
@@ -26,7 +26,7 @@ class FaceSwapper:
 
     def __init__(
         self,
-        model: FaceSwapModel,
+        model: FaceSwapBase,
         processor: FaceImageProcessor,
         detector: FaceDetector | None = None,
         match_colors: bool = True,
@@ -95,7 +95,9 @@ class FaceSwapper:
         changed: dict[int, np.ndarray] = {}
         for row, (number, _) in enumerate(faces):
             pixels = changed.setdefault(number, np.array(pictures[number]))
-            weights = self.oval if masks is None else self.oval * masks[row, 0].float().cpu().numpy()
+            weights = self.oval
+            if masks is not None and not self.model.corrects_photos:  # a correction has had its mask
+                weights = self.oval * masks[row, 0].float().cpu().numpy()
             self._paste(pixels, drawn[row].numpy(), crops[row], weights, to_crops[row])
         return [
             Image.fromarray(changed[number]) if number in changed else picture
@@ -118,9 +120,14 @@ class FaceSwapper:
     def _paste(
         self, pixels: np.ndarray, face: np.ndarray, crop: np.ndarray, weights: np.ndarray, to_crop: np.ndarray
     ) -> None:
-        """Paste one face into `pixels`, uint8 (height, width, 3); face and crop in [0, 255]."""
+        """Paste one face into `pixels`, uint8 (height, width, 3); face and crop in [0, 255].
+
+        Of a model that corrects photos only the difference to the crop is pasted: a larger photo keeps its detail.
+        """
         if self.match_colors:
             face = match_colors(face, crop.astype(np.float32), weights)
+        if self.model.corrects_photos:
+            face = face - crop
         face = np.repeat(face, 3, axis=2) if face.shape[2] == 1 else face
         box = _covered(to_crop, self.processor.size, (pixels.shape[1], pixels.shape[0]))
         if box is None:
@@ -129,7 +136,8 @@ class FaceSwapper:
         layers = [_resample_back(layer, to_crop, box) for layer in (*face.transpose(2, 0, 1), weights)]
         pasted, opacity = np.stack(layers[:3], axis=2), np.clip(layers[3], 0, 1)[:, :, None]
         region = pixels[top:bottom, left:right]
-        region[:] = np.clip(np.rint(region + opacity * (pasted - region)), 0, 255)
+        change = pasted if self.model.corrects_photos else pasted - region
+        region[:] = np.clip(np.rint(region + opacity * change), 0, 255)
 
 
 def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> np.ndarray:

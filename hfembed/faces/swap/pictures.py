@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hfembed.atomic import atomic_write
-from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.models.face_swap_base import FaceSwapBase
 
 
 @torch.no_grad()
 def draw_swap_grid(
-    model: FaceSwapModel, faces: Sequence[torch.Tensor], path: str | Path, magnify: int = 2, gap: int = 4
+    model: FaceSwapBase, faces: Sequence[torch.Tensor], path: str | Path, magnify: int = 2, gap: int = 4
 ) -> None:
     """Draw one block of rows per person: their photos, then the same photos swapped to each person.
 

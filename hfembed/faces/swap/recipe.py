@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor
 
-from hfembed.checkpoint.loading import load_face_embedder, load_face_swap
+from hfembed.checkpoint.loading import load_face_embedder, load_image_model
 from hfembed.errors import InputError, first_line
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.faces import read_names
@@ -212,7 +212,7 @@ def make_model(config: SwapTrainingConfig, people: list[str]) -> FaceSwapModel:
     """
     if not config.init_from:
         return FaceSwapModel(make_model_config(config, people))
-    start = load_face_swap(config.path(config.init_from), "cpu")[0]
+    start, _ = load_image_model(config.path(config.init_from), FaceSwapModel, "a model of a decoder per person", "cpu")
     if start.config.predict_mask != config.mask:
         has = "draws masks" if start.config.predict_mask else "draws no masks"
         raise InputError(f"init_from {config.init_from} {has}: set mask to {str(start.config.predict_mask).lower()}")

@@ -14,13 +14,13 @@ from hfembed.faces.swap.evaluation import Faces, SwapEvaluation
 from hfembed.faces.swap.person_crops import load_people
 from hfembed.faces.swap.pictures import draw_swap_grid, plot_pose_distance
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
-from hfembed.models.face_swap.modeling_face_swap import FaceSwapModel
+from hfembed.models.face_swap_base import FaceSwapBase
 
 _PICTURED = 8  # photos of each person in the grid
 
 
 def read_sides(
-    notes_file: str | Path, folders: Sequence[str | Path], model: FaceSwapModel, processor: FaceImageProcessor
+    notes_file: str | Path, folders: Sequence[str | Path], model: FaceSwapBase, processor: FaceImageProcessor
 ) -> tuple[Faces, Faces]:
     """The people's photos that a model was trained on, and those it was not.
 
@@ -34,10 +34,12 @@ def read_sides(
     by_name = {Path(folder).resolve().name: folder for folder in folders}
     for name in (*by_name, *model.config.people):
         if name not in model.config.people:
-            raise InputError(f"the model has no decoder for '{name}'; its people: {', '.join(model.config.people)}")
+            raise InputError(f"the model does not know '{name}'; its people: {', '.join(model.config.people)}")
         if name not in by_name:
             raise InputError(f"give a folder called '{name}' too: the model draws {', '.join(model.config.people)}")
-    aligned = notes.get("recipe", {}).get("aligned") == "arcface_112"
+    if notes.get("crops") == "detected":
+        raise InputError(f"{notes_file}: the people were added with a detector; add aligned crops, to measure on them")
+    aligned = "arcface_112" in (notes.get("crops"), notes.get("recipe", {}).get("aligned"))
     photos = AlignedFaces(
         load_people(
             [by_name[name] for name in model.config.people], landmarks=template_for_size(112, 112) if aligned else None
@@ -60,7 +62,7 @@ def read_sides(
 
 def report_swap(
     evaluation: SwapEvaluation,
-    model: FaceSwapModel,
+    model: FaceSwapBase,
     processor: FaceImageProcessor,
     output: str | Path,
     files: dict[str, str | Path | None],
@@ -97,12 +99,14 @@ def summary(figures: dict[str, Any]) -> str:
         f"  cosine to the target {figures['swap_cosine_to_target']:.3f}, to the source "
         f"{figures['swap_cosine_to_source']:.3f}; photos reconstructed {figures['swap_cosine_redrawn']:.3f}, "
         f"the photos themselves {figures['swap_cosine_bound']:.3f}",
+        f"  sharpness inside the face {figures['swap_sharpness']:.0f} % of the target's photos",
     ]
     if "swap_undetected" in figures:
         lines.append(f"  no face found in {figures['swap_undetected']:.1f} % of the swaps")
     if "swap_landmark_error" in figures:
         lines.append(
-            f"  landmarks {figures['swap_landmark_error']:.1f} % of the eyes' distance from where they were; "
+            f"  landmarks {figures['swap_landmark_error']:.1f} % of the eyes' distance from where they were (eyes "
+            f"{figures['swap_eye_error']:.1f} %, mouth {figures['swap_mouth_error']:.1f} %); "
             f"pose error {figures['swap_pose_error']:.3f}, correlation of yaw {figures['swap_yaw_correlation']:.2f}"
         )
     if "swap_cosine_by_pose_distance" in figures:

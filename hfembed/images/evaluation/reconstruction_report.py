@@ -16,18 +16,18 @@ from hfembed.faces.data.lfw import LfwPairs
 from hfembed.faces.data.splits import split_people
 from hfembed.faces.evaluation.embedding import AlignedCrops
 from hfembed.faces.evaluation.lfw import LfwVerification
+from hfembed.faces.perceptual_networks import FaceEmbeddings
 from hfembed.images.compression import LatentCodec
 from hfembed.images.evaluation import reconstruction
 from hfembed.images.evaluation.reconstruction_pictures import draw_rows
 from hfembed.images.latent_statistics import decode_latents
 from hfembed.images.morphing import midpoint_sharpness
-from hfembed.images.training.perceptual_loss import feature_distance
-from hfembed.images.training.perceptual_networks import FaceEmbeddings
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
+from hfembed.training.perceptual_loss import feature_distance
 
 NAME = "reconstruction"
 

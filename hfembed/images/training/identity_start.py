@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from hfembed.images.training.perceptual_networks import FaceEmbeddings
+from hfembed.faces.perceptual_networks import FaceEmbeddings
 from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from hfembed.checkpoint.loading import load_face_embedder
-from hfembed.images.training.patch_discriminator import adaptive_weight, hinge_loss, with_gradient
-from hfembed.images.training.perceptual_loss import embedding_distance, feature_distance
-from hfembed.images.training.perceptual_networks import FaceEmbeddings, load_features
+from hfembed.faces.perceptual_networks import FaceEmbeddings, load_features
 from hfembed.images.training.recipe import AutoencoderTrainingConfig
 from hfembed.models.autoencoder_base import AutoencoderOutput
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
+from hfembed.training.patch_discriminator import adversarial_loss, with_gradient
+from hfembed.training.perceptual_loss import embedding_distance, feature_distance
 
 
 class AutoencoderLoss:
@@ -68,27 +68,14 @@ class AutoencoderLoss:
         last_layer: torch.Tensor,
         discriminator: nn.Module,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss that is not the model's own, and figures.
-
-        The gradient of each part is taken at the reconstruction, once: from there to the last layer, whose gradients
-        are weighed, and to the rest of the model it is the same way.
-        """
+        """The loss that is not the model's own, and figures."""
         image = output.reconstruction
         assert image is not None and output.reconstruction_loss is not None
         (own,) = torch.autograd.grad(output.reconstruction_loss, image, retain_graph=True)
         slope = torch.zeros_like(image)
         if distance.requires_grad:
             (slope,) = torch.autograd.grad(distance, image)
-        # its parameters learn from its own loss alone, and the model from the verdict on reconstructions alone
-        shown = image.detach().requires_grad_()
-        photos, reconstructions = discriminator(torch.cat([targets.to(shown.dtype), shown])).float().chunk(2)
-        verdict = -reconstructions.mean()
-        (pull,) = torch.autograd.grad(verdict, shown, retain_graph=True)
-        by_images, by_discriminator = (
-            torch.autograd.grad(image, last_layer, part, retain_graph=True)[0] for part in (own + slope, pull)
+        added, figures = adversarial_loss(
+            image, own + slope, targets, last_layer, discriminator, self.config.discriminator_weight
         )
-        weight = self.config.discriminator_weight * adaptive_weight(by_images, by_discriminator)
-        discriminator_loss = hinge_loss(photos, reconstructions)
-        figures = {"adversarial": verdict, "adversarial_weight": weight, "discriminator": discriminator_loss}
-        value = distance + weight * verdict
-        return with_gradient(value, image, slope + weight * pull) + discriminator_loss, figures
+        return with_gradient(distance, image, slope) + added, figures

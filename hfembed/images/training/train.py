@@ -14,14 +14,13 @@ from transformers import PreTrainedModel
 
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.perceptual_networks import FaceEmbeddings
 from hfembed.faces.training.recipe import photo_facts
 from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, takes_masks
 from hfembed.images.evaluation.reconstruction_pictures import draw_reconstructions
 from hfembed.images.training.collator import AutoencoderCollator
 from hfembed.images.training.identity_start import start_from_identity
 from hfembed.images.training.loss import AutoencoderLoss
-from hfembed.images.training.patch_discriminator import PatchDiscriminator
-from hfembed.images.training.perceptual_networks import FaceEmbeddings
 from hfembed.images.training.recipe import (
     AutoencoderTrainingConfig,
     describe_images,
@@ -39,6 +38,7 @@ from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import Co
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.training.config import read_config
 from hfembed.training.loop import Task, make_accelerator, shard, train
+from hfembed.training.patch_discriminator import PatchDiscriminator
 from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler
 

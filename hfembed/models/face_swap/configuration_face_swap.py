@@ -4,18 +4,17 @@ from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-from hfembed.models.config_fields import check_fields, check_sizes
+from hfembed.models.config_fields import check_sizes
+from hfembed.models.face_swap_config import SwapConfig
 
-_MAX_PEOPLE = 10_000
 _MAX_STAGES = 12
 _MAX_RESIDUAL_BLOCKS = 64
 _MAX_DENSE_WEIGHTS = 2**31
 
 
 @strict
-class FaceSwapConfig(PreTrainedConfig):
+class FaceSwapConfig(SwapConfig):
     r"""Configuration of `FaceSwapModel`: one encoder, one decoder per person.
 
     Args:
@@ -58,8 +57,6 @@ class FaceSwapConfig(PreTrainedConfig):
     model_type: ClassVar[str] = "hfembed_face_swap"
 
     people: list[str] | tuple[str, ...] = field(default_factory=lambda: ["a", "b"])
-    image_size: int = 64
-    num_channels: int = 3
     encoder_widths: list[int] | tuple[int, ...] = field(default_factory=lambda: [32, 64, 128, 256])
     bottleneck: Literal["dense", "convolution"] = "dense"
     latent_size: int = 256
@@ -70,8 +67,7 @@ class FaceSwapConfig(PreTrainedConfig):
     mask_weight: float | int = 0.2
 
     def __post_init__(self, **kwargs: Any) -> None:
-        check_fields(self, kwargs)
-        for name in ("people", "encoder_widths", "decoder_widths"):
+        for name in ("encoder_widths", "decoder_widths"):
             setattr(self, name, list(getattr(self, name)))
         super().__post_init__(**kwargs)
 
@@ -82,16 +78,12 @@ class FaceSwapConfig(PreTrainedConfig):
 
     def validate_people(self) -> None:
         """Reject an empty list, and two decoders of one name."""
-        if not self.people or not all(self.people) or len(self.people) > _MAX_PEOPLE:
-            raise ValueError(f"people must be 1 to {_MAX_PEOPLE:,} names, one per decoder, got {self.people[:10]}")
-        if len(set(self.people)) < len(self.people):
-            duplicate = next(name for name in self.people if self.people.count(name) > 1)
-            raise ValueError(f"people must have different names; duplicate name '{duplicate}'")
+        if not self.people:
+            raise ValueError("people must be 1 name or more, one per decoder, got none")
+        super().validate_people()
 
     def validate_shapes(self) -> None:
         """Refuse sizes that no network can have."""
-        if self.num_channels not in (1, 3):
-            raise ValueError(f"num_channels must be 3 (color) or 1 (gray), got {self.num_channels}")
         for name in ("encoder_widths", "decoder_widths"):
             if not 1 <= len(getattr(self, name)) <= _MAX_STAGES:
                 raise ValueError(f"{name} must be channels of 1 to {_MAX_STAGES} stages, got {getattr(self, name)}")

@@ -1,16 +1,14 @@
 """Face swap: one shared encoder for pose, expression and light, one decoder per person."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from hfembed.models.device_loading import DeviceLoading
+from hfembed.models.face_swap_base import FaceSwapBase
 from hfembed.models.structural_similarity import structural_similarity
 
 from .configuration_face_swap import FaceSwapConfig
@@ -166,7 +164,7 @@ class Decoder(nn.Module):
         return hidden.sigmoid()
 
 
-class FaceSwapModel(DeviceLoading, PreTrainedModel):
+class FaceSwapModel(FaceSwapBase):
     """One encoder and one decoder per person, trained to reconstruct each person's own faces from distorted ones.
 
     A face that goes through another person's decoder comes out as that person, in the same pose and light: all that
@@ -175,11 +173,6 @@ class FaceSwapModel(DeviceLoading, PreTrainedModel):
 
     config: FaceSwapConfig
     base_model_prefix = "face_swap"
-    main_input_name = "pixel_values"
-    input_modalities = ["image"]
-    model_tags = ["hfembed", "face-swap"]
-    accepts_loss_kwargs = False
-    _no_split_modules = []
 
     def __init__(self, config: FaceSwapConfig) -> None:
         super().__init__(config)
@@ -252,13 +245,7 @@ class FaceSwapModel(DeviceLoading, PreTrainedModel):
         Raises:
             ValueError: The images do not have the config's size.
         """
-        size = self.config.image_size
-        expected = (self.config.num_channels, size, size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"pixel_values must be (batch, {', '.join(map(str, expected))}) for this model, got "
-                f"{tuple(pixel_values.shape)}; use the model's image processor"
-            )
+        self.check_pixel_values(pixel_values)
         return self.encoder(pixel_values.to(self.dtype))
 
     def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -279,44 +266,9 @@ class FaceSwapModel(DeviceLoading, PreTrainedModel):
         channels = self.config.num_channels
         return drawn[:, :channels], drawn[:, channels:] if self.config.predict_mask else None
 
-    def label_of(self, person: str) -> int:
-        """The number of a person's decoder.
-
-        Raises:
-            ValueError: There is none of this name; names those there are.
-        """
-        if person not in self.config.people:
-            raise ValueError(f"unknown person '{person}'; this model has {', '.join(self.config.people)}")
-        return self.config.people.index(person)
-
-    @torch.no_grad()
-    def swap(
-        self, pixel_values: torch.Tensor, person: str | Sequence[str]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Swap faces to another person: eval mode, no gradient.
-
-        Args:
-            pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
-            person: Whose face all of them get, or a name for each.
-
-        Returns:
-            (batch_size, num_channels, height, width) in [0, 1], and the masks (batch_size, 1, height, width) in [0, 1]
-            or None.
-
-        Raises:
-            ValueError: There is no decoder of this name, the images do not have the config's size, or the names are
-                not one per image.
-        """
-        people = [person] * len(pixel_values) if isinstance(person, str) else list(person)
-        if len(people) != len(pixel_values):
-            raise ValueError(f"got {len(people)} people for {len(pixel_values)} images")
-        labels = torch.tensor([self.label_of(name) for name in people], device=pixel_values.device)
-        training = self.training
-        self.eval()
-        try:
-            return self.decode(self.encode(pixel_values), labels)
-        finally:
-            self.train(training)
+    def draw(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode faces, and reconstruct each with the decoder of its label; as `FaceSwapBase.draw`."""
+        return self.decode(self.encode(pixel_values), labels)
 
 
 __all__ = ["FaceSwapModel", "FaceSwapOutput", "reconstruction_loss"]

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from hfembed.errors import InputError
 from hfembed.images.training.loss import AutoencoderLoss
-from hfembed.images.training.patch_discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from hfembed.images.training.recipe import AutoencoderTrainingConfig
 from hfembed.images.training.train import make_discriminator
 from hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder import AppearanceAutoencoderConfig
@@ -14,6 +13,7 @@ from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder impor
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.training.config import build_config
+from hfembed.training.patch_discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 
 
 def test_a_patch_is_70_pixels_and_its_verdict_independent_of_the_batch():

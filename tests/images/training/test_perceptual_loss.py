@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from hfembed.errors import InputError
-from hfembed.images.training.perceptual_loss import embedding_distance, feature_distance
-from hfembed.images.training.perceptual_networks import FaceEmbeddings, TimmFeatures, load_features
+from hfembed.faces.perceptual_networks import FaceEmbeddings, TimmFeatures, load_features
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.training.perceptual_loss import embedding_distance, feature_distance
 
 
 def test_feature_distance_against_a_loop():

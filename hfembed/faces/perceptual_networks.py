@@ -114,16 +114,8 @@ class FaceEmbeddings(nn.Module):
         return self.embedder(self.align(pixel_values, points)).embeddings
 
     def jittered_points(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Landmarks (count, 5, 2) turned by up to 7 degrees, scaled by up to 7 % and moved by up to 2 pixels.
-
-        An embedder that sees a face at another position depends on other details of it.
-        """
-        turn = np.deg2rad(rng.uniform(-7, 7, count))
-        scale = np.exp(rng.uniform(-0.07, 0.07, count))
-        across, along = scale * np.cos(turn), scale * np.sin(turn)
-        matrices = np.stack([across, along, -along, across], axis=1).reshape(count, 2, 2)
-        center = self.points.mean(0)
-        return (self.points - center) @ matrices + center + rng.uniform(-2, 2, (count, 1, 2))
+        """Landmarks (count, 5, 2), as of `jitter_points`."""
+        return jitter_points(self.points, count, rng)
 
     def align(self, pixel_values: torch.Tensor, points: np.ndarray | None = None) -> torch.Tensor:
         """Crops (B, 1 or 3, H, W) in [0, 1], and the landmarks (B, 5, 2) of each if known, -> the embedder's input."""
@@ -131,3 +123,19 @@ class FaceEmbeddings(nn.Module):
         landmarks = np.broadcast_to(self.points, (count, 5, 2)) if points is None else points
         grid = face_grid(landmarks, self.processor, (height, width))
         return sample_faces(pixel_values, grid.to(pixel_values.device), self.processor)
+
+
+def jitter_points(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Landmarks (count, 5, 2) turned by up to 7 degrees, scaled by up to 7 % and moved by up to 2 pixels.
+
+    An embedder that sees a face at another position depends on other details of it.
+
+    Args:
+        points: Five [x, y] in pixels.
+    """
+    turn = np.deg2rad(rng.uniform(-7, 7, count))
+    scale = np.exp(rng.uniform(-0.07, 0.07, count))
+    across, along = scale * np.cos(turn), scale * np.sin(turn)
+    matrices = np.stack([across, along, -along, across], axis=1).reshape(count, 2, 2)
+    center = points.mean(0)
+    return (points - center) @ matrices + center + rng.uniform(-2, 2, (count, 1, 2))

@@ -9,6 +9,13 @@ import torch.nn.functional as F
 def feature_distance(
     reconstruction: Sequence[torch.Tensor], target: Sequence[torch.Tensor], weights: Sequence[float]
 ) -> torch.Tensor:
+    """The mean of `feature_distances` over the images, a scalar."""
+    return feature_distances(reconstruction, target, weights).mean()
+
+
+def feature_distances(
+    reconstruction: Sequence[torch.Tensor], target: Sequence[torch.Tensor], weights: Sequence[float]
+) -> torch.Tensor:
     """Squared distance of feature maps whose channels have unit length at every place.
 
     Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018, eq. 1, with a weight
@@ -20,12 +27,12 @@ def feature_distance(
         weights: A weight for each layer.
 
     Returns:
-        Scalar: the weighted sum over layers of the mean over images and places. In [0, 4 * sum(weights)].
+        (B,): the weighted sum over layers of the mean over places. In [0, 4 * sum(weights)].
     """
-    total = reconstruction[0].new_zeros((), dtype=torch.float32)
+    total = reconstruction[0].new_zeros(len(reconstruction[0]), dtype=torch.float32)
     for ours, theirs, weight in zip(reconstruction, target, weights, strict=True):
         difference = _unit_channels(ours.float()) - _unit_channels(theirs.float())
-        total = total + weight * difference.square().sum(1).mean()
+        total = total + weight * difference.square().sum(1).mean((1, 2))
     return total
 
 

@@ -67,3 +67,40 @@ def with_gradient(value: torch.Tensor, at: torch.Tensor, gradient: torch.Tensor)
     """A scalar of this value whose gradient with respect to the tensor `at` is the one given."""
     linear = (at * gradient).sum()
     return value.detach() + linear - linear.detach()
+
+
+def adversarial_loss(
+    images: torch.Tensor,
+    by_images: torch.Tensor,
+    photos: torch.Tensor,
+    last_layer: torch.Tensor,
+    discriminator: nn.Module,
+    weight: float,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """What a discriminator adds to the loss of generated images, its own loss included.
+
+    The gradient is taken at the images, once: from there to the last layer, whose gradients are weighed, and to the
+    rest of the model it is the same way.
+
+    Args:
+        images: (B, C, H, W), generated.
+        by_images: The gradient, with respect to `images`, of the losses that the verdict is balanced with.
+        photos: (B, C, H, W) in [0, 1], what the discriminator takes for real.
+        last_layer: Weights that `images` come from.
+        weight: Of the verdict, times `adaptive_weight`.
+
+    Returns:
+        The weighted verdict plus the discriminator's loss, a scalar, and figures to log.
+    """
+    # its parameters learn from its own loss alone, and the model from the verdict on generated images alone
+    shown = images.detach().requires_grad_()
+    real, made = discriminator(torch.cat([photos.to(shown.dtype), shown])).float().chunk(2)
+    verdict = -made.mean()
+    (pull,) = torch.autograd.grad(verdict, shown, retain_graph=True)
+    by_images, by_verdict = (
+        torch.autograd.grad(images, last_layer, part, retain_graph=True)[0] for part in (by_images, pull)
+    )
+    scale = weight * adaptive_weight(by_images, by_verdict)
+    discriminator_loss = hinge_loss(real, made)
+    figures = {"adversarial": verdict, "adversarial_weight": scale, "discriminator": discriminator_loss}
+    return with_gradient(scale * verdict, images, scale * pull) + discriminator_loss, figures

@@ -1,0 +1,282 @@
+"""Identity-conditioned face swap: a face is corrected towards a person who is given as a vector."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from hfembed.models.face_swap_base import FaceSwapBase
+
+from .configuration_identity_swap import NORM_GROUPS, IdentitySwapConfig
+
+_COMPARED_AT = 16  # pixels of images of which one is looked for that is like another
+_SMALL = 0.1  # of the usual standard deviation: the last layer of a correction at its start
+
+
+@dataclass
+class IdentitySwapOutput(ModelOutput):
+    """Output of `IdentitySwapModel`.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Mean absolute error of the reconstruction; present when targets are
+            given.
+        reconstruction (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): Each face as the
+            person of its vector, in [0, 1] up to overshoot, which is not clipped.
+        mask (`torch.FloatTensor` of shape `(batch_size, 1, height, width)`): How much of its pixel a face was changed
+            by, in [0, 1].
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, widths[-1])`): Mean of the lowest feature map, by
+            the name that the image-feature-extraction pipeline looks for.
+    """
+
+    loss: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+
+
+class ModulatedBlock(nn.Module):
+    """Residual block whose normalized input is scaled and shifted by the identity vector (AdaIN, FiLM).
+
+    Huang and Belongie, "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", 2017, with group
+    instead of instance normalization: what a face has more of than others at all is kept.
+    """
+
+    def __init__(self, channels: int, identity_size: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(identity_size, 2 * channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, hidden: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
+        """Map (B, channels, h, w), vectors (B, identity_size) -> the same shape as the map."""
+        scale, shift = self.modulation(identities)[:, :, None, None].chunk(2, dim=1)
+        residual = F.group_norm(hidden, NORM_GROUPS) * (1 + scale) + shift
+        residual = self.conv1(F.silu(residual))
+        return hidden + self.conv2(F.silu(residual))
+
+
+class ModulatedBlocks(nn.ModuleList):
+    """Residual blocks one after another."""
+
+    def __init__(self, count: int, channels: int, identity_size: int) -> None:
+        super().__init__(ModulatedBlock(channels, identity_size) for _ in range(count))
+
+    def forward(self, hidden: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
+        """Map (B, channels, h, w), vectors (B, identity_size) -> the same shape as the map."""
+        for block in self:
+            hidden = block(hidden, identities)
+        return hidden
+
+
+class IdentitySwapModel(FaceSwapBase):
+    """One network for everybody: a face and an identity vector to the same face as that person.
+
+    A person is a vector, the mean embedding of some photos, and a few of these photos, aligned; the one that is most
+    like the face in pose and light is its reference. What is drawn is the face plus a correction, so that its detail
+    stays. The correction starts as the difference of reference and face, inside of an oval, without the finest detail
+    and without skin color and light; a U-Net on the folded pixels of both, whose residual blocks are modulated by the
+    vector, completes it and the mask that says where it holds.
+
+    Vectors and photos of `config.people` are kept with the weights, in `people_vectors` and `people_photos`; both are
+    None where the model knows nobody.
+    """
+
+    config: IdentitySwapConfig
+    base_model_prefix = "identity_swap"
+    corrects_photos = True
+
+    people_vectors: torch.Tensor | None
+    people_photos: torch.Tensor | None
+    identity_mean: torch.Tensor
+    identity_scale: torch.Tensor
+
+    def __init__(self, config: IdentitySwapConfig) -> None:
+        super().__init__(config)
+        channels, widths, size = config.num_channels, config.widths, config.identity_size
+        photos = (len(config.people), config.photos_per_person, channels, config.image_size, config.image_size)
+        self.register_buffer("people_vectors", torch.zeros(len(config.people), size) if config.people else None)
+        self.register_buffer("people_photos", torch.zeros(photos, dtype=torch.uint8) if config.people else None)
+        self.register_buffer("identity_mean", torch.zeros(size))
+        self.register_buffer("identity_scale", torch.full((size,), size**0.5))
+        self.fold = nn.PixelUnshuffle(config.patch_size)
+        self.conv_in = nn.Conv2d(2 * channels * config.patch_size**2, widths[0], 3, padding=1)
+        blocks = config.blocks_per_level
+        self.down = nn.ModuleList(ModulatedBlocks(blocks, width, size) for width in widths[:-1])
+        steps = list(zip(widths[:-1], widths[1:], strict=True))
+        self.downsamplers = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in steps)
+        self.middle = ModulatedBlocks(config.middle_blocks, widths[-1], size)
+        self.upsamplers = nn.ModuleList(nn.Conv2d(b, 4 * a, 3, padding=1) for a, b in steps)
+        self.up = nn.ModuleList(ModulatedBlocks(blocks, width, size) for width in widths[:-1])
+        self.grow = nn.PixelShuffle(2)
+        self.mask_logits = nn.Parameter(torch.zeros(1, 1, config.image_size, config.image_size))
+        self.conv_out = nn.Conv2d(widths[0], (channels + 1) * config.patch_size**2, 3, padding=1)
+        self.unfold = nn.PixelShuffle(config.patch_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fan_in = module.weight[0].numel()
+            is_last = module is self.conv_out
+            init.normal_(module.weight, std=fan_in**-0.5 * (_SMALL if is_last else 1))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        if isinstance(module, ModulatedBlock):
+            width = module.conv2.weight[0].numel()
+            init.normal_(module.conv2.weight, std=_SMALL * width**-0.5)
+            init.normal_(module.modulation.weight, std=_SMALL * module.modulation.in_features**-0.5)
+        if module is self:
+            for people in (self.people_vectors, self.people_photos):
+                if people is not None:
+                    init.zeros_(people)
+            init.copy_(self.mask_logits, _oval_logits(self.config.image_size))
+            init.zeros_(self.identity_mean)
+            init.constant_(self.identity_scale, self.config.identity_size**0.5)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        identities: torch.Tensor | None = None,
+        references: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+    ) -> IdentitySwapOutput:
+        """Draw faces as other people.
+
+        Args:
+            pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
+            labels: (batch_size,) integer: whose face each is to be, by position in `config.people`; or
+            identities: (batch_size, identity_size): their vectors, of unit length, with
+            references: (batch_size, num_channels, height, width) in [0, 1]: an aligned photo of each.
+            target_pixel_values: (batch_size, num_channels, height, width): what should come out.
+
+        Raises:
+            ValueError: The images or the vectors have another size, or neither labels nor identities are given.
+        """
+        self.check_pixel_values(pixel_values)
+        if (labels is None) == (identities is None) or (identities is None) != (references is None):
+            raise ValueError("give labels of the model's people, or identities and references: one of the two")
+        if identities is None or references is None:
+            if self.people_vectors is None or self.people_photos is None:
+                raise ValueError("the model knows nobody yet; add people with `hfembed add-person`")
+            identities = self.people_vectors[labels]
+            references = nearest_photos(pixel_values, self.people_photos[labels])
+        if references.shape != pixel_values.shape:
+            raise ValueError(f"references must be {tuple(pixel_values.shape)}, got {tuple(references.shape)}")
+        if identities.shape != (len(pixel_values), self.config.identity_size):
+            raise ValueError(
+                f"identities must be ({len(pixel_values)}, {self.config.identity_size}), got {tuple(identities.shape)}"
+            )
+        pixels = pixel_values.to(self.dtype)
+        references = references.to(self.dtype)
+        # some embedders' vectors all point one way: what tells people apart is made as large in all numbers
+        identities = (identities.to(self.dtype) - self.identity_mean) * self.identity_scale
+        hidden = self.conv_in(torch.cat([self.fold(pixels - 0.5), self.fold(references - 0.5)], dim=1))
+        skipped = []
+        for level, downsample in zip(self.down, self.downsamplers, strict=True):
+            hidden = level(hidden, identities)
+            skipped.append(hidden)
+            hidden = downsample(F.silu(hidden))
+        hidden = self.middle(hidden, identities)
+        pooled = hidden.mean((2, 3))
+        for level, upsample in zip(reversed(self.up), reversed(self.upsamplers), strict=True):
+            hidden = level(self.grow(upsample(F.silu(hidden))) + skipped.pop(), identities)
+        drawn = self.unfold(self.conv_out(F.silu(hidden)))
+        correction, mask = drawn[:, :-1], (drawn[:, -1:] + self.mask_logits).sigmoid()
+        correction = correction + self.start_of_correction(pixels, references)
+        reconstruction = pixels + mask * correction
+        loss = None
+        if target_pixel_values is not None:
+            loss = F.l1_loss(reconstruction.float(), target_pixel_values.float())
+        return IdentitySwapOutput(loss=loss, reconstruction=reconstruction, mask=mask, pooler_output=pooled)
+
+    def start_of_correction(self, pixels: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        """The difference of references and faces, each (B, C, H, W), in the config's band of frequencies."""
+        difference = references - pixels
+        light = F.adaptive_avg_pool2d(difference, self.config.light_size)
+        light = F.interpolate(light, pixels.shape[2:], mode="bilinear", align_corners=False)
+        return blur(difference, self.config.reference_blur) - light
+
+    def draw(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Draw each face as the person of its label; as `FaceSwapBase.draw`."""
+        output = self(pixel_values, labels)
+        assert output.reconstruction is not None
+        return output.reconstruction.clamp(0, 1), output.mask
+
+    @torch.no_grad()
+    def set_people(self, people: list[str], vectors: torch.Tensor, photos: torch.Tensor) -> None:
+        """Replace the people whom the model knows.
+
+        Args:
+            people: Their names.
+            vectors: (number of people, identity_size); scaled to unit length here.
+            photos: (number of people, photos_per_person, num_channels, height, width) uint8, aligned.
+
+        Raises:
+            ValueError: Vectors or photos have another shape or are not finite, or a name is empty or comes twice.
+        """
+        count, size = len(people), self.config.image_size
+        for name, given, shape in (
+            ("vectors", vectors, (count, self.config.identity_size)),
+            ("photos", photos, (count, self.config.photos_per_person, self.config.num_channels, size, size)),
+        ):
+            if given.shape != shape:
+                raise ValueError(f"{name} must be {shape}, one per person, got {tuple(given.shape)}")
+            if not bool(given.isfinite().all()):
+                raise ValueError(f"{name} must be finite")
+        if count and not bool(vectors.norm(dim=1).min() > 0):
+            raise ValueError("vectors must not be zero")
+        self.config = type(self.config).from_dict(self.config.to_dict() | {"people": list(people)})
+        device = self.identity_mean.device
+        self.people_vectors = F.normalize(vectors.float()).to(self.identity_mean) if count else None
+        self.people_photos = photos.to(device, torch.uint8) if count else None
+
+    @torch.no_grad()
+    def standardize(self, identities: torch.Tensor) -> None:
+        """Take mean and deviation of vectors (N, identity_size) as those of all that will be given."""
+        deviation, self.identity_mean = torch.std_mean(identities.to(self.identity_mean), dim=0)
+        self.identity_scale = 1 / deviation.clamp(min=1e-6)
+
+
+def _oval_logits(size: int) -> torch.Tensor:
+    """Where the face is on the standard template: (1, 1, size, size), high inside of an oval, low outside."""
+    axis = (torch.arange(size) + 0.5) / size
+    across, down = (axis[None] - 0.5) / 0.36, (axis[:, None] - 0.643) / 0.425
+    return (12 * (0.85 - torch.hypot(across, down))).clamp(-5, 3)[None, None]
+
+
+def nearest_photos(faces: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
+    """Of each person's photos the one that is most like a face in pose and light: by the cosine of small gray images.
+
+    Args:
+        faces: (B, C, H, W) in [0, 1].
+        photos: (B, K, C, H, W) uint8.
+
+    Returns:
+        (B, C, H, W) in [0, 1].
+    """
+
+    def small(images: torch.Tensor) -> torch.Tensor:
+        gray = F.adaptive_avg_pool2d(images.float().mean(-3), _COMPARED_AT).flatten(-2)
+        return F.normalize(gray - gray.mean(-1, keepdim=True), dim=-1)
+
+    nearest = (small(photos) @ small(faces)[:, :, None]).squeeze(-1).argmax(1)
+    return photos[torch.arange(len(photos), device=photos.device), nearest].to(faces.dtype) / 255
+
+
+def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Images (B, C, H, W) through a Gaussian of `sigma` pixels, the border repeated outside."""
+    radius = min(math.ceil(3 * sigma), images.shape[-1] - 1)
+    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(images.dtype).expand(images.shape[1], 1, 1, -1)
+    padded = F.pad(images, (radius, radius, radius, radius), mode="replicate")
+    padded = F.conv2d(padded, kernel, groups=images.shape[1])
+    return F.conv2d(padded, kernel.transpose(2, 3), groups=images.shape[1])
+
+
+__all__ = ["IdentitySwapModel", "IdentitySwapOutput", "blur", "nearest_photos"]
