@@ -205,6 +205,7 @@ def test_it_loads_from_the_hub_with_transformers_alone(hub, tmp_path):
     save_face_embedder(tmp_path / "saved", trunk="mobilefacenet")
     done = CliRunner().invoke(app, ["export", "--with-code", str(tmp_path / "saved"), str(tmp_path / "out")])
     assert done.exit_code == 0, done.output or done.exception
+    shutil.copy(tmp_path / "saved" / "photos.npy", tmp_path / "out")  # of the test, not of the checkpoint
     files = {
         path.name: Blob(path.read_bytes(), large=path.suffix == ".safetensors")
         for path in (tmp_path / "out").iterdir()
