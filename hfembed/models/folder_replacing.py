@@ -16,7 +16,11 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     Where the system can exchange two names, an earlier folder is then under the temporary name. Elsewhere it is
     renamed first, and a kill in between leaves it aside.
     """
-    temporary.chmod(0o777 & ~current_umask())
+    umask = current_umask()
+    temporary.chmod(0o777 & ~umask)
+    for file in temporary.rglob("*"):  # safetensors makes its files private
+        if file.is_file() and not file.is_symlink():
+            file.chmod(0o666 & ~umask)
     try:
         temporary.rename(folder)
     except OSError:  # it exists; looking first would miss a folder that another process makes meanwhile
