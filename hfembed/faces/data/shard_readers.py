@@ -217,7 +217,9 @@ def _counts(files: list[str], manifest: dict[str, Any]) -> list[int] | None:
 
 
 def _wrong_count(path: str, found: int, expected: int) -> InputError:
-    return InputError(f"{path} has {found:,} photos, not {expected:,} as manifest.json says, or as were counted before")
+    return InputError(
+        f"{path} has {found:,} photos, not {expected:,} as manifest.json says, or as were counted before"
+    )
 
 
 def _facts(files: list[str], counts: np.ndarray) -> list[str]:
