@@ -15,7 +15,15 @@ from typer.testing import CliRunner
 from hfembed.cli import app
 from hfembed.convert.mtcnn import convert_mtcnn
 from hfembed.errors import InputError
-from hfembed.faces.swap.evaluation import Faces, SwapEvaluation, face_poses, find_landmarks, pose_figures, thirds
+from hfembed.faces.swap.evaluation import (
+    Faces,
+    SwapEvaluation,
+    face_poses,
+    find_landmarks,
+    oval_energy,
+    pose_figures,
+    thirds,
+)
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -85,6 +93,18 @@ def test_figures_are_those_of_one_face_at_a_time(model, embedder, processors):
     bound = np.mean([float(embed(f) @ mean[p]) for f, p in zip(tested.pixels, tested.labels, strict=True)])
     assert figures["swap_cosine_bound"] == pytest.approx(bound, abs=0.02)
     assert 0 <= figures["swap_closer_to_target"] <= 100
+
+
+def test_sharpness_is_the_energy_of_neighbors_in_the_oval():
+    pictures, oval = torch.rand(2, 3, 5, 6, generator=torch.Generator().manual_seed(0)), torch.rand(5, 6)
+    for picture, energy in zip(pictures.numpy(), oval_energy(pictures, oval), strict=True):
+        total = 0.0
+        for step in ((0, 1), (1, 0)):
+            pairs = [(y, x, y + step[0], x + step[1]) for y in range(5 - step[0]) for x in range(6 - step[1])]
+            weights = [float(oval[y, x]) for *_, y, x in pairs]
+            squares = [((picture[:, y, x] - picture[:, v, u]) ** 2).mean() for y, x, v, u in pairs]
+            total += np.average(squares, weights=weights)
+        assert energy.item() == pytest.approx(total, rel=1e-4)
 
 
 def test_somebody_without_a_photo_is_named(model, embedder, processors):

@@ -51,6 +51,18 @@ def test_a_face_that_does_not_change_comes_back_to_its_place(model, processor, m
         assert difference.max() <= 4, difference.max()
 
 
+def test_a_model_that_corrects_photos_keeps_their_detail(model, processor, monkeypatch):
+    noise = np.random.default_rng(0).integers(60, 200, (150, 200, 3), dtype=np.uint8)
+    monkeypatch.setattr(type(model), "corrects_photos", True)
+    mask = torch.zeros(1, 1, SIZE, SIZE)  # the correction has had it
+    monkeypatch.setattr(model, "swap", lambda pixel_values, person: (pixel_values + 40 / 255, mask))
+    swapper = FaceSwapper(model, processor, match_colors=False)
+    swapped = np.asarray(swapper(Image.fromarray(noise), "red", [landmarks(size=100)])).astype(int)
+    change = swapped - noise
+    assert (change[65:75, 95:105] == 40).all(), "the difference, not the face drawn in 32 pixels"
+    assert (change[:10] == 0).all()
+
+
 def test_a_face_at_the_edge_and_one_outside(model, processor):
     swapper = FaceSwapper(model, processor, match_colors=False)
     assert (np.asarray(swapper(photo(), "red", [landmarks((4, 140))]))[140, 4] == [255, 0, 0]).all()
