@@ -8,6 +8,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
+from hfembed.models.folder_replacing import current_umask
+
 
 class ModelContract:
     """Subclass as `Test...` and give the attributes and the two methods; keep the configs tiny."""
@@ -69,6 +71,8 @@ class ModelContract:
             model = self.model(model_class)
             model.save_pretrained(tmp_path / model_class.__name__)
             folder = tmp_path / model_class.__name__
+            modes = {file.stat().st_mode & 0o777 for file in folder.rglob("*") if file.is_file()}
+            assert modes == {0o666 & ~current_umask()}, "whoever may read the config may read the weights"
             loaded, report = model_class.from_pretrained(folder, device="cpu", output_loading_info=True)
             assert not any(report.values()), report
             assert loaded.config.to_dict() | {"_name_or_path": ""} == model.config.to_dict() | {

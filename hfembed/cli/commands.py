@@ -171,6 +171,14 @@ class Commands:
 class Command(TyperCommand):
     """A command that accepts its options under their old names too, with a line that says the new one."""
 
+    def invoke(self, context: Any) -> Any:
+        """Say at Ctrl-C that it was heard."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
         """Replace old names before the options are parsed."""
         options = {option for parameter in self.params for option in parameter.opts}

@@ -132,16 +132,17 @@ def landmarks(
     ] = None,
     num_threads: BatchThreads = None,
     device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
 ) -> Answer:
     """Find five points of the face at the center of each photo, for training (--train_landmarks) and evaluation."""
     if output.suffix.lower() != ".json":
         raise InputError(f"{output} does not end in .json; name the file to write")
-    check_writable(output)
+    check_destination(output, overwrite)
     photos = face_data.load_faces(source)
     finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
     found = central_faces.detect_landmarks(finder, photos, num_threads or "auto", sys.stderr.isatty())
     without = {file: points for file, points in found.items() if isinstance(points, str)}
-    _warn([f"{file}: {reason}" for file, reason in list(without.items())[:_NAMED]])
+    _warn([reason if file in reason else f"{file}: {reason}" for file, reason in list(without.items())[:_NAMED]])
     if len(without) > _NAMED:
         warn(f"{len(without) - _NAMED:,} more have null in {output}")
     points = {file: None if isinstance(detection, str) else detection for file, detection in found.items()}
@@ -248,8 +249,9 @@ def analyzer(
     face_analyzer.compose_analyzer(hub.other_model(detector), checkpoint, output)
     if checkpoint.thresholds is None:
         warn(
-            f"{embedder} has no thresholds, so verify and identify cannot decide with it; measure it with `hfembed "
-            f"evaluate lfw {embedder} ... --store-thresholds` and put the two together again"
+            f"{embedder} has no thresholds, so verify and identify cannot decide with it; measure it on photos of "
+            f"people it was not trained on, `hfembed evaluate identification {embedder} --images PEOPLE --output OUT "
+            "--store-thresholds`, or on LFW (evaluate lfw), and put the two together again"
         )
     text = f"written to {output}: use it with --model {output}, or set {default_model.MODEL_VARIABLE}={output}"
     return Answer.written(output, text)

@@ -5,6 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from hfembed.errors import InputError
+
+_FIGURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
+
+
+def check_figure(path: Path) -> Path:
+    """Refuse a figure's name before the work, where matplotlib would refuse it afterwards."""
+    if path.suffix.lower() not in _FIGURES:
+        raise InputError(f"{path}: expected a name that ends in one of {', '.join(_FIGURES)}")
+    return path
+
+
 _CHECKPOINT = "Checkpoint folder or Hub id (owner/name, owner/name@revision) of"
 _DETECTOR = "Checkpoint folder or Hub id of a face detector"
 _ANALYZER = "Checkpoint folder or Hub id of a face analyzer"
@@ -49,7 +61,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 Picture = Annotated[Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg, .webp.")]
 Film = Annotated[Path, typer.Argument(metavar="OUT", help=".gif or .mp4 for a film, .png for a row of pictures.")]
-Figure = Annotated[Path, typer.Argument(metavar="OUT", help="The figure to write: .png, .svg, .pdf.")]
+Figure = Annotated[
+    Path, typer.Argument(metavar="OUT", help="The figure to write: .png, .svg, .pdf.", callback=check_figure)
+]
 Report = Annotated[Path, typer.Option("--output", help="Folder for results.json and the figures.")]
 
 People = Annotated[

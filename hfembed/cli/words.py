@@ -170,7 +170,9 @@ def word_map(
     words: Annotated[
         list[str], typer.Argument(metavar="WORD...", help="Words to draw; 'france:paris' joins two by a line.")
     ],
-    output: Annotated[Path, typer.Option(help="The figure to write: .png, .svg, .pdf.")],
+    output: Annotated[
+        Path, typer.Option(help="The figure to write: .png, .svg, .pdf.", callback=options.check_figure)
+    ],
     hub: Hub,
     method: Annotated[Literal["pca", "t-sne"], typer.Option(help="Projection to the plane.")] = "pca",
     projector: Annotated[Path | None, typer.Option(help="Also a folder for TensorBoard's projector.")] = None,

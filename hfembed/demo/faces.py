@@ -33,7 +33,8 @@ class FaceReader:
         self.data = thresholds.get("data", "")
         if not self.rates:
             raise InputError(
-                f"{checkpoint.name} has no thresholds; measure it with `hfembed evaluate ... --store-thresholds`"
+                f"{checkpoint.name} has no thresholds; measure it by `hfembed evaluate identification`, with "
+                "--store-thresholds"
             )
 
     def check_gallery(self, index: EmbeddingIndex, name: str) -> None:

@@ -47,7 +47,7 @@ def download_files(
         HubUnavailableError: The Hub cannot be reached and nothing is in the cache.
         OSError: The disk is full.
     """
-    with hub_errors(repo_id, revision, token):
+    with hub_errors(repo_id, revision, token, is_push=False):
         folder = Path(
             snapshot_download(
                 repo_id,

@@ -29,13 +29,16 @@ class HubUnavailableError(InputError):
 
 
 @contextmanager
-def hub_errors(repo_id: str, revision: str | None = None, token: str | None = None) -> Iterator[None]:
+def hub_errors(
+    repo_id: str, revision: str | None = None, token: str | None = None, is_push: bool = True
+) -> Iterator[None]:
     """Turn what the Hub's libraries raise into an `InputError` of one line; anything else passes.
 
     Args:
         repo_id: The repository that was asked for.
         revision: Its branch, tag or commit.
         token: The token that was used, if not the one of this machine.
+        is_push: Whether something was to be changed there, or else fetched.
 
     Raises:
         InputError: The name, the revision, the token or the rights are at fault.
@@ -50,6 +53,8 @@ def hub_errors(repo_id: str, revision: str | None = None, token: str | None = No
         line = explain(error, repo_id, revision, token)
         if line is None:
             raise
+        if any(isinstance(cause, TransportError) for cause in causes(error)) and line.startswith("the Hub cannot"):
+            line += f"; {repo_id} is unchanged" if is_push else f"; and there is no folder {repo_id}"
         raise (HubUnavailableError if is_passing(error) else InputError)(line) from error
 
 
@@ -126,7 +131,7 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case HfHubHTTPError() if _status(error) >= 500:
             return f"{repo_id}: the Hub fails now ({_status(error)}); try again later"
         case TransportError():
-            return f"the Hub cannot be reached ({first_line(error)}); {repo_id} is unchanged"
+            return f"the Hub cannot be reached ({first_line(error)})"
     return None
 
 

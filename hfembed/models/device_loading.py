@@ -1,12 +1,21 @@
-"""`from_pretrained(..., device=)`, the same for every model family."""
+"""`from_pretrained(..., device=)`, and files that others may read, the same for every model family."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from hfembed.models.folder_replacing import share_files
+
 
 class DeviceLoading:
-    """Put before `PreTrainedModel` among the bases, it gives `from_pretrained` a `device`."""
+    """Put before `PreTrainedModel` among the bases, `from_pretrained` has a `device`, and saved files are readable."""
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As `transformers.PreTrainedModel.save_pretrained`; whoever may read the config may read the weights."""
+        base: Any = super()
+        base.save_pretrained(save_directory, *args, **kwargs)
+        share_files(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, device: Any = None, **kwargs: Any):

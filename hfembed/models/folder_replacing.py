@@ -17,6 +17,7 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     renamed first, and a kill in between leaves it aside.
     """
     temporary.chmod(0o777 & ~current_umask())
+    share_files(temporary)
     try:
         temporary.rename(folder)
     except OSError:  # it exists; looking first would miss a folder that another process makes meanwhile
@@ -27,6 +28,13 @@ def replace_folder(temporary: Path, folder: Path) -> None:
             folder.rename(aside / folder.name)
             temporary.rename(folder)
             shutil.rmtree(aside)
+
+
+def share_files(folder: Path) -> None:
+    """Give files the permissions that an ordinary open() would give: safetensors makes its own private."""
+    for file in folder.rglob("*.safetensors"):
+        if not file.is_symlink():
+            file.chmod(0o666 & ~current_umask())
 
 
 def current_umask() -> int:
@@ -45,4 +53,4 @@ def _exchange(first: Path, second: Path) -> bool:
     return rename(_CURRENT_FOLDER, os.fsencode(first), _CURRENT_FOLDER, os.fsencode(second), _EXCHANGE) == 0
 
 
-__all__ = ["current_umask", "replace_folder"]
+__all__ = ["current_umask", "replace_folder", "share_files"]

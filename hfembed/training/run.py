@@ -102,7 +102,10 @@ def training_program(main: Callable[..., None]) -> Callable[..., None]:
             main(*arguments)
         except KeyboardInterrupt:
             if os.environ.get("LOCAL_RANK", "0") == "0":
-                line = "interrupted: the same command with --resume continues from the newest checkpoint"
+                line = (
+                    "interrupted: the same command with --resume continues from the newest checkpoint; before the "
+                    "first one (checkpoint_every steps) it starts from the beginning"
+                )
                 print(line, file=sys.stderr)  # noqa: T201
             sys.exit(130)
         except RuntimeError as error:

@@ -13,7 +13,7 @@ import typer
 import typer.testing
 
 from hfembed.atomic import atomic_folder, atomic_write, check_destination, check_output_folder, check_writable
-from hfembed.cli import app, commands
+from hfembed.cli import app, commands, main
 from hfembed.cli.commands import Answer, Commands, Hub
 from hfembed.errors import InputError, exit_on_input_error
 from hfembed.models.word2vec.configuration_word2vec import Word2VecConfig
@@ -301,3 +301,14 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     with atomic_write(tmp_path / "c.txt") as mine:
         assert list(tmp_path.iterdir()) == [mine]
         mine.write_text("x")
+
+
+def test_an_interrupted_command_says_so(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hfembed.photos.check_photos", interrupt)
+    monkeypatch.setattr(sys, "argv", ["hfembed", "verify", "a.png", "b.png"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"

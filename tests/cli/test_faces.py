@@ -11,6 +11,7 @@ from PIL import Image
 
 from hfembed import FaceEmbedderConfig, FaceEmbedderModel, FaceImageProcessor
 from hfembed.cli import main
+from hfembed.errors import InputError
 from hfembed.faces.data.faces import FaceSource, load_faces
 from hfembed.faces.data.landmarks import read_landmarks
 from tests.faces.conftest import analyzer, draw, folder  # noqa: F401
@@ -233,10 +234,10 @@ def test_an_analyzer_without_thresholds_is_said_to_be_one(hfembed, folder, tmp_p
     with pytest.raises(SystemExit):
         main()
     warning = capsys.readouterr().err
-    assert f"`hfembed evaluate lfw {tmp_path}/model ... --store-thresholds`" in warning
+    assert f"`hfembed evaluate identification {tmp_path}/model --images PEOPLE" in warning
 
 
-def test_landmarks_are_found_for_training(hfembed, tmp_path, folder):  # noqa: F811
+def test_landmarks_are_found_for_training(hfembed, tmp_path, folder, caplog):  # noqa: F811
     for name, person in (("Ann/1", 1), ("Bob/1", 2)):
         (tmp_path / "people" / name).parent.mkdir(parents=True)
         draw((50, 30), person=person).save(tmp_path / "people" / f"{name}.png")
@@ -251,3 +252,15 @@ def test_landmarks_are_found_for_training(hfembed, tmp_path, folder):  # noqa: F
     assert [points is None for points in faces["landmarks"][:]] == [False, False, True, True]
     error = hfembed("landmarks", tmp_path / "people", tmp_path / "people" / "Ann" / "1.png", fails=True)
     assert "does not end in .json" in error
+    assert "--overwrite" in hfembed(*arguments, fails=True)
+    (tmp_path / "people" / "Bob").rename(tmp_path / "people" / "Eve")
+    load_faces(FaceSource(tmp_path / "people", landmarks=tmp_path / "found.json"))
+    assert "found.json does not name 3 of the 4 photos" in caplog.text
+    (tmp_path / "people" / "Ann").rename(tmp_path / "people" / "Mia")
+    with pytest.raises(InputError, match=r"names none of the 4 photos of .*such as Eve/1.png.*name is Ann/1.png"):
+        load_faces(FaceSource(tmp_path / "people", landmarks=tmp_path / "found.json"))
+
+
+def test_a_figure_of_no_format_is_refused_before_the_work(hfembed, photos):
+    error = hfembed("explain", photos / "a.png", photos / "b.png", photos / "why.txt", fails=True)
+    assert "why.txt: expected a name that ends in one of .png" in error

@@ -60,7 +60,8 @@ for folder in sorted(pathlib.Path(root).iterdir()):
                 tensor.data = tensor.data.clone()
             with torch.no_grad():
                 # what only trains has nothing to say about an input alone
-                outputs = model.state_dict() if name == "AutoModelForPreTraining" else model(inputs)
+                labels = {"labels": torch.arange(2)} if hasattr(config, "people") else {}
+                outputs = model.state_dict() if name == "AutoModelForPreTraining" else model(inputs, **labels)
             results |= {f"{name}.{key}": value for key, value in outputs.items() if torch.is_tensor(value)}
     torch.save(results, folder / "results.pt")
 assert not any(name == "hfembed" or name.startswith("hfembed.") for name, module in sys.modules.items() if module)
@@ -84,7 +85,8 @@ def here(folder):
             for tensor in (*model.parameters(), *model.buffers()):
                 tensor.data = tensor.data.clone()
             with torch.no_grad():
-                outputs = model.state_dict() if auto_class is AutoModelForPreTraining else model(inputs)
+                labels = {"labels": torch.arange(2)} if hasattr(model.config, "people") else {}
+                outputs = model.state_dict() if auto_class is AutoModelForPreTraining else model(inputs, **labels)
             results |= {f"{name}.{key}": value for key, value in outputs.items() if torch.is_tensor(value)}
     return results
 

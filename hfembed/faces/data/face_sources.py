@@ -59,7 +59,7 @@ LANDMARKS_FEATURE = datasets.List(datasets.List(datasets.Value("float64")))
 # what is found beside photos of people and is something else -> what to do with it
 _OTHER_FORMATS = {
     ".idx": "the index of a RecordIO file; name the .rec beside it",
-    ".lst": "the list of a RecordIO file that is not beside it",
+    ".lst": "the list of a RecordIO file, whose .rec of the same name is not beside it",
     ".bin": "a file of verification pairs, as insightface has them: hfembed evaluate pairs --set measures on it",
     ".tfrecord": "a TFRecord file, which is not read; convert it to webdataset or Parquet",
     ".mdb": "an LMDB database, which is not read; convert it to webdataset or Parquet",

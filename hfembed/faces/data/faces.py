@@ -120,6 +120,8 @@ def load_faces(
         if photos.files is None:
             photos.files = _numbered(photos)
         points = _landmarks(source)
+        if isinstance(points, dict):
+            _check_landmarks(source, photos.files, points)
         parts.append((photos, _kept(source, photos, points), points))
     people_of_parts = [
         set(photos.people.dictionary.take(pa.array(np.unique(photos.codes[kept]))).to_pylist())
@@ -145,6 +147,23 @@ def _landmarks(source: FaceSource) -> dict[str, np.ndarray | None] | np.ndarray 
     if source.aligned:
         return np.array(template_for_size(112, 112))
     return None if source.landmarks is None else read_landmarks(source.landmarks)
+
+
+def _check_landmarks(source: FaceSource, files: pa.Array, landmarks: dict[str, np.ndarray | None]) -> None:
+    """Refuse landmarks of other photos, and say how many photos they leave out."""
+    unknown = np.flatnonzero(~_is_in(files, set(landmarks)))
+    if not len(unknown):
+        return
+    first = files[int(unknown[0])].as_py()
+    if len(unknown) == len(files):
+        theirs = f"the first they name is {next(iter(landmarks))}" if landmarks else "they are empty"
+        raise InputError(
+            f"{source.landmarks} names none of the {len(files):,} photos of {source.source}, such as {first}: {theirs}"
+        )
+    logger.warning(
+        "%s does not name %s of the %s photos of %s, such as %s; nothing is known of where their faces are",
+        source.landmarks, f"{len(unknown):,}", f"{len(files):,}", source.source, first,
+    )  # fmt: skip
 
 
 def _kept(

@@ -216,6 +216,12 @@ def _counts(files: list[str], manifest: dict[str, Any]) -> list[int] | None:
     return counts
 
 
+def _wrong_count(path: str, found: int, expected: int) -> InputError:
+    return InputError(
+        f"{path} has {found:,} photos, not {expected:,} as manifest.json says, or as were counted before"
+    )
+
+
 def _facts(files: list[str], counts: np.ndarray) -> list[str]:
     sizes = map(size_of, files)
     return [f"{Path(file).name} {count} {size}" for file, count, size in zip(files, counts, sizes, strict=True)]
@@ -247,7 +253,9 @@ class TarShards(FaceShards):
             counts = [len(read_tar(file).keys) for file in files]
         self.counts = np.array(counts, dtype=np.int64)
         people = num_people or manifest.get("people")
-        if not isinstance(people, int) or not 0 < people < 2**31:
+        if people is not None and (not isinstance(people, int) or not 0 < people < 2**31):
+            raise InputError(f"{folder}: manifest.json is damaged: {people!r} people")
+        if people is None:
             raise InputError(f"{folder} does not say how many people it has: give num_people")
         self.people = list(map(str, range(people)))
         self.landmarks = _template(aligned) or manifest.get("landmarks")
@@ -261,7 +269,7 @@ class TarShards(FaceShards):
     def _read(self, copy: Path, shard: int, places: Iterable[int]) -> Iterator[StoredPhoto]:
         path, photos = self.files[shard], read_tar(copy)
         if len(photos.keys) != self.counts[shard]:
-            raise InputError(f"{path} has {len(photos.keys):,} photos, not {self.counts[shard]:,} as before")
+            raise _wrong_count(path, len(photos.keys), self.counts[shard])
         landmarks = None
         if self.landmarks is None and photos.fields["json"].null_count < len(photos.keys):
             landmarks = read_fields(photos, path, ())["landmarks"]
@@ -282,7 +290,7 @@ class TarShards(FaceShards):
             with local_copy(path) as copy:
                 photos = read_tar(copy)
             if len(photos.keys) != count:
-                raise InputError(f"{path} has {len(photos.keys):,} photos, not {count:,} as before")
+                raise _wrong_count(path, len(photos.keys), count)
             labels += [self._label(photos, place, f"{path}: {photos.keys[place]}") for place in range(count)]
         return np.array(labels, dtype=np.int32)
 
@@ -336,7 +344,7 @@ class ParquetShards(FaceShards):
         groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         edges = np.concatenate([[0], np.cumsum(groups)])
         if edges[-1] != self.counts[shard]:
-            raise InputError(f"{path} has {edges[-1]:,} rows, not {self.counts[shard]:,} as before")
+            raise _wrong_count(path, edges[-1], self.counts[shard])
         group, first, end = -1, 0, 0
         batch: Any = None
         batches: Iterator[pa.RecordBatch] = iter(())

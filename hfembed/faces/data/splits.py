@@ -25,7 +25,9 @@ def split_people(dataset: datasets.Dataset, share: float, seed: int = 0) -> tupl
     people = sorted({names[label] for label in labels}, key=lambda name: _draw(seed, name))
     count = round(share * len(people))
     if not 0 < count < len(people):
-        raise InputError(f"{share} of {len(people)} people leaves one side of the split empty")
+        raise InputError(
+            f"{share} of {len(people)} people leaves one side of the split empty: give another share, or more people"
+        )
     second = set(people[:count])
     return (
         _select_people(dataset, [row for row, label in enumerate(labels) if names[label] not in second]),

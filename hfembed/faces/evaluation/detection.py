@@ -57,7 +57,7 @@ def detect_landmarks(
     with tqdm(total=len(stored), desc="detecting", unit=" images", disable=not progress) as bar:
         for piece in stored.iter(batch_size=_PHOTOS_AT_ONCE):
             photos = {
-                file: image["bytes"] or Path(image["path"])
+                file: Path(image["path"]) if image["bytes"] is None else image["bytes"]
                 for file, image in zip(piece["file"], piece["image"], strict=True)
             }
             found |= detect_central_faces(detector, photos, num_threads=num_threads, progress=False)

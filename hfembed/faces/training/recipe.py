@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor
 
@@ -232,7 +233,8 @@ class FaceTrainingConfig(TrainingConfig):
         if self.init_from:
             FaceEmbedderConfig(**_use_and_loss(self))
         else:
-            make_model_config(self, num_labels=2)
+            with torch.device("meta"):  # its layers, without weights
+                FaceEmbedderModel(make_model_config(self, num_labels=2))
             make_processor(self)
 
     @property

@@ -423,7 +423,10 @@ class FaceEmbedderPreTrainedModel(DeviceLoading, PreTrainedModel):
 
     def _how_to_measure(self) -> str:
         name = self.config.name_or_path or "MODEL"
-        return f"measure it with `hfembed evaluate lfw {name} ... --store-thresholds`"
+        return (
+            f"measure it on photos of people it was not trained on: `hfembed evaluate identification {name} --images "
+            "PEOPLE --output OUT --store-thresholds`, or on LFW (evaluate lfw)"
+        )
 
 
 class FaceEmbedderModel(FaceEmbedderPreTrainedModel):

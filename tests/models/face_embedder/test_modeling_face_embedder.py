@@ -329,7 +329,7 @@ def test_verify_decides_by_the_stored_thresholds():
     assert model.verify(first, second, far=1e-2).tolist() == [False, False, False, True]
     with pytest.raises(ValueError, match="rate of 0.001; it has: 0.01, 0.1"):
         model.verify(first, second, far=0.001)
-    with pytest.raises(ValueError, match="no thresholds; measure it with `hfembed evaluate lfw MODEL"):
+    with pytest.raises(ValueError, match="no thresholds; measure it on photos.*evaluate identification MODEL"):
         FaceEmbedderModel(tiny_config()).verify(first, second)
     with pytest.raises(ValueError, match="as embed"):
         model.similarity(images(model.config), images(model.config))
