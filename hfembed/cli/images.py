@@ -21,6 +21,8 @@ with lazy_imports():
     from hfembed.images import compression, image_embedders, latent_statistics, morphing, pictures, restoration
     from hfembed.index import embedding_index
 
+_COLUMNS = 8  # of a film's pictures on a page
+
 commands = Commands("Images")
 
 Photo = Annotated[Path, typer.Argument(help="Photo of a face.")]
@@ -56,6 +58,10 @@ def fit_latents(
     file = statistics.save(checkpoint)
     count, dimensions = len(latents), latents[0].numel()
     text = f"{count} images, latents of {dimensions} dimensions: {file}"
+    if split["held_out_share"]:
+        text += (
+            f"; {split['held_out_share']:g} of the people were left out, as in the training (--held-out-share 0: none)"
+        )
     return Answer.written(file, text, images=count, dimensions=dimensions)
 
 
@@ -280,7 +286,9 @@ def _write_picture(image: "torch.Tensor", output: Path) -> Answer:
 def _write_animation(frames: "torch.Tensor", output: Path, frames_per_second: int, scale: int) -> Answer:
     images = pictures.to_pictures(frames)
     if output.suffix.lower() in pictures.PICTURE_SUFFIXES:
-        pictures.write_grid([images], output, scale)
+        pictures.write_grid(
+            [images[start : start + _COLUMNS] for start in range(0, len(images), _COLUMNS)], output, scale
+        )
     else:
         pictures.write_animation(images, output, frames_per_second, scale)
     return Answer.written(output)

@@ -60,7 +60,7 @@ TopK = Annotated[int, typer.Option(min=1, help="How many answers to list.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
 
 Picture = Annotated[Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg, .webp.")]
-Film = Annotated[Path, typer.Argument(metavar="OUT", help=".gif or .mp4 for a film, .png for a row of pictures.")]
+Film = Annotated[Path, typer.Argument(metavar="OUT", help=".gif or .mp4 for a film, .png for a page of pictures.")]
 Figure = Annotated[
     Path, typer.Argument(metavar="OUT", help="The figure to write: .png, .svg, .pdf.", callback=check_figure)
 ]

@@ -141,8 +141,10 @@ def write_groups(
             shown = np.unique(np.linspace(0, len(groups) - 1, min(_ON_MAP, len(groups))).round().astype(int))
             places = project(faces.embeddings[shown], map_method)
             plot_projection(places, faces.crops[shown], groups[shown], folder / "map.png")
+        alone = sum(len(sheet["members"]) == 1 for sheet in sheets)
+        title = f"{len(groups):,} faces: {len(sheets) - alone:,} groups, {alone:,} faces alone"
         page = pages.get_template("groups.html.jinja").render(
-            sheets=sheets, faces=len(groups), failures=faces.failures, has_map=has_map
+            sheets=sheets, title=title, alone=alone, failures=faces.failures, has_map=has_map
         )
         (folder / "index.html").write_text(page, encoding="utf-8")
         with (folder / GROUPS_FILE).open("w", newline="", encoding="utf-8") as file:

@@ -193,7 +193,7 @@ def read_record_images(path: str | Path, listed: Path | None = None) -> RecordIm
         wrong |= ~(found < people)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        expected = "a whole number of 0 or more" + (f", below {people:,} as property says" if people else "")
+        expected = "a whole number from 0 to 2^31 - 1" + (f", below {people:,} as property says" if people else "")
         raise InputError(
             f"{listed or records.path}: the record at byte {records.starts[numbers[row]] - _PART_HEADER:,} has label "
             f"{found[row]:g}; expected {expected}"

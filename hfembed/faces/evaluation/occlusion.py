@@ -82,6 +82,6 @@ def plot_occlusion(
     for each in axes:
         each.set_axis_off()
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="similarity lost when covered")
-    figure.suptitle(f"cosine similarity {similarity:.2f}; red regions make the two alike, blue ones tell them apart")
+    figure.suptitle(f"cosine similarity {similarity:.3f}; red regions make the two alike, blue ones tell them apart")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
