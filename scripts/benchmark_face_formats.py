@@ -157,14 +157,14 @@ def measure_stream(source: Path) -> dict[str, object]:
         stream.__getitems__(keys)
     decoded = 30 * 128 / since(began)
     lane = sampler.lane(0)[0]
-    photos = ring.photos(0, lane, 0)
-    next(photos)  # fills the buffer
+    groups = ring.groups(0, lane, 0)
+    next(groups)  # fills the buffer
     began = time.process_time()
-    for _ in itertools.islice(photos, 20_000):
+    for _ in itertools.islice(groups, 20_000):
         pass
     stored = 20_000 / since(began)
     began = time.process_time()
-    next(ring.photos(0, lane, lane.size - 20_000))
+    next(ring.groups(0, lane, lane.size - 20_000))
     return {
         "open_cpu_seconds": opened,
         "first_batch_cpu_seconds": first,
