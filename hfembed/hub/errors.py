@@ -50,11 +50,9 @@ def hub_errors(
     except InputError:
         raise
     except Exception as error:
-        line = explain(error, repo_id, revision, token)
+        line = explain(error, repo_id, revision, token, is_push)
         if line is None:
             raise
-        if any(isinstance(cause, TransportError) for cause in causes(error)) and line.startswith("the Hub cannot"):
-            line += f"; {repo_id} is unchanged" if is_push else f"; and there is no folder {repo_id}"
         raise (HubUnavailableError if is_passing(error) else InputError)(line) from error
 
 
@@ -77,7 +75,9 @@ def is_passing(error: BaseException) -> bool:
     )
 
 
-def explain(error: BaseException, repo_id: str, revision: str | None = None, token: str | None = None) -> str | None:
+def explain(
+    error: BaseException, repo_id: str, revision: str | None = None, token: str | None = None, is_push: bool = True
+) -> str | None:
     """One line about what the Hub's libraries raised; None for anything else.
 
     Args:
@@ -85,15 +85,16 @@ def explain(error: BaseException, repo_id: str, revision: str | None = None, tok
         repo_id: The repository that was asked for.
         revision: Its branch, tag or commit.
         token: The token that was used, if not the one of this machine.
+        is_push: As for `hub_errors`.
     """
     for cause in causes(error):
-        line = _line(cause, repo_id, revision, token or get_token())
+        line = _line(cause, repo_id, revision, token or get_token(), is_push)
         if line is not None:
             return line
     return None
 
 
-def _line(error: BaseException, repo_id: str, revision: str | None, token: str | None) -> str | None:
+def _line(error: BaseException, repo_id: str, revision: str | None, token: str | None, is_push: bool) -> str | None:
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
     match error:
         case GatedRepoError():
@@ -131,7 +132,8 @@ def _line(error: BaseException, repo_id: str, revision: str | None, token: str |
         case HfHubHTTPError() if _status(error) >= 500:
             return f"{repo_id}: the Hub fails now ({_status(error)}); try again later"
         case TransportError():
-            return f"the Hub cannot be reached ({first_line(error)})"
+            rest = f"{repo_id} is unchanged" if is_push else f"and there is no folder {repo_id}"
+            return f"the Hub cannot be reached ({first_line(error)}); {rest}"
     return None
 
 

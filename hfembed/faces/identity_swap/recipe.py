@@ -22,13 +22,13 @@ from hfembed.faces.swap.warping import WarpedPairs
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.identity_swap.configuration_identity_swap import IdentitySwapConfig
 from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel
-from hfembed.training.config import TrainingConfig, build_config, setting
-from hfembed.training.patch_discriminator import PatchDiscriminator
+from hfembed.training.adversarial_config import AdversarialTrainingConfig
+from hfembed.training.config import build_config, setting
 
 
 @strict
 @dataclass(kw_only=True)
-class IdentitySwapTrainingConfig(TrainingConfig):
+class IdentitySwapTrainingConfig(AdversarialTrainingConfig):
     """A recipe for an identity-conditioned swap model: the loop's settings, and the people, network and losses."""
 
     images: str = setting(
@@ -69,11 +69,6 @@ class IdentitySwapTrainingConfig(TrainingConfig):
     perceptual_layers: list[int] = setting([0, 1, 2], "which of its feature maps, from 0, finest first")
     perceptual_layer_weights: list[float] = setting([1.0, 1.0, 1.0], "a weight for each of them")
     perceptual_weight: float = setting(0.5, "of the distance of features, relative to that of pixels")
-    discriminator_weight: float = setting(
-        0.0, "of a patch discriminator, times the weight that balances its gradient with the others'; 0 = none"
-    )
-    discriminator_start: int = setting(0, "steps before the discriminator is trained and listened to")
-    discriminator_learning_rate: float = setting(2e-4, "at its peak; 0 = that of the model")
     discriminator_width: int = setting(16, "channels of its first layer, a multiple of 8")
 
     def validate_identity_choices(self) -> None:
@@ -93,18 +88,11 @@ class IdentitySwapTrainingConfig(TrainingConfig):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.reference_shift <= 1:
             raise ValueError(f"reference_shift must be in [0, 1], not {self.reference_shift}")
-        for name in ("identity", "source", "mask", "perceptual", "discriminator"):
+        for name in ("identity", "source", "mask", "perceptual"):
             if getattr(self, f"{name}_weight") < 0:
                 raise ValueError(f"{name}_weight must not be negative, but is {getattr(self, f'{name}_weight')}")
-        for name in ("discriminator_learning_rate", "discriminator_start"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if len(self.perceptual_layers) != len(self.perceptual_layer_weights):
             raise ValueError("perceptual_layer_weights must have a weight for each of perceptual_layers")
-        if self.discriminator_width < 8 or self.discriminator_width % 8:
-            raise ValueError(f"discriminator_width must be a multiple of 8, not {self.discriminator_width}")
-        if self.discriminator_weight and self.mixed_precision == "fp16":
-            raise ValueError("a discriminator's gradients leave fp16's range: take mixed_precision bf16 or no")
         if self.discriminator_weight and self.image_size < 32:
             raise ValueError(f"a discriminator needs images of at least 32 pixels, not {self.image_size}")
         for name in ("image_size", "num_channels", "identity_size", "identity_models", "people"):
@@ -226,13 +214,6 @@ def make_loss(
         config.discriminator_weight,
         config.reference_shift,
     )
-
-
-def make_discriminator(config: IdentitySwapTrainingConfig) -> PatchDiscriminator | None:
-    """The discriminator of this recipe, None where it has none."""
-    if not config.discriminator_weight:
-        return None
-    return PatchDiscriminator(1 if config.color == "gray" else 3, config.discriminator_width)
 
 
 def describe_photos(config: IdentitySwapTrainingConfig, photos: AlignedFaces) -> str:

@@ -25,7 +25,8 @@ from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import Co
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.models.restoration_autoencoder.configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
-from hfembed.training.config import TrainingConfig, build_config, setting
+from hfembed.training.adversarial_config import AdversarialTrainingConfig
+from hfembed.training.config import build_config, setting
 
 _FAMILIES: dict[str, tuple[type[AutoencoderConfig], type[AutoencoderModelBase]]] = {
     "hfembed_conv_autoencoder": (ConvAutoencoderConfig, ConvAutoencoderModel),
@@ -36,7 +37,7 @@ _FAMILIES: dict[str, tuple[type[AutoencoderConfig], type[AutoencoderModelBase]]]
 
 @strict
 @dataclass(kw_only=True)
-class AutoencoderTrainingConfig(TrainingConfig):
+class AutoencoderTrainingConfig(AdversarialTrainingConfig):
     """A recipe for an autoencoder: the loop's settings, and the data, crop, network and loss."""
 
     images: str = setting(
@@ -84,12 +85,6 @@ class AutoencoderTrainingConfig(TrainingConfig):
         0.0, "weight of the identity network in a closed-form start from init_from, a warped code; 0 = none"
     )
     identity_start_photos: int = setting(6000, "training photos that this start is measured on")
-    discriminator_weight: float = setting(
-        0.0, "of a patch discriminator, times the weight that balances its gradient with the others'; 0 = none"
-    )
-    discriminator_start: int = setting(0, "steps before the discriminator is trained and listened to")
-    discriminator_learning_rate: float = setting(2e-4, "at its peak; 0 = that of the model")
-    discriminator_width: int = setting(64, "channels of its first layer, a multiple of 8")
     face_points: list[list[float]] = setting(
         [], "five [x, y] in the crop: where a face's landmarks are on average; empty = the standard template"
     )
@@ -115,13 +110,6 @@ class AutoencoderTrainingConfig(TrainingConfig):
             raise ValueError("identity_start must not be negative, identity_start_photos at least 1")
         if self.identity_start and not (self.identity_network and self.init_from):
             raise ValueError("identity_start needs an identity_network to measure with, and init_from to start from")
-        for name in ("discriminator_weight", "discriminator_learning_rate", "discriminator_start"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        if self.discriminator_width < 8 or self.discriminator_width % 8:
-            raise ValueError(f"discriminator_width must be a multiple of 8, not {self.discriminator_width}")
-        if self.discriminator_weight and self.mixed_precision == "fp16":
-            raise ValueError("a discriminator's gradients leave fp16's range: take mixed_precision bf16 or no")
         if self.discriminator_weight and min(self.image_size) < 32:
             raise ValueError(f"a discriminator needs images of at least 32 pixels, not {self.image_size}")
         if self.face_points and [len(point) for point in self.face_points] != [2] * 5:

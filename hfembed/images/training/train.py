@@ -130,11 +130,11 @@ def start_from_patches(
 
 def make_discriminator(config: AutoencoderTrainingConfig, model: AutoencoderModelBase) -> PatchDiscriminator | None:
     """The recipe's discriminator, None where it has none."""
-    if not config.discriminator_weight:
+    discriminator = config.make_discriminator(model.config.num_channels)
+    if discriminator is None:
         return None
     if not isinstance(model, ConvAutoencoderModel):
         raise InputError(f"discriminator_weight: a {type(model).__name__} does not learn from a discriminator; set 0")
-    discriminator = PatchDiscriminator(model.config.num_channels, config.discriminator_width)
     return discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 
 
