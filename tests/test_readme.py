@@ -78,7 +78,6 @@ def surroundings(tmp_path, folder, monkeypatch):  # noqa: F811
     Checkpoint.resolve(model).store_thresholds({**THRESHOLDS, "far": {"0.01": 0.999, "0.001": 0.9995}})
     monkeypatch.setenv("HFEMBED_FACE_MODEL", str(model))
     shutil.copytree(model, tmp_path / "outputs" / "dlib", ignore=shutil.ignore_patterns("detector"))
-    shutil.copytree(model / "detector", tmp_path / "outputs" / "mtcnn")
     shutil.copytree(tmp_path / "outputs" / "dlib", tmp_path / "outputs" / "mine")
     shutil.copytree(model / "detector", tmp_path / "outputs" / "yunet")
     save_tiny_autoencoder(tmp_path / "outputs" / "autoencoder", tiny_appearance)

@@ -1,4 +1,4 @@
-"""Frozen networks for the perceptual and identity losses of an autoencoder."""
+"""Frozen networks for perceptual and identity losses, of autoencoders and of face swaps."""
 
 from collections.abc import Sequence
 from pathlib import Path
