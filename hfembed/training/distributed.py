@@ -123,7 +123,7 @@ def check_plain_ranks() -> None:
 
 
 def ranks_without_device() -> bool:
-    """Whether several ranks were started where torch sees no device: accelerate takes each to be alone, if not told."""
+    """Whether several ranks were started where torch sees no device: accelerate has to be told, or each is alone."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 

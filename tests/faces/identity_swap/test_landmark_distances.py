@@ -45,8 +45,8 @@ def test_nothing_moves_in_the_same_picture_and_gradients_lead_back(distances, cr
     assert moved.shape == (3,) and (moved > 0).all()
     moved.sum().backward()
     assert other.grad.isfinite().all() and (other.grad.abs().amax((1, 2, 3)) > 0).all()
-    gray = crops[:, :1]
-    torch.testing.assert_close(distances(gray.roll(1, 0), gray), distances(gray.roll(1, 0).expand(-1, 3, -1, -1), gray))
+    gray, rolled = crops[:, :1], crops[:, :1].roll(1, 0)
+    torch.testing.assert_close(distances(rolled, gray), distances(rolled.expand(-1, 3, -1, -1), gray))
 
 
 def test_photos_without_a_sure_face_do_not_count(distances, crops):
