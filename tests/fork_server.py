@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import datasets
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # what the scripts import
@@ -51,7 +52,8 @@ class ScriptRun:
         arguments: Its arguments.
         output: The file that takes what it prints, replaced.
         ranks: Processes.
-        of_ranks: More arguments of each rank, which is then the only one of its machine.
+        of_ranks: More arguments of each rank, which is then the only one of its machine, started as torchrun does:
+            accelerate is not told that there is no GPU, where there is none.
     """
 
     def __init__(
@@ -64,7 +66,8 @@ class ScriptRun:
     ) -> None:
         self.output = output
         output.write_text("")
-        environment = {"ACCELERATE_USE_CPU": "true"}
+        is_told = not of_ranks or torch.accelerator.is_available()
+        environment = {"ACCELERATE_USE_CPU": "true"} if is_told else {}
         if ranks > 1:
             environment |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self.processes = []

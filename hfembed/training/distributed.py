@@ -122,6 +122,11 @@ def check_plain_ranks() -> None:
             )
 
 
+def ranks_without_device() -> bool:
+    """Whether several ranks were started where torch sees no device: accelerate has to be told, or each is alone."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+
+
 def check_shared_folder(folder: Path) -> None:
     """Refuse a folder that is not one and the same for all ranks, as on machines without a common disk.
 
@@ -157,7 +162,7 @@ def join_ranks() -> tuple[bool, torch.device | None]:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return True, None
-    state = PartialState(timeout=PATIENCE)
+    state = PartialState(cpu=ranks_without_device(), timeout=PATIENCE)
     return state.is_main_process, state.device
 
 

@@ -21,7 +21,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.training.config import TrainingConfig
-from hfembed.training.distributed import check_plain_ranks
+from hfembed.training.distributed import check_plain_ranks, ranks_without_device
 from hfembed.training.optim import make_optimizer, make_schedule
 from hfembed.training.run import PATIENT, Run
 from hfembed.training.samplers import ShardedBatchSampler
@@ -143,6 +143,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         accelerator = Accelerator(
             gradient_accumulation_steps=config.accumulation_steps,
             mixed_precision=config.mixed_precision,
+            cpu=ranks_without_device(),
             step_scheduler_with_optimizer=False,
             log_with=config.trackers or None,
             project_dir=config.output_dir,

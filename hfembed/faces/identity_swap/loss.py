@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders
+from hfembed.faces.identity_swap.landmark_distances import LandmarkDistances
 from hfembed.faces.perceptual_networks import FaceFeatures, TimmFeatures
 from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel, nearest_photos
 from hfembed.training.patch_discriminator import adversarial_loss, with_gradient
@@ -33,6 +34,8 @@ class IdentitySwapLoss:
         discriminator_weight: Of the verdict on all images.
         reference_shift: What is to be reconstructed is drawn as a stranger first, as the network's correction starts,
             by up to this share: such a pair has the answer to a swap.
+        landmark_distances: Of the drawn face from the photo, for its expression; None: not compared.
+        landmark_weight: Of these distances.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class IdentitySwapLoss:
         perceptual_weight: float = 0.0,
         discriminator_weight: float = 0.0,
         reference_shift: float = 0.0,
+        landmark_distances: LandmarkDistances | None = None,
+        landmark_weight: float = 0.0,
     ) -> None:
         self.embedders = embedders
         self.people = people
@@ -63,6 +68,8 @@ class IdentitySwapLoss:
         self.perceptual_weight = perceptual_weight
         self.discriminator_weight = discriminator_weight
         self.reference_shift = reference_shift
+        self.landmark_distances = landmark_distances
+        self.landmark_weight = landmark_weight
 
     def __call__(
         self, model: nn.Module, batch: dict[str, Any], discriminator: nn.Module | None = None
@@ -86,6 +93,9 @@ class IdentitySwapLoss:
             figures["perceptual"] = (perceptual * ~swapped).mean()
             distances = distances + self.perceptual_weight * perceptual
         compared = (weights * distances).mean()
+        if self.landmark_distances is not None:
+            figures["landmarks"] = self.landmark_distances(drawn, targets).mean()
+            compared = compared + self.landmark_weight * figures["landmarks"]
         rows = swapped.nonzero().flatten()
         if len(rows):
             vectors = self.embedders(drawn[rows], batch["points"][rows].cpu().numpy())

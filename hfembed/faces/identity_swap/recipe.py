@@ -16,6 +16,7 @@ from hfembed.faces.data.splits import split_people
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.faces.identity_swap.collator import IdentitySwapCollator
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders
+from hfembed.faces.identity_swap.landmark_distances import LandmarkDistances
 from hfembed.faces.identity_swap.loss import IdentitySwapLoss
 from hfembed.faces.perceptual_networks import load_features
 from hfembed.faces.swap.warping import WarpedPairs
@@ -69,6 +70,10 @@ class IdentitySwapTrainingConfig(AdversarialTrainingConfig):
     perceptual_layers: list[int] = setting([0, 1, 2], "which of its feature maps, from 0, finest first")
     perceptual_layer_weights: list[float] = setting([1.0, 1.0, 1.0], "a weight for each of them")
     perceptual_weight: float = setting(0.5, "of the distance of features, relative to that of pixels")
+    landmark_detector: str = setting(
+        "", "a YuNet: the landmarks of what is drawn are to lie where they are in the photo; empty = not compared"
+    )
+    landmark_weight: float = setting(1.0, "of the mean distance of landmarks, in distances of the eyes")
     discriminator_width: int = setting(16, "channels of its first layer, a multiple of 8")
 
     def validate_identity_choices(self) -> None:
@@ -88,7 +93,7 @@ class IdentitySwapTrainingConfig(AdversarialTrainingConfig):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.reference_shift <= 1:
             raise ValueError(f"reference_shift must be in [0, 1], not {self.reference_shift}")
-        for name in ("identity", "source", "mask", "perceptual"):
+        for name in ("identity", "source", "mask", "perceptual", "landmark"):
             if getattr(self, f"{name}_weight") < 0:
                 raise ValueError(f"{name}_weight must not be negative, but is {getattr(self, f'{name}_weight')}")
         if len(self.perceptual_layers) != len(self.perceptual_layer_weights):
@@ -201,6 +206,9 @@ def make_loss(
     features = None
     if config.perceptual_network:
         features = load_features(config.path(config.perceptual_network), config.perceptual_layers).to(device)
+    landmark_distances = None
+    if config.landmark_detector:
+        landmark_distances = LandmarkDistances(config.path(config.landmark_detector)).to(device)
     return IdentitySwapLoss(
         embedders,
         people.to(device),
@@ -213,6 +221,8 @@ def make_loss(
         config.perceptual_weight,
         config.discriminator_weight,
         config.reference_shift,
+        landmark_distances,
+        config.landmark_weight,
     )
 
 

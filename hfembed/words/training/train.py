@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from hfembed.training.config import read_config
-from hfembed.training.distributed import check_plain_ranks
+from hfembed.training.distributed import check_plain_ranks, ranks_without_device
 from hfembed.training.run import PATIENT, Run, training_program
 from hfembed.words.training.engine import fingerprint_corpus, train_word2vec
 from hfembed.words.training.recipe import (
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config.check_sources()
     tests = TrainingTests(config.analogies, config.word_pairs, config.restrict_vocab)
     check_plain_ranks()
-    accelerator = Accelerator(kwargs_handlers=[PATIENT])
+    accelerator = Accelerator(cpu=ranks_without_device(), kwargs_handlers=[PATIENT])
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     if changes := keep_objective(config):
         accelerator.print(changes)
