@@ -56,9 +56,10 @@ def latent_points(
 ) -> list[RatePoint]:
     """Measure the codec on images that were not trained on."""
     points = []
+    height, width = images.shape[2:]
     latents = encode_images(codec.model, images)
     for quality in (None,) if codec.levels else qualities or codec.qualities:  # levels have one size
-        files = [codec.compress_latent(latent, *images.shape[2:], quality) for latent in latents]
+        files = [codec.compress_latent(latent, height, width, quality) for latent in latents]
         decoded = decode_latents(codec.model, torch.stack([codec.decompress_latent(file) for file in files]))
         size = float(np.mean([len(file) for file in files]))
         points.append(_point("latents", quality or 0, size, codec.header_bytes, decoded, images, judge))

@@ -62,6 +62,7 @@ class EntropyNetwork(nn.Module):
 
     center: torch.Tensor
     scale: torch.Tensor
+    colors: torch.Tensor
 
     def __init__(self, shape: Sequence[int], hidden: int = 48) -> None:
         super().__init__()
@@ -99,7 +100,6 @@ class EntropyNetwork(nn.Module):
         Returns:
             Rounded latents (B, C, h, w), and bits (B,).
         """
-        colors: torch.Tensor = self.colors  # type: ignore[assignment]
         quality = quality_input(quality)
         steps = steps.expand_as(latents)
         rounded: list[torch.Tensor] = []
@@ -120,7 +120,7 @@ class EntropyNetwork(nn.Module):
             else:
                 value = (mean + difference + (difference.round() - difference).detach()) * step
                 measured = difference + torch.rand_like(difference) - 0.5
-            is_now = colors[stage.color]
+            is_now = self.colors[stage.color]
             costs = -torch.log2(likelihood(measured, deviation).clamp(min=_LEAST_LIKELIHOOD))
             bits = bits + (costs * is_now).sum((1, 2, 3))
             values = values + value * is_now
