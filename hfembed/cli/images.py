@@ -177,7 +177,10 @@ def compress(
     quality: Annotated[
         int | None,
         typer.Option(
-            min=0, max=40, help="Adding 2 halves the quantization step; default: 10; none of quantized codes."
+            min=0,
+            max=40,
+            help="Adding 2 halves the quantization step; default: 10, or the middle of those a model that rounds was "
+            "trained with; none of quantized codes.",
         ),
     ] = None,
     device: options.Device = "auto",

@@ -203,7 +203,7 @@ def test_the_same_file_whatever_the_threads(staged):
 def test_stages_take_fewer_bytes_for_the_same_error(codec):
     images = smooth_images(100, seed=6)
     model, statistics = codec.model, codec.statistics
-    entropy_model = fit_entropy_model(model, statistics, encode_images(model, smooth_images(300)), 200)
+    entropy_model = fit_entropy_model(model, statistics, encode_images(model, smooth_images(300)), 80)
     learned = LatentCodec(model, statistics, entropy_model)
     for quality in (12, 16):
         before, after = ([one.compress(image, quality) for image in images] for one in (codec, learned))

@@ -84,10 +84,10 @@ def test_it_learns_what_numbers_know_of_each_other(correlated):
             return float(model.network(correlated[300:], steps[14][None], torch.full((100,), 14.0))[1].mean())
 
     independent = EntropyModel.fit(correlated[:300], steps, num_steps=0)
-    learned = EntropyModel.fit(correlated[:300], steps, num_steps=150)
+    learned = EntropyModel.fit(correlated[:300], steps, num_steps=100)
     assert bits(learned) < 0.9 * bits(independent)
-    again = EntropyModel.fit(correlated[:300], steps, num_steps=150)
-    assert again.fingerprint == learned.fingerprint != independent.fingerprint
+    again, once_more = (EntropyModel.fit(correlated[:300], steps, num_steps=5) for _ in range(2))
+    assert again.fingerprint == once_more.fingerprint != independent.fingerprint
     with pytest.raises(InputError, match="a vector"):
         EntropyModel.fit(torch.randn(50, 8, 1, 1), {14: torch.ones(8, 1, 1)})
 

@@ -32,7 +32,7 @@ def photo_formats() -> dict[str, PhotoFormat]:
     return {
         "jpeg": PhotoFormat(write_jpeg, _jpeg_overhead, (1, 5, 10, 20, 35, 50, 70)),
         "webp": PhotoFormat(_webp, lambda file: _WEBP_CONTAINER, (0, 2, 5, 10, 20, 35, 50, 70)),
-        "avif": PhotoFormat(_avif, _avif_overhead, (0, 5, 10, 15, 20, 30, 40, 50, 60), avif),
+        "avif": PhotoFormat(_avif, _avif_overhead, (0, 5, 10, 20, 30, 45, 60), avif),
         "jxl": PhotoFormat(_jxl, _jxl_overhead, (0, 5, 10, 20, 35, 50, 70), _missing_jxl()),
     }
 
