@@ -124,7 +124,7 @@ def test_an_entropy_model_is_fitted_and_used(run, fitted, people, photos, embedd
     evaluate = ("evaluate", "compression", tmp_path / "model", "--images", people, "--quality", 8, "--quality", 10)
     evaluate += ("--output", tmp_path / "out", "--held-out-share", 0.2, "--embedder", embedder)
     code, out, err = run(*evaluate, "--landmarks", tmp_path / "landmarks.json")
-    assert code == 0 and "at equal bytes" in out and "perceptual" in out, err
+    assert code == 0 and "at equal bytes" in out and "perceptual" in out and "independent" in out, err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert 0 < results["compression_latents_q10_identity_kept"] <= 1
     code, _, err = run(*evaluate)

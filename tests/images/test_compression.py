@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from hfembed.checkpoint.loading import load_autoencoder
 from hfembed.errors import InputError
 from hfembed.images.compression import _HEADER, HEADER_BYTES, LatentCodec, fit_entropy_model
 from hfembed.images.latent_statistics import LatentStatistics, encode_images
-from tests.images.tiny_autoencoder import smooth_images, tiny_autoencoder
+from tests.images.tiny_autoencoder import save_tiny_autoencoder, smooth_images, tiny_autoencoder
 
 pytest.importorskip("constriction")
 
@@ -266,6 +267,25 @@ def test_numbers_far_outside_are_clipped_in_stages(staged):
     if staged.levels:
         extreme = extreme.clamp(max=1)
     assert staged.decompress(staged.compress_latent(extreme, 16, 16)).isfinite().all()
+
+
+def test_a_model_that_rounds_is_the_same_after_loading(tmp_path):
+    model = save_tiny_autoencoder(tmp_path, quantizer="rounding", qualities=[8, 16])
+    loaded, _ = load_autoencoder(str(tmp_path), "cpu")
+    latents = encode_images(model, smooth_images(50))
+    statistics = LatentStatistics.fit(model, latents, 1)
+    before, after = (
+        LatentCodec(one, statistics, fit_entropy_model(one, statistics, latents, 0)) for one in (model, loaded)
+    )
+    for latent in latents[:5]:
+        content = before.compress_latent(latent, 16, 16)
+        assert after.compress_latent(latent, 16, 16) == content
+        assert torch.equal(after.decompress_latent(content), before.decompress_latent(content))
+    outputs = []
+    for one in (model, loaded):
+        torch.manual_seed(0)
+        outputs.append(one.train()(smooth_images(4)))
+    assert torch.equal(outputs[0].rate, outputs[1].rate) and torch.equal(outputs[0].latents, outputs[1].latents)
 
 
 def test_a_model_that_rounds_brings_its_entropy_model():

@@ -29,7 +29,10 @@ _LABELS = {
 
 
 class RatePoint(NamedTuple):
-    """One setting of one method ("latents", "jpeg", "webp", ...): mean sizes, and quality over all images.
+    """One setting of one method: mean sizes, and quality over all images.
+
+    Methods are the formats, "latents", and, of a codec with an entropy model, "independent": the same latents, rounded
+    to the same steps, each under a Gaussian of its own as in files of version 1.
 
     `data_bytes` leaves out what all files of one kind have in common: our header, a JPEG's tables, the containers of
     WebP and AVIF. That is what counts where the parties have agreed on the rest, as they have on the model. Identity
@@ -52,7 +55,11 @@ class RatePoint(NamedTuple):
 
 
 def latent_points(
-    codec: LatentCodec, images: torch.Tensor, qualities: Sequence[int] | None = None, judge: Judge | None = None
+    codec: LatentCodec,
+    images: torch.Tensor,
+    qualities: Sequence[int] | None = None,
+    judge: Judge | None = None,
+    method: str = "latents",
 ) -> list[RatePoint]:
     """Measure the codec on images that were not trained on."""
     points = []
@@ -62,7 +69,7 @@ def latent_points(
         files = [codec.compress_latent(latent, height, width, quality) for latent in latents]
         decoded = decode_latents(codec.model, torch.stack([codec.decompress_latent(file) for file in files]))
         size = float(np.mean([len(file) for file in files]))
-        points.append(_point("latents", quality or 0, size, codec.header_bytes, decoded, images, judge))
+        points.append(_point(method, quality or 0, size, codec.header_bytes, decoded, images, judge))
     return points
 
 
@@ -137,14 +144,17 @@ def report_rates(
     qualities: Sequence[int] | None = None,
     judge: Judge | None = None,
 ) -> tuple[list[RatePoint], str]:
-    """Measure latents and all formats that are there, on images of the held-out people of a split; write results.json
-    and rates.png.
+    """Measure latents, with the entropy model and without, and all formats that are there, on images of the held-out
+    people of a split; write results.json and rates.png.
 
     Returns:
         The points, and the figures as lines to print.
     """
     formats = photo_formats()
     points = latent_points(codec, images, qualities, judge)
+    if codec.entropy_model is not None:
+        independent = LatentCodec(codec.model, codec.statistics)
+        points += latent_points(independent, images, qualities, judge, "independent")
     for method in [name for name, photo_format in formats.items() if not photo_format.needs]:
         points += photo_points(images, method, judge=judge)
     pixels = images.shape[2] * images.shape[3]
@@ -204,15 +214,15 @@ def _summary(points: Sequence[RatePoint], left_out: dict[str, str], pixels: int)
         )
 
     header = "".join(f"{short[name]:>11}" for name in names)
-    lines = [f"{'':8}{'quality':>8}{'file bytes':>12}{'data bytes':>12}{header}"]
+    lines = [f"{'':12}{'quality':>8}{'file bytes':>12}{'data bytes':>12}{header}"]
     lines += [
-        f"{point.method:8}{point.quality:8}{point.file_bytes:12.0f}{point.data_bytes:12.0f}{cells(point.figures)}"
+        f"{point.method:12}{point.quality:8}{point.file_bytes:12.0f}{point.data_bytes:12.0f}{cells(point.figures)}"
         for point in points
     ]
     for which, said in (("data_bytes", "without headers and tables"), ("file_bytes", "whole files")):
         lines.append(f"at equal bytes, {said} (-: no files of this size)")
         lines += [
-            f"{method:8}{rate:8} bpp{rate * pixels / 8:6.0f} bytes{'':4}"
+            f"{method:12}{rate:8} bpp{rate * pixels / 8:6.0f} bytes{'':4}"
             + cells(at_bytes(_of(points, method), rate * pixels / 8, which))
             for rate in BITS_PER_PIXEL
             for method in _methods(points)

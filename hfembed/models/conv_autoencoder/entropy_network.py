@@ -62,7 +62,6 @@ class EntropyNetwork(nn.Module):
 
     center: torch.Tensor
     scale: torch.Tensor
-    colors: torch.Tensor
 
     def __init__(self, shape: Sequence[int], hidden: int = 48) -> None:
         super().__init__()
@@ -73,9 +72,15 @@ class EntropyNetwork(nn.Module):
         # mean and standard deviation of each channel: what the networks see is of size 1
         self.register_buffer("center", torch.zeros(channels, 1, 1))
         self.register_buffer("scale", torch.ones(channels, 1, 1))
-        rows, columns = torch.arange(height)[:, None], torch.arange(width)
-        is_even = (rows + columns) % 2 == 0
-        self.register_buffer("colors", torch.stack([is_even, ~is_even]), persistent=False)
+        self.size = (height, width)
+
+    @property
+    def colors(self) -> torch.Tensor:
+        """The two halves of the positions: (2, h, w) bool."""
+        height, width = self.size
+        rows, columns = (torch.arange(side, device=self.center.device) for side in (height, width))
+        is_even = (rows[:, None] + columns) % 2 == 0
+        return torch.stack([is_even, ~is_even])
 
     def stages(self) -> Iterator[Stage]:
         """The order in which numbers are coded."""
@@ -100,7 +105,7 @@ class EntropyNetwork(nn.Module):
         Returns:
             Rounded latents (B, C, h, w), and bits (B,).
         """
-        quality = quality_input(quality)
+        quality, colors = quality_input(quality), self.colors
         steps = steps.expand_as(latents)
         rounded: list[torch.Tensor] = []
         bits = latents.new_zeros(len(latents))
@@ -120,7 +125,7 @@ class EntropyNetwork(nn.Module):
             else:
                 value = (mean + difference + (difference.round() - difference).detach()) * step
                 measured = difference + torch.rand_like(difference) - 0.5
-            is_now = self.colors[stage.color]
+            is_now = colors[stage.color]
             costs = -torch.log2(likelihood(measured, deviation).clamp(min=_LEAST_LIKELIHOOD))
             bits = bits + (costs * is_now).sum((1, 2, 3))
             values = values + value * is_now
