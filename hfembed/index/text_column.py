@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 _CHUNK = 65_536
 _SCANS = 8  # of a file, before it is worth hashing every text
+_POOL = pa.system_memory_pool()  # Arrow's own keeps what joined chunks have given back
 
 
 class TextColumn:
@@ -120,12 +121,12 @@ class TextColumn:
 
     def _flush(self) -> None:
         if self._pending:
-            self._chunks.append(pa.array(self._pending, pa.large_string()))
+            self._chunks.append(pa.array(self._pending, pa.large_string(), memory_pool=_POOL))
             self._pending = []
         # few chunks: taking from thousands of them is slow; each is copied a few times only
         while len(self._chunks) > 1 and len(self._chunks[-2]) <= min(2 * len(self._chunks[-1]), _CHUNK):
             last = self._chunks.pop()
-            self._chunks[-1] = pa.concat_arrays([self._chunks[-1], last])
+            self._chunks[-1] = pa.concat_arrays([self._chunks[-1], last], memory_pool=_POOL)
 
 
 def write_texts(texts: pa.ChunkedArray, path: str | Path) -> None:
