@@ -13,6 +13,8 @@ from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch, war
 from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
+    import numpy as np
+
     from hfembed import threads
     from hfembed.checkpoint import loading
     from hfembed.faces import default_model
@@ -29,8 +31,6 @@ with lazy_imports():
     from hfembed.words.evaluation import report as words_report
     from hfembed.words.evaluation import weat as bias
 if TYPE_CHECKING:
-    import numpy as np
-
     from hfembed.checkpoint.checkpoint import Checkpoint
 
 commands = Commands(help="Measure a model by a published protocol.")
@@ -325,7 +325,7 @@ def evaluate_reconstruction(
         networks = loading.load_face_embedder(hub.other_model(embedder), device)
         identity_model = reconstruction_report.make_identity_model(*networks, landmarks, tested)
     if checkpoint.latent_statistics is not None:
-        codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
+        codec = compression.LatentCodec.load(autoencoder, checkpoint)
     report = reconstruction_report.report_reconstruction(
         *(autoencoder, processor, images, output),
         split=choose_split(checkpoint, held_out_share, split_seed),
@@ -347,23 +347,46 @@ def evaluate_compression(
     held_out_share: options.HeldOutShare = None,
     split_seed: options.SplitSeed = None,
     max_images: Annotated[int, typer.Option(min=1, help="At most this many held-out images, spread evenly.")] = 300,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{_EMBEDDER} that took no part in training: also identity kept and perceptual distance (its last "
+            "feature map); needs --landmarks or --aligned."
+        ),
+    ] = None,
+    landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
+    ] = False,
+    quality: Annotated[
+        list[int] | None,
+        typer.Option(min=0, max=40, help="Of the compressed latents; repeat it for more. Default: a range of them."),
+    ] = None,
+    num_threads: options.Threads = 1,
     device: options.Device = "auto",
 ) -> Answer:
-    """Measure bytes against quality on held-out people: compressed latents, JPEG, WebP."""
-    checkpoint = _prepare(hub.model, model, output)
+    """Measure bytes against quality on held-out people: compressed latents, JPEG, WebP, AVIF, JPEG XL."""
+    if embedder is not None and (landmarks is None) != aligned:
+        raise InputError("--embedder needs --landmarks or --aligned: where the faces are in the photos")
+    checkpoint = _prepare(hub.model, model, output, num_threads)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
-    codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
+    codec = compression.LatentCodec.load(autoencoder, checkpoint)
     split = choose_split(checkpoint, held_out_share, split_seed)
-    _, held_out = splits.split_people(faces.load_faces(images), split["held_out_share"], split["seed"])
-    pixels = processor.normalize(aligned_faces.AlignedFaces(held_out, processor).pixels(max_images))
-    points = compression_evaluation.report_rates(codec, pixels, output, {"images": images}, split)
-    lines = [f"{'':8}{'quality':>8}{'file bytes':>12}{'data bytes':>12}{'PSNR':>8}{'SSIM':>8}"]
-    lines += [
-        f"{point.method:8}{point.quality:8}{point.file_bytes:12.0f}{point.data_bytes:12.0f}"
-        f"{point.psnr:8.2f}{point.ssim:8.3f}"
-        for point in points
-    ]
-    return _answer({"rates": [point._asdict() for point in points]}, output, "\n".join(lines))
+    people = faces.load_faces(images).remove_columns("landmarks")
+    _, held_out = splits.split_people(people, split["held_out_share"], split["seed"])
+    crops = aligned_faces.AlignedFaces(held_out, processor)
+    pixels = processor.normalize(crops.pixels(max_images))
+    judge = None
+    if embedder is not None:
+        networks = loading.load_face_embedder(hub.other_model(embedder), device)
+        identity_model = reconstruction_report.make_identity_model(*networks, landmarks)
+        points = reconstruction_report.crop_landmarks(identity_model.landmarks, held_out, crops, processor)
+        points = points[np.linspace(0, len(points) - 1, len(pixels)).round().astype(int)]
+        judge = functools.partial(reconstruction_report.identity_kept, identity_model, pixels, points=points)
+    rates, text = compression_evaluation.report_rates(
+        codec, pixels, output, {"images": images, "landmarks": landmarks}, split, quality, judge
+    )
+    return _answer({"rates": [point._asdict() for point in rates]}, output, text)
 
 
 @commands.command("generation")

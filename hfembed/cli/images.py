@@ -42,6 +42,14 @@ def fit_latents(
     split_seed: options.SplitSeed = None,
     seed: Annotated[int, typer.Option(help="Seed of the mixture.")] = 0,
     max_images: Annotated[int, typer.Option(min=0, help="At most this many, spread evenly; 0 = all.")] = 0,
+    entropy_steps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Also fit an entropy model to latents that are a grid, for smaller files: steps of 16 images, such "
+            "as 1500; 0 = none, or that of a model that was trained to round.",
+        ),
+    ] = 0,
     device: options.Device = "auto",
 ) -> Answer:
     """Measure the distribution of latents over images, for sample, walk and compress; written into MODEL."""
@@ -55,9 +63,10 @@ def fit_latents(
     pixels = aligned_faces.AlignedFaces(people, processor).pixels(max_images or None)
     latents = latent_statistics.encode_images(autoencoder, processor.normalize(pixels))
     statistics = latent_statistics.LatentStatistics.fit(autoencoder, latents, mixture_components, seed)
-    file = statistics.save(checkpoint)
+    entropy_model = compression.fit_entropy_model(autoencoder, statistics, latents, entropy_steps, seed)
+    file = statistics.save(checkpoint, None if entropy_model is None else entropy_model.tensors())
     count, dimensions = len(latents), latents[0].numel()
-    text = f"{count} images, latents of {dimensions} dimensions: {file}"
+    text = f"{count} images, latents of {dimensions} dimensions{', entropy model' if entropy_model else ''}: {file}"
     if split["held_out_share"]:
         text += (
             f"; {split['held_out_share']:g} of the people were left out, as in the training (--held-out-share 0: none)"
@@ -168,7 +177,10 @@ def compress(
     quality: Annotated[
         int | None,
         typer.Option(
-            min=0, max=40, help="Adding 2 halves the quantization step; default: 10; none of quantized codes."
+            min=0,
+            max=40,
+            help="Adding 2 halves the quantization step; default: 10, or the middle of those a model that rounds was "
+            "trained with; none of quantized codes.",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -180,7 +192,7 @@ def compress(
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     with input_errors():
         image = processor.preprocess(photo).pixel_values[0]
-        codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
+        codec = compression.LatentCodec.load(autoencoder, checkpoint)
         content = codec.compress(image, quality)
     with atomic_write(output) as temporary:
         temporary.write_bytes(content)
@@ -201,7 +213,7 @@ def decompress(
     check_writable(output)
     checkpoint = hub.model(model)
     autoencoder, _ = loading.load_autoencoder(checkpoint, device)
-    codec = compression.LatentCodec(autoencoder, latent_statistics.LatentStatistics.load(checkpoint))
+    codec = compression.LatentCodec.load(autoencoder, checkpoint)
     return _write_picture(codec.read_file(file), output)
 
 

@@ -1,5 +1,6 @@
 """How an autoencoder's latents are spread over images: what sampling, walking and compressing need to know."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.mixture import GaussianMixture
+from sklearn.utils.extmath import randomized_svd
 
 from hfembed.atomic import atomic_write
 from hfembed.checkpoint.checkpoint import Checkpoint
@@ -16,6 +18,7 @@ from hfembed.errors import InputError
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 _MOST_DIRECTIONS = 256  # principal directions the mixture lives in; the covariances grow with the square
+_EXACT_DIRECTIONS = 2500  # numbers or images, up to which all directions are computed
 _PROBED_IMAGES = 16  # latents around which the decoder's sensitivity is measured
 
 
@@ -60,7 +63,10 @@ class LatentStatistics:
         mean = flat.mean(0)
         if not (flat != mean).any():
             raise InputError("all images have the same latents: the model is not trained")
-        _, singular, directions = np.linalg.svd(flat - mean, full_matrices=False)
+        if min(flat.shape) > _EXACT_DIRECTIONS:
+            _, singular, directions = randomized_svd(flat - mean, _MOST_DIRECTIONS, random_state=seed)
+        else:
+            _, singular, directions = np.linalg.svd(flat - mean, full_matrices=False)
         deviations = singular / np.sqrt(len(flat) - 1)
         used = min(_MOST_DIRECTIONS, int((deviations > 1e-6 * deviations[0]).sum()))
         directions, deviations = directions[:used], deviations[:used]
@@ -110,12 +116,15 @@ class LatentStatistics:
         centered = latents.flatten(1).cpu().double().numpy() - self.mean
         return torch.from_numpy((centered @ self.directions.T / self.deviations**power).astype(np.float32))
 
-    def save(self, checkpoint: str | Path | Checkpoint) -> Path:
-        """Write the statistics beside a local checkpoint, with the fingerprint of its weights; give the file."""
+    def save(self, checkpoint: str | Path | Checkpoint, more: Mapping[str, np.ndarray] | None = None) -> Path:
+        """Write the statistics, and more tensors, beside a local checkpoint, with the fingerprint of its weights; give
+        the file.
+        """
         checkpoint = Checkpoint.resolve(checkpoint)
         checkpoint.check_writable()
         path = checkpoint.folder / STATISTICS_FILE
         tensors = {item.name: np.ascontiguousarray(getattr(self, item.name)) for item in fields(self)}
+        tensors |= more or {}
         with atomic_write(path) as temporary:
             save_file(
                 tensors, temporary, metadata={"weights": checkpoint.fingerprint} if checkpoint.has_weights else None

@@ -29,6 +29,8 @@ class AutoencoderOutput(ModelOutput):
         reconstruction_loss (`torch.FloatTensor`, *optional*): The part of the loss that compares images.
         divergence (`torch.FloatTensor`, *optional*): Of a variational model: Kullback-Leibler divergence from the
             standard normal, in nats per image, mean over the batch.
+        rate (`torch.FloatTensor`, *optional*): In the training of a model that rounds: bits per pixel, mean over the
+            batch.
     """
 
     loss: torch.Tensor | None = None
@@ -37,6 +39,7 @@ class AutoencoderOutput(ModelOutput):
     pooler_output: torch.Tensor | None = None
     reconstruction_loss: torch.Tensor | None = None
     divergence: torch.Tensor | None = None
+    rate: torch.Tensor | None = None
 
 
 class ResidualBlock(nn.Module):

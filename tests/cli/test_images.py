@@ -105,6 +105,32 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
     assert code == 1 and "not a file of hfembed compress" in err and not (tmp_path / "cut.png").exists()
 
 
+def test_an_entropy_model_is_fitted_and_used(run, fitted, people, photos, embedder, tmp_path):
+    pytest.importorskip("constriction")
+    shutil.copytree(fitted, tmp_path / "model")
+    assert run("compress", fitted, photos[0], tmp_path / "old.face", "--quality", 12)[0] == 0
+    fit = ("fit-latents", tmp_path / "model", "--images", people, "--mixture-components", 2, "--held-out-share", 0.2)
+    code, out, err = run(*fit, "--entropy-steps", 5)
+    assert code == 0 and "entropy model" in out, err
+    assert run("compress", tmp_path / "model", photos[0], tmp_path / "new.face", "--quality", 12)[0] == 0
+    sizes = [(tmp_path / f"{name}.face").stat().st_size for name in ("new", "old")]
+    assert sizes[0] < sizes[1]
+    for name in ("new", "old"):
+        assert run("decompress", tmp_path / "model", tmp_path / f"{name}.face", tmp_path / f"{name}.png")[0] == 0
+    landmarks = {
+        photo.relative_to(people).as_posix(): [[8, 9], [16, 9], [12, 13], [9, 17], [15, 17]] for photo in photos
+    }
+    (tmp_path / "landmarks.json").write_text(json.dumps(landmarks))
+    evaluate = ("evaluate", "compression", tmp_path / "model", "--images", people, "--quality", 8, "--quality", 10)
+    evaluate += ("--output", tmp_path / "out", "--held-out-share", 0.2, "--embedder", embedder)
+    code, out, err = run(*evaluate, "--landmarks", tmp_path / "landmarks.json")
+    assert code == 0 and "at equal bytes" in out and "perceptual" in out, err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert 0 < results["compression_latents_q10_identity_kept"] <= 1
+    code, _, err = run(*evaluate)
+    assert code == 1 and "--embedder needs --landmarks or --aligned" in err
+
+
 def test_json_names_what_was_written(run, fitted, people, photos, tmp_path):
     """For every command of this module whose result is a file."""
     pytest.importorskip("constriction")

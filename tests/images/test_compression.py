@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hfembed.errors import InputError
-from hfembed.images.compression import _HEADER, HEADER_BYTES, LatentCodec
+from hfembed.images.compression import _HEADER, HEADER_BYTES, LatentCodec, fit_entropy_model
 from hfembed.images.latent_statistics import LatentStatistics, encode_images
 from tests.images.tiny_autoencoder import smooth_images, tiny_autoencoder
 
@@ -137,3 +137,143 @@ def test_levels_that_were_never_seen_can_be_coded():
     codec = LatentCodec(model, statistics)
     extreme = torch.ones(tuple(statistics.shape.tolist()))
     assert torch.equal(codec.decompress_latent(codec.compress_latent(extreme, 16, 16)), extreme)
+
+
+def staged_codec(seed=0, num_steps=60, **options):
+    model = tiny_autoencoder(seed, **options)
+    latents = encode_images(model, smooth_images(300))
+    statistics = LatentStatistics.fit(model, latents, 1)
+    return LatentCodec(model, statistics, fit_entropy_model(model, statistics, latents, num_steps))
+
+
+FAMILIES = {
+    "none": {},
+    "rounding": {"quantizer": "rounding", "qualities": [8, 16]},
+    "fsq": {"quantizer": "fsq", "quantizer_levels": [5, 8]},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def staged(request):
+    return staged_codec(1, **FAMILIES[request.param])
+
+
+def qualities_of(codec):
+    return (None,) if codec.levels else (6, 12, 20)
+
+
+def test_stages_decode_to_exactly_what_was_rounded(staged):
+    latents = encode_images(staged.model, smooth_images(20, seed=3))
+    for quality in qualities_of(staged):
+        for latent in latents:
+            content = staged.compress_latent(latent, 16, 16, quality)
+            decoded = staged.decompress_latent(content)
+            *_, (*_, rounded) = staged._stages(latent.double(), quality or 0)
+            assert torch.equal(decoded, rounded.float())
+            if staged.levels:
+                assert torch.equal(decoded, latent)
+            else:
+                steps = torch.from_numpy(staged.steps(quality)).view(latent.shape)
+                assert ((decoded - latent).abs() <= steps / 2 * 1.001).all()
+
+
+def test_files_are_what_the_entropy_model_says(staged):
+    """A byte per file is what ends a stream; header left out."""
+    latents = encode_images(staged.model, smooth_images(100, seed=4))
+    for quality in (None,) if staged.levels else (20, 30):
+        sizes = [len(staged.compress_latent(latent, 16, 16, quality)) - staged.header_bytes for latent in latents]
+        ideal = np.mean([staged.ideal_bytes(latent, quality) for latent in latents])
+        assert ideal * 0.99 < np.mean(sizes) < ideal * 1.01 + 1
+
+
+def test_the_same_file_whatever_the_threads(staged):
+    latent = encode_images(staged.model, smooth_images(1, seed=5))[0]
+    threads, contents = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            contents.append(staged.compress_latent(latent, 16, 16, qualities_of(staged)[-1]))
+            torch.set_num_threads(3 - count)
+            assert torch.equal(staged.decompress_latent(contents[-1]), staged.decompress_latent(contents[0]))
+    finally:
+        torch.set_num_threads(threads)
+    assert contents[0] == contents[1]
+
+
+def test_stages_take_fewer_bytes_for_the_same_error(codec):
+    images = smooth_images(100, seed=6)
+    model, statistics = codec.model, codec.statistics
+    entropy_model = fit_entropy_model(model, statistics, encode_images(model, smooth_images(300)), 80)
+    learned = LatentCodec(model, statistics, entropy_model)
+    for quality in (12, 16):
+        before, after = ([one.compress(image, quality) for image in images] for one in (codec, learned))
+        errors = [
+            torch.stack([one.decompress(file) for file in files]).sub(images).square().mean()
+            for one, files in ((codec, before), (learned, after))
+        ]
+        assert errors[1] < 1.05 * errors[0]
+        assert sum(map(len, after)) - 12 * 100 < 0.95 * (sum(map(len, before)) - 22 * 100)
+
+
+def test_files_of_version_1_are_decoded_with_an_entropy_model_too(codec):
+    content = codec.compress(smooth_images(1)[0])
+    assert content[4] == 1
+    entropy_model = fit_entropy_model(codec.model, codec.statistics, encode_images(codec.model, smooth_images(50)), 2)
+    newer = LatentCodec(codec.model, codec.statistics, entropy_model)
+    assert torch.equal(newer.decompress(content), codec.decompress(content))
+    assert newer.compress(smooth_images(1)[0])[4] == 2
+    with pytest.raises(InputError, match="needs the model's entropy model: run hfembed fit-latents"):
+        codec.decompress(newer.compress(smooth_images(1)[0]))
+
+
+def forged_stages(codec, content, quality=None, payload=None):
+    """Another quality or payload under a checksum that fits."""
+    header, payload = bytearray(content[:8]), content[12:] if payload is None else payload
+    header[5] = header[5] if quality is None else quality
+    return bytes(header) + codec._checksum(bytes(header), payload) + payload
+
+
+def test_damaged_stages_are_refused_or_an_image(staged):
+    image = smooth_images(1, seed=7)[0]
+    content = staged.compress(image)
+    assert staged.decompress(forged_stages(staged, content)).isfinite().all()
+    for damaged in (content[:-1], content + b"\0", content[:12], content[:-1] + bytes([content[-1] ^ 1])):
+        with pytest.raises(InputError, match="damaged or cut short"):
+            staged.decompress(damaged)
+    with pytest.raises(InputError, match="not a file of"):
+        staged.decompress(content[:11])
+    with pytest.raises(InputError, match="another model"):
+        staged_codec(2, num_steps=1, **FAMILIES["fsq" if staged.levels else "none"]).decompress(content)
+    for wrong, words in (
+        (forged_stages(staged, content, quality=200), "quality"),
+        (forged_stages(staged, content, payload=content[12:] + b"\0"), "damaged"),
+        (forged_stages(staged, content, payload=content[12:] + bytes(10_000)), "10[0-9]{3} bytes of symbols"),
+    ):
+        with pytest.raises(InputError, match=words):
+            staged.decompress(wrong)
+    generator = np.random.default_rng(0)
+    for length in generator.integers(0, 40, 60):
+        quality = 0 if staged.levels else int(generator.integers(0, 41))
+        mutated = forged_stages(staged, content, quality, generator.bytes(int(length)))
+        try:
+            assert staged.decompress(mutated).isfinite().all()
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
+def test_numbers_far_outside_are_clipped_in_stages(staged):
+    extreme = torch.full(tuple(staged.statistics.shape.tolist()), 1e6)
+    if staged.levels:
+        extreme = extreme.clamp(max=1)
+    assert staged.decompress(staged.compress_latent(extreme, 16, 16)).isfinite().all()
+
+
+def test_a_model_that_rounds_brings_its_entropy_model():
+    model = tiny_autoencoder(1, quantizer="rounding", qualities=[8, 16])
+    latents = encode_images(model, smooth_images(50))
+    statistics = LatentStatistics.fit(model, latents, 1)
+    own = fit_entropy_model(model, statistics, latents, 0)
+    codec = LatentCodec(model, statistics, own)
+    assert codec.default_quality == 12 and list(codec.qualities) == list(range(6, 19))
+    assert np.unique(codec.steps(12)) == pytest.approx(2.0**-6 * 16)
+    assert fit_entropy_model(tiny_autoencoder(), statistics, latents, 0) is None

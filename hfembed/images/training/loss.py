@@ -40,6 +40,8 @@ class AutoencoderLoss:
         figures = {"reconstruction_loss": output.reconstruction_loss}
         if output.divergence is not None:
             figures["divergence"] = output.divergence
+        if output.rate is not None:
+            figures["rate"] = output.rate
         distance = output.reconstruction.new_zeros((), dtype=torch.float32)
         if self.features is not None:
             with torch.no_grad():

@@ -57,11 +57,19 @@ class ConvAutoencoderConfig(AutoencoderConfig):
             Nats of divergence, for each latent number and averaged over the batch, that cost nothing (Kingma et al.,
             "Improved Variational Inference with Inverse Autoregressive Flow", 2016, eq. 15).
         quantizer (`str`, *optional*, defaults to `"none"`):
-            `"none"`, or `"fsq"`: each latent number is rounded to one of a few levels, in training too (Mentzer et
-            al., "Finite Scalar Quantization: VQ-VAE Made Simple", 2023). For compression: the decoder learns to live
-            with what rounding loses. Not with `variational` or a `latent_penalty`.
+            `"none"`; `"fsq"`: each latent number is rounded to one of a few levels, in training too (Mentzer et al.,
+            "Finite Scalar Quantization: VQ-VAE Made Simple", 2023); or `"rounding"`: in training latents are rounded
+            to whole steps of a quality that is drawn for each image, and what they cost under a learned entropy model
+            is a part of the loss (Balle et al., "Variational Image Compression with a Scale Hyperprior", 2018). For
+            compression: the decoder learns to live with what rounding loses. Not with `variational` or a
+            `latent_penalty`; `"rounding"` needs a latent grid.
         quantizer_levels (`list[int]`, *optional*, defaults to `[8]`):
             Levels of each latent channel, 2 to 256; one number is that of all channels.
+        rate_weight (`float`, *optional*, defaults to 0.1):
+            Of `"rounding"`: weight of the bits per pixel in the loss, at the middle of `qualities`; at other qualities
+            it is proportional to the squared step.
+        qualities (`list[int]`, *optional*, defaults to `[13, 19]`):
+            Of `"rounding"`: the lowest and the highest quality of the training, 0 to 40; adding 2 halves the step.
         latent_penalty (`str`, *optional*, defaults to `"none"`):
             `"none"`, `"l1"` (mean absolute latent) or `"l2"` (mean squared latent).
         latent_penalty_weight (`float`, *optional*, defaults to 1e-4):
@@ -85,8 +93,10 @@ class ConvAutoencoderConfig(AutoencoderConfig):
     variational: bool = False
     kl_weight: float | int = 1e-4
     free_bits: float | int = 0.0
-    quantizer: Literal["none", "fsq"] = "none"
+    quantizer: Literal["none", "fsq", "rounding"] = "none"
     quantizer_levels: list[int] = field(default_factory=lambda: [8])
+    rate_weight: float | int = 0.1
+    qualities: list[int] = field(default_factory=lambda: [13, 19])
     latent_penalty: Literal["none", "l1", "l2"] = "none"
     latent_penalty_weight: float | int = 1e-4
 
@@ -107,22 +117,32 @@ class ConvAutoencoderConfig(AutoencoderConfig):
 
     @property
     def levels(self) -> list[int]:
-        """Levels of each latent channel of a quantized model; empty without a quantizer."""
-        if self.quantizer == "none":
+        """Levels of each latent channel of a quantized model; empty without them."""
+        if self.quantizer != "fsq":
             return []
         return self.quantizer_levels * (self.latent_channels if len(self.quantizer_levels) == 1 else 1)
 
     def validate_objective(self) -> None:
         """Reject impossible bottlenecks and quantizers, and negative weights."""
-        if self.quantizer != "none":
+        if self.quantizer != "none" and (self.variational or self.latent_penalty != "none"):
+            raise ValueError(
+                "a quantizer bounds the latents by itself: leave variational and latent_penalty out with it"
+            )
+        if self.quantizer == "fsq":
             if len(self.levels) != self.latent_channels or not all(2 <= count <= 256 for count in self.levels):
                 raise ValueError(
                     f"quantizer_levels must be one number from 2 to 256, or one of each of the {self.latent_channels} "
                     f"latent_channels, got {self.quantizer_levels}"
                 )
-            if self.variational or self.latent_penalty != "none":
+        if self.quantizer == "rounding":
+            if (
+                not self.is_convolutional
+                or len(self.qualities) != 2
+                or not 0 <= self.qualities[0] <= self.qualities[1] <= 40
+            ):
                 raise ValueError(
-                    "a quantizer bounds the latents by itself: leave variational and latent_penalty out with it"
+                    'quantizer "rounding" needs bottleneck "conv" and qualities [lowest, highest] from 0 to 40, got '
+                    f"{self.bottleneck}, {self.qualities}"
                 )
         if self.bottleneck_size < 1:
             raise ValueError(f"bottleneck_size must be at least 1, got {self.bottleneck_size}")
@@ -135,7 +155,7 @@ class ConvAutoencoderConfig(AutoencoderConfig):
                 raise ValueError(f"bottleneck_size must be 1 for autoencoder_kl, got {self.bottleneck_size}")
             if self.quant_conv and self.bottleneck == "dense":
                 raise ValueError("quant_conv is of a latent grid; leave it out with the dense bottleneck")
-        for name in ("kl_weight", "free_bits", "latent_penalty_weight"):
+        for name in ("kl_weight", "free_bits", "latent_penalty_weight", "rate_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 up, got {getattr(self, name)}")
 

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from transformers import initialization as init
 
 from hfembed.models.autoencoder_base import (
     AutoencoderModelBase,
@@ -14,6 +15,7 @@ from hfembed.models.autoencoder_base import (
 )
 
 from .configuration_conv_autoencoder import ConvAutoencoderConfig
+from .entropy_network import EntropyNetwork, GroupNetwork, rounding_step
 from .finite_scalar_quantization import quantize
 from .kl_network import KLBottleneck, KLDecoder, KLEncoder
 
@@ -38,11 +40,19 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         has_plain_bottleneck = is_plain or config.bottleneck == "dense"
         self.bottleneck = make_bottleneck(config, codes) if has_plain_bottleneck else KLBottleneck(config, codes)
         self.decoder = Decoder(config) if is_plain else KLDecoder(config)
+        self.entropy = EntropyNetwork(config.latent_shape) if config.quantizer == "rounding" else None
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GroupNetwork):  # at first, each channel nearly follows one Gaussian
+            for parameter in (module.write.weight, module.quality, module.hidden_at, module.output_at):
+                init.normal_(parameter, std=0.01)
 
     def forward(self, pixel_values: torch.Tensor, targets: torch.Tensor | None = None) -> AutoencoderOutput:
         """Reconstruct a batch of images. A variational model samples its latents in training, and otherwise takes
-        their mean.
+        their mean; one that rounds does so in training, each image by a quality that is drawn for it.
 
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
@@ -54,8 +64,12 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         """
         mean, log_variance = self._encode(pixel_values)
         latents = self.sample(mean, log_variance) if log_variance is not None and self.training else mean
+        rate = None
+        if self.entropy is not None and self.training:
+            latents, rate, costs_of_rate = self._round(latents, pixel_values)
         reconstruction = 0.5 + self.decoder(self.bottleneck.decode(latents))
         output = AutoencoderOutput(reconstruction=reconstruction, latents=latents, pooler_output=mean.flatten(1))
+        output.rate = rate
         if targets is None and self.training:
             targets = pixel_values
         if targets is not None:
@@ -67,6 +81,8 @@ class ConvAutoencoderModel(AutoencoderModelBase):
                 # nats per image are spread over its values, to be of the size of a mean squared error
                 costs = per_latent.clamp(min=self.config.free_bits).sum() / targets[0].numel()
                 output.loss = output.loss + self.config.kl_weight * costs
+            if rate is not None:
+                output.loss = output.loss + self.config.rate_weight * costs_of_rate
             if self.config.latent_penalty != "none":
                 values = latents.float()
                 penalty = values.abs().mean() if self.config.latent_penalty == "l1" else values.square().mean()
@@ -177,6 +193,25 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         write.weight.zero_()
         write.weight[:, : 2 * codes, 1, 1] = torch.cat([components, -components], dim=1)
         write.bias.copy_(mean)
+        if self.entropy is not None:
+            self.entropy.scale.copy_(variances.flip(0)[:codes, None, None].sqrt())
+
+    def _round(self, latents: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rounded latents, bits per pixel, and these weighted by the squared steps."""
+        assert self.entropy is not None
+        if tuple(latents.shape[1:]) != self.config.latent_shape:
+            raise ValueError(
+                f"a model that rounds is trained on images of its image_size, {self.config.image_size}, got "
+                f"{list(images.shape[2:])}"
+            )
+        lowest, highest = self.config.qualities
+        quality = lowest + (highest - lowest) * torch.rand(len(latents), device=latents.device)
+        steps = rounding_step(quality, images[0].numel())[:, None, None, None]
+        rounded, bits = self.entropy(latents.float(), steps, quality)
+        rates = bits / images[0, 0].numel()
+        # the slope of distortion over rate is proportional to the squared step
+        weights = torch.exp2((lowest + highest) / 2 - quality)
+        return rounded.to(latents.dtype), rates.mean(), (weights * rates).mean()
 
     def _encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Latents, or mean and log variance of a variational model."""

@@ -72,6 +72,11 @@ class TestQuantizedAutoencoder(AutoencoderContract):
         return tiny_config(quantizer="fsq", quantizer_levels=[8, 5, 5])
 
 
+class TestRoundingAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(quantizer="rounding", rate_weight=0.2, qualities=[10, 14])
+
+
 class TestAutoencoderKL(AutoencoderContract):
     def config(self):
         return kl_config(variational=True, quant_conv=True)
@@ -97,6 +102,43 @@ def test_a_quantized_model_has_levels_for_latents():
     counts = torch.tensor([4.0, 2.0, 1.0]).view(1, 3, 1, 1)
     assert torch.equal(latents * counts, (latents * counts).round())
     assert torch.equal(model(images(model.config)).latents, latents), "in training and in use"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"qualities": [10]}, r"qualities \[lowest, highest\]"),
+        ({"qualities": [12, 10]}, "got conv, "),
+        ({"qualities": [0, 41]}, "from 0 to 40"),
+        ({"bottleneck": "dense"}, "got dense"),
+        ({"rate_weight": -1.0}, "rate_weight"),
+        ({"latent_penalty": "l1"}, "leave variational"),
+    ],
+)
+def test_impossible_rounding_is_refused(fields, words):
+    with pytest.raises(StrictDataclassError, match=words):
+        tiny_config(**{"quantizer": "rounding"} | fields)
+
+
+def test_a_model_that_rounds_pays_for_its_bits_in_training():
+    torch.manual_seed(0)
+    config = tiny_config(quantizer="rounding", rate_weight=0.5, qualities=[12, 12])
+    model, pixels = ConvAutoencoderModel(config).train(), images(config)
+    output = model(pixels)
+    assert output.loss.item() == pytest.approx((output.reconstruction_loss + 0.5 * output.rate).item(), rel=1e-5)
+    latents, step = model.encode(pixels), 2.0**-6 * pixels[0].numel() ** 0.5
+    assert ((output.latents - latents).abs() <= 0.5 * step * 1.001).all() and not torch.equal(output.latents, latents)
+    output.rate.backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.encoder.parameters())
+    written = [group.output_at.grad for group in model.entropy.groups]
+    assert all(gradient.abs().max() > 0 for gradient in written)
+    # a coarse step costs little
+    config.qualities = [2, 2]
+    assert model(pixels).rate < 0.5 * output.rate
+    config.qualities = [12, 12]
+    assert model.eval()(pixels, pixels).rate is None and torch.equal(model(pixels).latents, model.encode(pixels))
+    with pytest.raises(ValueError, match="its image_size"):
+        model.train()(torch.rand(1, config.num_channels, 32, 32))
 
 
 def kl_config(**fields):
