@@ -30,6 +30,11 @@ def test_importing_hfembed_registers_the_models_and_stays_light():
     assert not loaded & {"timm", "gensim", "sklearn", "datasets", "matplotlib", "hfembed.faces.face_analyzer"}
 
 
+def test_training_waits_for_no_package_that_it_does_not_need():
+    loaded = modules_after("import hfembed.faces.training.train", "x.py")
+    assert not loaded & {"sklearn", "matplotlib", "gensim", "hfembed.words"}
+
+
 @pytest.mark.slow
 def test_importing_hfembed_costs_little_more_than_importing_transformers():
     def seconds(code: str) -> float:

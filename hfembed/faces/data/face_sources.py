@@ -259,7 +259,8 @@ def assemble(
         columns = {name: values.take(taken) for name, values in columns.items()}
         order = rows[order]
     features = face_features(datasets.ClassLabel(names=list(names)))
-    added = pa.table(columns, schema=pa.schema([features.arrow_schema.field(name) for name in columns]))
+    schema = features.arrow_schema  # made anew each time, with the names of all people
+    added = pa.table(columns, schema=pa.schema([schema.field(name) for name in columns]))
     state = hashlib.sha256(f"{photos.table._fingerprint}{list(names)}".encode())
     for column in ("label", "file"):
         for chunk in added[column].chunks:

@@ -5,10 +5,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from hfembed.errors import InputError
-from hfembed.faces.evaluation.plots import save_figure
 from hfembed.faces.evaluation.verification import wilson_interval
 
 MAX_NAMES = 10_000_000
@@ -151,26 +149,3 @@ def rate_text(row: Mapping[str, Any], key: str) -> str:
         return "no pairs"
     low, high = row[f"{key}_interval_95"]
     return f"{row[key]:.2f} ({low:.2f} to {high:.2f}) %"
-
-
-def plot_groups(details: Mapping[str, Any], path: str | Path, title: str) -> None:
-    """Draw accuracy, FMR and FNMR of each group with their intervals."""
-    figure = Figure(figsize=(11, 1.6 + 0.45 * len(details["rows"])), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
-    names = list(details["rows"])
-    for place, (key, label) in zip(axes, RATES.items(), strict=True):
-        for height, name in enumerate(reversed(names)):
-            row = details["rows"][name]
-            if row[key] is None:
-                continue
-            low, high = row[f"{key}_interval_95"]
-            color = "#8a8a8a" if name == ALL else "#1f5fa8"
-            place.plot([low, high], [height, height], color=color, linewidth=2)
-            place.plot([row[key]], [height], "o", color=color)
-        place.set_yticks(range(len(names)), list(reversed(names)))
-        place.set_xlabel(f"{label} in %, with 95 % intervals")
-        place.set_ylim(-0.6, len(names) - 0.4)
-        place.grid(True, axis="x", color="#dddddd", linewidth=0.7)
-        place.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=12)
-    save_figure(figure, path)

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.faces.evaluation import verification
-from hfembed.faces.evaluation.groups import plot_groups, summary_of_groups
+from hfembed.faces.evaluation.groups import summary_of_groups
 from hfembed.faces.evaluation.lfw import LfwResult, LfwVerification
 from hfembed.faces.evaluation.pixel_baselines import pixel_baseline_embeddings
-from hfembed.faces.evaluation.plots import Mistake, plot_mistakes, plot_roc
+from hfembed.faces.evaluation.plots import Mistake, plot_groups, plot_mistakes, plot_roc
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.training.distributed import is_first_rank
 

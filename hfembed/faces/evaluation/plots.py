@@ -1,6 +1,6 @@
 """Pictures of what a model does: ROC, DET and CMC curves, and its highest-scoring mistakes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hfembed.atomic import atomic_write
+from hfembed.faces.evaluation.groups import ALL, RATES
 from hfembed.faces.evaluation.verification import MINIMUM_EXPECTED_FALSE_ACCEPTS, Roc
 from hfembed.index.error_rates import rate_label
 
@@ -139,6 +140,29 @@ def plot_mistakes(
             show_crop(right, mistake.crop_b, mistake.name_b)
             score = f"{mistake.score:.2f}".replace("-", "\N{MINUS SIGN}")
             middle.text(0.5, 0.5, score, ha="center", va="center", fontsize=10, color=color, fontweight="bold")
+    save_figure(figure, path)
+
+
+def plot_groups(details: Mapping[str, Any], path: str | Path, title: str) -> None:
+    """Draw accuracy, FMR and FNMR of each group with their intervals."""
+    figure = Figure(figsize=(11, 1.6 + 0.45 * len(details["rows"])), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    names = list(details["rows"])
+    for place, (key, label) in zip(axes, RATES.items(), strict=True):
+        for height, name in enumerate(reversed(names)):
+            row = details["rows"][name]
+            if row[key] is None:
+                continue
+            low, high = row[f"{key}_interval_95"]
+            color = "#8a8a8a" if name == ALL else "#1f5fa8"
+            place.plot([low, high], [height, height], color=color, linewidth=2)
+            place.plot([row[key]], [height], "o", color=color)
+        place.set_yticks(range(len(names)), list(reversed(names)))
+        place.set_xlabel(f"{label} in %, with 95 % intervals")
+        place.set_ylim(-0.6, len(names) - 0.4)
+        place.grid(True, axis="x", color="#dddddd", linewidth=0.7)
+        place.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=12)
     save_figure(figure, path)
 
 

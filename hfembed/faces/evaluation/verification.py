@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 from hfembed.errors import InputError
 from hfembed.index.error_rates import MINIMUM_EXPECTED_FALSE_ACCEPTS, far_is_carried, rate_label
@@ -218,6 +216,8 @@ def insightface_accuracy(
 
 def area_under_curve(scores: np.ndarray, same: np.ndarray, failed: np.ndarray | None = None) -> float:
     """Area under the ROC curve: the chance that a genuine pair scores above an impostor pair (a tie counts half)."""
+    from sklearn.metrics import roc_auc_score  # a second, which training and `verify` need not wait for
+
     scores, same, failed = _checked(scores, same, failed)
     return float(roc_auc_score(same, np.where(failed, scores[~failed].min() - 1.0, scores)))
 
@@ -310,6 +310,8 @@ def logistic_calibration(scores: np.ndarray, same: np.ndarray, counts: np.ndarra
         same: (N,) bool.
         counts: (N,) int, how many pairs each row stands for; one by default.
     """
+    from sklearn.linear_model import LogisticRegression  # as slow to import
+
     scores, same, _ = _checked(scores, same, None)
     counts = np.ones(len(scores)) if counts is None else np.asarray(counts, dtype=np.float64)
     number = np.where(same, counts[same].sum(), counts[~same].sum())  # of the pairs of a row's own kind
