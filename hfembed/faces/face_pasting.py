@@ -9,6 +9,8 @@ from hfembed.errors import InputError
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
 
+_FINER = 1.5  # crop pixels per photo pixel
+
 
 class AlignedFace(NamedTuple):
     """A face cut out of a photo.
@@ -81,9 +83,15 @@ def _covered(
 def _resample_back(layer: np.ndarray, to_crop: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """One channel of the crop, resampled to a part of the photo; 0 outside the crop."""
     left, top, right, bottom = box
+    image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
+    height, width = layer.shape
+    shrinkage = np.hypot(*to_crop[:, 0])
+    if shrinkage > _FINER:  # averaged down first: single pixels of a much finer crop would be picked out otherwise
+        small = max(round(width / shrinkage), 1), max(round(height / shrinkage), 1)
+        image = image.resize(small, Image.Resampling.BICUBIC)
+    to_image = np.array([[image.width / width], [image.height / height]])
     # Pillow counts from the corner of a pixel, the matrix from its center
     center = to_crop @ np.array([left - 0.5, top - 0.5, 1.0]) + 0.5
-    coefficients = (*to_crop[0, :2], center[0], *to_crop[1, :2], center[1])
-    image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
+    rows = to_image * np.column_stack([to_crop[:, :2], center])
     size = (right - left, bottom - top)
-    return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))
+    return np.asarray(image.transform(size, Image.Transform.AFFINE, tuple(rows.ravel()), Image.Resampling.BICUBIC))
