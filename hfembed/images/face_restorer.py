@@ -81,7 +81,8 @@ class FaceRestorer:
         is_masked = hole is not None and bool(hole.any()) and not bool(hole.all())
         restored = restore(self.model, image, hole if is_masked else None)
         correction = 255 * restored.permute(1, 2, 0).numpy() - crop
-        oval = face_oval(processor.template, *crop.shape[:2], self.softness)
+        height, width = crop.shape[:2]
+        oval = face_oval(processor.template, height, width, self.softness)
         paste_face(pixels, correction, oval, to_crop, is_correction=True)
 
 

@@ -66,7 +66,7 @@ def draw_stroke(
 
 def stroke_mask(height: int, width: int, corners: np.ndarray, breadth: float) -> np.ndarray:
     """Bool (height, width): pixels whose center is at most half the breadth from the line through the corners."""
-    pixels = np.stack(np.mgrid[:height, :width], axis=-1).astype(np.float64)
+    pixels = np.moveaxis(np.indices((height, width), dtype=np.float64), 0, -1)
     mask = np.zeros((height, width), dtype=bool)
     for start, end in zip(corners[:-1], corners[1:], strict=True):
         along = end - start

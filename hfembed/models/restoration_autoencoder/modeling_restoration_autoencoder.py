@@ -91,7 +91,7 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
             maps = self.encoder(pixel_values.to(self.dtype))
         latents = self.bottleneck.encode(maps[-1])
         reconstruction = pixel_values + self.decoder(self.bottleneck.decode(latents) + maps[-1], maps[:-1])
-        if not self.config.removes_damage:
+        if mask is not None and not self.config.removes_damage:
             reconstruction = torch.where(mask, reconstruction, pixel_values)
         output = AutoencoderOutput(reconstruction=reconstruction, latents=latents, pooler_output=latents.flatten(1))
         if targets is not None:
