@@ -272,7 +272,7 @@ def evaluate_denoising(
         bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise and the positions of holes.")] = 0,
-    max_images: Annotated[int, typer.Option(min=0, help="At most this many held-out images; 0 = all.")] = 0,
+    max_images: Annotated[int, typer.Option(min=0, help="At most this many held-out images, spread; 0 = all.")] = 0,
     device: options.Device = "auto",
 ) -> Answer:
     """Measure a restoration model on held-out people, beside the classic methods.
@@ -290,14 +290,14 @@ def evaluate_denoising(
     sides = splits.split_people(people, split["held_out_share"], split["seed"])
     crops = [aligned_faces.AlignedFaces(side, processor) for side in sides]
     known, held_out = denoising.KnownImages(crops[0].pixels()), crops[1].pixels()
-    held_out = held_out[:max_images] if max_images else held_out
-    identity = None
+    rows = torch.linspace(0, len(held_out) - 1, min(max_images or len(held_out), len(held_out))).round().long()
+    held_out, identity = held_out[rows], None
     if embedder is not None:
         identity_model = reconstruction_report.make_identity_model(
             *loading.load_face_embedder(hub.other_model(embedder), device), landmarks
         )
         points = reconstruction_report.crop_landmarks(identity_model.landmarks, sides[1], crops[1], processor)
-        points = points[: len(held_out)]
+        points = points[rows.numpy()]
 
         def identity(clean: "torch.Tensor", restored: "torch.Tensor") -> float:
             return reconstruction_report.identity_kept(identity_model, clean, restored, points)[0]

@@ -202,6 +202,30 @@ def test_denoising_needs_images_to_set_the_classic_methods_on(run, people, tmp_p
     assert code == 1 and "error: 32 images of people who are not held out are too few" in err
 
 
+def test_evaluate_denoising_in_color_with_identity(run, people, photos, embedder, tmp_path, monkeypatch):
+    pytest.importorskip("skimage")
+    from hfembed.images.evaluation import denoising
+
+    monkeypatch.setattr(denoising, "_TUNING_IMAGES", 8)
+    save_tiny_autoencoder(tmp_path / "restorer", tiny_restoration, num_channels=3, inpainting=True, fill="smooth")
+    points = [[8, 9], [16, 9], [12, 13], [9, 17], [15, 17]]
+    landmarks = {photo.relative_to(people).as_posix(): points for photo in photos}
+    (tmp_path / "landmarks.json").write_text(json.dumps(landmarks))
+    tests = ("--sigma", 0.1, "--scale", 2, "--jpeg", 10, "--hole", 5, "--strokes", 2, "--max-images", 5)
+    known = ("--images", people, "--embedder", embedder, "--landmarks", tmp_path / "landmarks.json")
+    command = ("evaluate", "denoising", tmp_path / "restorer", *known, "--held-out-share", 0.4, *tests)
+    code, out, err = run(*command, "--output", tmp_path / "out", "--json")
+    answer = json.loads(out)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert code == 0 and results["denoising"]["images"] == 5, err
+    for name in ("sigma0.1", "x2", "jpeg10", "hole5", "strokes2"):
+        assert answer[f"denoising_{name}_psnr"] == results[f"denoising_{name}_psnr"]
+        assert -1 <= answer[f"denoising_{name}_identity_kept"] <= 1
+        assert (tmp_path / "out" / f"denoising_{name}.png").exists()
+    code, _, err = run(*command[:5], "--embedder", embedder, "--output", tmp_path / "out", "--jpeg", 10)
+    assert code == 1 and "--landmarks or --aligned" in err
+
+
 @pytest.mark.parametrize("protocol", ["reconstruction", "compression"])
 def test_another_split_than_the_trainings_is_said_and_recorded(run, fitted, people, tmp_path, protocol):
     pytest.importorskip("constriction")

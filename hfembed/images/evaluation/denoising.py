@@ -19,6 +19,7 @@ from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.restoration_autoencoder.gaussian_fill import GaussianFill
 
 _TUNING_IMAGES = 48  # of the training images, to choose the strengths of the classic methods on
+_FITTED_NUMBERS = 2**26  # pixels and channels that the Wiener filter is fitted on
 _GAUSSIAN_NUMBERS = 8192  # of an image, whose covariance has their square
 _ROWS = {"clean": "photo", "corrupted": "damaged", "model": "this model"}
 
@@ -50,8 +51,10 @@ class KnownImages:
 
     @cached_property
     def wiener(self) -> classic_denoisers.PcaWiener:
-        """The linear filter of these images."""
-        return classic_denoisers.PcaWiener(self.rest.numpy().astype(np.float32) / 255, self.components)
+        """The linear filter of these images, spread evenly where all are more than fit into memory."""
+        count = max(1, min(len(self.rest), _FITTED_NUMBERS // self.rest[0].numel()))
+        rows = torch.linspace(0, len(self.rest) - 1, count).round().long()
+        return classic_denoisers.PcaWiener(self.rest[rows].numpy().astype(np.float32) / 255, self.components)
 
 
 class DamageTest:
