@@ -37,7 +37,7 @@ gallery: quickstart  ## draw the pictures of docs/gallery.md
 
 # one thread per worker, as torch's threads spin; one worker more than two cores, as tests wait for processes
 test: install  ## the default tests: offline, no research data needed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal --durations 40 --durations-min 5
 
 test-slow: install  ## the long tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ""
