@@ -60,7 +60,10 @@ def _autoencoder_card(notes: CardNotes) -> CardParts:
     if notes.config.get("variational"):
         tags.append("variational-autoencoder")
     elif notes.config["model_type"] == "hfembed_restoration_autoencoder":
-        tags = ["image-restoration", "inpainting" if notes.config.get("inpainting") else "denoising"]
+        fills = notes.config.get("inpainting")
+        tags = ["image-restoration"]
+        tags += ["denoising"] if not fills or notes.config.get("fill") == "smooth" else []
+        tags += ["inpainting"] if fills else []
     return CardParts(
         "conv_autoencoder.md.jinja",
         "image-feature-extraction",

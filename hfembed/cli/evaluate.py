@@ -251,29 +251,65 @@ def evaluate_denoising(
     output: options.Report,
     hub: Hub,
     sigma: Annotated[list[float] | None, typer.Option(help="Gaussian noise, pixels in [0, 1]; may repeat.")] = None,
+    scale: Annotated[
+        list[int] | None, typer.Option(min=2, max=16, help="Reduced by this factor and enlarged again; may repeat.")
+    ] = None,
+    jpeg: Annotated[
+        list[int] | None, typer.Option(min=1, max=95, help="Quality of a JPEG it went through; may repeat.")
+    ] = None,
     hole: Annotated[list[int] | None, typer.Option(help="Side of a square hole, in pixels; may repeat.")] = None,
+    strokes: Annotated[
+        list[int] | None, typer.Option(min=1, max=100, help="Number of free-form strokes of holes; may repeat.")
+    ] = None,
     held_out_share: options.HeldOutShare = None,
     split_seed: options.SplitSeed = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(help=f"{_EMBEDDER} that measures how well identity is kept; needs --landmarks or --aligned."),
+    ] = None,
+    landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise and the positions of holes.")] = 0,
-    max_images: Annotated[int, typer.Option(min=0, help="At most this many held-out images; 0 = all.")] = 0,
+    max_images: Annotated[int, typer.Option(min=0, help="At most this many held-out images, spread; 0 = all.")] = 0,
     device: options.Device = "auto",
 ) -> Answer:
-    """Measure a denoiser on held-out people, beside non-local means, total variation, Wiener, biharmonic."""
-    if not sigma and not hole:
-        raise InputError("nothing to test: give --sigma 0.1, --hole 16, or both")
+    """Measure a restoration model on held-out people, beside the classic methods.
+
+    These are non-local means, total variation, a Wiener filter, bicubic enlargement and biharmonic filling.
+    """
+    if not (sigma or scale or jpeg or hole or strokes):
+        raise InputError("nothing to test: give --sigma 0.1, --scale 4, --jpeg 10, --hole 16, --strokes 3, or several")
+    if embedder is not None and (landmarks is None) != aligned:
+        raise InputError("--embedder needs --landmarks or --aligned: where the faces are in the photos")
     checkpoint = _prepare(hub.model, model, output)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     split = choose_split(checkpoint, held_out_share, split_seed)
-    known, held_out = (
-        aligned_faces.AlignedFaces(side, processor).pixels()
-        for side in splits.split_people(faces.load_faces(images), split["held_out_share"], split["seed"])
-    )
-    held_out = held_out[:max_images] if max_images else held_out
+    people = faces.load_faces(images).remove_columns("landmarks")
+    sides = splits.split_people(people, split["held_out_share"], split["seed"])
+    crops = [aligned_faces.AlignedFaces(side, processor) for side in sides]
+    known, held_out = denoising.KnownImages(crops[0].pixels()), crops[1].pixels()
+    rows = torch.linspace(0, len(held_out) - 1, min(max_images or len(held_out), len(held_out))).round().long()
+    held_out, identity = held_out[rows], None
+    if embedder is not None:
+        identity_model = reconstruction_report.make_identity_model(
+            *loading.load_face_embedder(hub.other_model(embedder), device), landmarks
+        )
+        points = reconstruction_report.crop_landmarks(identity_model.landmarks, sides[1], crops[1], processor)
+        points = points[rows.numpy()]
+
+        def identity(clean: "torch.Tensor", restored: "torch.Tensor") -> float:
+            return reconstruction_report.identity_kept(identity_model, clean, restored, points)[0]
+
     with input_errors():
-        tests: list[denoising.DenoisingTest | denoising.InpaintingTest] = []
-        tests += [denoising.DenoisingTest(held_out, known, value, seed) for value in sigma or []]
-        tests += [denoising.InpaintingTest(held_out, known, size, seed) for size in hole or []]
-        metrics = denoising.report_denoising(tests, autoencoder, output, {"images": images}, split)
+        tests: list[denoising.DamageTest | denoising.InpaintingTest] = []
+        tests += [denoising.noise_test(held_out, known, value, seed) for value in sigma or []]
+        tests += [denoising.enlargement_test(held_out, known, value, seed) for value in scale or []]
+        tests += [denoising.jpeg_test(held_out, known, value, seed) for value in jpeg or []]
+        tests += [denoising.hole_test(held_out, known, value, seed) for value in hole or []]
+        tests += [denoising.strokes_test(held_out, known, value, seed) for value in strokes or []]
+        metrics = denoising.report_denoising(tests, autoencoder, output, {"images": images}, split, identity=identity)
     return _answer(metrics, output, "\n".join(f"{name:48}{value:8.3f}" for name, value in metrics.items()))
 
 

@@ -7,18 +7,26 @@ import typer
 
 from hfembed.atomic import atomic_write, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch
+from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports, torch
 from hfembed.cli.evaluate import choose_split
 from hfembed.errors import InputError, input_errors
 
 with lazy_imports():
     import numpy as np
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
     from hfembed.faces.data import aligned_faces, faces, splits
-    from hfembed.images import compression, image_embedders, latent_statistics, morphing, pictures, restoration
+    from hfembed.images import (
+        compression,
+        face_restorer,
+        image_embedders,
+        latent_statistics,
+        morphing,
+        pictures,
+        restoration,
+    )
     from hfembed.index import embedding_index
 
 _COLUMNS = 8  # of a film's pictures on a page
@@ -284,9 +292,64 @@ def inpaint(
     return _write_picture(restoration.inpaint(autoencoder, _read_photo(photo), hole, overlap=overlap), output)
 
 
+@commands.command("restore")
+def restore(
+    model: options.Autoencoder,
+    photo: AnyPhoto,
+    output: options.Picture,
+    hub: Hub,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Of a face detector; default: the one of the default face model."),
+    ] = None,
+    scale: Annotated[int, typer.Option(min=1, max=4, help="First enlarge the photo by this integer factor.")] = 1,
+    mask: Annotated[
+        Path | None, typer.Option(help="A picture of the photo's size, white where the photo is to be filled.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Restore the whole photo by tiles, not its faces.")] = False,
+    overlap: Overlap = None,
+    device: options.Device = "auto",
+) -> Answer:
+    """Remove noise, blur, compression artifacts and holes from the faces in a photo, or from all of it."""
+    if whole and detector is not None:
+        raise InputError("--whole looks for no faces: give either it or --detector")
+    if overlap is not None and not whole:
+        raise InputError("--overlap is that of the tiles of --whole")
+    check_writable(output)
+    photo_files.check_photos(photo, *(() if mask is None else (mask,)))
+    picture = _enlarged(photo_files.open_photo(photo, mode=None), scale, photo)
+    hole = None if mask is None else np.array(_enlarged(photo_files.open_photo(mask, mode="L"), scale, mask)) > 127
+    autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
+    pixels = _to_tensor(picture)
+    if hole is not None:
+        restoration.check_mask(autoencoder, pixels, torch.from_numpy(hole))
+    if whole:
+        holes = None if hole is None else torch.from_numpy(hole)
+        return _write_picture(restoration.restore(autoencoder, pixels, holes, overlap), output)
+    face_restorer.check_takes_faces(autoencoder)
+    finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
+    restored, count = face_restorer.FaceRestorer(autoencoder, finder)(picture, hole, str(photo))
+    pictures.write_picture(np.array(restored.convert("RGB")), output)
+    return Answer.written(output, f"{counted(count, 'face')} restored, written to {output}", faces=count)
+
+
+def _enlarged(picture: "Image.Image", scale: int, file: Path) -> "Image.Image":
+    width, height = scale * picture.width, scale * picture.height
+    if width * height > photo_files.MAX_PIXELS:
+        raise InputError(
+            f"{photo_files.utf8_name(file)}: {width} x {height} pixels are more than {photo_files.MAX_PIXELS:,}; "
+            "choose a smaller --scale"
+        )
+    return picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else picture
+
+
 def _read_photo(file: Path) -> "torch.Tensor":
     """A photo, upright, at its own size: (1 or 3, H, W) float32 in [0, 1]."""
-    pixels = np.array(photo_files.open_photo(file, mode=None), dtype=np.float32)
+    return _to_tensor(photo_files.open_photo(file, mode=None))
+
+
+def _to_tensor(picture: "Image.Image") -> "torch.Tensor":
+    pixels = np.array(picture, dtype=np.float32)
     return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1) / 255
 
 

@@ -115,7 +115,7 @@ def _load(checkpoint: str | Checkpoint) -> tuple[BaseImageProcessor, dict[str, _
         made = ("reconstruction",)
         if model_type == RESTORATION_AUTOENCODER:
             if model.config.inpainting:
-                raise InputError(f"{checkpoint} solves linear equations of the hole's size, which ONNX cannot express")
+                raise InputError(f"{checkpoint} takes masks of holes, which is not exported to ONNX")
             whole = _Part(model, lambda model, x: model(x).reconstruction, "pixel_values", made, pixels)
             return processor, {"model": whole}
         encoder = _Part(model, lambda model, x: model.encode(x), "pixel_values", ("latents",), pixels)

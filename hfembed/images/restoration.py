@@ -1,18 +1,22 @@
-"""Photos of any size through a denoiser: without noise, without holes."""
-
-from collections.abc import Callable
+"""Photos of any size through a restoration model: without noise and other damage, without holes."""
 
 import torch
 
-from hfembed.checkpoint.loading import RESTORATION_AUTOENCODER
 from hfembed.errors import InputError
 from hfembed.images.tiling import apply_in_tiles
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 
-@torch.no_grad()
 def denoise(model: AutoencoderModelBase, photo: torch.Tensor, overlap: int | None = None) -> torch.Tensor:
-    """Remove noise from a photo (1 or 3, H, W) in [0, 1] of any size; float32 of the same shape, in [0, 1].
+    """Remove noise from a photo: `restore` without holes."""
+    return restore(model, photo, overlap=overlap)
+
+
+@torch.no_grad()
+def restore(
+    model: AutoencoderModelBase, photo: torch.Tensor, mask: torch.Tensor | None = None, overlap: int | None = None
+) -> torch.Tensor:
+    """Remove damage from a photo (1 or 3, H, W) in [0, 1] of any size; float32 of the same shape, in [0, 1].
 
     It goes through the model in overlapping tiles of its training size. A gray model restores each color channel by
     itself; a color model takes a gray photo as three equal channels. The mean over the photo and its mirror image is a
@@ -20,15 +24,18 @@ def denoise(model: AutoencoderModelBase, photo: torch.Tensor, overlap: int | Non
     section 3.4).
 
     Args:
+        mask: (H, W) bool, true where the photo has holes, which are filled.
         overlap: Pixels that adjacent tiles share; a quarter of a tile by default.
 
     Raises:
-        InputError: The model is no denoiser, gives numbers that are not finite, or the overlap is more than half a
-            tile.
+        InputError: The model removes no damage, or fills no holes where there is a mask; mask and photo differ in
+            size, or nothing or everything is masked; numbers are not finite, or the overlap is more than half a tile.
     """
-    if model.config.model_type != RESTORATION_AUTOENCODER or model.config.inpainting:
+    if not getattr(model.config, "removes_damage", False):
         raise InputError("this autoencoder does not remove noise: train one for it (recipes/denoise.yaml)")
-    return _in_tiles(model, lambda tiles: _with_mirror(model, tiles), photo.float(), overlap).clamp(0, 1)
+    if mask is not None:
+        check_mask(model, photo, mask)
+    return _in_tiles(model, photo, mask, overlap)
 
 
 @torch.no_grad()
@@ -41,6 +48,16 @@ def inpaint(
         InputError: The model does not fill holes; mask and photo differ in size, or nothing or everything is masked;
             numbers are not finite, or the overlap is more than half a tile.
     """
+    check_mask(model, photo, mask)
+    return torch.where(mask, _in_tiles(model, photo, mask, overlap), photo)
+
+
+def check_mask(model: AutoencoderModelBase, photo: torch.Tensor, mask: torch.Tensor) -> None:
+    """Refuse a mask (H, W) bool that does not belong to a photo (C, H, W), or to a model.
+
+    Raises:
+        InputError: The model fills no holes; mask and photo differ in size, or nothing or everything is masked.
+    """
     if not getattr(model.config, "inpainting", False):
         raise InputError("this autoencoder does not fill holes: train one with inpainting (recipes/inpaint.yaml)")
     if mask.shape != photo.shape[1:]:
@@ -50,29 +67,27 @@ def inpaint(
     if not mask.any() or mask.all():
         raise InputError("the mask covers nothing, or everything: white is what is to be filled in")
 
-    def network(tiles: torch.Tensor) -> torch.Tensor:
-        # the mask travels as one more channel; where tiles were filled up by mirroring, it was mirrored too
-        return torch.cat([_with_mirror(model, tiles[:, :-1], tiles[:, -1:] > 0.5), tiles[:, -1:]], dim=1)
-
-    filled = _in_tiles(model, network, torch.cat([photo.float(), mask[None].float()]), overlap)[:-1].clamp(0, 1)
-    return torch.where(mask, filled, photo)
-
 
 def _in_tiles(
-    model: AutoencoderModelBase,
-    network: Callable[[torch.Tensor], torch.Tensor],
-    image: torch.Tensor,
-    overlap: int | None,
+    model: AutoencoderModelBase, photo: torch.Tensor, mask: torch.Tensor | None, overlap: int | None
 ) -> torch.Tensor:
     height, width = model.config.image_size
     overlap = min(height, width) // 4 if overlap is None else overlap
+
+    def network(tiles: torch.Tensor) -> torch.Tensor:
+        if mask is None:
+            return _with_mirror(model, tiles)
+        # the mask travels as one more channel; where tiles were filled up by mirroring, it was mirrored too
+        return torch.cat([_with_mirror(model, tiles[:, :-1], tiles[:, -1:] > 0.5), tiles[:, -1:]], dim=1)
+
+    image = photo.float() if mask is None else torch.cat([photo.float(), mask[None].float()])
     try:
-        restored = apply_in_tiles(network, image, (height, width), overlap)
+        restored = apply_in_tiles(network, image, (height, width), overlap)[: len(photo)]
     except ValueError as error:
         raise InputError(str(error)) from error
     if not restored.isfinite().all():
         raise InputError("the model gives images that are not finite: its weights are damaged, or the photo")
-    return restored
+    return restored.clamp(0, 1)
 
 
 def _with_mirror(model: AutoencoderModelBase, tiles: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:

@@ -96,7 +96,8 @@ def appearance_autoencoder(folder: Path) -> None:
 
 
 def restoration_autoencoder(folder: Path) -> None:
-    config = RestorationAutoencoderConfig(image_size=list(SIZE), widths=[8, 12], latent_channels=3)
+    fields = {"inpainting": True, "fill": "smooth"}
+    config = RestorationAutoencoderConfig(image_size=list(SIZE), widths=[8, 12], latent_channels=3, **fields)
     model = RestorationAutoencoderModel(config).eval()
     torch.nn.init.normal_(model.decoder.conv_out.weight, std=0.05)
     model.save_pretrained(folder)

@@ -93,7 +93,7 @@ def photos(tmp_path):
 def test_the_code_on_a_card_runs(hub, client, photos, family):
     folder = write_checkpoint(family, photos / "model")
     names = client(run_the_code, folder=folder, repo_id=f"ann/{family}", where=photos)
-    assert {"a", "reconstruction", "swapped", "vectors", "faces"} & set(names)
+    assert {"a", "reconstruction", "filled", "swapped", "vectors", "faces"} & set(names)
 
 
 def test_the_code_for_an_analyzer_runs(hub, client, photos):

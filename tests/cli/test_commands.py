@@ -23,8 +23,8 @@ from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
 # what issues and earlier releases promised, to the letter
 COMMANDS = {
     "": "verify embed identify analyzer group explain swap add-person fit-latents morph walk sample compress "
-    "decompress similar denoise inpaint neighbors neighbours analogy map card push demo convert export push-dataset "
-    "evaluate forms phrase odd-one-out compress-vectors fit-weights "
+    "decompress similar denoise inpaint restore neighbors neighbours analogy map card push demo convert export "
+    "push-dataset evaluate forms phrase odd-one-out compress-vectors fit-weights "
     "models",
     "models": "get",
     "convert": "mobilefacenet facenet-pytorch insightface adaface cvlface timm-face mtcnn word2vec fasttext floret "

@@ -1,19 +1,22 @@
 """The commands for images as a user calls them: the files they leave, and one line when something is wrong."""
 
 import json
+import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from hfembed.checkpoint import loading
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.cli import main
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
-from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from tests.images.tiny_autoencoder import SIZE, save_tiny_autoencoder, tiny_restoration
 
@@ -199,6 +202,30 @@ def test_denoising_needs_images_to_set_the_classic_methods_on(run, people, tmp_p
     assert code == 1 and "error: 32 images of people who are not held out are too few" in err
 
 
+def test_evaluate_denoising_in_color_with_identity(run, people, photos, embedder, tmp_path, monkeypatch):
+    pytest.importorskip("skimage")
+    from hfembed.images.evaluation import denoising
+
+    monkeypatch.setattr(denoising, "_TUNING_IMAGES", 8)
+    save_tiny_autoencoder(tmp_path / "restorer", tiny_restoration, num_channels=3, inpainting=True, fill="smooth")
+    points = [[8, 9], [16, 9], [12, 13], [9, 17], [15, 17]]
+    landmarks = {photo.relative_to(people).as_posix(): points for photo in photos}
+    (tmp_path / "landmarks.json").write_text(json.dumps(landmarks))
+    tests = ("--sigma", 0.1, "--scale", 2, "--jpeg", 10, "--hole", 5, "--strokes", 2, "--max-images", 5)
+    known = ("--images", people, "--embedder", embedder, "--landmarks", tmp_path / "landmarks.json")
+    command = ("evaluate", "denoising", tmp_path / "restorer", *known, "--held-out-share", 0.4, *tests)
+    code, out, err = run(*command, "--output", tmp_path / "out", "--json")
+    answer = json.loads(out)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert code == 0 and results["denoising"]["images"] == 5, err
+    for name in ("sigma0.1", "x2", "jpeg10", "hole5", "strokes2"):
+        assert answer[f"denoising_{name}_psnr"] == results[f"denoising_{name}_psnr"]
+        assert -1 <= answer[f"denoising_{name}_identity_kept"] <= 1
+        assert (tmp_path / "out" / f"denoising_{name}.png").exists()
+    code, _, err = run(*command[:5], "--embedder", embedder, "--output", tmp_path / "out", "--jpeg", 10)
+    assert code == 1 and "--landmarks or --aligned" in err
+
+
 @pytest.mark.parametrize("protocol", ["reconstruction", "compression"])
 def test_another_split_than_the_trainings_is_said_and_recorded(run, fitted, people, tmp_path, protocol):
     pytest.importorskip("constriction")
@@ -245,6 +272,81 @@ def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
     assert code == 1 and "the mask is 24 x 24, the photo 37 x 50" in err
     code, _, err = run("inpaint", tmp_path / "model", *files)
     assert code == 1 and "does not fill holes" in err
+
+
+class OneFace:
+    """A detector that finds a face of 24 pixels in the middle of photos of 60 x 50 pixels, and none in others."""
+
+    def detect(self, pictures):
+        points = torch.tensor(template_for_size(24, 24)) + torch.tensor([18.0, 13.0])
+        found = points[None] if pictures[0].size in ((60, 50), (120, 100)) else points[None][:0]
+        return [SimpleNamespace(landmarks=found * (pictures[0].width / 60))]
+
+
+@pytest.fixture
+def one_face(monkeypatch):
+    monkeypatch.setattr(loading, "load_face_detector", lambda checkpoint, device: (OneFace(), None))
+
+
+def test_restore_faces_or_the_whole_photo(run, one_face, model, tmp_path):
+    settings = {"num_channels": 3, "inpainting": True, "fill": "smooth", "aligned_faces": True}
+    save_tiny_autoencoder(tmp_path / "restorer", tiny_restoration, **settings)
+    photo = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    Image.fromarray(photo[:, :, 0]).save(tmp_path / "gray.png")
+    mask = np.zeros((50, 60), np.uint8)
+    mask[20:30, 20:40] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    restore = ("restore", tmp_path / "restorer", tmp_path / "photo.png", tmp_path / "out.png")
+    found = ("--detector", model)
+    code, out, err = run(*restore, *found, "--json")
+    assert code == 0 and json.loads(out) == {"faces": 1, "output": str(tmp_path / "out.png")}, err
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), photo), "a new one corrects nothing"
+    code, out, _ = run(*restore, "--whole")
+    assert code == 0 and np.abs(np.asarray(Image.open(tmp_path / "out.png")).astype(int) - photo).max() <= 1
+    for where in (found, ("--whole",)):
+        assert run(*restore, *where, "--mask", tmp_path / "mask.png")[0] == 0
+        filled = np.asarray(Image.open(tmp_path / "out.png"))
+        far = np.ones_like(mask)
+        far[17:33, 17:43] = 0  # the aligned mask is that of a resampled picture
+        assert np.array_equal(filled[far == 1], photo[far == 1])
+        assert filled[22:28, 24:36].std() < 0.5 * photo[22:28, 24:36].std(), "smooth"
+        assert run(*restore, *where, "--scale", 2, "--mask", tmp_path / "mask.png")[0] == 0
+        assert Image.open(tmp_path / "out.png").size == (120, 100)
+        assert run(*restore[:2], tmp_path / "gray.png", tmp_path / "out.png", *where)[0] == 0
+        restored = np.asarray(Image.open(tmp_path / "out.png"))
+        assert np.array_equal(restored, np.repeat(photo[:, :, :1], 3, axis=2)), "gray photos stay gray"
+
+
+def test_what_restore_refuses_is_one_line(run, one_face, model, photos, tmp_path):
+    settings = {"num_channels": 3, "fill": "smooth", "aligned_faces": True}
+    save_tiny_autoencoder(tmp_path / "restorer", tiny_restoration, **settings)
+    save_tiny_autoencoder(tmp_path / "filler", tiny_restoration, **settings, inpainting=True)
+    save_tiny_autoencoder(tmp_path / "unaligned", tiny_restoration)
+    save_tiny_autoencoder(tmp_path / "gaussian", tiny_restoration, inpainting=True)
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Image.new("L", (24, 24)).save(tmp_path / "black.png")
+    Image.new("L", (24, 23), 255).save(tmp_path / "small.png")
+    whole = "--whole"
+    for name, more, line in (
+        ("restorer", (), "no face was found in .*--whole restores"),
+        ("unaligned", (), "not trained on aligned faces .*--whole"),
+        ("gaussian", (), "does not restore photos: train one"),
+        (model, (), "does not restore photos: train one"),
+        ("gaussian", (whole,), "does not remove noise: train one"),
+        ("restorer", (whole, "--mask", tmp_path / "black.png"), "does not fill holes"),
+        ("filler", (whole, "--mask", tmp_path / "black.png"), "mask covers nothing"),
+        ("filler", (whole, "--mask", tmp_path / "small.png"), "the mask is 23 x 24, the photo 24 x 24"),
+        ("filler", ("--mask", tmp_path / "damaged.png"), "damaged.png"),
+        ("filler", ("--mask", tmp_path / "nowhere.png"), "nowhere.png: no such file"),
+        ("restorer", (whole, "--detector", model), "give either it or --detector"),
+        ("restorer", ("--overlap", 3), "tiles of --whole"),
+        ("restorer", (whole, "--overlap", 3000), "overlap must lie between"),
+    ):
+        given = () if whole in more or "--detector" in more else ("--detector", model)
+        code, _, err = run("restore", tmp_path / name, photos[0], tmp_path / "out.png", *more, *given)
+        assert code == 1 and err.startswith("error: ") and err.count("\n") == 1 and re.search(line, err), (name, err)
+    assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(

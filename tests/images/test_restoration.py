@@ -5,7 +5,7 @@ import torch
 
 from hfembed.errors import InputError
 from hfembed.images.morphing import midpoint_sharpness, morph, walk
-from hfembed.images.restoration import denoise, inpaint
+from hfembed.images.restoration import denoise, inpaint, restore
 from tests.images.tiny_autoencoder import SIZE, smooth_images, tiny_autoencoder, tiny_restoration
 
 
@@ -14,12 +14,14 @@ class Darken:
 
     device = torch.device("cpu")
 
-    def __init__(self, channels, inpainting=False):
+    def __init__(self, channels, inpainting=False, removes_damage=None):
+        removes_damage = not inpainting if removes_damage is None else removes_damage
         self.config = SimpleNamespace(
             model_type="hfembed_restoration_autoencoder",
             num_channels=channels,
             image_size=[SIZE, SIZE],
             inpainting=inpainting,
+            removes_damage=removes_damage,
         )
 
     def __call__(self, pixel_values, mask=None):
@@ -85,6 +87,19 @@ def test_only_the_hole_is_filled(model_channels, photo_channels):
             inpaint(Darken(1, inpainting=True), photo, nothing)
     with pytest.raises(InputError, match="does not fill holes"):
         inpaint(tiny_restoration(), photo, mask)
+
+
+@pytest.mark.parametrize("model_channels", [1, 3])
+@pytest.mark.parametrize("photo_channels", [1, 3])
+def test_one_model_removes_damage_and_fills_holes(model_channels, photo_channels):
+    photo, mask = torch.rand(photo_channels, 30, 20), torch.zeros(30, 20, dtype=torch.bool)
+    mask[5:12, 3:9] = True
+    model = Darken(model_channels, inpainting=True, removes_damage=True)
+    restored = restore(model, photo, mask)
+    assert torch.allclose(restored, torch.where(mask, 0.2, photo / 2), atol=1e-6)
+    assert torch.allclose(restore(model, photo), photo / 2, atol=1e-6)
+    with pytest.raises(InputError, match="does not fill holes"):
+        restore(Darken(1), photo, mask)
 
 
 def test_a_morph_goes_from_one_reconstruction_to_the_other():

@@ -140,7 +140,7 @@ def test_every_recipe_of_the_package_can_be_read():
             config_class = IdentitySwapTrainingConfig
         elif name in more:
             config_class = SwapTrainingConfig
-        elif name.startswith(("autoencoder", "compression", "denoise", "inpaint")):
+        elif name.startswith(("autoencoder", "compression", "denoise", "inpaint", "restore")):
             config_class = AutoencoderTrainingConfig
         elif name.startswith("word2vec"):
             config_class = Word2VecTrainingConfig

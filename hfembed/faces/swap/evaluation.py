@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import AlignedFaces
-from hfembed.faces.swap.face_oval import face_oval
+from hfembed.faces.face_oval import face_oval
 from hfembed.faces.swap.recrop import Recrop
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from hfembed.errors import InputError, input_errors
-from hfembed.faces.swap.face_oval import face_oval
+from hfembed.faces.face_oval import face_oval
+from hfembed.faces.face_pasting import align_face, find_faces, paste_face
 from hfembed.models.detected_faces import FaceDetector
-from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_swap_base import FaceSwapBase
 from hfembed.photos import open_photo
 
@@ -87,9 +88,8 @@ class FaceSwapper:
         if not faces:
             return list(pictures)
         with input_errors():
-            crops = [self.processor.align(pictures[number], points) for number, points in faces]
-            to_crops = [similarity_transform(points, np.asarray(self.processor.template)) for _, points in faces]
-        source = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+            aligned = [align_face(self.processor, pictures[number], points) for number, points in faces]
+        source = torch.from_numpy(np.stack([face.crop for face in aligned])).permute(0, 3, 1, 2) / 255
         drawn, masks = self.model.swap(source.to(self.model.device), person)
         drawn = 255 * drawn.float().cpu().permute(0, 2, 3, 1)
         changed: dict[int, np.ndarray] = {}
@@ -98,7 +98,12 @@ class FaceSwapper:
             weights = self.oval
             if masks is not None and not self.model.corrects_photos:  # a correction has had its mask
                 weights = self.oval * masks[row, 0].float().cpu().numpy()
-            self._paste(pixels, drawn[row].numpy(), crops[row], weights, to_crops[row])
+            face, crop = drawn[row].numpy(), aligned[row].crop
+            if self.match_colors:
+                face = match_colors(face, crop.astype(np.float32), weights)
+            if self.model.corrects_photos:  # a larger photo keeps its detail
+                face = face - crop
+            paste_face(pixels, face, weights, aligned[row].to_crop, self.model.corrects_photos)
         return [
             Image.fromarray(changed[number]) if number in changed else picture
             for number, picture in enumerate(pictures)
@@ -112,32 +117,7 @@ class FaceSwapper:
         """
         if self.detector is None:
             raise InputError("give a face detector, or five landmarks for each face")
-        landmarks = self.detector.detect([picture])[0].landmarks.numpy()
-        if len(landmarks) == 0:
-            raise InputError(f"no face was found in {name}: give its landmarks, or a larger picture")
-        return landmarks
-
-    def _paste(
-        self, pixels: np.ndarray, face: np.ndarray, crop: np.ndarray, weights: np.ndarray, to_crop: np.ndarray
-    ) -> None:
-        """Paste one face into `pixels`, uint8 (height, width, 3); face and crop in [0, 255].
-
-        Of a model that corrects photos only the difference to the crop is pasted: a larger photo keeps its detail.
-        """
-        if self.match_colors:
-            face = match_colors(face, crop.astype(np.float32), weights)
-        if self.model.corrects_photos:
-            face = face - crop
-        face = np.repeat(face, 3, axis=2) if face.shape[2] == 1 else face
-        box = _covered(to_crop, self.processor.size, (pixels.shape[1], pixels.shape[0]))
-        if box is None:
-            return
-        left, top, right, bottom = box
-        layers = [_resample_back(layer, to_crop, box) for layer in (*face.transpose(2, 0, 1), weights)]
-        pasted, opacity = np.stack(layers[:3], axis=2), np.clip(layers[3], 0, 1)[:, :, None]
-        region = pixels[top:bottom, left:right]
-        change = pasted if self.model.corrects_photos else pasted - region
-        region[:] = np.clip(np.rint(region + opacity * change), 0, 255)
+        return find_faces(self.detector, picture, name, "give its landmarks, or a larger picture")
 
 
 def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -162,25 +142,3 @@ def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -
     wanted_mean, wanted_deviation = spread(reference)
     contrast = np.clip(wanted_deviation / np.maximum(deviation, 1e-3), *_CONTRAST_RANGE)
     return (face - mean) * contrast + wanted_mean
-
-
-def _covered(
-    to_crop: np.ndarray, crop_size: dict[str, int], photo_size: tuple[int, int]
-) -> tuple[int, int, int, int] | None:
-    """The part of the photo, left, top, right, bottom, that the crop covers; None where they do not meet."""
-    corners = np.array([[x, y] for x in (0, crop_size["width"] - 1) for y in (0, crop_size["height"] - 1)])
-    positions = np.linalg.solve(to_crop[:, :2], (corners - to_crop[:, 2]).T)
-    left, top = np.maximum(np.floor(positions.min(axis=1)), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(positions.max(axis=1)) + 1, photo_size).astype(int)
-    return (left, top, right, bottom) if left < right and top < bottom else None
-
-
-def _resample_back(layer: np.ndarray, to_crop: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """One channel of the crop, resampled to a part of the photo; 0 outside the crop."""
-    left, top, right, bottom = box
-    # Pillow counts from the corner of a pixel, the matrix from its center
-    center = to_crop @ np.array([left - 0.5, top - 0.5, 1.0]) + 0.5
-    coefficients = (*to_crop[0, :2], center[0], *to_crop[1, :2], center[1])
-    image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
-    size = (right - left, bottom - top)
-    return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))

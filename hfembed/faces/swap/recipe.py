@@ -14,7 +14,7 @@ from hfembed.checkpoint.loading import load_face_embedder, load_image_model
 from hfembed.errors import InputError, first_line
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.faces import read_names
-from hfembed.faces.swap.face_oval import face_oval
+from hfembed.faces.face_oval import face_oval
 from hfembed.faces.swap.losses import Likeness, SwapLoss
 from hfembed.faces.swap.person_crops import load_people
 from hfembed.faces.swap.warping import WarpedPairs

@@ -27,8 +27,10 @@ class AutoencoderCollator:
         corruption: Corruption | None = None,
         show_holes: bool = False,
     ):
-        if show_holes and (corruption is None or not corruption.holes):
-            raise ValueError("an inpainting model learns from holes: the recipe's corruption must have holes")
+        if show_holes and (corruption is None or not corruption.makes_holes):
+            raise ValueError(
+                "an inpainting model learns from holes: the recipe's corruption must have holes, or strokes"
+            )
         self.processor = processor
         self.augmentation = augmentation
         self.corruption = corruption

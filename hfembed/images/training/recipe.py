@@ -114,6 +114,8 @@ class AutoencoderTrainingConfig(AdversarialTrainingConfig):
             raise ValueError(f"a discriminator needs images of at least 32 pixels, not {self.image_size}")
         if self.face_points and [len(point) for point in self.face_points] != [2] * 5:
             raise ValueError(f"face_points must be five [x, y], not {self.face_points}")
+        if self.model.get("aligned_faces") and self.crop_fraction < 1:
+            raise ValueError("model: aligned_faces says that photos are crops on the template: crop_fraction is 1")
         for name in ("image_size", "num_channels"):
             if name in self.model:
                 raise ValueError(f"model: {name} is set by the recipe's image_size and color")

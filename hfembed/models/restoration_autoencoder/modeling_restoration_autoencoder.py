@@ -1,4 +1,4 @@
-"""Restoration autoencoder: a convolutional network with skip connections that removes noise or fills holes."""
+"""Restoration autoencoder: a convolutional network with skip connections that removes damage or fills holes."""
 
 import torch
 from torch import nn
@@ -8,6 +8,7 @@ from hfembed.models.autoencoder_base import AutoencoderModelBase, AutoencoderOut
 
 from .configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from .gaussian_fill import GaussianFill
+from .smooth_fill import smooth_fill
 
 
 class ZeroConv2d(nn.Conv2d):
@@ -19,7 +20,7 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
 
     The encoder's feature maps are added to the decoder's (Ronneberger et al., "U-Net", 2015), whose output is added to
     the input (Zhang et al., "Beyond a Gaussian Denoiser", 2017). An inpainting model adds its correction to the
-    conditional mean of the pixels in the holes.
+    conditional mean of the pixels in the holes, or to the image whose holes are filled from their borders (`fill`).
     """
 
     config: RestorationAutoencoderConfig
@@ -28,7 +29,7 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
 
     def __init__(self, config: RestorationAutoencoderConfig) -> None:
         super().__init__(config)
-        if config.inpainting:
+        if not config.removes_damage:
             self.fill = GaussianFill(config.num_channels, config.image_size)
         self.encoder = Encoder(config, extra_channels=1 if config.inpainting else 0)
         self.bottleneck = make_bottleneck(config, config.latent_channels)
@@ -48,8 +49,8 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
             super()._init_weights(module)
 
     def start_from_images(self, pixel_values: torch.Tensor) -> None:
-        """Measure the Gaussian of an inpainting model on images (N, C, H, W) in [0, 1], before training."""
-        if self.config.inpainting:
+        """Measure a model's Gaussian, if it has one, on images (N, C, H, W) in [0, 1], before training."""
+        if not self.config.removes_damage:
             self.fill.start_from_images(pixel_values)
 
     def forward(
@@ -63,7 +64,8 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
         Args:
             pixel_values: (batch_size, num_channels, height, width) in [0, 1], from the image processor.
             mask: (batch_size, 1, height, width) bool, for an inpainting model: true where images have holes. Without
-                it there are none. What lies outside of holes stays as it is, so that the loss is that of the holes.
+                it there are none. With the fill "gaussian", what lies outside of holes stays as it is, so that the
+                loss is that of the holes.
 
         Returns:
             AutoencoderOutput; `latents` are the bottleneck's and cannot be decoded alone.
@@ -77,8 +79,11 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
             raise ValueError("training needs targets, the clean images: the network's input would be its own target")
         if self.config.inpainting:
             mask = self._checked_mask(pixel_values, mask)
-            # in training the images are those that the fill was measured on
-            pixel_values = self.fill(pixel_values, mask, targets if self.training else None)
+            if self.config.removes_damage:
+                pixel_values = smooth_fill(pixel_values, mask)
+            else:
+                # in training the images are those that the fill was measured on
+                pixel_values = self.fill(pixel_values, mask, targets if self.training else None)
             maps = self.encoder(torch.cat([pixel_values, mask], dim=1).to(self.dtype))
         elif mask is not None:
             raise ValueError("this model does not take masks: train one with inpainting")
@@ -86,7 +91,7 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
             maps = self.encoder(pixel_values.to(self.dtype))
         latents = self.bottleneck.encode(maps[-1])
         reconstruction = pixel_values + self.decoder(self.bottleneck.decode(latents) + maps[-1], maps[:-1])
-        if mask is not None:
+        if mask is not None and not self.config.removes_damage:
             reconstruction = torch.where(mask, reconstruction, pixel_values)
         output = AutoencoderOutput(reconstruction=reconstruction, latents=latents, pooler_output=latents.flatten(1))
         if targets is not None:

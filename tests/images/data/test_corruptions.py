@@ -1,6 +1,9 @@
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hfembed.faces.data.augmentation import FaceAugmentation
 from hfembed.images.data.corruptions import (
@@ -11,11 +14,15 @@ from hfembed.images.data.corruptions import (
     compress_as_jpeg,
     downsample_image,
     draw_hole,
+    draw_stroke,
+    resize_image,
+    stroke_mask,
 )
 
 EVERYTHING = dict(
     blur=(0.2, 1.5), downsample=(0.4, 1.0), noise=(0.0, 0.2), salt_and_pepper=(0.0, 0.1), jpeg=(20, 90),
-    holes=2, hole_size=(4, 9),
+    holes=2, hole_size=(4, 9), reduction=(1.0, 3.0), strokes=(1, 3), stroke_width=(2, 5),
+    chance={"reduction": 0.6, "strokes": 0.5, "noise": 0.8},
 )  # fmt: skip
 
 
@@ -146,6 +153,75 @@ def test_downsampling_loses_detail_and_keeps_the_level():
     assert np.allclose(downsample_image(checks, 1.0), checks, atol=1e-3)
 
 
+def from_pillow(image, size):
+    """Bicubic in floating point, channel by channel."""
+    layers = [Image.fromarray(layer).resize(size, Image.Resampling.BICUBIC) for layer in image]
+    return np.clip(np.stack([np.asarray(layer) for layer in layers]), 0, 255)
+
+
+def test_reduction_is_pillows_there_and_back():
+    image = crops(1, 3)[0].numpy().astype(np.float32)
+    for height, width in ((13, 11), (40, 20), (80, 96)):
+        assert np.allclose(resize_image(image, height, width), from_pillow(image, (width, height)), atol=0.05)
+    reduced = Corruption(reduction=(4.0, 4.0))(crops(1, 3), keys(1))[0].numpy()
+    assert np.allclose(reduced, from_pillow(from_pillow(image, (8, 10)), (32, 40)), atol=0.05)
+
+
+def test_noise_and_jpeg_are_those_of_the_small_photo():
+    """What is enlarged has grown: written down once more with Pillow and the keyed draws."""
+    image = crops(1, 3)[0].numpy().astype(np.float32)
+    damaged = Corruption(seed=3, reduction=(2.0, 2.0), noise=(0.1, 0.1), jpeg=(30, 30))(crops(1, 3), [(5, 7)])[0]
+    generator = np.random.Generator(np.random.Philox(key=[3, 11], counter=[0, 0, 7, 5]))
+    small = from_pillow(image, (16, 20))
+    small = np.clip(small + 25.5 * generator.standard_normal(small.shape, dtype=np.float32), 0, 255)
+    file = io.BytesIO()
+    Image.fromarray(np.rint(small).astype(np.uint8).transpose(1, 2, 0)).save(file, "JPEG", quality=30)
+    decoded = np.asarray(Image.open(file), dtype=np.float32).transpose(2, 0, 1)
+    difference = np.abs(damaged.numpy() - from_pillow(decoded, (32, 40)))
+    assert np.median(difference) < 0.05 and difference.mean() < 2, "up to what rounding changes in a block"
+
+
+def test_a_stroke_is_what_is_near_its_line():
+    corners, breadth = np.array([[3.0, 4.0], [20.0, 11.0], [9.0, 24.0]]), 5.0
+    mask = stroke_mask(24, 30, corners, breadth)
+    lines = zip(corners[:-1], corners[1:], strict=True)
+    points = np.concatenate([a + np.linspace(0, 1, 4000)[:, None] * (b - a) for a, b in lines])
+    for row in range(24):
+        for column in range(30):
+            distance = np.hypot(*(points - [row, column]).T).min()
+            if abs(distance - 2.5) > 0.01:
+                assert mask[row, column] == (distance < 2.5), (row, column)
+
+
+def test_strokes_have_the_number_and_breadth_that_they_say_and_reach_every_place():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        corners, breadth = draw_stroke(40, 32, (3, 6), generator)
+        assert 3 <= breadth <= 6 and 3 <= len(corners) <= 8
+        assert (corners >= 0).all() and (corners <= [39, 31]).all()
+    corruption = Corruption(strokes=(1, 2), stroke_width=(4, 8))
+    masks = corruption.hole_masks(keys(200), 40, 32)
+    assert masks.any(0).all() and 0.05 < masks.float().mean() < 0.5 and masks.any(3).any(2).all()
+    damaged = corruption(crops(200), keys(200))
+    assert torch.equal(damaged, torch.where(masks, 127.5, crops(200).float()))
+    assert corruption.makes_holes and not Corruption().makes_holes
+
+
+def test_a_chance_is_the_fraction_of_the_samples_and_independent_of_the_others():
+    corruption = Corruption(noise=(0.1, 0.1), strokes=(1, 1), chance={"noise": 0.3, "strokes": 0.5})
+    pixels = torch.full((400, 1, 16, 16), 128, dtype=torch.uint8)
+    damaged, masks = corruption(pixels, keys(400)), corruption.hole_masks(keys(400), 16, 16)
+    has_hole = masks.any(3).any(2)[:, 0]
+    has_noise = ((damaged != 128) & ~masks).any(3).any(2)[:, 0]
+    assert has_hole.float().mean().item() == pytest.approx(0.5, abs=0.08)
+    assert has_noise.float().mean().item() == pytest.approx(0.3, abs=0.08)
+    assert (has_noise & has_hole).float().mean().item() == pytest.approx(0.15, abs=0.06)
+    # those that have it have what they would have without a chance
+    certain = Corruption(noise=(0.1, 0.1))(pixels, keys(400))
+    shown = has_noise & ~has_hole
+    assert torch.equal(damaged[shown], certain[shown])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_is_pillows_and_worse_at_low_quality(channels):
     image = crops(1, channels)[0].numpy().astype(np.float32)
@@ -158,6 +234,8 @@ def test_jpeg_is_pillows_and_worse_at_low_quality(channels):
     [
         dict(noise=(0.2, 0.1)), dict(blur=(-1.0, 0.0)), dict(downsample=(0.0, 1.0)), dict(jpeg=(0, 50)),
         dict(salt_and_pepper=(0.0, 1.5)), dict(holes=-1), dict(hole_size=(0, 4)), dict(hole_level=2.0),
+        dict(reduction=(0.5, 2.0)), dict(strokes=(2, 1)), dict(stroke_width=(0.0, 4.0)), dict(chance={"nois": 0.5}),
+        dict(chance={"noise": 1.5}),
     ],
 )  # fmt: skip
 def test_an_impossible_value_is_named(wrong):

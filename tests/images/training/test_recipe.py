@@ -50,6 +50,8 @@ def recipe(**fields):
         ({"model": {"num_channels": 3}}, "num_channels is set by the recipe"),
         ({"augmentation": {"miror": 0.5}}, "did you mean 'mirror'"),
         ({"corruption": {"noise": [0.2, 0.1]}}, "noise must be"),
+        ({"corruption": {"chance": {"nois": 0.1}}}, "chance: unknown damage 'nois'; expected one of blur"),
+        ({"crop_fraction": 0.9, "model": {"aligned_faces": True}}, "aligned_faces says .* crop_fraction is 1"),
         ({"frame_margin": 2}, "frame_margin needs room around the crop: crop_fraction of at most 0.800"),
         ({"color": "bgr"}, "'rgb' or 'gray'"),
         ({"perceptual_layers": [1]}, "perceptual_layer_weights must have a weight for each"),
@@ -114,6 +116,26 @@ def test_batches_are_keyed_and_corrupted_in_clean_out(people, tmp_path):
     assert not torch.equal(collate([photos[1, 7]])["pixel_values"], again["pixel_values"])
     loss, figures = AutoencoderLoss(config, torch.device("cpu"))(make_model(config).train(), batch)
     assert loss.isfinite() and figures["reconstruction_loss"] == loss
+
+
+def test_a_mixture_of_damages_and_its_masks(people):
+    model = {"model_type": "hfembed_restoration_autoencoder", "widths": [8, 8], "inpainting": True, "fill": "smooth"}
+    chance = {"noise": 0.5, "strokes": 0.5}
+    corruption = {"noise": [0.1, 0.1], "strokes": [1, 2], "stroke_width": [2, 4], "chance": chance}
+    config = recipe(images=str(people), model=model, corruption=corruption)
+    processor = make_processor(config)
+    photos = AlignedFaces(load_images(config), processor, show_progress=False)
+    collate = AutoencoderCollator(processor, None, make_corruption(config), show_holes=True)
+    batch = collate([photos[0, row] for row in range(24)])
+    has_hole = batch["mask"].flatten(1).any(1)
+    changed = (batch["pixel_values"] != batch["targets"]) & ~batch["mask"]
+    assert 3 < has_hole.sum() < 21 and 3 < changed.flatten(1).any(1).sum() < 21
+    assert torch.equal(collate([photos[0, 5]])["mask"], batch["mask"][5:6])
+    loss, _ = AutoencoderLoss(config, torch.device("cpu"))(make_model(config).train(), batch)
+    assert loss.isfinite()
+    for nothing in ({}, {"noise": [0.1, 0.1]}):
+        with pytest.raises(ValueError, match="learns from holes"):
+            AutoencoderCollator(processor, None, make_corruption(recipe(corruption=nothing)), show_holes=True)
 
 
 def test_start_from_another_checkpoint(tmp_path):

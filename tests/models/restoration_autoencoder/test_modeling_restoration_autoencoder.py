@@ -48,6 +48,27 @@ class TestInpaintingAutoencoder(TestDenoisingAutoencoder):
         return {"pixel_values": images(config, batch_size), "mask": mask}
 
 
+class TestRestorationAutoencoder(TestInpaintingAutoencoder):
+    def config(self):
+        return tiny_config(num_channels=3, inpainting=True, fill="smooth", aligned_faces=True)
+
+
+def test_one_model_removes_damage_and_fills_holes_at_any_size():
+    torch.manual_seed(0)
+    model = RestorationAutoencoderModel(tiny_config(inpainting=True, fill="smooth")).eval()
+    photo = torch.rand(2, 1, 24, 40)
+    mask = torch.zeros(2, 1, 24, 40, dtype=torch.bool)
+    mask[:, :, 5:15, 8:20] = True
+    assert torch.equal(model(photo).reconstruction, photo), "a new one changes nothing, without a mask"
+    filled = model(photo, mask=mask).reconstruction
+    assert torch.equal(filled[~mask], photo[~mask]) and not torch.equal(filled[mask], photo[mask])
+    other = torch.where(mask, 0.9, photo)
+    assert torch.equal(model(other, mask=mask).reconstruction, filled), "what lies in a hole does not matter"
+    torch.nn.init.normal_(model.decoder.conv_out.weight, std=0.1)
+    assert not torch.equal(model(photo, mask=mask).reconstruction[~mask], photo[~mask]), "the rest is corrected too"
+    assert "fill.mean" not in model.state_dict() and model.config.removes_damage
+
+
 def test_a_new_denoiser_changes_nothing_and_its_weights_learn():
     torch.manual_seed(0)
     config = tiny_config()

@@ -1,0 +1,49 @@
+"""Faces cut out of photos, and what is pasted back."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hfembed.errors import InputError
+from hfembed.faces.face_pasting import align_face, find_faces, paste_face
+from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
+
+SIZE = 32
+
+
+def landmarks(middle=(60, 50), size=SIZE):
+    return np.array(template_for_size(size, size)) - size / 2 + middle
+
+
+def test_a_correction_is_added_where_the_face_is_and_nothing_else_changes():
+    photo = Image.fromarray(np.random.default_rng(0).integers(60, 200, (100, 120, 3), dtype=np.uint8))
+    face = align_face(FaceImageProcessor(size=SIZE), photo, landmarks())
+    shifted = np.asarray(photo)[34:66, 44:76].astype(int)
+    assert np.abs(face.crop[1:-1, 1:-1] - shifted[1:-1, 1:-1]).max() <= 1, "a shift by whole pixels"
+    pixels, opacity = np.array(photo), np.ones((SIZE, SIZE))
+    paste_face(pixels, np.zeros((SIZE, SIZE, 3)), opacity, face.to_crop, is_correction=True)
+    assert np.array_equal(pixels, np.asarray(photo))
+    paste_face(pixels, np.full((SIZE, SIZE, 1), 30.0), opacity, face.to_crop, is_correction=True)
+    change = pixels.astype(int) - np.asarray(photo)
+    assert (change[36:64, 46:74] == 30).all()
+    change[34:66, 44:76] = 0
+    assert not change.any()
+
+
+def test_detail_finer_than_the_photo_is_averaged():
+    """A small face in a crop that is four times finer: of alternating pixels nothing is left, not one of the two."""
+    photo = Image.new("RGB", (120, 100), (100, 100, 100))
+    face = align_face(FaceImageProcessor(size=4 * SIZE), photo, landmarks())
+    checks = 50.0 * (np.indices((4 * SIZE, 4 * SIZE)).sum(0) // 2 % 2 * 2 - 1)
+    pixels = np.array(photo)
+    paste_face(pixels, checks[:, :, None], np.ones_like(checks), face.to_crop, is_correction=True)
+    assert np.abs(pixels[38:62, 48:72].astype(int) - 100).max() <= 3
+
+
+def test_nobody_found_is_one_line_with_the_way_out():
+    detector = SimpleNamespace(detect=lambda pictures: [SimpleNamespace(landmarks=torch.zeros(0, 5, 2))])
+    with pytest.raises(InputError, match="no face was found in a.jpg: look again"):
+        find_faces(detector, Image.new("RGB", (9, 9)), "a.jpg", "look again")
