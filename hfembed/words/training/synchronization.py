@@ -15,7 +15,10 @@ is that the other ranks' updates arrive half a round later.
 How they are combined: rows that moved little since their last round get the sum, because rare words must not learn
 less when there are more ranks. Where every rank has nearly converged by itself, the sum would overshoot: those rows
 get the mean. In between, a rank that keeps a fraction c of the distance to its optimum covers 1 - c of it; R ranks one
-after the other would cover 1 - c ** R; so their sum is multiplied by (1 - c ** R) / (R (1 - c)).
+after the other would cover 1 - c ** R; so their sum is multiplied by (1 - c ** R) / (R (1 - c)). One direction is
+steeper than a row's own count of pairs says: that in which the rows of the other matrix point on average (the vectors
+of word2vec lie in a narrow cone, Mimno and Thompson 2017), as all pairs pull along it. There every rank has converged
+within a round, the sum of rare rows would swing from one side to the other, and all rows get the mean.
 """
 
 import numpy as np
@@ -49,10 +52,21 @@ class _Matrix:
         else:
             torch.index_select(self.rows, 0, self.order[: len(out)], out=out)
 
-    def replace(self, sent: torch.Tensor, sums: torch.Tensor, shares: torch.Tensor) -> None:
-        """Apply what all ranks sent, in place of what this one sent; what it has learned since is kept."""
+    def mean_direction(self, number: int) -> torch.Tensor:
+        """The direction (dimensions,) in which the most frequent rows point on average, as often as each is met."""
+        return torch.nn.functional.normalize(self.pairs[:number] @ self.synchronized[:number], dim=0)
+
+    def replace(
+        self, sent: torch.Tensor, sums: torch.Tensor, shares: torch.Tensor, steep: torch.Tensor, num_ranks: int
+    ) -> None:
+        """Apply what all ranks sent, in place of what this one sent; what it has learned since is kept.
+
+        Args:
+            shares: (n, 1), the factor of their sum, and
+            steep: (dimensions,), the direction in which their mean is taken all the same.
+        """
         base = self.synchronized[: len(sent)]
-        base.addcmul_(sums, shares)
+        base.addcmul_(sums, shares).addr_((1 / num_ranks - shares[:, 0]) * (sums @ steep), steep)
         if self.order is None:
             self.rows[: len(sent)].sub_(sent).add_(base)
         else:
@@ -98,6 +112,9 @@ class DeltaSynchronizer:
         numbers = [self._as_many(matrix, num_rows) for matrix in self.matrices]
         self.sums, self.sent = (self._split(buffer, numbers) for buffer in self.buffers)
         self.shares = []
+        # the slopes of a row are products of the other matrix's rows: steepest where those point on average
+        means = [matrix.mean_direction(number) for matrix, number in zip(self.matrices, numbers, strict=True)]
+        self.steep = means[::-1]
         for matrix, number, sums, sent in zip(self.matrices, numbers, self.sums, self.sent, strict=True):
             matrix.moved += num_words * rate
             self.shares.append(self.share(matrix.pairs[:number] * matrix.moved[:number])[:, None])
@@ -116,8 +133,10 @@ class DeltaSynchronizer:
             return
         self.pending.wait()
         self.pending = None
-        for matrix, sums, sent, shares in zip(self.matrices, self.sums, self.sent, self.shares, strict=True):
-            matrix.replace(sent, sums, shares)
+        for matrix, sums, sent, shares, steep in zip(
+            self.matrices, self.sums, self.sent, self.shares, self.steep, strict=True
+        ):
+            matrix.replace(sent, sums, shares, steep, self.num_ranks)
 
     def _as_many(self, matrix: _Matrix, num_rows: int) -> int:
         """How many rows of a matrix go with `num_rows` output rows: of n-grams, those touched as often."""

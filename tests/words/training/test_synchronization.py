@@ -56,6 +56,13 @@ def theirs(monkeypatch):
     return deltas
 
 
+def combined(share: torch.Tensor, deltas: torch.Tensor, other: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Deltas (n, D) by their share, but the ranks' mean in the direction that the other matrix's rows share."""
+    direction = torch.nn.functional.normalize((pairs[:, None] * other).sum(0), dim=0)
+    along = torch.outer(deltas @ direction, direction)
+    return share * (deltas - along) + along / NUM_RANKS
+
+
 def test_a_round_adds_deltas_and_leaves_other_rows_alone(synchronizer, theirs):
     mine = torch.randn(2, VOCAB_SIZE, SIZE)
     for matrix, delta in zip(rows_of(synchronizer), mine, strict=True):
@@ -69,12 +76,55 @@ def test_a_round_adds_deltas_and_leaves_other_rows_alone(synchronizer, theirs):
         torch.testing.assert_close(matrix[2:], own[2:])
         assert share[0] < 1
     # the rows that were left out count the words of both rounds; the others moved no further
+    known = [(matrix.synchronized.clone(), matrix.pairs) for matrix in synchronizer.matrices]
     synchronizer.synchronize(num_words=3000, rate=0.05, num_rows=VOCAB_SIZE)
     synchronizer.finish()
-    everything = zip(rows_of(synchronizer), pairs_of(synchronizer), mine, theirs, strict=True)
-    for matrix, pairs, own, other in everything:
+    everything = zip(rows_of(synchronizer), pairs_of(synchronizer), mine, theirs, known[::-1], strict=True)
+    for matrix, pairs, own, other, opposite in everything:
         share = synchronizer.share(pairs * 4000 * 0.05)[:, None]
-        torch.testing.assert_close(matrix[2:], (share * (own + other))[2:])
+        torch.testing.assert_close(matrix[2:], combined(share, own + other, *opposite)[2:])
+
+
+def test_ranks_that_all_go_one_way_do_not_overshoot(monkeypatch):
+    """Rare rows get the sum of what the ranks learned; in the direction of all inputs each rank learned everything."""
+    waiting = []
+
+    class Work:
+        def __init__(self, sums):
+            self.sums, self.sent = sums, sums.clone()
+            waiting.append(self)
+
+        def wait(self):
+            self.sums += sum(work.sent for work in waiting[-NUM_RANKS:] if work is not self)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums, async_op: Work(sums))
+    torch.manual_seed(0)
+    inputs, pairs = torch.randn(VOCAB_SIZE, SIZE) + 10 * torch.ones(SIZE), np.full(VOCAB_SIZE, 1e-9)
+    ranks = [
+        DeltaSynchronizer([inputs.clone(), torch.zeros(VOCAB_SIZE, SIZE)], [pairs, pairs], NUM_RANKS, VOCAB_SIZE)
+        for _ in range(NUM_RANKS)
+    ]
+
+    def learn(outputs):  # towards products of 1 with every input
+        for _ in range(3):
+            outputs -= 0.8 / (SIZE * 100) * ((outputs @ inputs.T - 1) @ inputs) / VOCAB_SIZE
+
+    for _ in range(30):
+        for rank in ranks:
+            learn(rank.matrices[1].rows)
+        for rank in ranks:
+            rank.finish()
+        for rank in ranks:
+            learn(rank.matrices[1].rows)
+        for rank in ranks:
+            rank.synchronize(1000, 0.05, VOCAB_SIZE)
+    for rank in ranks:
+        rank.finish()
+    alone = torch.zeros(VOCAB_SIZE, SIZE)
+    for _ in range(60):
+        learn(alone)
+    error = (ranks[0].matrices[1].rows @ inputs.T - 1).square().mean()
+    assert error < 1.1 * (alone @ inputs.T - 1).square().mean()
 
 
 def test_deltas_of_other_ranks_arrive_one_round_later_and_own_learning_continues(synchronizer, theirs):
