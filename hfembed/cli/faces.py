@@ -145,13 +145,17 @@ def landmarks(
     _warn([reason if file in reason else f"{file}: {reason}" for file, reason in list(without.items())[:_NAMED]])
     if len(without) > _NAMED:
         warn(f"{len(without) - _NAMED:,} more have null in {output}")
+    unread = sum(reason != central_faces.NO_FACE for reason in without.values())
     points = {file: None if isinstance(detection, str) else detection for file, detection in found.items()}
     landmark_files.write_landmarks(output, points)
     return Answer.written(
         output,
-        f"{counted(len(found), 'photo')}, {len(without):,} without a face; written to {output}",
+        f"{counted(len(found), 'photo')}, {len(without) - unread:,} without a face"
+        + (f", {unread:,} that cannot be read" if unread else "")
+        + f"; written to {output}",
         photos=len(found),
-        without_face=len(without),
+        without_face=len(without) - unread,
+        unreadable=unread,
     )
 
 

@@ -244,7 +244,7 @@ def test_landmarks_are_found_for_training(hfembed, tmp_path, folder, caplog):  #
     draw().save(tmp_path / "people" / "Bob" / "2.png")
     (tmp_path / "people" / "Bob" / "3.png").write_bytes(b"no photo")
     arguments = ("landmarks", tmp_path / "people", tmp_path / "found.json", "--detector", folder / "detector")
-    assert "4 photos, 2 without a face" in hfembed(*arguments)
+    assert "4 photos, 1 without a face, 1 that cannot be read; written to" in hfembed(*arguments)
     found = read_landmarks(tmp_path / "found.json")
     assert found["Bob/2.png"] is found["Bob/3.png"] is None and found["Ann/1.png"].shape == (5, 2)
     assert found["Ann/1.png"].mean(0) == pytest.approx((74, 59), abs=3), "the middle of what was drawn at (50, 30)"

@@ -51,6 +51,11 @@ def test_recipes_of_the_package_are_listed():
         ("words", ["--corpus", "nowhere.txt"], "nowhere.txt: no such file or folder"),
         ("faces", ["--config", "face_triplet", "--metric_loss", "lifted"], "unknown metric_loss 'lifted'"),
         ("faces", ["--trunk", "timm/resnet8"], "timm has no architecture 'resnet8'; did you mean"),
+        (
+            "faces",
+            ["--trunk", "timm/resnet18", "--trunk_arguments", "{drop_path_rate: 7}"],
+            "drop_path_rate.* must lie in",
+        ),
         ("faces", ["--trunk", "vit_t", "--trunk_arguments", "{mask_ratio: 1.5}"], "mask_ratio 1.5 .* must lie in"),
         ("faces", ["--trunk", "iresnet", "--trunk_arguments", "{depths: [1, 1], widths: [8]}"], "a depth and a width"),
     ],

@@ -15,6 +15,7 @@ from hfembed.threads import NumThreads, choose_threads, map_in_threads, split_ba
 Detection = np.ndarray | str
 
 _PHOTOS_AT_ONCE = 1024
+NO_FACE = "no face detected"  # a `Detection` of a photo that could be read
 
 
 def detect_central_faces(
@@ -77,7 +78,7 @@ def _detect(detector: FaceDetector, photos: Mapping[str, bytes | Path]) -> dict[
     pixels, shrinkage = zip(*opened.values(), strict=True) if opened else ((), ())
     for (file, decoded), faces in zip(opened.items(), detector.detect_in(pixels, shrinkage), strict=True):
         if not len(faces.scores):
-            found[file] = "no face detected"
+            found[file] = NO_FACE
             continue
         centers = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
         nearest = (centers - torch.tensor(decoded.size) / 2).norm(dim=1).argmin()

@@ -93,6 +93,8 @@ def _check_trunk_argument(name: str, value: Any) -> None:
                 f"trunk_arguments: '{name}' must be a number from 0 to {_MAX_WIDTH:,}, a plain name, or a list of "
                 f"these, got {value!r}"
             )
+        if name.endswith("_rate") and isinstance(item, int | float) and not 0 <= item < 1:  # of what timm drops
+            raise ValueError(f"trunk_arguments: '{name}' must lie in [0, 1), got {value!r}")
     if len(values) > _MAX_BLOCKS or (
         name in ("depth", "depths", "layers") and sum(item for item in values if isinstance(item, int)) > _MAX_BLOCKS
     ):

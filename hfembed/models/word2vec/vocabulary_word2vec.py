@@ -305,12 +305,12 @@ class Vocabulary:
         content = tokenizer_file.read_bytes()
         place = _VOCABULARY.search(content)
         assert place is not None
-        spellings = self._spellings()
+        spellings, quoted = self._spellings(), json.JSONEncoder(ensure_ascii=False).encode
         with tokenizer_file.open("wb") as file:
             file.write(content[: place.start(1)])
             for start in range(0, len(self), _AT_ONCE):
                 some = enumerate(spellings[start : start + _AT_ONCE], start)
-                lines = (f"      {json.dumps(word, ensure_ascii=False)}: {row},\n" for row, word in some)
+                lines = (f"      {quoted(word)}: {row},\n" for row, word in some)
                 file.write("".join(lines).encode())
             file.write(content[place.start(1) :])
 

@@ -170,7 +170,10 @@ def prepare_corpus(
                         vocabulary.save(saved)
                 corpus = unfinished / "corpus"
                 num_raw_words = write_ids(encoded, vocabulary.words, sentence_length, corpus, num_threads)
-                vocabulary.save(corpus)
+                if words.is_dir():
+                    shutil.copytree(words, corpus, dirs_exist_ok=True)
+                else:
+                    vocabulary.save(corpus)
                 (corpus / "corpus.json").write_text(json.dumps({"num_raw_words": num_raw_words, **settings}))
                 replace_folder(corpus, folder)
     num_raw_words = json.loads((folder / "corpus.json").read_text())["num_raw_words"]

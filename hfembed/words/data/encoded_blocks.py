@@ -32,6 +32,7 @@ from hfembed.words.data.vocabulary import TextRules
 _HEADER_BYTES = 128  # of an .npy file here, whatever its length
 # distinct words that are counted at once; beyond it the dictionaries are read several times, a share of the words each
 _COUNTED_AT_ONCE = 10_000_000
+_NOTED = 8  # blocks of ids between notes of the progress
 _PENDING_WORDS = 1_000_000
 _SPLIT_BYTES = 1 << 20
 _HASHED_AT_ONCE = 1_000_000
@@ -72,12 +73,16 @@ def _encode_block(block: bytes, rules: TextRules) -> Block:
     ids, line_ends = pieces.indices.to_numpy(), lines.offsets.to_numpy()[1:].astype(np.int64)
     words, begins = _split_pieces(pieces.dictionary, rules)
     encoded = words.dictionary_encode()
-    # each piece is replaced by its words, of which it may have none
-    lengths = np.diff(begins)[ids]
-    ends = np.cumsum(lengths)
-    places = np.repeat(begins[ids] - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+    words_of_pieces = np.diff(begins)
+    if (words_of_pieces == 1).all():  # as in text that was cleaned before
+        places = ids
+    else:  # each piece is replaced by its words, of which it may have none
+        lengths = words_of_pieces[ids]
+        ends = np.cumsum(lengths)
+        places = np.repeat(begins[ids] - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+        line_ends = np.concatenate([[0], ends])[line_ends]
     ids, dictionary = encoded.indices.to_numpy()[places], encoded.dictionary
-    line_ends = np.concatenate([[0], ends])[line_ends][:-1]  # the last line goes on in the next block
+    line_ends = line_ends[:-1]  # the last line goes on in the next block
     for pairs in rules.phrases:
         ids, dictionary, line_ends = join_pairs(ids, dictionary, line_ends, pairs)
     counts = np.bincount(ids, minlength=len(dictionary))
@@ -381,7 +386,7 @@ class WordRows:
 
 
 def write_ids(encoded: EncodedBlocks, words: list[str], sentence_length: int, folder: Path, num_workers: int) -> int:
-    """Write ids.npy and sentence_ends.npy to a folder; a killed run goes on after the last whole block.
+    """Write ids.npy and sentence_ends.npy to a folder; a killed run goes on where progress was noted last.
 
     Returns:
         The number of words before any was dropped.
@@ -409,7 +414,7 @@ def write_ids(encoded: EncodedBlocks, words: list[str], sentence_length: int, fo
         known = ids >= 0
         cut = max(begin - line_begin - 1, 0) // sentence_length * sentence_length  # of the line, in earlier blocks
         cuts = _cut_sentences(line_begin + cut, block.line_ends + begin, begin + len(ids), sentence_length)
-        return ids[known], np.concatenate([[0], np.cumsum(known)])[cuts - begin], len(ids)
+        return ids[known], np.searchsorted(np.flatnonzero(known), cuts - begin), len(ids)
 
     with _open_array(folder / "ids.npy") as ids_file, _open_array(folder / "sentence_ends.npy") as ends_file:
         for file, dtype, number in ((ids_file, np.int32, done.kept), (ends_file, np.int64, done.sentences)):
@@ -424,10 +429,11 @@ def write_ids(encoded: EncodedBlocks, words: list[str], sentence_length: int, fo
                 done.blocks + 1, done.raw + raw, done.kept + len(ids), done.sentences + len(ends),
                 int(ends[-1]) if len(ends) else done.last_end,
             )  # fmt: skip
-            ids_file.flush()
-            ends_file.flush()
-            with atomic_write(note) as temporary:
-                temporary.write_text(json.dumps(done.__dict__))
+            if done.blocks % _NOTED == 0:
+                ids_file.flush()
+                ends_file.flush()
+                with atomic_write(note) as temporary:
+                    temporary.write_text(json.dumps(done.__dict__))
         unfinished = done.kept > done.last_end
         if unfinished:
             ends_file.write(np.array([done.kept], dtype=np.int64).tobytes())
