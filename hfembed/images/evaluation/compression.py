@@ -20,6 +20,7 @@ BITS_PER_PIXEL = (0.05, 0.15, 0.3, 0.5)  # at which methods are compared
 # reconstructions (N, C, H, W) -> identity kept and perceptual distance, by a network that took no part in training
 Judge = Callable[[torch.Tensor], tuple[float, float]]
 
+_TICKS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 _LABELS = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
@@ -128,9 +129,11 @@ def plot_rates(points: Sequence[RatePoint], path: str | Path, pixels: int) -> No
                 label=f"{method}, without headers and tables",
             )  # fmt: skip
         axes.set(xscale="log", xlabel="bits per pixel", ylabel=_LABELS[name])
+        axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+        axes.set_xlim(left=min(point.data_bytes for point in points) * 7 / pixels)
         axes.grid(True, which="both", color="#dddddd", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
 
