@@ -7,7 +7,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from example_photos import ORIGINALS
 from PIL import Image
@@ -62,9 +61,10 @@ def main() -> None:
     write_grid(rows, page, 2, ("damaged", "restored", "original"), captions)
     picture = Image.open(page).convert("RGB")
     if options.output.suffix != ".png":
-        picture.save(options.output, quality=85)
+        picture.thumbnail((1200, 1200))
+        picture.save(options.output, quality=80)
         page.unlink()
-    print(options.output, np.asarray(picture).shape[:2])
+    print(options.output)
 
 
 if __name__ == "__main__":
