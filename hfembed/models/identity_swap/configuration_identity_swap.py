@@ -38,6 +38,9 @@ class IdentitySwapConfig(SwapConfig):
             Residual blocks of the lowest level in between.
         reference_blur (`float`, *optional*, defaults to 0.8):
             Standard deviation, in pixels, of the Gaussian that leaves out the reference's finest detail at the start.
+        correction_blur (`float`, *optional*, defaults to 0):
+            Standard deviation, in pixels, of a Gaussian over the learned part of the correction and its mask, in
+            which a loss on embeddings otherwise leaves the grid of the folded squares; 0: as they are.
         light_size (`int`, *optional*, defaults to 7):
             Side of the grid of squares whose mean colors, smoothly interpolated, the face keeps: skin and light.
         photos_per_person (`int`, *optional*, defaults to 8):
@@ -64,6 +67,7 @@ class IdentitySwapConfig(SwapConfig):
     blocks_per_level: int = 1
     middle_blocks: int = 3
     reference_blur: float | int = 0.8
+    correction_blur: float | int = 0.0
     light_size: int = 7
     photos_per_person: int = 8
 
@@ -87,6 +91,8 @@ class IdentitySwapConfig(SwapConfig):
             raise ValueError(f"image_size must be a multiple of {stride} for this network, got {self.image_size}")
         if not 0 < self.reference_blur <= 16:
             raise ValueError(f"reference_blur must lie in (0, 16] pixels, got {self.reference_blur}")
+        if not 0 <= self.correction_blur <= 16:
+            raise ValueError(f"correction_blur must lie in [0, 16] pixels, got {self.correction_blur}")
 
     def validate_identity_models(self) -> None:
         """Refuse what is not a list of fingerprints."""

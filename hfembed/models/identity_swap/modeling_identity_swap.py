@@ -186,6 +186,8 @@ class IdentitySwapModel(FaceSwapBase):
         for level, upsample in zip(reversed(self.up), reversed(self.upsamplers), strict=True):
             hidden = level(self.grow(upsample(F.silu(hidden))) + skipped.pop(), identities)
         drawn = self.unfold(self.conv_out(F.silu(hidden)))
+        if self.config.correction_blur:
+            drawn = blur(drawn, self.config.correction_blur)
         correction, mask = drawn[:, :-1], (drawn[:, -1:] + self.mask_logits).sigmoid()
         correction = correction + self.start_of_correction(pixels, references)
         reconstruction = pixels + mask * correction

@@ -56,6 +56,7 @@ class TestIdentitySwap(ModelContract):
         "blocks_per_level": 0,
         "middle_blocks": 0,
         "reference_blur": 0.0,
+        "correction_blur": -1.0,
         "light_size": 0,
         "photos_per_person": 0,
     }
@@ -114,6 +115,20 @@ def test_blur_is_scipys():
     picture = images(tiny_config(), 2)
     expected = gaussian_filter(picture.double().numpy(), 0.8, axes=(2, 3), mode="nearest", radius=3)
     torch.testing.assert_close(blur(picture, 0.8).double(), torch.from_numpy(expected), atol=1e-6, rtol=0)
+
+
+def test_a_blurred_correction_has_no_grid_of_folded_squares():
+    def grid_of(**fields):
+        torch.manual_seed(0)
+        model = IdentitySwapModel(tiny_config(image_size=32, patch_size=4, **fields))
+        with torch.no_grad():
+            model.conv_out.weight.mul_(30)
+            pixels = images(model.config)
+            output = model(pixels, identities=vectors(4), references=pixels)  # the start is nothing
+        spectrum = torch.fft.rfft2(output.reconstruction - pixels).abs().square()
+        return spectrum[..., 8, :].sum() / spectrum.sum()  # 4 pixels from crest to crest
+
+    assert grid_of(correction_blur=1.5) < 0.2 * grid_of()
 
 
 def test_people_are_vectors_that_can_be_replaced(tmp_path):
