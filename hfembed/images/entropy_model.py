@@ -156,6 +156,9 @@ class EntropyModel:
                 found = {name.removeprefix(_PREFIX): file.get_slice(name).get_shape() for name in names}
                 if found != expected:
                     raise ValueError(f"its entropy model is not of latents {shape}")
+                # other types would overflow float32, or know no smallest number
+                if kinds := {file.get_slice(name).get_dtype() for name in names} - {"F32"}:
+                    raise ValueError(f"its entropy model has numbers of type {min(kinds)}")
                 tensors = {name: file.get_tensor(_PREFIX + name) for name in expected}
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}): measure the latents again") from error

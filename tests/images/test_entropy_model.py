@@ -109,6 +109,8 @@ def test_it_is_stored_beside_the_statistics_and_checked(tmp_path):
         ("entropy.scale", torch.zeros(2, 1, 1), "damaged"),
         ("entropy.groups.0.hidden_at", torch.full_like(tensors["entropy.groups.0.hidden_at"], torch.nan), "damaged"),
         ("entropy.more", torch.zeros(3), "not of latents"),
+        ("entropy.center", torch.full((2, 1, 1), 1e300, dtype=torch.float64), "of type F64"),  # infinite in float32
+        ("entropy.scale", torch.ones(2, 1, 1, dtype=torch.complex64), "of type C64"),
     ):
         save_file(tensors | {name: wrong}, path, {"weights": Checkpoint.resolve(tmp_path).fingerprint})
         with pytest.raises(InputError, match=words) as error:

@@ -3,7 +3,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.errors import InputError
 from hfembed.images.latent_statistics import (
     LatentStatistics,
@@ -83,6 +85,24 @@ def test_saved_and_loaded_they_are_the_same(statistics, tmp_path):
     file.unlink()
     with pytest.raises(InputError, match="fit-latents"):
         LatentStatistics.load(tmp_path)
+
+
+def test_numbers_of_another_type_and_impossible_shapes_are_damage(tmp_path):
+    model = tiny_autoencoder()
+    model.save_pretrained(tmp_path)
+    path = LatentStatistics.fit(model, encode_images(model, smooth_images(30)), 2).save(tmp_path)
+    tensors = load_file(path)
+    for name, wrong in (
+        ("std", tensors["std"].to(torch.float8_e4m3fn)),
+        ("std", tensors["std"].to(torch.complex64)),
+        ("shape", tensors["shape"].double()),
+        ("shape", tensors["shape"] * torch.tensor([1, -1, -1])),
+        ("shape", tensors["shape"] + torch.tensor([0, 0, 2**62])),  # times 2 * 4: 2**65 more, nothing in 64 bits
+    ):
+        save_file(tensors | {name: wrong}, path, {"weights": Checkpoint.resolve(tmp_path).fingerprint})
+        with pytest.raises(InputError, match="damaged") as error:
+            LatentStatistics.load(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_too_few_images_are_refused():

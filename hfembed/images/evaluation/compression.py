@@ -62,11 +62,15 @@ def latent_points(
     judge: Judge | None = None,
     method: str = "latents",
 ) -> list[RatePoint]:
-    """Measure the codec on images that were not trained on."""
+    """Measure the codec on images that were not trained on.
+
+    Raises:
+        InputError: A quality is impossible, or the model's codes have levels of their own and no quality.
+    """
     points = []
     height, width = images.shape[2:]
     latents = encode_images(codec.model, images)
-    for quality in (None,) if codec.levels else qualities or codec.qualities:  # levels have one size
+    for quality in qualities or ((None,) if codec.levels else codec.qualities):  # levels have one size
         files = [codec.compress_latent(latent, height, width, quality) for latent in latents]
         decoded = decode_latents(codec.model, torch.stack([codec.decompress_latent(file) for file in files]))
         size = float(np.mean([len(file) for file in files]))

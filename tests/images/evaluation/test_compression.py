@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hfembed.errors import InputError
 from hfembed.images.compression import HEADER_BYTES, LatentCodec
 from hfembed.images.evaluation.compression import RatePoint, at_bytes, latent_points, photo_points, report_rates
 from hfembed.images.evaluation.photo_formats import photo_formats
@@ -25,6 +26,15 @@ def test_bytes_of_latents_are_those_of_their_files(codec):
     (point,) = latent_points(codec, images, (10,))
     sizes = [len(codec.compress(image, 10)) for image in images]
     assert point.file_bytes == sum(sizes) / 5 and point.data_bytes == point.file_bytes - HEADER_BYTES
+
+
+def test_levels_have_one_size_and_no_quality():
+    model = tiny_autoencoder(1, quantizer="fsq", quantizer_levels=[5, 8])
+    codec = LatentCodec(model, LatentStatistics.fit(model, encode_images(model, smooth_images(100)), 1))
+    (point,) = latent_points(codec, smooth_images(3))
+    assert point.quality == 0
+    with pytest.raises(InputError, match="leave the quality out"):
+        latent_points(codec, smooth_images(3), (10,))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
