@@ -8,12 +8,20 @@ import typer
 from hfembed.errors import InputError
 
 _FIGURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # PICTURE_SUFFIXES of hfembed.images.pictures, which imports torch
 
 
 def check_figure(path: Path) -> Path:
     """Refuse a figure's name before the work, where matplotlib would refuse it afterwards."""
     if path.suffix.lower() not in _FIGURES:
         raise InputError(f"{path}: expected a name that ends in one of {', '.join(_FIGURES)}")
+    return path
+
+
+def check_picture(path: Path) -> Path:
+    """Refuse a picture's name before the work, where saving would refuse it afterwards."""
+    if path.suffix.lower() not in _PICTURES:
+        raise InputError(f"{path}: expected a name that ends in one of {', '.join(_PICTURES)}")
     return path
 
 
@@ -59,7 +67,9 @@ Far = Annotated[float | None, typer.Option(help="Decide at this false accept rat
 TopK = Annotated[int, typer.Option(min=1, help="How many answers to list.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
 
-Picture = Annotated[Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg, .webp.")]
+Picture = Annotated[
+    Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg, .webp.", callback=check_picture)
+]
 Film = Annotated[Path, typer.Argument(metavar="OUT", help=".gif or .mp4 for a film, .png for a page of pictures.")]
 Figure = Annotated[
     Path, typer.Argument(metavar="OUT", help="The figure to write: .png, .svg, .pdf.", callback=check_figure)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from hfembed.checkpoint import loading
 from hfembed.checkpoint.checkpoint import Checkpoint
-from hfembed.cli import main
+from hfembed.cli import main, options
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
+from hfembed.images.pictures import PICTURE_SUFFIXES
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -252,6 +253,13 @@ def test_similar_and_walk_go_on_at_a_photo_that_cannot_be_read(run, fitted, phot
         "walk", fitted, photos[0], tmp_path / "walk.png", "--with", tmp_path / "some", "--without", tmp_path / "some"
     )
     assert code == 0 and (tmp_path / "walk.png").exists(), err
+
+
+@pytest.mark.parametrize("command", ["denoise", "decompress", "restore"])
+def test_a_picture_of_another_kind_is_refused_before_anything_is_loaded(run, photos, tmp_path, command):
+    assert options._PICTURES == PICTURE_SUFFIXES
+    code, _, err = run(command, "nowhere", photos[0], tmp_path / "out.gif")
+    assert code == 1 and "out.gif: expected a name that ends in one of .png, .jpg, .jpeg, .webp" in err
 
 
 def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
