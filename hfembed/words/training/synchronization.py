@@ -62,8 +62,10 @@ class _Matrix:
         """Apply what all ranks sent, in place of what this one sent; what it has learned since is kept.
 
         Args:
-            shares: (n, 1), the factor of their sum, and
-            steep: (dimensions,), the direction in which their mean is taken all the same.
+            sent: (n, dimensions), this rank's rows as they were when the round began.
+            sums: (n, dimensions), the sum of all ranks' deltas.
+            shares: (n, 1), the factor of that sum.
+            steep: (dimensions,), a unit vector in whose direction the factor is 1 / num_ranks instead.
         """
         base = self.synchronized[: len(sent)]
         base.addcmul_(sums, shares).addr_((1 / num_ranks - shares[:, 0]) * (sums @ steep), steep)
@@ -113,7 +115,7 @@ class DeltaSynchronizer:
         self.sums, self.sent = (self._split(buffer, numbers) for buffer in self.buffers)
         self.shares = []
         # the slopes of a row are products of the other matrix's rows: steepest where those point on average
-        means = [matrix.mean_direction(number) for matrix, number in zip(self.matrices, numbers, strict=True)]
+        means = [matrix.mean_direction(self._as_many(matrix, self.num_rows(1))) for matrix in self.matrices]
         self.steep = means[::-1]
         for matrix, number, sums, sent in zip(self.matrices, numbers, self.sums, self.sent, strict=True):
             matrix.moved += num_words * rate
