@@ -39,6 +39,14 @@ _EMBEDDER = "Checkpoint folder or Hub id of a face embedder"
 StoreThresholds = Annotated[
     bool, typer.Option("--store-thresholds", help="Write the thresholds into MODEL's config, for model.verify().")
 ]
+IdentityJudge = Annotated[
+    str | None,
+    typer.Option(help=f"{_EMBEDDER} that measures how well identity is kept; needs --landmarks or --aligned."),
+]
+PointsInPhotos = Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")]
+OnTemplate = Annotated[
+    bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
+]
 
 
 @commands.command("lfw")
@@ -263,14 +271,9 @@ def evaluate_denoising(
     ] = None,
     held_out_share: options.HeldOutShare = None,
     split_seed: options.SplitSeed = None,
-    embedder: Annotated[
-        str | None,
-        typer.Option(help=f"{_EMBEDDER} that measures how well identity is kept; needs --landmarks or --aligned."),
-    ] = None,
-    landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
-    ] = False,
+    embedder: IdentityJudge = None,
+    landmarks: PointsInPhotos = None,
+    aligned: OnTemplate = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise and the positions of holes.")] = 0,
     max_images: Annotated[int, typer.Option(min=0, help="At most this many held-out images, spread; 0 = all.")] = 0,
     device: options.Device = "auto",
@@ -281,8 +284,7 @@ def evaluate_denoising(
     """
     if not (sigma or scale or jpeg or hole or strokes):
         raise InputError("nothing to test: give --sigma 0.1, --scale 4, --jpeg 10, --hole 16, --strokes 3, or several")
-    if embedder is not None and (landmarks is None) != aligned:
-        raise InputError("--embedder needs --landmarks or --aligned: where the faces are in the photos")
+    _check_faces_are_known(embedder, landmarks, aligned)
     checkpoint = _prepare(hub.model, model, output)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     split = choose_split(checkpoint, held_out_share, split_seed)
@@ -321,14 +323,9 @@ def evaluate_reconstruction(
     hub: Hub,
     held_out_share: options.HeldOutShare = None,
     split_seed: options.SplitSeed = None,
-    embedder: Annotated[
-        str | None,
-        typer.Option(help=f"{_EMBEDDER} that measures how well identity is kept; needs --landmarks or --aligned."),
-    ] = None,
-    landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
-    ] = False,
+    embedder: IdentityJudge = None,
+    landmarks: PointsInPhotos = None,
+    aligned: OnTemplate = False,
     pairs: Annotated[Path | None, typer.Option(help="LFW's pairs.txt: also verify people on reconstructions.")] = None,
     pca: Annotated[
         bool, typer.Option(help="Measure PCA too, which takes minutes for codes of thousands of numbers.")
@@ -349,8 +346,7 @@ def evaluate_reconstruction(
 
     With latent statistics (hfembed fit-latents) its compressed files are measured too, and JPEG gets as many bytes.
     """
-    if embedder is not None and (landmarks is None) != aligned:
-        raise InputError("--embedder needs --landmarks or --aligned: where the faces are in the photos")
+    _check_faces_are_known(embedder, landmarks, aligned)
     if pairs is not None and embedder is None:
         raise InputError("--pairs needs --embedder: whose embeddings are compared")
     checkpoint = _prepare(hub.model, model, output, num_threads)
@@ -390,10 +386,8 @@ def evaluate_compression(
             "feature map); needs --landmarks or --aligned."
         ),
     ] = None,
-    landmarks: Annotated[Path | None, typer.Option(help="JSON: file -> five points in the photo.")] = None,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="Photos are crops on the standard 112 x 112 template: no landmarks.")
-    ] = False,
+    landmarks: PointsInPhotos = None,
+    aligned: OnTemplate = False,
     quality: Annotated[
         list[int] | None,
         typer.Option(min=0, max=40, help="Of the compressed latents; repeat it for more. Default: a range of them."),
@@ -402,8 +396,7 @@ def evaluate_compression(
     device: options.Device = "auto",
 ) -> Answer:
     """Measure bytes against quality on held-out people: compressed latents, JPEG, WebP, AVIF, JPEG XL."""
-    if embedder is not None and (landmarks is None) != aligned:
-        raise InputError("--embedder needs --landmarks or --aligned: where the faces are in the photos")
+    _check_faces_are_known(embedder, landmarks, aligned)
     checkpoint = _prepare(hub.model, model, output, num_threads)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     codec = compression.LatentCodec.load(autoencoder, checkpoint)
@@ -638,6 +631,11 @@ def choose_split(checkpoint: "Checkpoint", share: float | None, seed: int | None
     said, chosen = (f"{side['held_out_share']} and split seed {side['seed']}" for side in (recorded, split))
     warn(f"{checkpoint.name} was trained with a held-out share of {said}; {chosen} hold out people it was trained on")
     return split | {"trained_with": recorded}
+
+
+def _check_faces_are_known(embedder: str | None, landmarks: Path | None, aligned: bool) -> None:
+    if embedder is not None and (landmarks is None) != aligned:
+        raise InputError("--embedder needs --landmarks or --aligned: where the faces are in the photos")
 
 
 def _prepare(
