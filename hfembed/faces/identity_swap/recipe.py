@@ -194,6 +194,8 @@ def make_model(config: IdentitySwapTrainingConfig, embedders: IdentityEmbedders)
                 f"init_from {config.init_from} takes images of {model.config.num_channels} x "
                 f"{model.config.image_size} x {model.config.image_size}: change color or image_size"
             )
+        if model.points is not None:
+            model.points.requires_grad_(bool(config.landmark_detector))  # without a teacher they stay as they are
         return model.train()
     return IdentitySwapModel(make_model_config(config, sum(embedders.sizes), embedders.fingerprints))
 
