@@ -60,7 +60,7 @@ class Framed:
 
 @pytest.mark.parametrize("crop_fraction", [1.0, 0.5])
 def test_a_photo_is_framed_as_its_model_wants_it_and_its_landmarks_with_it(crop_fraction):
-    template = template_for_size(112, 112)
+    template = np.asarray(template_for_size(112, 112))
     points = 2 * template + np.array([30, 20])  # upright, twice as large
     pixels = np.zeros((280, 300, 3), dtype=np.uint8)
     for column, row in points.round().astype(int):
