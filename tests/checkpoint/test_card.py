@@ -133,6 +133,8 @@ def test_a_card_says_what_the_notes_say(tmp_path):
     for text in ("24.43 dB", "1.5 minutes on a machine", "epochs: 3", "(hfembed 0, commit abc)", notes["command"]):
         assert text in card.text
     assert check_card(card.content, "model") == []
+    (folder / "training.json").write_text(json.dumps(notes | {"seconds": 2.6}))
+    assert "2.6 seconds on a machine" in write_card(folder).read_text()
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
