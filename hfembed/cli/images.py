@@ -288,7 +288,7 @@ def inpaint(
     check_writable(output)
     photo_files.check_photos(photo, mask)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
-    hole = _read_photo(mask).mean(0) > 0.5
+    hole = torch.from_numpy(_read_mask(mask))
     return _write_picture(restoration.inpaint(autoencoder, _read_photo(photo), hole, overlap=overlap), output)
 
 
@@ -318,7 +318,7 @@ def restore(
     check_writable(output)
     photo_files.check_photos(photo, *(() if mask is None else (mask,)))
     picture = _enlarged(photo_files.open_photo(photo, mode=None), scale, photo)
-    hole = None if mask is None else np.array(_enlarged(photo_files.open_photo(mask, mode="L"), scale, mask)) > 127
+    hole = None if mask is None else _read_mask(mask, scale)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
     pixels = _to_tensor(picture)
     if hole is not None:
@@ -341,6 +341,11 @@ def _enlarged(picture: "Image.Image", scale: int, file: Path) -> "Image.Image":
             "choose a smaller --scale"
         )
     return picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else picture
+
+
+def _read_mask(file: Path, scale: int = 1) -> "np.ndarray":
+    """Where a mask is white, (H, W) bool; what is transparent in it is not."""
+    return np.array(_enlarged(photo_files.open_photo(file, mode="L", background="black"), scale, file)) > 127
 
 
 def _read_photo(file: Path) -> "torch.Tensor":

@@ -324,6 +324,12 @@ def test_restore_faces_or_the_whole_photo(run, one_face, model, tmp_path):
         assert run(*restore[:2], tmp_path / "gray.png", tmp_path / "out.png", *where)[0] == 0
         restored = np.asarray(Image.open(tmp_path / "out.png"))
         assert np.array_equal(restored, np.repeat(photo[:, :, :1], 3, axis=2)), "gray photos stay gray"
+    Image.merge("LA", [Image.new("L", (60, 50), 255), Image.fromarray(mask)]).save(tmp_path / "clear.png")
+    pages = []
+    for name in ("mask", "clear"):
+        assert run(*restore, "--whole", "--mask", tmp_path / f"{name}.png")[0] == 0
+        pages.append((tmp_path / "out.png").read_bytes())
+    assert pages[0] == pages[1], "what is transparent in a mask is not filled"
 
 
 def test_what_restore_refuses_is_one_line(run, one_face, model, photos, tmp_path):
