@@ -99,7 +99,15 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
     pytest.importorskip("constriction")
     code, out, _ = run("compress", fitted, photos[0], tmp_path / "a.face", "--quality", 12)
     size = (tmp_path / "a.face").stat().st_size
-    assert code == 0 and f"{size} bytes" in out and size < photos[0].stat().st_size
+    assert code == 0 and f"{size} bytes for 16 x 16 pixels, {size / 32:.3f} bits per pixel" in out
+    assert "24 x 24 pixels: its center, 24 x 24, was resized" in out and size < photos[0].stat().st_size
+    Image.open(photos[0]).resize((SIZE, SIZE)).save(tmp_path / "small.png")
+    code, out, _ = run("compress", fitted, tmp_path / "small.png", tmp_path / "small.face")
+    assert code == 0 and "resized" not in out
+    for quality in (-1, 0, 25, 40):
+        code, _, err = run("compress", fitted, photos[0], tmp_path / "q.face", "--quality", quality)
+        assert code == 1 and err == f"error: quality must lie between 2 and 24 for this model, not {quality}\n"
+        assert not (tmp_path / "q.face").exists()
     assert run("decompress", fitted, tmp_path / "a.face", tmp_path / "a.png")[0] == 0
     assert Image.open(tmp_path / "a.png").size == (SIZE, SIZE)
     (tmp_path / "cut.face").write_bytes((tmp_path / "a.face").read_bytes()[:-3])
@@ -107,6 +115,8 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
     assert code == 1 and err.count("\n") == 1 and "cut.face" in err and "cut short" in err
     code, _, err = run("decompress", fitted, photos[0], tmp_path / "cut.png")
     assert code == 1 and "not a file of hfembed compress" in err and not (tmp_path / "cut.png").exists()
+    code, _, err = run("decompress", fitted, tmp_path, tmp_path / "cut.png")
+    assert code == 1 and err == f"error: {tmp_path} is a folder; expected a file that hfembed compress wrote\n"
 
 
 def test_an_entropy_model_is_fitted_and_used(run, fitted, people, photos, embedder, tmp_path):
