@@ -304,8 +304,16 @@ class LatentCodec:
     def _stages(
         self, latent: torch.Tensor | None, quality: int, decoder: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor]]:
-        """Symbols, means and deviations of each stage, of a latent (C, h, w) or of what a decoder reads, and the
-        values so far, in place.
+        """Go through the stages of an image, to encode it or to decode it.
+
+        Args:
+            latent: (C, h, w), what is encoded; None to decode.
+            quality: Of the steps.
+            decoder: Where the symbols are read from if there is no latent.
+
+        Yields:
+            Symbols, means and standard deviations (in steps) of a stage, and the rounded latent (C, h, w) so far: one
+            tensor, which later stages fill.
         """
         assert self.entropy_model is not None
         shape = self.statistics.shape.tolist()
