@@ -333,9 +333,8 @@ def evaluate_reconstruction(
     quality: Annotated[
         int | None,
         typer.Option(
-            min=0,
-            max=40,
-            help="Of the compressed files; default: 10; codes of thousands of numbers need about 20, quantized none.",
+            help="Of the compressed files, as of compress; default: 10; codes of thousands of numbers need about 20, "
+            "quantized none.",
         ),
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
@@ -358,6 +357,7 @@ def evaluate_reconstruction(
         identity_model = reconstruction_report.make_identity_model(*networks, landmarks, tested)
     if checkpoint.latent_statistics is not None:
         codec = compression.LatentCodec.load(autoencoder, checkpoint)
+        codec.check_quality(quality)
     report = reconstruction_report.report_reconstruction(
         *(autoencoder, processor, images, output),
         split=choose_split(checkpoint, held_out_share, split_seed),
@@ -390,7 +390,7 @@ def evaluate_compression(
     aligned: OnTemplate = False,
     quality: Annotated[
         list[int] | None,
-        typer.Option(min=0, max=40, help="Of the compressed latents; repeat it for more. Default: a range of them."),
+        typer.Option(help="Of the compressed latents, as of compress; repeat it for more. Default: a range of them."),
     ] = None,
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
@@ -400,6 +400,8 @@ def evaluate_compression(
     checkpoint = _prepare(hub.model, model, output, num_threads)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     codec = compression.LatentCodec.load(autoencoder, checkpoint)
+    for asked in quality or []:
+        codec.check_quality(asked)
     split = choose_split(checkpoint, held_out_share, split_seed)
     people = faces.load_faces(images).remove_columns("landmarks")
     _, held_out = splits.split_people(people, split["held_out_share"], split["seed"])

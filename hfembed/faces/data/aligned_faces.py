@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # to be raised when the same photo and settings give another crop, or the files another layout
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _ROWS_PER_BATCH = 32
 _ROWS_PER_SYNC = 1024
 

@@ -28,7 +28,7 @@ class ConvAutoencoderImageProcessor(ImageProcessorBase):
     The center of the photo is cropped to the output's shape and resized (bilinear, antialiased). With
     `do_resize=False` the photo keeps its own size, less what `size_divisor` does not divide: for models that are
     convolutional throughout. EXIF orientation is applied first; palette, CMYK, 16-bit and float photos are converted,
-    transparent parts become black.
+    transparent parts become white.
 
     A photo is a PIL image, a uint8, uint16 or float array (height, width[, channels]), a tensor (channels, height,
     width), or an encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image.
