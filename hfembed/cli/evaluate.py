@@ -337,6 +337,10 @@ def evaluate_reconstruction(
         ),
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Photos to draw.")] = 12,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint folder or Hub id of a face detector: also measure morphs by landmarks."),
+    ] = None,
     num_threads: options.Threads = 1,
     device: options.Device = "auto",
 ) -> Answer:
@@ -365,6 +369,7 @@ def evaluate_reconstruction(
         quality=quality,
         pca=pca,
         pictures=pictures,
+        detector=None if detector is None else loading.load_face_detector(hub.other_model(detector), device)[0],
     )
     return _answer(report, output, reconstruction_report.summary(report))
 
