@@ -40,7 +40,13 @@ _FOREIGN_FOLDERS = ("@eadir", "__macosx", "#recycle", "$recycle.bin")
 _NAMED_AT_MOST = 5
 
 
-def open_photo(source: Any, *, max_pixels: int = MAX_PIXELS, mode: Literal["RGB", "L"] | None = "RGB") -> Image.Image:
+def open_photo(
+    source: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    mode: Literal["RGB", "L"] | None = "RGB",
+    background: Literal["white", "black"] = "white",
+) -> Image.Image:
     """Decode a photo, upright.
 
     Args:
@@ -48,9 +54,10 @@ def open_photo(source: Any, *, max_pixels: int = MAX_PIXELS, mode: Literal["RGB"
             image, a Pillow image, or an array; see `hfembed.models.image_opening.open_image`.
         max_pixels: Larger photos are refused before they are decoded.
         mode: "RGB" or "L"; None for L where the photo itself is gray.
+        background: The color that transparent parts are put on: black for a mask, in which white is what is chosen.
 
     Returns:
-        The decoded image: EXIF orientation applied, 16-bit and float values scaled to 8 bits, transparent parts black.
+        The decoded image: EXIF orientation applied, 16-bit and float values scaled to 8 bits, nothing transparent.
 
     Raises:
         InputError: The photo cannot be read; one line that names it.
@@ -59,7 +66,7 @@ def open_photo(source: Any, *, max_pixels: int = MAX_PIXELS, mode: Literal["RGB"
         with image_errors(source):
             image, _ = open_image(source)
             check_pixels(image, max_pixels)
-            return to_eight_bit(ImageOps.exif_transpose(image), None if mode is None else mode == "L")
+            return to_eight_bit(ImageOps.exif_transpose(image), None if mode is None else mode == "L", background)
     except ValueError as error:
         raise InputError(str(error)) from error
 

@@ -60,9 +60,33 @@ def test_any_mode_becomes_upright_rgb(tmp_path):
     exif[0x0112] = 6
     assert open_photo(encoded(turned, exif=exif)).size == (2, 3)
     assert open_photo(encoded(turned), mode=None).mode == "L"
-    clear = Image.new("RGBA", (2, 2), (255, 255, 255, 0))
-    assert np.asarray(open_photo(encoded(clear))).max() == 0
-    assert open_photo({"bytes": encoded(clear), "path": None}).mode == "RGB"
+
+
+def half_transparent(mode):
+    """A black picture, a PNG, whose right half is transparent."""
+    mask = Image.new("L", (8, 8), 255)
+    mask.paste(0, (4, 0, 8, 8))
+    if mode.startswith("P"):  # one color of the palette is transparent, or each has its own opacity
+        image = Image.new("P", (8, 8))
+        image.putpalette([0, 0, 0, 7, 0, 0])
+        image.paste(1, (4, 0, 8, 8))
+        return encoded(image, transparency=1 if mode == "P" else bytes([255, 0]))
+    if mode == "L":  # one gray is transparent
+        return encoded(Image.fromarray(np.uint8(255 - np.asarray(mask)) // 255 * 7), transparency=7)
+    image = Image.new(mode, (8, 8))
+    image.putalpha(mask)
+    return encoded(image)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P, alpha", "L"])
+def test_transparent_pictures_are_put_on_white(mode):
+    for wanted in ("RGB", "L", None):
+        opened = open_photo(half_transparent(mode), mode=wanted)
+        assert opened.mode == (wanted or ("L" if mode in ("LA", "L") else "RGB"))
+        pixels = np.asarray(opened.convert("L"))
+        assert (pixels[:, 4:] == 255).all() and (pixels[:, :4] < 8).all()
+    mask = np.asarray(open_photo(half_transparent(mode), mode="L", background="black"))
+    assert (mask[:, 4:] == 0).all()
 
 
 def png_of_size(width, height):

@@ -93,17 +93,35 @@ def morph(
     path: Annotated[
         Literal["linear", "spherical"], typer.Option(help="A straight line, or an arc around the origin.")
     ] = "linear",
+    shape: Annotated[
+        bool, typer.Option("--shape", help="Find the faces, align them and move their landmarks, not the code alone.")
+    ] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Of --shape: a face detector; default: the one of the default face model."),
+    ] = None,
     frames_per_second: FramesPerSecond = 15,
     scale: Scale = 4,
     device: options.Device = "auto",
 ) -> Answer:
     """Morph one face into another."""
+    if detector is not None and not shape:
+        raise InputError("--detector finds the landmarks of --shape: give both")
     check_writable(output)
     photo_files.check_photos(a, b)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
+    points = None
+    if shape:
+        finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
+        faces_there = [
+            morphing.align_photo(processor, finder, photo_files.open_photo(photo), str(photo)) for photo in (a, b)
+        ]
+        start, end = (face for face, _ in faces_there)
+        points = torch.stack([landmarks for _, landmarks in faces_there])
     with input_errors():
-        start, end = processor.preprocess([a, b]).pixel_values
-        frames = morphing.morph(autoencoder, start, end, steps, spherical=path == "spherical")
+        if points is None:
+            start, end = processor.preprocess([a, b]).pixel_values
+        frames = morphing.morph(autoencoder, start, end, steps, spherical=path == "spherical", points=points)
     return _write_animation(frames, output, frames_per_second, scale)
 
 
@@ -185,10 +203,8 @@ def compress(
     quality: Annotated[
         int | None,
         typer.Option(
-            min=0,
-            max=40,
-            help="Adding 2 halves the quantization step; default: 10, or the middle of those a model that rounds was "
-            "trained with; none of quantized codes.",
+            help="Adding 2 halves the quantization step; from 2 to 24, default 10; of a model that rounds those "
+            "that it was trained with and 2 more to each side, default their middle; none of quantized codes.",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -196,17 +212,26 @@ def compress(
     """Compress a face to a few dozen bytes, for the same model to decompress."""
     check_writable(output)
     photo_files.check_photos(photo)
+    picture = photo_files.open_photo(photo, mode=None)
     checkpoint = hub.model(model)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
+    codec = compression.LatentCodec.load(autoencoder, checkpoint)
     with input_errors():
-        image = processor.preprocess(photo).pixel_values[0]
-        codec = compression.LatentCodec.load(autoencoder, checkpoint)
-        content = codec.compress(image, quality)
+        image = processor.preprocess(picture).pixel_values[0]
+    content = codec.compress(image, quality)
     with atomic_write(output) as temporary:
         temporary.write_bytes(content)
     height, width = image.shape[1:]
-    text = f"{output}: {len(content)} bytes for {width} x {height} pixels"
-    return Answer.written(output, text, bytes=len(content), width=width, height=height)
+    bits = 8 * len(content) / (height * width)
+    text = f"{output}: {len(content)} bytes for {width} x {height} pixels, {bits:.3f} bits per pixel"
+    if picture.size != (width, height):
+        left, top, right, bottom = processor.crop_box(picture.height, picture.width)
+        text += (
+            f"\n{photo_files.utf8_name(photo)} has {picture.width} x {picture.height} pixels: its center, "
+            f"{right - left:.0f} x {bottom - top:.0f}, was resized, no face looked for; a model that was trained on "
+            "aligned faces expects such a crop"
+        )
+    return Answer.written(output, text, bytes=len(content), bits_per_pixel=bits, width=width, height=height)
 
 
 @commands.command("decompress")
@@ -288,7 +313,7 @@ def inpaint(
     check_writable(output)
     photo_files.check_photos(photo, mask)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
-    hole = _read_photo(mask).mean(0) > 0.5
+    hole = torch.from_numpy(_read_mask(mask))
     return _write_picture(restoration.inpaint(autoencoder, _read_photo(photo), hole, overlap=overlap), output)
 
 
@@ -318,7 +343,7 @@ def restore(
     check_writable(output)
     photo_files.check_photos(photo, *(() if mask is None else (mask,)))
     picture = _enlarged(photo_files.open_photo(photo, mode=None), scale, photo)
-    hole = None if mask is None else np.array(_enlarged(photo_files.open_photo(mask, mode="L"), scale, mask)) > 127
+    hole = None if mask is None else _read_mask(mask, scale)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
     pixels = _to_tensor(picture)
     if hole is not None:
@@ -341,6 +366,11 @@ def _enlarged(picture: "Image.Image", scale: int, file: Path) -> "Image.Image":
             "choose a smaller --scale"
         )
     return picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else picture
+
+
+def _read_mask(file: Path, scale: int = 1) -> "np.ndarray":
+    """Where a mask is white, (H, W) bool; what is transparent in it is not."""
+    return np.array(_enlarged(photo_files.open_photo(file, mode="L", background="black"), scale, file)) > 127
 
 
 def _read_photo(file: Path) -> "torch.Tensor":

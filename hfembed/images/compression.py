@@ -54,7 +54,8 @@ _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 _VERSION_WITH_ENTROPY_MODEL = 2
 _SHORT_HEADER = struct.Struct("<4sBB2s")
-_MOST_QUALITY = 40
+_MOST_QUALITY = 40  # that a file may have
+_QUALITIES = (2, 24)  # from nearly the mean image to steps far below what eight bits show
 _CODER_ERRORS = (AssertionError, ValueError, RuntimeError)  # what constriction raises for impossible data
 _QUALITY = 10  # where none is asked for
 _LEARNED_QUALITIES = range(8, 21)  # by an entropy model, where the training has none
@@ -141,7 +142,8 @@ class LatentCodec:
         """Code one image (C, H, W) in [0, 1], of the size the statistics were measured at.
 
         Every 2 of quality halve the steps; from about 12 on (18 with 3,920 numbers) rounding is no longer visible.
-        The default is 10; of a model that rounds, the middle of its training's qualities.
+        The default is 10, from 2 to 24; of a model that rounds, the middle of its training's qualities, from 2 below
+        them to 2 above.
 
         Raises:
             InputError: The model takes images of another size, or the quality is impossible.
@@ -156,8 +158,7 @@ class LatentCodec:
 
     def compress_latent(self, latent: torch.Tensor, height: int, width: int, quality: int | None = None) -> bytes:
         """Code one latent (C, h, w) of an image of the given size; see `compress`."""
-        if self.levels and quality is not None:
-            raise InputError("this model's codes have levels of their own: leave the quality out")
+        self.check_quality(quality)
         if quality is None:
             quality = self.default_quality
         if self.entropy_model is not None:
@@ -171,6 +172,28 @@ class LatentCodec:
         header = _HEADER.pack(_MAGIC, _VERSION, self.model_id, quality, height, width)
         return header + _CHECKSUM.pack(zlib.crc32(header + payload)) + payload
 
+    def check_quality(self, quality: int | None) -> None:
+        """Refuse a quality that `compress` does not take.
+
+        Raises:
+            InputError: It lies outside of `quality_range`, or the model's codes are quantized and have none.
+        """
+        if quality is None:
+            return
+        if self.levels:
+            raise InputError("this model's codes have levels of their own: leave the quality out")
+        lowest, highest = self.quality_range
+        if not lowest <= quality <= highest:
+            raise InputError(f"quality must lie between {lowest} and {highest} for this model, not {quality}")
+
+    @property
+    def quality_range(self) -> tuple[int, int]:
+        """The lowest and the highest quality that `compress` takes."""
+        if not _rounds(self.model):
+            return _QUALITIES
+        lowest, highest = self.model.config.qualities
+        return max(0, lowest - 2), min(_MOST_QUALITY, highest + 2)
+
     @property
     def default_quality(self) -> int:
         """Of `compress`; 0 where there is none to choose."""
@@ -182,8 +205,8 @@ class LatentCodec:
     def qualities(self) -> Sequence[int]:
         """Those that are worth measuring: from a few bytes to little loss."""
         if _rounds(self.model):
-            lowest, highest = self.model.config.qualities
-            return range(max(0, lowest - 2), min(_MOST_QUALITY, highest + 2) + 1)
+            lowest, highest = self.quality_range
+            return range(lowest, highest + 1)
         return range(8, 21, 2) if self.statistics.shape[1:].prod() > 1 else range(2, 15, 2)
 
     def decompress(self, content: bytes) -> torch.Tensor:
@@ -208,6 +231,8 @@ class LatentCodec:
 
     def read_file(self, path: str | Path) -> torch.Tensor:
         """Decode a file; those larger than this model writes are not read. An error names the file."""
+        if Path(path).is_dir():
+            raise InputError(f"{path} is a folder; expected a file that hfembed compress wrote")
         try:
             with Path(path).open("rb") as file:
                 content = file.read(self.max_bytes + 1)
@@ -279,8 +304,16 @@ class LatentCodec:
     def _stages(
         self, latent: torch.Tensor | None, quality: int, decoder: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor]]:
-        """Symbols, means and deviations of each stage, of a latent (C, h, w) or of what a decoder reads, and the
-        values so far, in place.
+        """Go through the stages of an image, to encode it or to decode it.
+
+        Args:
+            latent: (C, h, w), what is encoded; None to decode.
+            quality: Of the steps.
+            decoder: Where the symbols are read from if there is no latent.
+
+        Yields:
+            Symbols, means and standard deviations (in steps) of a stage, and the rounded latent (C, h, w) so far: one
+            tensor, which later stages fill.
         """
         assert self.entropy_model is not None
         shape = self.statistics.shape.tolist()

@@ -1,10 +1,10 @@
-"""The entropy model of a codec: fitted to an autoencoder's latents, and the same to the bit wherever it runs.
+"""The entropy model of a codec: fitted to an autoencoder's latents, bit-identical on every machine.
 
-An encoder and a decoder must agree on every probability, and sums of floating point numbers depend on threads, batch
-sizes and libraries. So the network computes with whole numbers (Balle et al., "Integer Networks for Data Compression
-with Latent-Variable Models", 2019): weights and activations are rounded to fixed-point numbers, held in float64, where
-their sums are exact in any order as long as they stay below 2 ** 53. What is left are single products, quotients and
-square roots, which IEEE 754 defines to the bit.
+An encoder and a decoder must agree on every probability, but floating-point sums depend on threads, batch sizes and
+libraries. The network therefore computes with integers (Balle et al., "Integer Networks for Data Compression with
+Latent-Variable Models", 2019): weights and activations are rounded to fixed-point numbers, stored as float64; their
+sums are exact in any order as long as they stay below 2 ** 53. The remaining operations are single products,
+quotients and square roots, which IEEE 754 defines to the bit.
 """
 
 import copy
@@ -29,8 +29,8 @@ from hfembed.models.conv_autoencoder.entropy_network import (
 )
 
 _PREFIX = "entropy."
-_HIDDEN = (1, 512)  # channels that a file may ask for
-_WEIGHT_BITS, _VALUE_BITS = 12, 10  # after the point
+_HIDDEN = (1, 512)  # smallest and largest number of hidden channels in a file
+_WEIGHT_BITS, _VALUE_BITS = 12, 10  # fractional bits
 _LARGEST_WEIGHT, _LARGEST_INPUT, _LARGEST_HIDDEN = 2**18, 2**16, 2**20  # (2**18 * 2**20) * 2**13 terms < 2**53
 _PER_OCTAVE = 16  # deviations in the table
 _OCTAVES = (-16, 16)
@@ -39,10 +39,10 @@ _LEARNING_RATE = 2e-3
 
 
 class EntropyModel:
-    """Means and deviations of an autoencoder's rounded latents, stage by stage, to the bit.
+    """Predicts means and standard deviations of an autoencoder's rounded latents, stage by stage, bit-identically.
 
     Attributes:
-        network: In float32, as it was fitted.
+        network: The fitted network, in float32.
         fingerprint: The sha256 of its tensors.
     """
 
@@ -60,16 +60,17 @@ class EntropyModel:
     def predict(
         self, values: torch.Tensor, stage: Stage, steps: torch.Tensor, quality: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What a stage's numbers are expected to be.
+        """Predict the numbers of a stage from those that are decoded before it.
 
         Args:
-            values: (C, h, w) float64: latents as far as they are decoded; what is not is not looked at.
-            stage: Of `network.stages()`.
-            steps: (C, 1, 1) float64, positive.
-            quality: Of these steps.
+            values: (C, h, w) float64, the latents decoded so far; values that are not decoded yet are ignored.
+            stage: One of `network.stages()`.
+            steps: (C, 1, 1) float64, the quantization steps, positive.
+            quality: The quality that these steps belong to.
 
         Returns:
-            Means and deviations in steps, float64, one for each number of the stage: channel by channel, row by row.
+            Means and standard deviations in steps, float64, one per number of the stage: channel by channel, row by
+            row.
         """
         own = slice(stage.first, stage.last)
         known = (values[: stage.last] - self.center[: stage.last]) / self.scale[: stage.last]
@@ -96,10 +97,10 @@ class EntropyModel:
 
         Args:
             latents: (N, C, h, w).
-            steps: Quality -> what the latents are rounded to, (C, 1, 1).
-            are_levels: The latents are whole multiples of the steps.
-            start: Continue from this network instead of from one Gaussian for each number.
-            num_steps: Of 16 images.
+            steps: Quality -> quantization steps (C, 1, 1).
+            are_levels: The latents are whole multiples of the steps already.
+            start: Continue from this network; by default from one Gaussian per number.
+            num_steps: Optimizer steps, of 16 images each.
 
         Raises:
             InputError: The latents are not a grid.
@@ -130,7 +131,7 @@ class EntropyModel:
         return cls(network)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """To be stored beside the latents' statistics."""
+        """The network's tensors by name, to be stored beside the latent statistics."""
         return {_PREFIX + name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
 
     @classmethod
@@ -169,7 +170,7 @@ class EntropyModel:
 
 
 class _IntegerGroup:
-    """A `GroupNetwork` in whole numbers."""
+    """A `GroupNetwork` that computes with integers."""
 
     def __init__(self, group: GroupNetwork):
         layers = (group.read, group.mix, group.write)
@@ -199,12 +200,12 @@ def _whole(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _fixed(values: torch.Tensor) -> torch.Tensor:
-    """As a sum of products of weights and activations."""
+    """Fixed-point numbers at the scale of a product of weights and activations."""
     return torch.floor(values * 2 ** (_WEIGHT_BITS + _VALUE_BITS) + 0.5).clamp(-(2.0**44), 2.0**44)
 
 
 def _table_of_deviations() -> torch.Tensor:
-    """2 ** (i / 16), rounded so coarsely that every library's exponential gives the same."""
+    """2 ** (i / 16), rounded so coarsely that the exponential of every library gives the same numbers."""
     fractions = [round(2 ** (part / _PER_OCTAVE) * 2**20) for part in range(_PER_OCTAVE)]
     rows = range(_OCTAVES[0] * _PER_OCTAVE, _OCTAVES[1] * _PER_OCTAVE + 1)
     values = [math.ldexp(fractions[row % _PER_OCTAVE], row // _PER_OCTAVE - 20) for row in rows]
@@ -215,7 +216,7 @@ _DEVIATIONS = _table_of_deviations()
 
 
 def _one_gaussian_for_each(latents: torch.Tensor) -> EntropyNetwork:
-    """The network that expects of each number its mean and deviation over the images."""
+    """A network that predicts each number's mean and standard deviation over the images."""
     network = EntropyNetwork(latents.shape[1:])
     deviation, center = torch.std_mean(latents, (0, 2, 3), keepdim=True)
     network.center.copy_(center[0])

@@ -7,7 +7,7 @@ from PIL import Image
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.face_oval import face_oval
 from hfembed.faces.face_pasting import align_face, find_faces, paste_face
-from hfembed.images.restoration import inpaint, restore
+from hfembed.images.restoration import check_removes_damage, inpaint, restore
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
@@ -17,11 +17,11 @@ _WAY_OUT = "--whole restores the photo by tiles, wherever its faces are"
 
 
 class FaceRestorer:
-    """Restores the faces in photos; what lies outside of their ovals stays as it is.
+    """Restores the faces in photos; outside of their ovals a photo stays as it is.
 
-    A face that is larger than the model's images is aligned at the smallest multiple of their size that has all its
-    pixels, and restored in overlapping tiles. Only the difference to the aligned face is pasted, so that a photo is
-    not blurred by being resampled.
+    A face that is larger than the model's input is aligned at a multiple of that size, the smallest at which no detail
+    is lost, and restored in overlapping tiles. Only the difference between the restored and the aligned face is pasted
+    back, so that resampling does not blur the photo.
 
     Args:
         softness: Width of the soft edge as a fraction of the face, in (0, 1].
@@ -87,19 +87,18 @@ class FaceRestorer:
 
 
 def check_takes_faces(model: AutoencoderModelBase) -> None:
-    """Refuse a model of which is not known how it sees faces.
+    """Refuse a model that does not restore aligned faces.
 
     Raises:
         InputError: It was not trained on aligned faces, or removes no damage.
     """
-    if not getattr(model.config, "removes_damage", False):
-        raise InputError("this autoencoder does not restore photos: train one for it (recipes/restore_112.yaml)")
+    check_removes_damage(model)
     if not model.config.aligned_faces:
         raise InputError(f"this model was not trained on aligned faces (recipes/restore_112.yaml); {_WAY_OUT}")
 
 
 def _processor(model: AutoencoderModelBase, landmarks: np.ndarray) -> FaceImageProcessor:
-    """What aligns a face at the smallest multiple of the model's size that has all its pixels."""
+    """The processor that aligns a face at the smallest multiple of the model's size at which no detail is lost."""
     height, width = model.config.image_size
     processor = FaceImageProcessor(size=[height, width])
     with input_errors():

@@ -31,8 +31,7 @@ def restore(
         InputError: The model removes no damage, or fills no holes where there is a mask; mask and photo differ in
             size, or nothing or everything is masked; numbers are not finite, or the overlap is more than half a tile.
     """
-    if not getattr(model.config, "removes_damage", False):
-        raise InputError("this autoencoder does not remove noise: train one for it (recipes/denoise.yaml)")
+    check_removes_damage(model)
     if mask is not None:
         check_mask(model, photo, mask)
     return _in_tiles(model, photo, mask, overlap)
@@ -50,6 +49,19 @@ def inpaint(
     """
     check_mask(model, photo, mask)
     return torch.where(mask, _in_tiles(model, photo, mask, overlap), photo)
+
+
+def check_removes_damage(model: AutoencoderModelBase) -> None:
+    """Refuse a model that restores no photos.
+
+    Raises:
+        InputError: It removes neither noise nor other damage.
+    """
+    if not getattr(model.config, "removes_damage", False):
+        raise InputError(
+            "this autoencoder does not restore photos: train one for it (recipes/denoise.yaml against noise, "
+            "recipes/restore_112.yaml for faces)"
+        )
 
 
 def check_mask(model: AutoencoderModelBase, photo: torch.Tensor, mask: torch.Tensor) -> None:

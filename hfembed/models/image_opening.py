@@ -71,15 +71,17 @@ def check_pixels(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
         raise ValueError(f"{image.width} x {image.height} pixels, more than max_pixels = {max_pixels:,}")
 
 
-def to_eight_bit(image: Image.Image, gray: bool | None = None) -> Image.Image:
-    """Decode to mode L or RGB; transparent parts become black, 16-bit and float values are scaled to 0 ... 255.
+def to_eight_bit(image: Image.Image, gray: bool | None = None, background: str = "white") -> Image.Image:
+    """Decode to mode L or RGB; 16-bit and float values are scaled to 0 ... 255.
 
     Args:
         gray: True for L, False for RGB, None for whichever the image itself is.
+        background: The color that transparent parts are put on.
 
     Raises:
         ValueError: Floating-point or 32-bit pixels of an unknown range.
     """
+    is_gray = image.mode in ("1", "L", "LA")
     if image.mode.startswith("I"):  # Pillow's own conversion would clip instead of scaling
         values = np.asarray(image)
         image = Image.fromarray(
@@ -89,10 +91,10 @@ def to_eight_bit(image: Image.Image, gray: bool | None = None) -> Image.Image:
         image = Image.fromarray(_float_to_eight_bit(np.asarray(image)))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        black = Image.new("RGB", image.size, "black")
-        black.paste(image, mask=image.getchannel("A"))
-        image = black
-    wanted = ("L" if image.mode in ("1", "L") else "RGB") if gray is None else "L" if gray else "RGB"
+        opaque = Image.new("RGB", image.size, background)
+        opaque.paste(image, mask=image.getchannel("A"))
+        image = opaque
+    wanted = "L" if (is_gray or image.mode == "L" if gray is None else gray) else "RGB"
     return image if image.mode == wanted else image.convert(wanted)
 
 

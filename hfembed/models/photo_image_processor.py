@@ -43,7 +43,7 @@ class PhotoImageProcessor(ImageProcessorBase):
     A photo is a PIL image, a uint8, uint16 or float array (height, width[, channels]), a tensor (channels, height,
     width), or an encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image. EXIF
     orientation is applied. Gray, palette, CMYK, 16-bit and float photos are converted, transparent parts become
-    black, of an animation the first picture is taken.
+    white, of an animation the first picture is taken.
 
     Args:
         max_pixels (`int`, *optional*, defaults to 64,000,000): Photos that would take more pixels in memory are

@@ -277,7 +277,8 @@ def default_of(config_field: dataclasses.Field) -> Any:
 
 
 def _unknown_field(name: str, names: list[str], where: str) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
+    # of several words one may be another family's: max_steps, max_words
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.55 if "_" in name else 0.6)
     hint = f"did you mean '{near[0]}'?" if near else "--help lists the fields"
     return f"unknown field '{name}' in {where}; {hint}"
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, parse_flag_from_env, set_seed
+from accelerate.tracking import TensorBoardTracker
+from accelerate.utils import broadcast, is_tensorboard_available, parse_flag_from_env, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -23,7 +24,7 @@ from hfembed.errors import InputError
 from hfembed.training.config import TrainingConfig
 from hfembed.training.distributed import check_plain_ranks, ranks_without_device
 from hfembed.training.optim import make_optimizer, make_schedule
-from hfembed.training.run import PATIENT, Run
+from hfembed.training.run import PATIENT, TENSORBOARD_FOLDER, Run
 from hfembed.training.samplers import ShardedBatchSampler
 from hfembed.training.state import Checkpoints, Progress
 from hfembed.training.sync_batch_norm import synchronize_batch_norms
@@ -145,7 +146,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             mixed_precision=config.mixed_precision,
             cpu=ranks_without_device(),
             step_scheduler_with_optimizer=False,
-            log_with=config.trackers or None,
+            log_with=[_tracker(name, config.output_dir) for name in config.trackers] or None,
             project_dir=config.output_dir,
             kwargs_handlers=[PATIENT],
         )
@@ -160,6 +161,13 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             f"{config.accumulation_steps} gradient accumulation steps; choose a multiple of {parts}"
         )
     return accelerator
+
+
+def _tracker(name: str, folder: str) -> Any:
+    """A tracker for accelerate, whose TensorBoard would write to a folder of the project's name."""
+    if name == "tensorboard" and is_tensorboard_available():
+        return TensorBoardTracker(TENSORBOARD_FOLDER, folder)
+    return name
 
 
 def shard(config: TrainingConfig, accelerator: Accelerator) -> dict[str, int]:

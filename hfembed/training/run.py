@@ -15,8 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,11 +43,14 @@ from hfembed.version import __version__
 RUN_FILE = "run.json"
 IDENTITY_FILE = "identity.json"
 BEST_FILE = "validation.json"
+TENSORBOARD_FOLDER = "tensorboard"
 _MODEL_FILES = (CONFIG_FILE, "*.safetensors")
 # names of what is not complete, of atomic_write, atomic_folder, save_checkpoint (once finished) and the checkpoints
 _TEMPORARY = re.compile(r"\.[\w-]+\.(old\.)?[a-z0-9_]{8}(\.\w+)?|\..+\.partial|\.saved|\.(preparing|ranks)-.+")
 
 PATIENT = InitProcessGroupKwargs(timeout=PATIENCE)
+
+_made_folders: set[Path] = set()  # by the runs of this process
 
 Prepared = TypeVar("Prepared")
 
@@ -99,7 +102,8 @@ def training_program(main: Callable[..., None]) -> Callable[..., None]:
     def wrapper(*arguments: Any) -> None:
         logging.disable_progress_bar()  # of files written, in the middle of the training's own
         try:
-            main(*arguments)
+            with _unused_folders_removed():
+                main(*arguments)
         except KeyboardInterrupt:
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 line = (
@@ -117,6 +121,21 @@ def training_program(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(1)
 
     return exit_on_input_error(wrapper)
+
+
+@contextmanager
+def _unused_folders_removed() -> Iterator[None]:
+    """Remove the folder that a run made and failed before it trained anything."""
+    try:
+        yield
+    except BaseException:
+        for folder in _made_folders:
+            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            if all(name in (RUN_FILE, IDENTITY_FILE) or _TEMPORARY.fullmatch(name) for name in names):
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        _made_folders.clear()
 
 
 class Run:
@@ -155,6 +174,8 @@ class Run:
                 if field.metadata["changes_result"]
             }
         )
+        if accelerator.is_main_process and not self.folder.exists():
+            _made_folders.add(self.folder)
         check_shared_folder(self.folder)
         self._check_folder()
         accelerator.wait_for_everyone()
@@ -346,7 +367,7 @@ class Run:
                 if _TEMPORARY.fullmatch(path.name):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.newest_checkpoint() is None and not self.finished_at or self.config.overwrite:
-            for name in ("checkpoints", "pictures", IDENTITY_FILE, RUN_FILE):
+            for name in ("checkpoints", "pictures", TENSORBOARD_FOLDER, IDENTITY_FILE, RUN_FILE):
                 path = self.folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self._run = _read(self.folder / RUN_FILE)

@@ -13,6 +13,7 @@ from hfembed.checkpoint.card import render_card, write_card
 from hfembed.errors import InputError
 from tests.checkpoint.checkpoints import FAMILIES, write_checkpoint
 from tests.hub.hub_server import check_card
+from tests.images.tiny_autoencoder import save_tiny_autoencoder
 
 MODEL_CARDS = Path(__file__).resolve().parents[2] / "model_cards"
 PUBLISHED = sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))
@@ -133,6 +134,8 @@ def test_a_card_says_what_the_notes_say(tmp_path):
     for text in ("24.43 dB", "1.5 minutes on a machine", "epochs: 3", "(hfembed 0, commit abc)", notes["command"]):
         assert text in card.text
     assert check_card(card.content, "model") == []
+    (folder / "training.json").write_text(json.dumps(notes | {"seconds": 2.6}))
+    assert "2.6 seconds on a machine" in write_card(folder).read_text()
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
@@ -150,3 +153,12 @@ def test_notes_that_lack_something_are_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "hfembed_word2vec"}))
     with pytest.raises(InputError, match="architecture"):
         write_card(tmp_path)
+
+
+def test_the_card_of_a_model_that_rounds_names_its_commands(tmp_path):
+    save_tiny_autoencoder(tmp_path / "plain")
+    save_tiny_autoencoder(tmp_path / "rounding", quantizer="rounding", qualities=[11, 17])
+    plain, rounding = ((write_card(tmp_path / name)).read_text() for name in ("plain", "rounding"))
+    usage = " ".join(rounding.split("## How to use it")[1].split("\n## ")[0].split())
+    assert "hfembed compress" in usage and "hfembed decompress" in usage and "qualities 11 to 17" in usage
+    assert "hfembed compress" not in plain

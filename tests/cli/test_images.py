@@ -28,6 +28,7 @@ def run(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["hfembed", *map(str, arguments)])
+        capsys.readouterr()  # progress bars of models that the test itself wrote
         with pytest.raises(SystemExit) as end:
             main()
         out, err = capsys.readouterr()
@@ -99,7 +100,15 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
     pytest.importorskip("constriction")
     code, out, _ = run("compress", fitted, photos[0], tmp_path / "a.face", "--quality", 12)
     size = (tmp_path / "a.face").stat().st_size
-    assert code == 0 and f"{size} bytes" in out and size < photos[0].stat().st_size
+    assert code == 0 and f"{size} bytes for 16 x 16 pixels, {size / 32:.3f} bits per pixel" in out
+    assert "24 x 24 pixels: its center, 24 x 24, was resized" in out and size < photos[0].stat().st_size
+    Image.open(photos[0]).resize((SIZE, SIZE)).save(tmp_path / "small.png")
+    code, out, _ = run("compress", fitted, tmp_path / "small.png", tmp_path / "small.face")
+    assert code == 0 and "resized" not in out
+    for quality in (-1, 0, 25, 40):
+        code, _, err = run("compress", fitted, photos[0], tmp_path / "q.face", "--quality", quality)
+        assert code == 1 and err == f"error: quality must lie between 2 and 24 for this model, not {quality}\n"
+        assert not (tmp_path / "q.face").exists()
     assert run("decompress", fitted, tmp_path / "a.face", tmp_path / "a.png")[0] == 0
     assert Image.open(tmp_path / "a.png").size == (SIZE, SIZE)
     (tmp_path / "cut.face").write_bytes((tmp_path / "a.face").read_bytes()[:-3])
@@ -107,6 +116,8 @@ def test_compress_and_decompress(run, fitted, photos, tmp_path):
     assert code == 1 and err.count("\n") == 1 and "cut.face" in err and "cut short" in err
     code, _, err = run("decompress", fitted, photos[0], tmp_path / "cut.png")
     assert code == 1 and "not a file of hfembed compress" in err and not (tmp_path / "cut.png").exists()
+    code, _, err = run("decompress", fitted, tmp_path, tmp_path / "cut.png")
+    assert code == 1 and err == f"error: {tmp_path} is a folder; expected a file that hfembed compress wrote\n"
 
 
 def test_an_entropy_model_is_fitted_and_used(run, fitted, people, photos, embedder, tmp_path):
@@ -324,6 +335,26 @@ def test_restore_faces_or_the_whole_photo(run, one_face, model, tmp_path):
         assert run(*restore[:2], tmp_path / "gray.png", tmp_path / "out.png", *where)[0] == 0
         restored = np.asarray(Image.open(tmp_path / "out.png"))
         assert np.array_equal(restored, np.repeat(photo[:, :, :1], 3, axis=2)), "gray photos stay gray"
+    Image.merge("LA", [Image.new("L", (60, 50), 255), Image.fromarray(mask)]).save(tmp_path / "clear.png")
+    pages = []
+    for name in ("mask", "clear"):
+        assert run(*restore, "--whole", "--mask", tmp_path / f"{name}.png")[0] == 0
+        pages.append((tmp_path / "out.png").read_bytes())
+    assert pages[0] == pages[1], "what is transparent in a mask is not filled"
+
+
+def test_morph_the_shape_of_faces(run, one_face, model, tmp_path):
+    for name, seed in (("a.png", 0), ("b.png", 1)):
+        photo = np.random.default_rng(seed).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(tmp_path / name)
+    morph = ("morph", model, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "out.png", "--steps", 3, "--scale", 1)
+    code, _, err = run(*morph, "--shape", "--detector", model)
+    assert code == 0, err
+    assert Image.open(tmp_path / "out.png").size == (3 * SIZE + 4, SIZE)
+    assert "give both" in run(*morph, "--detector", model)[2]
+    Image.new("RGB", (30, 30)).save(tmp_path / "b.png")
+    code, _, err = run(*morph, "--shape", "--detector", model)
+    assert code == 1 and "no face was found in" in err and "b.png" in err
 
 
 def test_what_restore_refuses_is_one_line(run, one_face, model, photos, tmp_path):
@@ -341,7 +372,7 @@ def test_what_restore_refuses_is_one_line(run, one_face, model, photos, tmp_path
         ("unaligned", (), "not trained on aligned faces .*--whole"),
         ("gaussian", (), "does not restore photos: train one"),
         (model, (), "does not restore photos: train one"),
-        ("gaussian", (whole,), "does not remove noise: train one"),
+        ("gaussian", (whole,), "does not restore photos: train one"),
         ("restorer", (whole, "--mask", tmp_path / "black.png"), "does not fill holes"),
         ("filler", (whole, "--mask", tmp_path / "black.png"), "mask covers nothing"),
         ("filler", (whole, "--mask", tmp_path / "small.png"), "the mask is 23 x 24, the photo 24 x 24"),
@@ -367,7 +398,7 @@ def test_what_restore_refuses_is_one_line(run, one_face, model, photos, tmp_path
         (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE"), "--without"),
         (("walk", "MODEL", "PHOTO", "OUT.png", "--with", "PEOPLE", "--without", "MODEL"), "contains no photos"),
         (("denoise", "MODEL", "MODEL/config.json", "OUT.png"), "config.json"),
-        (("denoise", "MODEL", "PHOTO", "OUT.png"), "does not remove noise"),
+        (("denoise", "MODEL", "PHOTO", "OUT.png"), "does not restore photos"),
         (("morph", "nowhere", "PHOTO", "PHOTO", "OUT.gif"), "nowhere"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_new_denoiser_changes_nothing():
 
 @pytest.mark.parametrize("model", [tiny_autoencoder(), Darken(1, inpainting=True)])
 def test_what_removes_no_noise_is_refused(model):
-    with pytest.raises(InputError, match="does not remove noise"):
+    with pytest.raises(InputError, match="does not restore photos"):
         denoise(model, smooth_images(1)[0])
 
 

@@ -51,10 +51,16 @@ def test_a_list_of_the_wrong_kind_is_refused():
         read_config(ListConfig, ["--widths", "8", "many"])
 
 
+def test_a_field_of_another_family_leads_to_the_one_like_it():
+    with pytest.raises(InputError, match="'max_steps' in the command line; did you mean 'max_words'"):
+        read_config(Word2VecTrainingConfig, ["--max_steps", "5"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--learning_rat", "3"], ["learning_rat", "did you mean 'learning_rate'"]),
+        (["--lr", "3"], ["lr", "--help lists the fields"]),
         (["--epochs", "1.5"], ["epochs", "int"]),
         (["--epochs", "0"], ["epochs", "at least 1"]),
         (["--batch_size", "many"], ["batch_size", "int"]),

@@ -277,6 +277,34 @@ def test_what_shares_out_the_network_is_refused_before_any_work(refused, corpus,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_fails_before_it_trains_leaves_no_folder(refused, corpus, tmp_path):
+    rare = {**corpus, "min_count": 10_000}
+    assert "min_count" in refused(words, rare, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    # a folder that was there, or holds anything else, stays
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").touch()
+    refused(words, rare, tmp_path / "old")
+    assert (tmp_path / "old" / "notes.txt").exists()
+
+
+def test_a_run_that_trained_keeps_its_folder_when_it_fails(start, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "finish", fail)
+    with pytest.raises(SystemExit):
+        start(faces, FACES, tmp_path / "run")
+    assert len(log(tmp_path / "run")) == 2
+
+
+def test_curves_are_in_one_folder_for_tensorboard(start, tmp_path):
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "run"
+    start(faces, FACES | {"trackers": ["tensorboard"]}, folder)
+    assert list((folder / "tensorboard").glob("events.out.tfevents*")) and not (folder / "run").exists()
+
+
 def test_ctrl_c_ends_in_one_line(start, tmp_path, monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -5,11 +5,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders
-from hfembed.faces.identity_swap.landmark_distances import LandmarkDistances
 from hfembed.faces.perceptual_networks import FaceFeatures, TimmFeatures
-from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel, nearest_photos
+from hfembed.faces.swap.evaluation import find_landmarks
+from hfembed.models.detected_faces import FaceDetector
+from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel, IdentitySwapOutput, nearest_photos
 from hfembed.training.patch_discriminator import adversarial_loss, with_gradient
 from hfembed.training.perceptual_loss import feature_distances
 
@@ -34,8 +36,9 @@ class IdentitySwapLoss:
         discriminator_weight: Of the verdict on all images.
         reference_shift: What is to be reconstructed is drawn as a stranger first, as the network's correction starts,
             by up to this share: such a pair has the answer to a swap.
-        landmark_distances: Of the drawn face from the photo, for its expression; None: not compared.
-        landmark_weight: Of these distances.
+        landmark_detector: Teaches the model's own estimate of landmarks, on photos; None: they are not learned.
+        landmark_weight: Of the distance of the drawn face's landmarks from the photo's, by the model's own estimate:
+            for its expression.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class IdentitySwapLoss:
         perceptual_weight: float = 0.0,
         discriminator_weight: float = 0.0,
         reference_shift: float = 0.0,
-        landmark_distances: LandmarkDistances | None = None,
+        landmark_detector: FaceDetector | None = None,
         landmark_weight: float = 0.0,
     ) -> None:
         self.embedders = embedders
@@ -68,7 +71,7 @@ class IdentitySwapLoss:
         self.perceptual_weight = perceptual_weight
         self.discriminator_weight = discriminator_weight
         self.reference_shift = reference_shift
-        self.landmark_distances = landmark_distances
+        self.landmark_detector = landmark_detector
         self.landmark_weight = landmark_weight
 
     def __call__(
@@ -93,8 +96,10 @@ class IdentitySwapLoss:
             figures["perceptual"] = (perceptual * ~swapped).mean()
             distances = distances + self.perceptual_weight * perceptual
         compared = (weights * distances).mean()
-        if self.landmark_distances is not None:
-            figures["landmarks"] = self.landmark_distances(drawn, targets).mean()
+        if network.points is not None and output.points is not None:
+            weights_now = {name: weight.detach() for name, weight in network.points.named_parameters()}
+            found = functional_call(network.points, weights_now, drawn)
+            figures["landmarks"] = (landmark_error(found, output.points.detach()) * swapped).mean()
             compared = compared + self.landmark_weight * figures["landmarks"]
         rows = swapped.nonzero().flatten()
         if len(rows):
@@ -105,22 +110,39 @@ class IdentitySwapLoss:
             figures["identity_lost"] = lost
         else:
             figures["identity_lost"] = compared.new_zeros(())
+        beside = self.mask_weight * output.mask.float().mean()
+        if self.landmark_detector is not None and output.points is not None:
+            figures["points"] = self.points_lost(output, references, targets, swapped)
+            beside = beside + figures["points"]
         figures = {name: value.detach() for name, value in figures.items()}
-        mask = self.mask_weight * output.mask.float().mean()
         if discriminator is None:
-            return compared + mask, figures
+            return compared + beside, figures
         (slope,) = torch.autograd.grad(compared, drawn, retain_graph=True)
         added, more = adversarial_loss(
             drawn, slope, targets, network.conv_out.weight, discriminator, self.discriminator_weight
         )
-        return with_gradient(compared, drawn, slope) + added + mask, figures | more
+        return with_gradient(compared, drawn, slope) + added + beside, figures | more
+
+    def points_lost(
+        self, output: IdentitySwapOutput, references: torch.Tensor, targets: torch.Tensor, swapped: torch.Tensor
+    ) -> torch.Tensor:
+        """How far the model's landmarks are from the detector's, of references and of faces that are not distorted."""
+        detector = self.landmark_detector
+        assert detector is not None and output.points is not None and output.reference_points is not None
+        estimated = torch.cat([output.points[swapped], output.reference_points])
+        wanted = torch.from_numpy(find_landmarks(detector, torch.cat([targets[swapped], references]).cpu()))
+        is_found = wanted.isfinite().all(2).all(1).to(estimated.device)
+        wanted = wanted.nan_to_num().to(estimated)
+        return (landmark_error(estimated, wanted) * is_found).sum() / len(targets)
 
     def shifted(self, network: IdentitySwapModel, batch: dict[str, Any]) -> torch.Tensor:
         """The inputs, those of reconstructions shifted towards strangers."""
         pixels = batch["pixel_values"]
         if not self.reference_shift:
             return pixels
-        change = network.start_of_correction(pixels, self.any_photos(batch, "strangers"))
+        with torch.no_grad():
+            strangers, _, _ = network.move_references(pixels, self.any_photos(batch, "strangers"))
+            change = network.start_of_correction(pixels, strangers)
         shares = self.reference_shift * batch["shares"] * ~batch["swapped"]
         return pixels + shares[:, None, None, None] * change
 
@@ -128,3 +150,9 @@ class IdentitySwapLoss:
         """A photo (B, C, H, W) in [0, 1] of each of some people of the batch, chosen by the sample's key."""
         chosen = (batch["choices"] * self.photos.shape[1]).long()
         return self.photos[batch[people], chosen].float() / 255
+
+
+def landmark_error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean distance of landmarks, (B, 5, 2) each -> (B,), in distances of the wanted eyes."""
+    eyes = (wanted[:, 1] - wanted[:, 0]).norm(dim=1).clamp(min=1)
+    return (found - wanted).norm(dim=2).mean(1) / eyes

@@ -8,7 +8,7 @@ import datasets
 import torch
 from huggingface_hub.dataclasses import strict
 
-from hfembed.checkpoint.loading import load_identity_swap
+from hfembed.checkpoint.loading import load_face_detector, load_identity_swap
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.faces import FaceSource, load_faces
@@ -16,7 +16,6 @@ from hfembed.faces.data.splits import split_people
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
 from hfembed.faces.identity_swap.collator import IdentitySwapCollator
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders
-from hfembed.faces.identity_swap.landmark_distances import LandmarkDistances
 from hfembed.faces.identity_swap.loss import IdentitySwapLoss
 from hfembed.faces.perceptual_networks import load_features
 from hfembed.faces.swap.warping import WarpedPairs
@@ -71,9 +70,11 @@ class IdentitySwapTrainingConfig(AdversarialTrainingConfig):
     perceptual_layer_weights: list[float] = setting([1.0, 1.0, 1.0], "a weight for each of them")
     perceptual_weight: float = setting(0.5, "of the distance of features, relative to that of pixels")
     landmark_detector: str = setting(
-        "", "a YuNet: the landmarks of what is drawn are to lie where they are in the photo; empty = not compared"
+        "", "a face detector that teaches the network landmarks, where its reference_points is true; empty = none"
     )
-    landmark_weight: float = setting(1.0, "of the mean distance of landmarks, in distances of the eyes")
+    landmark_weight: float = setting(
+        0.0, "of a swapped face's distance of landmarks from its photo, by the network's own, in distances of the eyes"
+    )
     discriminator_width: int = setting(16, "channels of its first layer, a multiple of 8")
 
     def validate_identity_choices(self) -> None:
@@ -100,6 +101,8 @@ class IdentitySwapTrainingConfig(AdversarialTrainingConfig):
             raise ValueError("perceptual_layer_weights must have a weight for each of perceptual_layers")
         if self.discriminator_weight and self.image_size < 32:
             raise ValueError(f"a discriminator needs images of at least 32 pixels, not {self.image_size}")
+        if not self.init_from and bool(self.landmark_detector) != bool(self.model.get("reference_points")):
+            raise ValueError("landmark_detector teaches landmarks to a model with reference_points: give both or none")
         for name in ("image_size", "num_channels", "identity_size", "identity_models", "people"):
             if name in self.model:
                 raise ValueError(f"model: {name} is set by the recipe's other fields")
@@ -191,6 +194,8 @@ def make_model(config: IdentitySwapTrainingConfig, embedders: IdentityEmbedders)
                 f"init_from {config.init_from} takes images of {model.config.num_channels} x "
                 f"{model.config.image_size} x {model.config.image_size}: change color or image_size"
             )
+        if model.points is not None:
+            model.points.requires_grad_(bool(config.landmark_detector))  # without a teacher they stay as they are
         return model.train()
     return IdentitySwapModel(make_model_config(config, sum(embedders.sizes), embedders.fingerprints))
 
@@ -206,9 +211,9 @@ def make_loss(
     features = None
     if config.perceptual_network:
         features = load_features(config.path(config.perceptual_network), config.perceptual_layers).to(device)
-    landmark_distances = None
+    detector = None
     if config.landmark_detector:
-        landmark_distances = LandmarkDistances(config.path(config.landmark_detector)).to(device)
+        detector, _ = load_face_detector(config.path(config.landmark_detector), str(device))
     return IdentitySwapLoss(
         embedders,
         people.to(device),
@@ -221,7 +226,7 @@ def make_loss(
         config.perceptual_weight,
         config.discriminator_weight,
         config.reference_shift,
-        landmark_distances,
+        detector,
         config.landmark_weight,
     )
 

@@ -1,4 +1,4 @@
-"""How likely each rounded latent number is, given those that were decoded before it."""
+"""The probability of each rounded latent number, given those that were decoded before it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LEAST_DEVIATION = 0.1  # in steps: a number that is always rounded to the same may still change
+LEAST_DEVIATION = 0.1  # in steps: a number that was constant in the training images may differ in others
 _MIDDLE_QUALITY = 16
 _LOG_DEVIATIONS = (-8.0, 24.0)  # base 2, in steps
-_LEAST_LIKELIHOOD = 2.0**-24  # that of the coder
+_LEAST_LIKELIHOOD = 2.0**-24  # the smallest that the coder represents
 
 
 class Stage(NamedTuple):
-    """Numbers that are decoded together: of the channels first..last - 1, the positions of a checkerboard's color."""
+    """Numbers that are decoded together: channels first to last - 1, at the positions of one checkerboard color."""
 
     group: int
     first: int
@@ -24,7 +24,7 @@ class Stage(NamedTuple):
 
 
 class GroupNetwork(nn.Module):
-    """Predicts a group of channels from the channels before it, and from its own at the other color's positions."""
+    """Predicts a group of channels from all earlier channels and its own values at the other color's positions."""
 
     def __init__(self, first: int, last: int, hidden: int, height: int, width: int) -> None:
         super().__init__()
@@ -32,13 +32,21 @@ class GroupNetwork(nn.Module):
         self.mix = nn.Conv2d(hidden, hidden, 1)
         self.write = nn.Conv2d(hidden, 2 * (last - first), 1)
         self.quality = nn.Parameter(torch.zeros(hidden))
-        # faces are aligned: a position is a part of the face. For each color and each unit
+        # in aligned faces each position shows one part of the face: biases per color, unit and position
         self.hidden_at = nn.Parameter(torch.zeros(2, hidden, height, width))
         self.output_at = nn.Parameter(torch.zeros(2 * (last - first), height, width))
 
     def forward(self, known: torch.Tensor, color: int, quality: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Known channels (B, last, h, w), zero where nothing is known yet, and the quality (B,) -> mean and log2 of
-        the deviation, each (B, last - first, h, w), in deviations of the channel.
+        """Predict a group.
+
+        Args:
+            known: (B, last, h, w), zero where nothing is decoded yet.
+            color: Of the checkerboard, 0 or 1.
+            quality: (B,), as `quality_input` gives it.
+
+        Returns:
+            Mean and log2 of the standard deviation, each (B, last - first, h, w), in standard deviations of the
+            channel.
         """
         shift = self.hidden_at[color] + quality[:, None, None, None] * self.quality[:, None, None]
         hidden = F.relu(self.read(known) + shift)
@@ -47,13 +55,13 @@ class GroupNetwork(nn.Module):
 
 
 class EntropyNetwork(nn.Module):
-    """A Gaussian for each rounded latent number, conditioned on what a decoder knows by then.
+    """A Gaussian for each rounded latent number, conditioned on the numbers decoded before it.
 
     Channels are decoded in groups, each as large as all before it (Minnen and Singh, "Channel-wise Autoregressive
     Entropy Models for Learned Image Compression", 2020), and each group in two halves, the colors of a checkerboard
-    (He et al., "Checkerboard Context Model for Efficient Learned Image Compression", 2021). Position takes the place
-    of a hyperprior (Balle et al., "Variational Image Compression with a Scale Hyperprior", 2018): crops of faces are
-    aligned, and there is no side information.
+    (He et al., "Checkerboard Context Model for Efficient Learned Image Compression", 2021). There is no hyperprior
+    (Balle et al., "Variational Image Compression with a Scale Hyperprior", 2018), and so no side information: crops of
+    faces are aligned, and biases per position take its place.
 
     Args:
         shape: (C, h, w) of the latents.
@@ -69,7 +77,7 @@ class EntropyNetwork(nn.Module):
         ends = [min(2**count, channels) for count in range((channels - 1).bit_length() + 1)]
         self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
         self.groups = nn.ModuleList(GroupNetwork(*bounds, hidden, height, width) for bounds in self.bounds)
-        # mean and standard deviation of each channel: what the networks see is of size 1
+        # mean and standard deviation of each channel, by which the networks' input is normalized
         self.register_buffer("center", torch.zeros(channels, 1, 1))
         self.register_buffer("scale", torch.ones(channels, 1, 1))
         self.size = (height, width)
@@ -91,15 +99,15 @@ class EntropyNetwork(nn.Module):
     def forward(
         self, latents: torch.Tensor, steps: torch.Tensor, quality: torch.Tensor, are_levels: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Round latents as a codec does, and say what they cost.
+        """Round latents as a codec does, and compute their cost in bits.
 
-        What is rounded is the difference to the predicted mean, in steps. Its gradient passes the rounding as if it
-        were not there; the bits are those of the number under uniform noise instead (Minnen and Singh 2020, sec. 3.2).
+        The difference to the predicted mean, in steps, is rounded, with a straight-through gradient. For the bits,
+        uniform noise takes the place of rounding (Minnen and Singh 2020, sec. 3.2).
 
         Args:
             latents: (B, C, h, w).
-            steps: Of each number, broadcast to the latents' shape.
-            quality: (B,), of which the steps are.
+            steps: Quantization step of each number; broadcast to the latents' shape.
+            quality: (B,), the qualities that the steps belong to.
             are_levels: The latents are whole multiples of the steps already: they stay as they are.
 
         Returns:
@@ -137,7 +145,7 @@ class EntropyNetwork(nn.Module):
 
 
 def quality_input(quality: torch.Tensor) -> torch.Tensor:
-    """A quality as the networks see it."""
+    """A quality, scaled for the networks' input."""
     return (quality - _MIDDLE_QUALITY) / 8
 
 
@@ -147,9 +155,9 @@ def step_deviation(log_deviation: torch.Tensor) -> torch.Tensor:
 
 
 def likelihood(difference: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
-    """Mass of a Gaussian within half a step of a difference to its mean (Balle et al. 2018, eq. 11).
+    """Probability mass of a Gaussian within half a step of a difference to its mean (Balle et al. 2018, eq. 11).
 
-    Both tails are taken from below, where the mass is not lost beside 1.
+    Computed in the lower tail, where small masses do not cancel against 1.
     """
     distance = -difference.abs()
     scale = 1 / (deviation * math.sqrt(2))
@@ -157,10 +165,12 @@ def likelihood(difference: torch.Tensor, deviation: torch.Tensor) -> torch.Tenso
 
 
 def rounding_step(quality: torch.Tensor, pixel_values: int) -> torch.Tensor:
-    """The step of a quality: 2 ** (-quality / 2) of the image's range in each value, for an orthonormal code.
+    """The quantization step of a quality.
+
+    It is 2 ** (-quality / 2) of the range in each value of the image, if the decoder were orthonormal.
 
     Args:
         quality: Any shape.
-        pixel_values: Numbers of an image.
+        pixel_values: How many values an image has.
     """
     return torch.exp2(-quality / 2) * pixel_values**0.5

@@ -28,7 +28,7 @@ class ConvAutoencoderImageProcessor(ImageProcessorBase):
     The center of the photo is cropped to the output's shape and resized (bilinear, antialiased). With
     `do_resize=False` the photo keeps its own size, less what `size_divisor` does not divide: for models that are
     convolutional throughout. EXIF orientation is applied first; palette, CMYK, 16-bit and float photos are converted,
-    transparent parts become black.
+    transparent parts become white.
 
     A photo is a PIL image, a uint8, uint16 or float array (height, width[, channels]), a tensor (channels, height,
     width), or an encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image.
@@ -85,6 +85,14 @@ class ConvAutoencoderImageProcessor(ImageProcessorBase):
         rest_y, rest_x = height % self.size_divisor, width % self.size_divisor
         left, top = rest_x // 2, rest_y // 2
         return left, top, left + width - rest_x, top + height - rest_y
+
+    def points_in_crop(self, points: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Points (..., 2), [x, y] in an upright photo's pixels, as they lie in the output's."""
+        left, top, right, bottom = self.crop_box(height, width)
+        size = (self.size["width"], self.size["height"]) if self.do_resize else (right - left, bottom - top)
+        # pixel centers lie at whole numbers, scaling happens about the picture's corner
+        scale = np.array([size[0] / (right - left), size[1] / (bottom - top)])
+        return (points + 0.5 - np.array([left, top])) * scale - 0.5
 
     def align(self, image: PhotoSource) -> np.ndarray:
         """Decode one photo, crop and resize it. The face processor's method of this name aligns a face.

@@ -91,7 +91,7 @@ class FaceImageProcessor(ImageProcessorBase):
     With five landmarks, a photo is warped by the similarity transform that brings them closest to `template`
     (bilinear, black outside the photo; a face larger than the template is averaged down first). Without, the center
     is cropped and resized. EXIF orientation is applied first, landmarks refer to the upright photo, pixel centers at
-    whole numbers. Gray, palette, CMYK and 16-bit photos are converted; transparent parts become black.
+    whole numbers. Gray, palette, CMYK and 16-bit photos are converted; transparent parts become white.
 
     A photo is a PIL image, a uint8 array (height, width[, channels]), a uint8 tensor (channels, height, width), or an
     encoded file: a path, bytes, or the `{"bytes", "path"}` of an undecoded `datasets` image. Encoded JPEGs are decoded

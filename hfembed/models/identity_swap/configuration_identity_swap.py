@@ -38,6 +38,9 @@ class IdentitySwapConfig(SwapConfig):
             Residual blocks of the lowest level in between.
         reference_blur (`float`, *optional*, defaults to 0.8):
             Standard deviation, in pixels, of the Gaussian that leaves out the reference's finest detail at the start.
+        reference_points (`bool`, *optional*, defaults to `False`):
+            Whether a small network finds five landmarks in face and reference, and the reference is moved so that
+            its landmarks lie where the face's do.
         correction_blur (`float`, *optional*, defaults to 0):
             Standard deviation, in pixels, of a Gaussian over the learned part of the correction and its mask, in
             which a loss on embeddings otherwise leaves the grid of the folded squares; 0: as they are.
@@ -67,6 +70,7 @@ class IdentitySwapConfig(SwapConfig):
     blocks_per_level: int = 1
     middle_blocks: int = 3
     reference_blur: float | int = 0.8
+    reference_points: bool = False
     correction_blur: float | int = 0.0
     light_size: int = 7
     photos_per_person: int = 8
@@ -89,6 +93,8 @@ class IdentitySwapConfig(SwapConfig):
         stride = self.patch_size * 2 ** (len(self.widths) - 1)
         if self.image_size % stride:
             raise ValueError(f"image_size must be a multiple of {stride} for this network, got {self.image_size}")
+        if self.reference_points and self.image_size % 8:
+            raise ValueError(f"reference_points takes an image_size that is a multiple of 8, not {self.image_size}")
         if not 0 < self.reference_blur <= 16:
             raise ValueError(f"reference_blur must lie in (0, 16] pixels, got {self.reference_blur}")
         if not 0 <= self.correction_blur <= 16:

@@ -10,10 +10,14 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hfembed.models.face_swap_base import FaceSwapBase
+from hfembed.models.point_warp import warp_points
 
 from .configuration_identity_swap import NORM_GROUPS, IdentitySwapConfig
 
 _COMPARED_AT = 16  # pixels of images of which one is looked for that is like another
+# of the image's side, on the standard template: eyes, nose and corners of the mouth
+_USUAL_POINTS = ((0.342, 0.462), (0.657, 0.460), (0.500, 0.641), (0.371, 0.825), (0.632, 0.823))
+_CELL = 8  # pixels: side of a square of the map of a landmark
 _SMALL = 0.1  # of the usual standard deviation: the last layer of a correction at its start
 
 
@@ -28,6 +32,9 @@ class IdentitySwapOutput(ModelOutput):
             person of its vector, in [0, 1] up to overshoot, which is not clipped.
         mask (`torch.FloatTensor` of shape `(batch_size, 1, height, width)`): How much of its pixel a face was changed
             by, in [0, 1].
+        points (`torch.FloatTensor` of shape `(batch_size, 5, 2)`, *optional*): [x, y] in pixels of each face's
+            landmarks as the model estimates them; None where it does not (`config.reference_points`).
+        reference_points (`torch.FloatTensor` of shape `(batch_size, 5, 2)`, *optional*): The references'.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, widths[-1])`): Mean of the lowest feature map, by
             the name that the image-feature-extraction pipeline looks for.
     """
@@ -35,6 +42,8 @@ class IdentitySwapOutput(ModelOutput):
     loss: torch.Tensor | None = None
     reconstruction: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+    points: torch.Tensor | None = None
+    reference_points: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
 
 
@@ -72,12 +81,41 @@ class ModulatedBlocks(nn.ModuleList):
         return hidden
 
 
+class FacePoints(nn.Module):
+    """Where five landmarks lie in an aligned face: for each the mean place under a map of probabilities.
+
+    Nibali, He, Morgan and Prendergast, "Numerical Coordinate Regression with Convolutional Neural Networks", 2018.
+    """
+
+    def __init__(self, num_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.fold = nn.PixelUnshuffle(_CELL // 2)
+        self.conv1 = nn.Conv2d(num_channels * (_CELL // 2) ** 2, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 4, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
+        self.conv4 = nn.Conv2d(64, 64, 3, padding=1)
+        self.conv_out = nn.Conv2d(64, len(_USUAL_POINTS), 3, padding=1)
+        side = image_size // _CELL
+        self.usual_logits = nn.Parameter(torch.zeros(len(_USUAL_POINTS), side, side))
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        """Faces (B, C, H, W) in [0, 1] -> (B, 5, 2): [x, y] in pixels."""
+        hidden = F.silu(self.conv1(self.fold(faces - 0.5)))
+        hidden = F.silu(self.conv2(hidden))
+        hidden = F.silu(self.conv3(hidden))
+        hidden = F.silu(self.conv4(hidden))
+        maps = (self.conv_out(hidden) + self.usual_logits).float().flatten(2).softmax(2).unflatten(2, hidden.shape[2:])
+        places = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) * _CELL - 0.5
+        return torch.stack([maps.sum(2) @ places, maps.sum(3) @ places], dim=2)
+
+
 class IdentitySwapModel(FaceSwapBase):
     """One network for everybody: a face and an identity vector to the same face as that person.
 
     A person is a vector, the mean embedding of some photos, and a few of these photos, aligned; the one that is most
     like the face in pose and light is its reference. What is drawn is the face plus a correction, so that its detail
-    stays. The correction starts as the difference of reference and face, inside of an oval, without the finest detail
+    stays. With `config.reference_points` the reference is first moved so that its landmarks lie where the face's do.
+    The correction starts as the difference of reference and face, inside of an oval, without the finest detail
     and without skin color and light; a U-Net on the folded pixels of both, whose residual blocks are modulated by the
     vector, completes it and the mask that says where it holds.
 
@@ -102,6 +140,7 @@ class IdentitySwapModel(FaceSwapBase):
         self.register_buffer("people_photos", torch.zeros(photos, dtype=torch.uint8) if config.people else None)
         self.register_buffer("identity_mean", torch.zeros(size))
         self.register_buffer("identity_scale", torch.full((size,), size**0.5))
+        self.points = FacePoints(channels, config.image_size) if config.reference_points else None
         self.fold = nn.PixelUnshuffle(config.patch_size)
         self.conv_in = nn.Conv2d(2 * channels * config.patch_size**2, widths[0], 3, padding=1)
         blocks = config.blocks_per_level
@@ -121,7 +160,7 @@ class IdentitySwapModel(FaceSwapBase):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
-            is_last = module is self.conv_out
+            is_last = module is self.conv_out or (self.points is not None and module is self.points.conv_out)
             init.normal_(module.weight, std=fan_in**-0.5 * (_SMALL if is_last else 1))
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -129,6 +168,8 @@ class IdentitySwapModel(FaceSwapBase):
             width = module.conv2.weight[0].numel()
             init.normal_(module.conv2.weight, std=_SMALL * width**-0.5)
             init.normal_(module.modulation.weight, std=_SMALL * module.modulation.in_features**-0.5)
+        if isinstance(module, FacePoints):
+            init.copy_(module.usual_logits, _usual_logits(self.config.image_size))
         if module is self:
             for people in (self.people_vectors, self.people_photos):
                 if people is not None:
@@ -173,6 +214,7 @@ class IdentitySwapModel(FaceSwapBase):
             )
         pixels = pixel_values.to(self.dtype)
         references = references.to(self.dtype)
+        references, points, reference_points = self.move_references(pixels, references)
         # some embedders' vectors all point one way: what tells people apart is made as large in all numbers
         identities = (identities.to(self.dtype) - self.identity_mean) * self.identity_scale
         hidden = self.conv_in(torch.cat([self.fold(pixels - 0.5), self.fold(references - 0.5)], dim=1))
@@ -194,7 +236,26 @@ class IdentitySwapModel(FaceSwapBase):
         loss = None
         if target_pixel_values is not None:
             loss = F.l1_loss(reconstruction.float(), target_pixel_values.float())
-        return IdentitySwapOutput(loss=loss, reconstruction=reconstruction, mask=mask, pooler_output=pooled)
+        return IdentitySwapOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            mask=mask,
+            points=points,
+            reference_points=reference_points,
+            pooler_output=pooled,
+        )
+
+    def move_references(
+        self, pixels: torch.Tensor, references: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """References, (B, C, H, W) as the faces, with the faces' landmarks, and the landmarks of both, (B, 5, 2).
+
+        Without `config.reference_points` references stay as they are, and landmarks are None.
+        """
+        if self.points is None:
+            return references, None, None
+        points, reference_points = self.points(pixels), self.points(references)
+        return warp_points(references, reference_points.detach(), points.detach()), points, reference_points
 
     def start_of_correction(self, pixels: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """The difference of references and faces, each (B, C, H, W), in the config's band of frequencies."""
@@ -249,6 +310,14 @@ def _oval_logits(size: int) -> torch.Tensor:
     axis = (torch.arange(size) + 0.5) / size
     across, down = (axis[None] - 0.5) / 0.36, (axis[:, None] - 0.643) / 0.425
     return (12 * (0.85 - torch.hypot(across, down))).clamp(-5, 3)[None, None]
+
+
+def _usual_logits(size: int) -> torch.Tensor:
+    """(5, squares, squares): Gaussians of a tenth of the side around where landmarks usually lie."""
+    axis = (torch.arange(size // _CELL) + 0.5) * _CELL / size
+    across, down = axis - torch.tensor(_USUAL_POINTS).T[..., None]
+    squared = across[:, None, :] ** 2 + down[:, :, None] ** 2
+    return -0.5 * squared / 0.1**2
 
 
 def nearest_photos(faces: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:

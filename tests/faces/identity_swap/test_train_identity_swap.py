@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -20,11 +21,15 @@ from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.cli import app
 from hfembed.errors import InputError
 from hfembed.faces.identity_swap.collator import IdentitySwapCollator
+from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders
+from hfembed.faces.identity_swap.loss import IdentitySwapLoss
 from hfembed.faces.swap.warping import WarpedPairs
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
+from hfembed.models.identity_swap.configuration_identity_swap import IdentitySwapConfig
 from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel
+from tests.checkpoint.checkpoints import retinaface
 from tests.fork_server import ScriptRun
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -104,12 +109,16 @@ def numbers(folder: Path) -> list[dict]:
 
 
 def test_trains_draws_and_resumes_to_the_last_digit(people, judges, tmp_path, monkeypatch):
+    retinaface(tmp_path / "detector")
     recipe = {"held_out_share": 0.5, "evaluate_every": 3, "epochs": 8, "batch_size": 2}
+    recipe |= {"landmark_detector": str(tmp_path / "detector"), "model": TINY["model"] | {"reference_points": True}}
     whole = run(tmp_path, monkeypatch, "whole", people, judges, recipe)
     model = IdentitySwapModel.from_pretrained(whole)
     assert model.config.people == [] and model.config.identity_size == 9
     assert model.config.identity_models == [Checkpoint.resolve(judge).fingerprint for judge in judges]
-    assert {"adversarial", "identity_lost"} <= numbers(whole)[-2].keys() and "held_out_cosine" in numbers(whole)[-1]
+    assert {"adversarial", "identity_lost", "landmarks", "points"} <= numbers(whole)[
+        -2
+    ].keys() and "held_out_cosine" in numbers(whole)[-1]
     # one photo of each of two people held out, a heading row and a heading column
     assert Image.open(sorted((whole / "pictures").iterdir())[-1]).size == (14 + 3 * 36, 14 + 3 * 36)
 
@@ -125,6 +134,55 @@ def test_trains_draws_and_resumes_to_the_last_digit(people, judges, tmp_path, mo
     resumed = run(tmp_path, monkeypatch, "killed", people, judges, recipe, "--resume")
     assert numbers(resumed) == numbers(whole)
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+class Detector:
+    """Finds a landmark pattern in every second picture."""
+
+    def detect(self, pictures):
+        found = torch.tensor([[[90.0, 100.0], [150.0, 100.0], [120.0, 130.0], [100.0, 160.0], [140.0, 160.0]]])
+        nobody = found[:0]
+        return [SimpleNamespace(landmarks=nobody if row % 2 else found) for row in range(len(pictures))]
+
+
+def test_landmarks_are_learned_from_a_detector_and_hold_a_swapped_face(judges):
+    torch.manual_seed(0)
+    config = IdentitySwapConfig(
+        image_size=32, identity_size=9, patch_size=4, widths=[8], photos_per_person=2, reference_points=True
+    )
+    model = IdentitySwapModel(config)
+    embedders = IdentityEmbedders(judges, template_for_size(32, 32))
+    photos = torch.randint(0, 256, (5, 2, 3, 32, 32), dtype=torch.uint8)
+    settings = {"identity_weight": 0.0, "source_weight": 0.0, "mask_weight": 0.0, "landmark_detector": Detector()}
+    people = torch.nn.functional.normalize(torch.randn(5, 9), dim=1)
+    collate = IdentitySwapCollator(WarpedPairs(output_size=32), 5, 0.5, template_for_size(32, 32), seed=3)
+    samples = [{"pixels": photos[row % 5, 0], "label": row % 5, "key": (0, row)} for row in range(12)]
+    batch = collate(samples)
+
+    loss = IdentitySwapLoss(embedders, people, photos, **settings)
+    learned = [parameter for parameter in model.points.parameters()]
+    optimizer = torch.optim.Adam(learned, 1e-2)
+    seen = []
+    for _ in range(60):
+        value, figures = loss(model, batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        seen.append(float(figures["points"]))
+    assert seen[-1] < 0.1 * seen[0]
+
+    # what is drawn is judged by the landmarks, and the landmarks do not give way
+    model.zero_grad()
+    (plain, _), (held, figures) = (
+        IdentitySwapLoss(
+            embedders, people, photos, **settings | {"landmark_detector": None, "landmark_weight": weight}
+        )(model, batch)
+        for weight in (0.0, 5.0)
+    )
+    torch.testing.assert_close(held - plain, 5 * figures["landmarks"])
+    (held - plain).backward()
+    assert all(parameter.grad is None for parameter in learned)
+    assert model.conv_out.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.multiprocess
@@ -149,6 +207,8 @@ def test_two_ranks_see_what_one_sees(people, judges, tmp_path, monkeypatch):
         ({"model": {"widths": [9]}}, "widths"),
         ({"model": {"people": ["Ann"]}}, "people"),
         ({"swap_share": 1.0}, "swap_share"),
+        ({"landmark_detector": "nowhere"}, "reference_points"),
+        ({"model": {"reference_points": True}}, "landmark_detector"),
         ({"exclude_people": ["Ann", "Bob", "Cy"]}, "two people"),
         ({"init_from": "nowhere"}, "nowhere"),
     ],

@@ -47,10 +47,10 @@ def test_every_kind_of_photo(photo, make, expected, tolerance):
     assert difference.abs().float().quantile(0.95) <= tolerance
 
 
-def test_transparent_parts_are_black(photo):
+def test_transparent_parts_are_white(photo):
     photo.putalpha(Image.fromarray(np.uint8(np.arange(80) < 40)[None].repeat(60, 0) * 255))
     pixels = FaceDetectorImageProcessor().open(encoded(photo, "PNG")).pixels
-    assert (pixels[:, :, 40:] == 0).all() and (pixels[2, :, :40] == 60).all()
+    assert (pixels[:, :, 40:] == 255).all() and (pixels[2, :, :40] == 60).all()
 
 
 def test_of_an_animation_the_first_picture(photo):

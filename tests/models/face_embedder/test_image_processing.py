@@ -195,11 +195,11 @@ def test_other_pixel_formats_look_the_same(mode):
     assert np.abs(crop - np.asarray(expected)).mean() < (20 if mode == "P" else 2)
 
 
-def test_what_is_transparent_is_black():
-    image = Image.new("RGBA", (112, 112), (255, 255, 255, 255))
+def test_what_is_transparent_is_white():
+    image = Image.new("RGBA", (112, 112), (0, 0, 0, 255))
     image.paste((200, 100, 50, 0), (0, 0, 56, 112))
     crop = FaceImageProcessor().align(image)
-    assert (crop[:, :56] == 0).all() and (crop[:, 56:] == 255).all()
+    assert (crop[:, :56] == 255).all() and (crop[:, 56:] == 0).all()
 
 
 def test_all_ways_to_hand_over_a_photo_agree(tmp_path):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from transformers import AutoModel
 
+from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 from hfembed.models.identity_swap.configuration_identity_swap import IdentitySwapConfig
 from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel, blur, nearest_photos
 from tests.contract import ModelContract
@@ -76,6 +77,20 @@ class TestIdentitySwap(ModelContract):
         return {**self.inputs(config, 4), "target_pixel_values": images(config, 4, seed=1)}
 
 
+class TestIdentitySwapWithPoints(TestIdentitySwap):
+    impossible = {"image_size": 20}
+
+    def config(self):
+        return tiny_config(reference_points=True)
+
+    def test_every_weight_learns(self):
+        """Landmarks are learned from a detector's, and not from what is drawn."""
+        model = self.model(IdentitySwapModel).train()
+        output = model(**self.labeled_inputs(model.config))
+        (output.loss + output.points.mean() + output.reference_points.mean()).backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 class TestGrayIdentitySwap(TestIdentitySwap):
     impossible = {}
 
@@ -101,6 +116,26 @@ def test_the_reference_is_the_photo_most_like_the_face():
     faces = own[torch.arange(2), torch.tensor([2, 1])] / 255
     darker = 0.2 + 0.5 * faces  # light as such does not count
     torch.testing.assert_close(nearest_photos(darker, own), faces)
+
+
+def test_references_are_moved_to_the_landmarks_of_the_face():
+    config = tiny_config(image_size=112, patch_size=8, reference_points=True, reference_blur=0.5)
+    torch.manual_seed(0)
+    model = IdentitySwapModel(config)
+    usual = torch.tensor(template_for_size(112, 112))
+    smooth = F.interpolate(images(tiny_config(), 2), (112, 112), mode="bicubic")
+    with torch.no_grad():
+        model.points.conv_out.weight.zero_()
+    torch.testing.assert_close(model.points(smooth), usual.expand(2, -1, -1), atol=4, rtol=0)
+
+    where = {"face": usual + torch.tensor([3.0, -2.0]), "reference": usual}
+    model.points.forward = lambda faces: where["face" if faces is smooth else "reference"].expand(2, -1, -1)
+    reference = images(config, 2, seed=1)
+    reference[:, :, 52, 38] = 1.0
+    moved, points, reference_points = model.move_references(smooth, F.avg_pool2d(reference, 3, 1, 1))
+    assert torch.equal(points[0], where["face"]) and torch.equal(reference_points[0], where["reference"])
+    inside = F.avg_pool2d(reference, 3, 1, 1)[:, :, 45:60, 40:60]
+    assert (moved[:, :, 43:58, 43:63] - inside).abs().mean() < 0.3 * (moved[:, :, 45:60, 40:60] - inside).abs().mean()
 
 
 def test_the_correction_keeps_the_light():
