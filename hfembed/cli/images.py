@@ -93,17 +93,35 @@ def morph(
     path: Annotated[
         Literal["linear", "spherical"], typer.Option(help="A straight line, or an arc around the origin.")
     ] = "linear",
+    shape: Annotated[
+        bool, typer.Option("--shape", help="Find the faces, align them and move their landmarks, not the code alone.")
+    ] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Of --shape: a face detector; default: the one of the default face model."),
+    ] = None,
     frames_per_second: FramesPerSecond = 15,
     scale: Scale = 4,
     device: options.Device = "auto",
 ) -> Answer:
     """Morph one face into another."""
+    if detector is not None and not shape:
+        raise InputError("--detector finds the landmarks of --shape: give both")
     check_writable(output)
     photo_files.check_photos(a, b)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
+    points = None
+    if shape:
+        finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
+        faces_there = [
+            morphing.align_photo(processor, finder, photo_files.open_photo(photo), str(photo)) for photo in (a, b)
+        ]
+        start, end = (face for face, _ in faces_there)
+        points = torch.stack([landmarks for _, landmarks in faces_there])
     with input_errors():
-        start, end = processor.preprocess([a, b]).pixel_values
-        frames = morphing.morph(autoencoder, start, end, steps, spherical=path == "spherical")
+        if points is None:
+            start, end = processor.preprocess([a, b]).pixel_values
+        frames = morphing.morph(autoencoder, start, end, steps, spherical=path == "spherical", points=points)
     return _write_animation(frames, output, frames_per_second, scale)
 
 

@@ -42,6 +42,10 @@ class AutoencoderOutput(ModelOutput):
     rate: torch.Tensor | None = None
 
 
+class ZeroConv2d(nn.Conv2d):
+    """A convolution that is initialized to zero, so that a new correction changes nothing."""
+
+
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions with a shortcut; without normalization, so that images do not depend on their batch."""
 
@@ -184,7 +188,10 @@ class AutoencoderModelBase(DeviceLoading, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        if isinstance(module, ZeroConv2d):
+            for parameter in module.parameters():
+                init.zeros_(parameter)
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             # by fan-in; a transposed convolution without overlap has that of a linear layer, its input channels
             fan_in = module.weight.shape[0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
             init.normal_(module.weight, std=fan_in**-0.5)
@@ -244,6 +251,11 @@ class AutoencoderModelBase(DeviceLoading, PreTrainedModel):
                 f"height and width must be multiples of {config.stride} for this model, got {height} x {width}; "
                 "resize, crop or pad the images"
             )
+
+    @property
+    def last_layer(self) -> torch.Tensor | None:
+        """Weights of the convolution that images come from, where a discriminator's pull is weighed; None without."""
+        return None
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Encode images to latents, in the families that have some.

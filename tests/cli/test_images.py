@@ -343,6 +343,20 @@ def test_restore_faces_or_the_whole_photo(run, one_face, model, tmp_path):
     assert pages[0] == pages[1], "what is transparent in a mask is not filled"
 
 
+def test_morph_the_shape_of_faces(run, one_face, model, tmp_path):
+    for name, seed in (("a.png", 0), ("b.png", 1)):
+        photo = np.random.default_rng(seed).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(tmp_path / name)
+    morph = ("morph", model, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "out.png", "--steps", 3, "--scale", 1)
+    code, _, err = run(*morph, "--shape", "--detector", model)
+    assert code == 0, err
+    assert Image.open(tmp_path / "out.png").size == (3 * SIZE + 4, SIZE)
+    assert "give both" in run(*morph, "--detector", model)[2]
+    Image.new("RGB", (30, 30)).save(tmp_path / "b.png")
+    code, _, err = run(*morph, "--shape", "--detector", model)
+    assert code == 1 and "no face was found in" in err and "b.png" in err
+
+
 def test_what_restore_refuses_is_one_line(run, one_face, model, photos, tmp_path):
     settings = {"num_channels": 3, "fill": "smooth", "aligned_faces": True}
     save_tiny_autoencoder(tmp_path / "restorer", tiny_restoration, **settings)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from hfembed.checkpoint.results import provenance, read_results, write_results
 from hfembed.errors import InputError
@@ -14,22 +15,31 @@ from hfembed.faces.data.faces import load_faces
 from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.lfw import LfwPairs
 from hfembed.faces.data.splits import split_people
+from hfembed.faces.data.spread_rows import spread_rows
 from hfembed.faces.evaluation.embedding import AlignedCrops
 from hfembed.faces.evaluation.lfw import LfwVerification
 from hfembed.faces.perceptual_networks import FaceEmbeddings
 from hfembed.images.compression import LatentCodec
 from hfembed.images.evaluation import reconstruction
 from hfembed.images.evaluation.reconstruction_pictures import draw_rows
-from hfembed.images.latent_statistics import decode_latents
-from hfembed.images.morphing import midpoint_sharpness
+from hfembed.images.morphing import halfway, midpoint_sharpness
+from hfembed.images.pictures import to_pictures
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
+from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.restoration_autoencoder.modeling_restoration_autoencoder import RestorationAutoencoderModel
 from hfembed.training.perceptual_loss import feature_distance
 
 NAME = "reconstruction"
+_MORPHS = {
+    "": "straight",
+    "spherical_": "arc",
+    "shape_": "straight, shape by landmarks",
+    "shape_spherical_": "arc, shape by landmarks",
+    "pca_": "PCA",
+}
 
 
 class IdentityModel(NamedTuple):
@@ -68,12 +78,14 @@ def report_reconstruction(
     quality: int | None = None,
     pca: bool = True,
     pictures: int = 12,
+    detector: FaceDetector | None = None,
 ) -> dict[str, Any]:
     """Measure, write results.json and reconstructions.png.
 
     Unless `pca` is false, PCA with as many components as the model has latents is fitted on the people who were not
     held out. With a codec, the images that it makes of its files of this quality are measured too, and JPEG gets as
-    many bytes. The answer has the figures, and under "reconstruction" how they came about.
+    many bytes. With a detector, morphs are also measured with the shape of the landmarks that it finds in the model's
+    images (`morph`). The answer has the figures, and under "reconstruction" how they came about.
 
     Raises:
         InputError: The images cannot be read, are too few, or the model cannot reconstruct from latents.
@@ -99,15 +111,16 @@ def report_reconstruction(
     if pca and count <= min(len(train), train[0].numel()):
         rows["PCA"] = reconstruction.pca_reconstruction(train, test, count)
     rows["JPEG"], figures["jpeg_bytes"] = reconstruction.jpeg_reconstruction(test, budget)
-    ends = far_pairs(len(test))
-    if len(test) > 1 and not isinstance(model, RestorationAutoencoderModel):
-        middles = latents[ends].mean(0).view(-1, *model.config.latent_shape)
-        figures["midpoint_sharpness"] = pairs_sharpness(reconstructed[ends], decode_latents(model, middles))
-        if "PCA" in rows:
-            figures["pca_midpoint_sharpness"] = pairs_sharpness(rows["PCA"][ends], rows["PCA"][ends].mean(0))
     points = None
     if identity_model is not None:
         points = crop_landmarks(identity_model.landmarks, held_out, unseen, processor)
+    ends = far_pairs(len(test))
+    if len(test) > 1 and not isinstance(model, RestorationAutoencoderModel):
+        figures |= morph_figures(model, test, reconstructed, ends, identity_model, points, detector)
+        if "PCA" in rows:
+            middles = rows["PCA"][ends].mean(0)
+            found = midpoint_figures(test[ends], rows["PCA"][ends], middles, identity_model, _of(points, ends))
+            figures |= {f"pca_{name}": value for name, value in found.items()}
     for name, row in list(rows.items())[1:]:
         figures |= {prefixes[name] + figure: value for figure, value in compare(row, test).items()}
         if identity_model is not None and points is not None:
@@ -130,11 +143,13 @@ def report_reconstruction(
             if codec is None
             else {"coded": f"files of quality {quality}" if quality is not None else "files as compress writes them"}
         ),
+        "midpoints": "halfway between two photos; identity_start, identity_end: cosines of embeddings to the photos "
+        "at both ends, identity_gap: the mean difference of the two",
         "figures": sorted(figures),
         **provenance({"images": images}),
     }
     if pictures:
-        chosen = torch.linspace(0, len(test) - 1, min(pictures, len(test))).round().long()
+        chosen = torch.from_numpy(spread_rows(len(test), pictures))
         draw_rows({label: row[chosen] for label, row in rows.items()}, output / "reconstructions.png")
     write_results(output, NAME, figures, details, model)
     return {**figures, NAME: details}
@@ -156,6 +171,89 @@ def pairs_sharpness(ends: torch.Tensor, middles: torch.Tensor) -> float:
     """Mean of `midpoint_sharpness` over morphs between `ends` (2, N, C, H, W) with the images `middles` halfway."""
     morphs = zip(ends[0].clamp(0, 1), middles.clamp(0, 1), ends[1].clamp(0, 1), strict=True)
     return float(np.mean([midpoint_sharpness(torch.stack(frames)) for frames in morphs]))
+
+
+def morph_figures(
+    model: AutoencoderModelBase,
+    images: torch.Tensor,
+    reconstructed: torch.Tensor,
+    ends: torch.Tensor,
+    identity_model: IdentityModel | None,
+    points: np.ndarray | None,
+    detector: FaceDetector | None,
+) -> dict[str, float]:
+    """Figures of morphs' middles: on a straight line, on an arc, and both with the shape of found landmarks.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        ends: (2, P), as of `far_pairs`; pairs of which the detector does not find both faces are left out.
+        points: (N, 5, 2) where the identity model sees the faces.
+    """
+    figures: dict[str, float] = {}
+    shapes: dict[str, torch.Tensor | None] = {"": None}
+    if detector is not None:
+        found = _found_landmarks(detector, images[ends.flatten()]).view(2, -1, 5, 2)
+        is_found = found.isfinite().all(-1).all(-1).all(0)
+        if not is_found.any():
+            raise InputError("the detector finds no face in the model's images: use another, or none")
+        ends, shapes["shape_"] = ends[:, is_found], found[:, is_found]
+        figures["midpoint_pairs"] = ends.shape[1]
+    for shape_name, shape in shapes.items():
+        for path_name in ("", "spherical_"):
+            middles = halfway(model, images[ends[0]], images[ends[1]], path_name != "", shape)
+            measured = midpoint_figures(images[ends], reconstructed[ends], middles, identity_model, _of(points, ends))
+            figures |= {f"{shape_name}{path_name}{name}": value for name, value in measured.items()}
+    return figures
+
+
+def midpoint_figures(
+    photos: torch.Tensor,
+    ends: torch.Tensor,
+    middles: torch.Tensor,
+    identity_model: IdentityModel | None,
+    points: np.ndarray | None,
+) -> dict[str, float]:
+    """Sharpness of the middles (P, C, H, W) as a fraction of the ends' (2, P, C, H, W), and whom they look like.
+
+    Args:
+        photos: Whose identity is compared, (2, P, C, H, W).
+        points: (2, P, 5, 2), where faces are in the photos.
+    """
+    figures = {"midpoint_sharpness": pairs_sharpness(ends, middles)}
+    if identity_model is None or points is None:
+        return figures
+    is_known = np.isfinite(points).all((2, 3)).all(0)
+    if not is_known.any():
+        return figures
+    chosen = torch.from_numpy(is_known)
+    ours, *theirs = (
+        _embeddings(identity_model, faces[chosen], places[is_known])
+        for faces, places in ((middles, points.mean(0)), (photos[0], points[0]), (photos[1], points[1]))
+    )
+    start, end = ((ours * embeddings).sum(1) for embeddings in theirs)
+    figures["midpoint_identity_start"] = start.mean().item()
+    figures["midpoint_identity_end"] = end.mean().item()
+    figures["midpoint_identity_gap"] = (start - end).abs().mean().item()
+    return figures
+
+
+@torch.no_grad()
+def _embeddings(identity_model: IdentityModel, images: torch.Tensor, points: np.ndarray) -> torch.Tensor:
+    parts = zip(images.split(64), np.split(points, range(64, len(points), 64)), strict=True)
+    return torch.cat([identity_model.embeddings(part.clamp(0, 1), places) for part, places in parts])
+
+
+def _of(points: np.ndarray | None, ends: torch.Tensor) -> np.ndarray | None:
+    return None if points is None else points[ends.numpy()]
+
+
+def _found_landmarks(detector: FaceDetector, images: torch.Tensor) -> torch.Tensor:
+    """The highest-scoring face's landmarks (N, 5, 2) in images (N, C, H, W) in [0, 1]; NaN where none is found."""
+    pictures = [Image.fromarray(picture).convert("RGB") for picture in to_pictures(images)]
+    nothing = torch.full((5, 2), torch.nan)
+    return torch.stack(
+        [faces.landmarks[0] if len(faces.landmarks) else nothing for faces in detector.detect(pictures)]
+    )
 
 
 @torch.no_grad()
@@ -221,16 +319,13 @@ def crop_landmarks(
         InputError: Photos that are to be crops on the standard template are not of its size.
     """
     width, height = photos[0]["image"].size
-    left, top, right, bottom = processor.crop_box(height, width)
-    scale = np.array([processor.size["width"] / (right - left), processor.size["height"] / (bottom - top)])
     nothing = np.full((5, 2), np.nan)
     if landmarks is None and (width, height) != (112, 112):
         raise InputError(f"photos on the standard template are of 112 x 112 pixels, these of {width} x {height}")
     template = template_for_size(112, 112)
     found = [template if landmarks is None else landmarks.get(file) for file in crops.files]
     points = np.stack([nothing if point is None else np.asarray(point, dtype=np.float64) for point in found])
-    # pixel centers lie at whole numbers, scaling happens about the picture's corner
-    return (points + 0.5 - np.array([left, top])) * scale - 0.5
+    return processor.points_in_crop(points, height, width)
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -249,9 +344,14 @@ def summary(report: dict[str, Any]) -> str:
         if has_identity:
             line += f"{report[f'{prefix}identity_kept']:15.3f}{report[f'{prefix}perceptual_distance']:21.3f}"
         lines.append(line + (f"  at {report[f'{prefix}bytes']:.0f} bytes" if f"{prefix}bytes" in report else ""))
-    if "midpoint_sharpness" in report:
-        pca = f", PCA {report['pca_midpoint_sharpness']:.0%}" if "pca_midpoint_sharpness" in report else ""
-        lines.append(f"sharpness halfway between two photos: {report['midpoint_sharpness']:.0%} of theirs{pca}")
+    for prefix, label in _MORPHS.items():
+        if f"{prefix}midpoint_sharpness" not in report:
+            continue
+        line = f"halfway between two photos, {label}: sharpness {report[f'{prefix}midpoint_sharpness']:.0%} of theirs"
+        if f"{prefix}midpoint_identity_start" in report:
+            start, end, gap = (report[f"{prefix}midpoint_identity_{name}"] for name in ("start", "end", "gap"))
+            line += f", identity {start:.3f} and {end:.3f} to the ends, {gap:.3f} apart"
+        lines.append(line)
     if "view2_accuracy" in report:
         error = report["view2_standard_error"]
         lines.append(f"View 2 on reconstructions: {report['view2_accuracy']:.2f} +- {error:.2f} %")

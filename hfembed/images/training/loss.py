@@ -8,8 +8,7 @@ from torch import nn
 from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.faces.perceptual_networks import FaceEmbeddings, load_features
 from hfembed.images.training.recipe import AutoencoderTrainingConfig
-from hfembed.models.autoencoder_base import AutoencoderOutput
-from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.autoencoder_base import AutoencoderModelBase, AutoencoderOutput
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 from hfembed.training.patch_discriminator import adversarial_loss, with_gradient
 from hfembed.training.perceptual_loss import embedding_distance, feature_distance
@@ -57,8 +56,8 @@ class AutoencoderLoss:
             distance = distance + self.config.identity_weight * figures["identity"]
         if discriminator is None:
             return output.loss + distance, figures
-        autoencoder = cast(ConvAutoencoderModel, getattr(model, "module", model))
-        last_layer = autoencoder.decoder.conv_out.weight
+        last_layer = cast(AutoencoderModelBase, getattr(model, "module", model)).last_layer
+        assert last_layer is not None, "checked before training"
         adversarial, more = self._adversarial(output, distance, batch["targets"], last_layer, discriminator)
         return output.loss + adversarial, figures | more
 

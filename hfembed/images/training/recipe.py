@@ -82,7 +82,7 @@ class AutoencoderTrainingConfig(AdversarialTrainingConfig):
     identity_network: str = setting("", "face embedder, folder or Hub id, whose embeddings are compared too")
     identity_weight: float = setting(0.01, "of one minus the cosine of embeddings in the loss")
     identity_start: float = setting(
-        0.0, "weight of the identity network in a closed-form start from init_from, a warped code; 0 = none"
+        0.0, "weight of the identity network in a closed-form start of a warped or linear code; 0 = none"
     )
     identity_start_photos: int = setting(6000, "training photos that this start is measured on")
     face_points: list[list[float]] = setting(
@@ -108,8 +108,12 @@ class AutoencoderTrainingConfig(AdversarialTrainingConfig):
             raise ValueError("perceptual_layer_weights must have a weight for each of perceptual_layers")
         if self.identity_start < 0 or self.identity_start_photos < 1:
             raise ValueError("identity_start must not be negative, identity_start_photos at least 1")
-        if self.identity_start and not (self.identity_network and self.init_from):
-            raise ValueError("identity_start needs an identity_network to measure with, and init_from to start from")
+        is_linear = self.model.get("code_filters") and self.model.get("warp_latents") == 0
+        if self.identity_start and not (self.identity_network and (self.init_from or is_linear)):
+            raise ValueError(
+                "identity_start needs an identity_network to measure with, and init_from to start from, or a model of "
+                "warp_latents: 0 and code_filters: true"
+            )
         if self.discriminator_weight and min(self.image_size) < 32:
             raise ValueError(f"a discriminator needs images of at least 32 pixels, not {self.image_size}")
         if self.face_points and [len(point) for point in self.face_points] != [2] * 5:

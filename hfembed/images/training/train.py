@@ -133,7 +133,7 @@ def make_discriminator(config: AutoencoderTrainingConfig, model: AutoencoderMode
     discriminator = config.make_discriminator(model.config.num_channels)
     if discriminator is None:
         return None
-    if not isinstance(model, ConvAutoencoderModel):
+    if model.last_layer is None:
         raise InputError(f"discriminator_weight: a {type(model).__name__} does not learn from a discriminator; set 0")
     return discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 

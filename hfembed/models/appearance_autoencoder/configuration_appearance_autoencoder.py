@@ -19,7 +19,7 @@ class AppearanceAutoencoderConfig(AutoencoderConfig):
         latent_channels (`int`, *optional*, defaults to 64):
             How many numbers an image is described by, the warp's included.
         warp_latents (`int`, *optional*, defaults to 16):
-            How many of the latents describe the warp.
+            How many of the latents describe the warp; 0 is a linear code of the whole image, without a fit.
         warp_grid (`int`, *optional*, defaults to 8):
             Control points, across and down, between which the warp is interpolated.
         refinement_steps (`int`, *optional*, defaults to 2):
@@ -27,6 +27,8 @@ class AppearanceAutoencoderConfig(AutoencoderConfig):
         code_filters (`bool`, *optional*, defaults to `False`):
             Besides what its basis can represent, the linear code takes in what filters of its own see in the residual.
             For codes that are to be good by another measure than the squared error.
+        detail (`bool`, *optional*, defaults to `False`):
+            A U-Net of `widths` corrects what warp and code have drawn: it adds detail for which there are no numbers.
     """
 
     model_type: ClassVar[str] = "hfembed_appearance_autoencoder"
@@ -36,6 +38,7 @@ class AppearanceAutoencoderConfig(AutoencoderConfig):
     warp_grid: int = 8
     refinement_steps: int = 2
     code_filters: bool = False
+    detail: bool = False
 
     @property
     def is_convolutional(self) -> bool:
@@ -44,9 +47,9 @@ class AppearanceAutoencoderConfig(AutoencoderConfig):
 
     def validate_warp(self) -> None:
         """Reject warps that leave no number to the linear code."""
-        if not 0 < self.warp_latents < self.latent_channels:
+        if not 0 <= self.warp_latents < self.latent_channels:
             raise ValueError(
-                f"warp_latents must lie between 1 and latent_channels - 1, {self.latent_channels - 1}, "
+                f"warp_latents must lie between 0 and latent_channels - 1, {self.latent_channels - 1}, "
                 f"got {self.warp_latents}"
             )
         if self.warp_grid < 2 or self.refinement_steps < 1:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from hfembed.models.autoencoder_base import AutoencoderModelBase, AutoencoderOutput, Encoder
+from hfembed.models.autoencoder_base import AutoencoderModelBase, AutoencoderOutput, Decoder, Encoder, ZeroConv2d
 
 from .configuration_appearance_autoencoder import AppearanceAutoencoderConfig
 from .warped_linear_code import WarpedLinearCode
@@ -15,8 +15,9 @@ class WarpBottleneck(nn.Module):
 
     def __init__(self, config: AppearanceAutoencoderConfig) -> None:
         super().__init__()
-        height, width = (side // config.map_stride for side in config.image_size)
-        self.to_warp = nn.Linear(config.widths[-1] * height * width, config.warp_latents)
+        if config.warp_latents:
+            height, width = (side // config.map_stride for side in config.image_size)
+            self.to_warp = nn.Linear(config.widths[-1] * height * width, config.warp_latents)
         self.code = WarpedLinearCode(
             config.num_channels,
             config.image_size,
@@ -27,11 +28,26 @@ class WarpBottleneck(nn.Module):
         )
 
 
+class DetailNetwork(nn.Module):
+    """Add to drawn images what their code has no numbers for: a U-Net (Ronneberger et al. 2015), zero at first."""
+
+    def __init__(self, config: AppearanceAutoencoderConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config, output=ZeroConv2d)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) -> the same shape."""
+        maps = self.encoder(images.to(self.decoder.conv_out.weight.dtype))
+        return images + self.decoder(maps[-1], maps[:-1])
+
+
 class AppearanceAutoencoderModel(AutoencoderModelBase):
     """Images as a smooth warp of a linear code (Cootes et al., "Active Appearance Models", 2001).
 
     A convolutional encoder predicts the warp; a few Gauss-Newton steps from there find warp and code of least squared
-    error. There is no convolutional decoder. Images are in [0, 1].
+    error. With `warp_latents: 0` it is a linear code, as of principal components, and with `detail` a U-Net corrects
+    what is drawn; otherwise there is no convolutional decoder. Images are in [0, 1].
     """
 
     config: AppearanceAutoencoderConfig
@@ -40,8 +56,10 @@ class AppearanceAutoencoderModel(AutoencoderModelBase):
 
     def __init__(self, config: AppearanceAutoencoderConfig) -> None:
         super().__init__(config)
-        self.encoder = Encoder(config)
+        if config.warp_latents:
+            self.encoder = Encoder(config)
         self.bottleneck = WarpBottleneck(config)
+        self.detail = DetailNetwork(config) if config.detail else None
         self.post_init()
 
     @torch.no_grad()
@@ -49,10 +67,16 @@ class AppearanceAutoencoderModel(AutoencoderModelBase):
         if not isinstance(module, WarpedLinearCode):
             super()._init_weights(module)
             return
-        for parameter, value in zip((module.mean, module.basis, module.fields), module.starting_values(), strict=True):
+        parameters = [module.mean, module.basis, *([] if module.fields is None else [module.fields])]
+        for parameter, value in zip(parameters, module.starting_values(), strict=True):
             init.copy_(parameter, value)
         if module.filters is not None:
             init.zeros_(module.filters)
+
+    @property
+    def last_layer(self) -> torch.Tensor | None:
+        """Weights of the detail network's last convolution; None without."""
+        return None if self.detail is None else self.detail.decoder.conv_out.weight
 
     def start_from_images(self, pixel_values: torch.Tensor) -> None:
         """Initialize the linear code from principal components of images (N, C, H, W) in [0, 1], before training."""
@@ -72,7 +96,7 @@ class AppearanceAutoencoderModel(AutoencoderModelBase):
             ValueError: The images have other channels or another size.
         """
         warp, fitted = self._fit(pixel_values)
-        reconstruction = self.bottleneck.code.decode(fitted)
+        reconstruction = self._draw(fitted)
         output = AutoencoderOutput(
             reconstruction=reconstruction, latents=fitted[:, :, None, None], pooler_output=fitted
         )
@@ -80,8 +104,10 @@ class AppearanceAutoencoderModel(AutoencoderModelBase):
             targets = pixel_values
         if targets is not None:
             output.reconstruction_loss = self.reconstruction_loss(reconstruction, targets)
-            distance = (warp - fitted[:, : warp.shape[1]].detach()).square().sum(1).mean()
-            output.loss = output.reconstruction_loss + distance / targets[0].numel()
+            output.loss = output.reconstruction_loss
+            if warp is not None:
+                distance = (warp - fitted[:, : warp.shape[1]].detach()).square().sum(1).mean()
+                output.loss = output.loss + distance / targets[0].numel()
         return output
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -111,12 +137,19 @@ class AppearanceAutoencoderModel(AutoencoderModelBase):
             ValueError: The latents have another shape.
         """
         self.check_latents(latents)
-        return self.bottleneck.code.decode(latents.flatten(1))
+        return self._draw(latents.flatten(1))
 
-    def _fit(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _draw(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, latent_channels) -> images."""
+        drawn = self.bottleneck.code.decode(latents)
+        return drawn if self.detail is None else self.detail(drawn)
+
+    def _fit(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """The predicted warp (B, warp_latents), and the fitted latents (B, latent_channels)."""
         self.check_pixel_values(pixel_values)
         code = self.bottleneck.code
+        if not self.config.warp_latents:
+            return None, code.project(pixel_values)
         warp = self.bottleneck.to_warp(self.encoder(pixel_values.to(self.dtype))[-1].flatten(1)).float()
         fitted = code.fit(pixel_values, warp.detach(), self.config.refinement_steps, coarse=self.training)
         if self.training or self.config.code_filters:

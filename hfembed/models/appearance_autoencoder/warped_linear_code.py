@@ -34,8 +34,9 @@ class _Unwarp(torch.autograd.Function):
         return _sample(gradient, places), None
 
 
-def _sample(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    return F.grid_sample(images, places, padding_mode="border", align_corners=False)
+def _sample(images: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+    """Images (B, C, H, W) at places (B, H, W, 2); as they are where nothing moves."""
+    return images if places is None else F.grid_sample(images, places, padding_mode="border", align_corners=False)
 
 
 class WarpedLinearCode(nn.Module):
@@ -68,19 +69,21 @@ class WarpedLinearCode(nn.Module):
         self.warp_latents = warp_latents
         self.mean = nn.Parameter(torch.empty(num_channels, *image_size))
         self.basis = nn.Parameter(torch.empty(latent_channels - warp_latents, num_channels, *image_size))
-        self.fields = nn.Parameter(torch.empty(warp_latents, 2, warp_grid, warp_grid))
+        self.fields = nn.Parameter(torch.empty(warp_latents, 2, warp_grid, warp_grid)) if warp_latents else None
         self.filters = nn.Parameter(torch.empty_like(self.basis)) if code_filters else None
 
-    def starting_values(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A gray mean and the lowest cosine waves, of gray levels and of movements."""
+    def starting_values(self) -> tuple[torch.Tensor, ...]:
+        """A gray mean and the lowest cosine waves, of gray levels and, if there is a warp, of movements."""
         mean = torch.full((self.num_channels, self.height, self.width), 0.5)
         codes = len(self.basis)
         waves = cosine_waves(math.ceil(codes / self.num_channels), self.height, self.width)
         basis = torch.zeros(codes, self.num_channels, self.height, self.width)
-        fields = torch.zeros(self.fields.shape)
-        moves = cosine_waves(math.ceil(self.warp_latents / 2), *self.fields.shape[2:])
         for number in range(codes):
             basis[number, number % self.num_channels] = waves[number // self.num_channels]
+        if self.fields is None:
+            return _STORED * mean, _STORED * basis
+        fields = torch.zeros(self.fields.shape)
+        moves = cosine_waves(math.ceil(self.warp_latents / 2), *self.fields.shape[2:])
         for number in range(self.warp_latents):
             wave = moves[number // 2]
             fields[number, number % 2] = _PIXELS * wave / wave.square().mean().sqrt()
@@ -157,7 +160,15 @@ class WarpedLinearCode(nn.Module):
         warp, code = latents.float().split([self.warp_latents, len(self.basis)], dim=1)
         places, drawn = self._sampling_places(warp), self._unwarped(code)
         # the warp's transpose is nearly its inverse; what is drawn, the most of an image, is spared the difference
-        return drawn + _Unwarp.apply(pixel_values.float() - _sample(drawn, places), places)
+        residual = pixel_values.float() - _sample(drawn, places)
+        return drawn + (residual if places is None else _Unwarp.apply(residual, places))
+
+    def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Codes (B, codes), float32, of images (B, C, H, W) in [0, 1] that no warp moves."""
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            rows = self.basis.float() if self.filters is None else self.basis.float() + self.filters.float()
+            centered = pixel_values.float().flatten(1) - self.mean.float().flatten() / _STORED
+            return centered @ rows.flatten(1).T / _STORED
 
     def refit(self, latents: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         """One step of the code, through which mean, basis and filters get gradients.
@@ -178,7 +189,8 @@ class WarpedLinearCode(nn.Module):
     def _step(self, latents: torch.Tensor, pixel_values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The code moves by the products of rows with the residual."""
         warp, code = latents.float().detach().split([self.warp_latents, len(self.basis)], dim=1)
-        places = self._sampling_places(warp).detach()
+        places = self._places(warp, self.height, self.width).detach()
+        places = places.transpose(1, 2).reshape(-1, self.height, self.width, 2)
         residual = pixel_values.float() - _sample(self._unwarped(code), places)
         step = _Unwarp.apply(residual, places).flatten(1) @ rows.float().flatten(1).T / _STORED
         return torch.cat([warp, code + step], 1)
@@ -263,15 +275,19 @@ class WarpedLinearCode(nn.Module):
 
     def _unwarped(self, code: torch.Tensor) -> torch.Tensor:
         """Codes (B, codes) -> images (B, C, H, W)."""
-        images = (self.mean.float().flatten() + code @ self.basis.float().flatten(1)) / _STORED
+        with torch.autocast(code.device.type, enabled=False):
+            images = (self.mean.float().flatten() + code @ self.basis.float().flatten(1)) / _STORED
         return images.view(-1, self.num_channels, self.height, self.width)
 
-    def _sampling_places(self, warp: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, 2), for `grid_sample`."""
+    def _sampling_places(self, warp: torch.Tensor) -> torch.Tensor | None:
+        """(B, H, W, 2), for `grid_sample`; None where there are no warps."""
+        if self.fields is None:
+            return None
         return self._places(warp, self.height, self.width).transpose(1, 2).reshape(-1, self.height, self.width, 2)
 
     def _fields(self, height: int, width: int) -> torch.Tensor:
         """(warp_latents, 2, height * width): movements across and down, where -1 to 1 is the whole image."""
+        assert self.fields is not None, "there is no warp"
         fields = F.interpolate(self.fields.float(), size=(height, width), mode="bilinear", align_corners=False)
         return fields.flatten(2) * fields.new_tensor([[2 / self.width], [2 / self.height]])
 

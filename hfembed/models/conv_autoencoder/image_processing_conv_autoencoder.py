@@ -86,6 +86,14 @@ class ConvAutoencoderImageProcessor(ImageProcessorBase):
         left, top = rest_x // 2, rest_y // 2
         return left, top, left + width - rest_x, top + height - rest_y
 
+    def points_in_crop(self, points: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Points (..., 2), [x, y] in an upright photo's pixels, as they lie in the output's."""
+        left, top, right, bottom = self.crop_box(height, width)
+        size = (self.size["width"], self.size["height"]) if self.do_resize else (right - left, bottom - top)
+        # pixel centers lie at whole numbers, scaling happens about the picture's corner
+        scale = np.array([size[0] / (right - left), size[1] / (bottom - top)])
+        return (points + 0.5 - np.array([left, top])) * scale - 0.5
+
     def align(self, image: PhotoSource) -> np.ndarray:
         """Decode one photo, crop and resize it. The face processor's method of this name aligns a face.
 

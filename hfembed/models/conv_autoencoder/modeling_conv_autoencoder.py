@@ -43,6 +43,11 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         self.entropy = EntropyNetwork(config.latent_shape) if config.quantizer == "rounding" else None
         self.post_init()
 
+    @property
+    def last_layer(self) -> torch.Tensor:
+        """Weights of the decoder's last convolution."""
+        return self.decoder.conv_out.weight
+
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
         super()._init_weights(module)

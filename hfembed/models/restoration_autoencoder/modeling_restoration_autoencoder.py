@@ -4,15 +4,18 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from hfembed.models.autoencoder_base import AutoencoderModelBase, AutoencoderOutput, Decoder, Encoder, make_bottleneck
+from hfembed.models.autoencoder_base import (
+    AutoencoderModelBase,
+    AutoencoderOutput,
+    Decoder,
+    Encoder,
+    ZeroConv2d,
+    make_bottleneck,
+)
 
 from .configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from .gaussian_fill import GaussianFill
 from .smooth_fill import smooth_fill
-
-
-class ZeroConv2d(nn.Conv2d):
-    """A convolution that is initialized to zero, so that a new correction changes nothing."""
 
 
 class RestorationAutoencoderModel(AutoencoderModelBase):
@@ -38,10 +41,7 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ZeroConv2d):
-            for parameter in module.parameters():
-                init.zeros_(parameter)
-        elif isinstance(module, GaussianFill):
+        if isinstance(module, GaussianFill):
             init.constant_(module.mean, 0.5)
             init.copy_(module.precision, torch.eye(len(module.precision)))
             init.zeros_(module.count)

@@ -32,6 +32,8 @@ from hfembed.images.evaluation.reconstruction_report import (
     crop_landmarks,
     far_pairs,
     make_identity_model,
+    midpoint_figures,
+    morph_figures,
     pairs_sharpness,
     report_reconstruction,
     summary,
@@ -162,6 +164,37 @@ def test_the_identity_model_finds_the_person_unchanged_in_an_unchanged_image(tin
     direct = LfwVerification(tiny_lfw.archive, tiny_lfw.pairs, tiny_lfw.landmarks, progress=False, num_workers=0)
     assert report["view2_accuracy"] == pytest.approx(direct(embedder, processor)["lfw_view2_accuracy"], abs=7)
     assert "identity kept" in summary(report) and report["sharpness"] == pytest.approx(1, abs=1e-3)
+
+
+def test_middles_of_morphs_by_landmarks_are_measured_too(model, processor):
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    template = torch.tensor(template_for_size(16, 16)).float()
+    found = [template[None], template[None] + 1, template[None][:0], template[None], template[None], template[None]]
+    detector = SimpleNamespace(detect=lambda photos: [SimpleNamespace(landmarks=points) for points in found])
+    judge = make_identity_model(model, processor, None)
+    points = np.broadcast_to(template.numpy(), (6, 5, 2))
+    ends = far_pairs(6)
+    figures = morph_figures(tiny_color_autoencoder(), images, images, ends, judge, points, detector)
+    assert figures["midpoint_pairs"] == 2, "in one pair a face is not found"
+    for prefix in ("", "spherical_", "shape_", "shape_spherical_"):
+        assert figures[f"{prefix}midpoint_sharpness"] > 0
+        assert -1 <= figures[f"{prefix}midpoint_identity_start"] <= 1
+        assert 0 <= figures[f"{prefix}midpoint_identity_gap"] <= 2
+    assert "arc, shape by landmarks: sharpness" in summary({**REPORT, **figures})
+    ours = midpoint_figures(images[ends], images[ends], images[ends[0]], judge, points[ends.numpy()])
+    assert ours["midpoint_identity_start"] == pytest.approx(1, abs=1e-4)
+    assert ours["midpoint_identity_end"] < 1
+    detector.detect = lambda photos: [SimpleNamespace(landmarks=template[None][:0])] * 6
+    with pytest.raises(InputError, match="finds no face"):
+        morph_figures(tiny_color_autoencoder(), images, images, ends, None, None, detector)
+
+
+def tiny_color_autoencoder():
+    torch.manual_seed(0)
+    return ConvAutoencoderModel(ConvAutoencoderConfig(image_size=[16, 16], widths=[8, 8], latent_channels=2)).eval()
+
+
+REPORT = {"reconstruction": {"images": "6"}, "num_latents": 1, "active_latents": 1}
 
 
 def test_crops_on_the_standard_template_need_no_landmarks():

@@ -167,6 +167,15 @@ def test_recipes_of_older_versions_name_the_family_by_its_fields(old, new):
     assert type(models[0]) is type(models[1]) and models[0].config.to_dict() == models[1].config.to_dict()
 
 
+def test_a_linear_code_with_filters_takes_an_identity_start_by_itself():
+    linear = {"model_type": "hfembed_appearance_autoencoder", "latent_channels": 6, "warp_latents": 0}
+    sizes = {"widths": [8], "patch_size": 4, "code_filters": True}
+    start = {"identity_start": 0.5, "identity_network": "some"}
+    assert make_model(recipe(model=linear | sizes, **start)).bottleneck.code.filters is not None
+    with pytest.raises(InputError, match="or a model of warp_latents: 0 and code_filters: true"):
+        recipe(model=linear | sizes | {"code_filters": False}, **start)
+
+
 def test_identity_start_needs_a_warped_code_and_gives_it_filters(tmp_path):
     warped = {
         "model_type": "hfembed_appearance_autoencoder",

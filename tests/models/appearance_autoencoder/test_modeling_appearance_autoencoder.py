@@ -83,3 +83,39 @@ def test_other_precisions_and_a_batch_of_one(dtype):
     expected = model(images(config, 1)).reconstruction
     output = model.to(dtype)(images(config, 1).to(dtype))
     torch.testing.assert_close(output.reconstruction.float(), expected, rtol=0, atol=0.02)
+
+
+def test_without_a_warp_it_is_principal_components_until_detail_is_learned():
+    torch.manual_seed(0)
+    config = tiny_config(warp_latents=0, code_filters=True, detail=True, blocks_per_level=1)
+    model = AppearanceAutoencoderModel(config).train()
+    photos = images(config, 40)
+    model.start_from_images(photos)
+    flat = photos.flatten(1)
+    centered = flat - flat.mean(0)
+    components = torch.linalg.svd(centered, full_matrices=False)[2][:14]
+    expected = (flat.mean(0) + centered @ components.T @ components).view_as(photos)
+    torch.testing.assert_close(model(photos).reconstruction, expected, rtol=0, atol=1e-3)
+
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(2):  # the correction's last layer starts at zero and hides the others from the first step
+        optimizer.zero_grad()
+        model(photos).loss.backward()
+        optimizer.step()
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is None} == set()
+    assert model.last_layer is not None and model.last_layer.grad.abs().max() > 0
+    latents = model.eval().encode(photos)
+    torch.testing.assert_close(model.decode(latents), model(photos).reconstruction)
+    assert AppearanceAutoencoderModel(tiny_config()).last_layer is None
+
+
+@pytest.mark.parametrize("fields", [{"warp_latents": 0}, {"detail": True}, {"warp_latents": 0, "detail": True}])
+def test_without_a_warp_or_with_detail_it_reloads_exactly(tmp_path, fields):
+    model = AppearanceAutoencoderModel(tiny_config(**fields)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    photos = images(model.config)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(photos).reconstruction, model(photos).reconstruction)
