@@ -392,7 +392,7 @@ def _evaluate(
     if task.evaluate is not None:
         metric, best = metrics[task.primary_metric], run.best()[1].get(task.primary_metric)
         sign = 1 if task.greater_is_better else -1
-        is_better = run.config.keep_best and (best is None or sign * metric > sign * best)
+        is_better = getattr(run.config, "keep_best", False) and (best is None or sign * metric > sign * best)
         run.accelerator.print(
             f"step {step}: {task.primary_metric} {metric:.3f}{' (best so far)' if is_better else ''}"
         )
