@@ -28,8 +28,6 @@ from hfembed.errors import exit_on_input_error
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 
-SIZE = 64
-
 
 class Subject(NamedTuple):
     """A network in one memory format, and what is done with it."""
@@ -40,10 +38,11 @@ class Subject(NamedTuple):
     loss: Callable[[torch.Tensor], torch.Tensor]
 
 
-def ours(parameters: int, shape: tuple[int, ...], latent_channels: int, **options: object) -> Subject:
+def ours(size: int, parameters: int, shape: tuple[int, ...], latent_channels: int, **options: object) -> Subject:
     """Ours, its widths scaled until it has the number of parameters.
 
     Args:
+        size: Side of the images in pixels.
         parameters: To come as near to as whole widths allow.
         shape: The widths' proportions.
         latent_channels: Of its latents.
@@ -52,7 +51,7 @@ def ours(parameters: int, shape: tuple[int, ...], latent_channels: int, **option
 
     def build(width: int) -> ConvAutoencoderModel:
         config = ConvAutoencoderConfig(
-            image_size=[SIZE, SIZE],
+            image_size=[size, size],
             widths=[width * share for share in shape],
             latent_channels=latent_channels,
             **options,
@@ -67,7 +66,7 @@ def ours(parameters: int, shape: tuple[int, ...], latent_channels: int, **option
     return Subject(model, model.encode, model.decode, lambda images: model(images, targets=images).loss)
 
 
-def autoencoder_kl() -> Subject:
+def autoencoder_kl(size: int) -> Subject:
     """Diffusers' AutoencoderKL, stride 8, 4 latent channels, plain (its mean is decoded)."""
     from diffusers import AutoencoderKL
 
@@ -78,7 +77,7 @@ def autoencoder_kl() -> Subject:
         layers_per_block=1,
         norm_num_groups=16,
         latent_channels=4,
-        sample_size=SIZE,
+        sample_size=size,
     )
 
     def encode(images: torch.Tensor) -> torch.Tensor:
@@ -90,8 +89,8 @@ def autoencoder_kl() -> Subject:
     return Subject(model, encode, decode, lambda images: mse_loss(decode(encode(images)), images))
 
 
-def autoencoder_tiny() -> Subject:
-    """Diffusers' AutoencoderTiny as published: stride 8, 4 latent channels, 64 wide."""
+def autoencoder_tiny(_: int) -> Subject:
+    """Diffusers' AutoencoderTiny as published: stride 8, 4 latent channels, 64 wide; takes images of any size."""
     from diffusers import AutoencoderTiny
 
     model = AutoencoderTiny()
@@ -105,12 +104,12 @@ def autoencoder_tiny() -> Subject:
     return Subject(model, encode, decode, lambda images: mse_loss(decode(encode(images)), images))
 
 
-def pythae_conv() -> Subject:
+def pythae_conv(size: int) -> Subject:
     """Pythae's convolutional autoencoder for CelebA, 64 latent numbers."""
     from pythae.models import AE, AEConfig
     from pythae.models.nn.benchmarks.celeba import Decoder_Conv_AE_CELEBA, Encoder_Conv_AE_CELEBA
 
-    config = AEConfig(input_dim=(3, SIZE, SIZE), latent_dim=64)
+    config = AEConfig(input_dim=(3, size, size), latent_dim=64)
     model = AE(config, Encoder_Conv_AE_CELEBA(config), Decoder_Conv_AE_CELEBA(config))
 
     def encode(images: torch.Tensor) -> torch.Tensor:
@@ -122,9 +121,9 @@ def pythae_conv() -> Subject:
     return Subject(model, encode, decode, lambda images: mse_loss(decode(encode(images)), images))
 
 
-def measure(subjects: dict[str, Subject], batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
+def measure(subjects: dict[str, Subject], size: int, batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
     """Images a second of each, for training, encoding and decoding."""
-    images = torch.rand(batch_size, 3, SIZE, SIZE)
+    images = torch.rand(batch_size, 3, size, size)
     optimizers = {name: torch.optim.AdamW(subject.network.parameters(), 1e-4) for name, subject in subjects.items()}
     seconds: dict[tuple[str, str], dict[torch.memory_format, list[float]]] = defaultdict(lambda: defaultdict(list))
 
@@ -165,6 +164,7 @@ def train_step(subject: Subject, optimizer: torch.optim.Optimizer, images: torch
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=64, help="side of the images; pythae's network takes 64 only")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", help="compare with those whose name contains this")
@@ -189,13 +189,13 @@ def main() -> None:
         if arguments.only and arguments.only not in name:
             continue
         try:
-            theirs = build()
+            theirs = build(arguments.size)
         except ImportError as error:
             print(f"{name}: left out, {error}")
             continue
         parameters = sum(weight.numel() for weight in theirs.network.parameters())
-        subjects = {name: theirs, f"ours beside {name}": ours(parameters, shape, **options)}
-        for subject, row in measure(subjects, arguments.batch_size, arguments.rounds).items():
+        subjects = {name: theirs, f"ours beside {name}": ours(arguments.size, parameters, shape, **options)}
+        for subject, row in measure(subjects, arguments.size, arguments.batch_size, arguments.rounds).items():
             count = sum(weight.numel() for weight in subjects[subject].network.parameters())
             results[subject] = {"parameters": count, **row}
             print(f"{subject:44}{count:12,}" + "".join(f"{row[task]:9.1f}" for task in row))

@@ -18,7 +18,7 @@ with lazy_imports():
     from hfembed import threads
     from hfembed.checkpoint import loading
     from hfembed.faces import default_model
-    from hfembed.faces.data import aligned_faces, faces, lfw, splits
+    from hfembed.faces.data import aligned_faces, faces, lfw, splits, spread_rows
     from hfembed.faces.evaluation import identification_report, lfw_report, people_embeddings, templates, wider_face
     from hfembed.faces.evaluation import lfw as lfw_protocol
     from hfembed.faces.swap import evaluation as swap_evaluation
@@ -291,15 +291,14 @@ def evaluate_denoising(
     people = faces.load_faces(images).remove_columns("landmarks")
     sides = splits.split_people(people, split["held_out_share"], split["seed"])
     crops = [aligned_faces.AlignedFaces(side, processor) for side in sides]
-    known, held_out = denoising.KnownImages(crops[0].pixels()), crops[1].pixels()
-    rows = torch.linspace(0, len(held_out) - 1, min(max_images or len(held_out), len(held_out))).round().long()
-    held_out, identity = held_out[rows], None
+    known, held_out = denoising.KnownImages(crops[0].pixels()), crops[1].pixels(max_images or None)
+    identity = None
     if embedder is not None:
         identity_model = reconstruction_report.make_identity_model(
             *loading.load_face_embedder(hub.other_model(embedder), device), landmarks
         )
         points = reconstruction_report.crop_landmarks(identity_model.landmarks, sides[1], crops[1], processor)
-        points = points[rows.numpy()]
+        points = points[spread_rows.spread_rows(len(points), max_images or None)]
 
         def identity(clean: "torch.Tensor", restored: "torch.Tensor") -> float:
             return reconstruction_report.identity_kept(identity_model, clean, restored, points)[0]
@@ -417,7 +416,7 @@ def evaluate_compression(
         networks = loading.load_face_embedder(hub.other_model(embedder), device)
         identity_model = reconstruction_report.make_identity_model(*networks, landmarks)
         points = reconstruction_report.crop_landmarks(identity_model.landmarks, held_out, crops, processor)
-        points = points[np.linspace(0, len(points) - 1, len(pixels)).round().astype(int)]
+        points = points[spread_rows.spread_rows(len(points), max_images)]
         judge = functools.partial(reconstruction_report.identity_kept, identity_model, pixels, points=points)
     rates, text = compression_evaluation.report_rates(
         codec, pixels, output, {"images": images, "landmarks": landmarks}, split, quality, judge

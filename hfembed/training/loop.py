@@ -392,11 +392,11 @@ def _evaluate(
     if task.evaluate is not None:
         metric, best = metrics[task.primary_metric], run.best()[1].get(task.primary_metric)
         sign = 1 if task.greater_is_better else -1
-        is_better = best is None or sign * metric > sign * best
+        is_better = getattr(run.config, "keep_best", False) and (best is None or sign * metric > sign * best)
         run.accelerator.print(
             f"step {step}: {task.primary_metric} {metric:.3f}{' (best so far)' if is_better else ''}"
         )
-        if is_better and getattr(run.config, "keep_best", False):
+        if is_better:
             numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
             run.save_best(step, save, {"step": step, **numbers})
     if task.draw is not None:

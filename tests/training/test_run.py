@@ -217,7 +217,7 @@ def test_a_stale_best_model_is_not_shipped(start, refused, tmp_path):
     assert not list((folder / "checkpoints").glob("best_*"))
 
 
-def test_the_best_model_is_kept_over_a_longer_resume(start, tmp_path, monkeypatch):
+def test_the_best_model_is_kept_over_a_longer_resume(start, tmp_path, monkeypatch, capsys):
     figures = iter([1.0, 3.0, 2.0, 2.5])
 
     class Protocol:
@@ -234,6 +234,11 @@ def test_the_best_model_is_kept_over_a_longer_resume(start, tmp_path, monkeypatc
     start(faces, recipe, tmp_path / "run", "--resume", "--epochs", "2")
     assert fingerprint_weights(tmp_path / "run") == best
     assert notes(tmp_path / "run")["validation"] == {"step": 2, "figure": 3.0}
+    assert capsys.readouterr().out.count("(best so far)") == 2
+
+    figures = iter([1.0, 3.0])
+    start(faces, recipe | {"keep_best": False}, tmp_path / "last")
+    assert "(best so far)" not in capsys.readouterr().out, "it was not kept, nor compared"
 
 
 def test_init_from_its_own_folder_is_refused(start, refused, tmp_path):

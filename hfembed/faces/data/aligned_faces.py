@@ -20,6 +20,7 @@ from hfembed.atomic import atomic_write
 from hfembed.checkpoint.json_notes import read_json
 from hfembed.errors import InputError
 from hfembed.faces.data.mapped_files import FileNames, PackedPhotos, whole_column
+from hfembed.faces.data.spread_rows import spread_rows
 from hfembed.training.samplers import Key
 
 if TYPE_CHECKING:
@@ -128,10 +129,7 @@ class AlignedFaces(torch.utils.data.Dataset):
         Returns:
             (count, channels, height, width) uint8, margins included.
         """
-        rows = self._rows
-        if count is not None and count < len(rows):
-            rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
-        return torch.from_numpy(self._pixels[rows])
+        return torch.from_numpy(self._pixels[self._rows[spread_rows(len(self._rows), count)]])
 
     @property
     def shape(self) -> tuple[int, int, int]:

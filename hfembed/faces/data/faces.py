@@ -30,6 +30,7 @@ from hfembed.faces.data.face_sources import (
 )
 from hfembed.faces.data.landmarks import read_json, read_landmarks
 from hfembed.faces.data.person_folders import check_person_names
+from hfembed.faces.data.spread_rows import spread_rows
 from hfembed.hub.dataset import OwnFiles, PhotoFeature
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 
@@ -189,8 +190,7 @@ def _kept(
         rows = rows[pc.sort_indices(photos.files.take(pa.array(rows))).to_numpy()]
         rows = rows[np.argsort(codes[rows], kind="stable")]
         for of_person in np.split(rows, np.flatnonzero(np.diff(codes[rows])) + 1):
-            spread = np.linspace(0, len(of_person) - 1, source.max_photos).round().astype(int)
-            kept[np.delete(of_person, spread)] = False
+            kept[np.delete(of_person, spread_rows(len(of_person), source.max_photos))] = False
     if not kept.any():
         raise InputError(f"{source.source}: no photos left after min_photos {source.min_photos} and the exclusions")
     return kept

@@ -11,6 +11,7 @@ import torch
 from hfembed.errors import InputError
 from hfembed.faces.data.aligned_faces import Crops
 from hfembed.faces.data.mapped_files import FileNames, whole_column
+from hfembed.faces.data.spread_rows import spread_rows
 from hfembed.training.samplers import Key
 
 if TYPE_CHECKING:
@@ -68,10 +69,7 @@ class LazyFaces(torch.utils.data.Dataset):
 
     def pixels(self, count: int | None = None) -> torch.Tensor:
         """As `AlignedFaces.pixels`."""
-        rows = np.arange(len(self))
-        if count is not None and count < len(rows):
-            rows = np.linspace(0, len(rows) - 1, count).round().astype(int)
-        return torch.stack([self[0, row]["pixels"] for row in rows.tolist()])
+        return torch.stack([self[0, row]["pixels"] for row in spread_rows(len(self), count).tolist()])
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from hfembed.faces.data.spread_rows import spread_rows
 from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, psnr, reconstruct, takes_masks
 from hfembed.images.pictures import to_pictures, write_grid
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
@@ -21,7 +22,7 @@ def draw_reconstructions(
     count: int = 8,
 ) -> None:
     """Draw images of a protocol above their reconstructions, with the damaged ones in between where there are some."""
-    chosen = torch.linspace(0, len(protocol.pixels) - 1, min(count, len(protocol.pixels))).round().long()
+    chosen = torch.from_numpy(spread_rows(len(protocol.pixels), count))
     targets = processor.normalize(protocol.pixels[chosen])
     damaged = processor.normalize(protocol.damaged[chosen])
     masks = None if protocol.masks is None or not takes_masks(model) else protocol.masks[chosen]

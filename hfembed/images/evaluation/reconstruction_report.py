@@ -15,6 +15,7 @@ from hfembed.faces.data.faces import load_faces
 from hfembed.faces.data.landmarks import read_landmarks
 from hfembed.faces.data.lfw import LfwPairs
 from hfembed.faces.data.splits import split_people
+from hfembed.faces.data.spread_rows import spread_rows
 from hfembed.faces.evaluation.embedding import AlignedCrops
 from hfembed.faces.evaluation.lfw import LfwVerification
 from hfembed.faces.perceptual_networks import FaceEmbeddings
@@ -148,7 +149,7 @@ def report_reconstruction(
         **provenance({"images": images}),
     }
     if pictures:
-        chosen = torch.linspace(0, len(test) - 1, min(pictures, len(test))).round().long()
+        chosen = torch.from_numpy(spread_rows(len(test), pictures))
         draw_rows({label: row[chosen] for label, row in rows.items()}, output / "reconstructions.png")
     write_results(output, NAME, figures, details, model)
     return {**figures, NAME: details}

@@ -44,6 +44,9 @@ class IdentitySwapConfig(SwapConfig):
         correction_blur (`float`, *optional*, defaults to 0):
             Standard deviation, in pixels, of a Gaussian over the learned part of the correction and its mask, in
             which a loss on embeddings otherwise leaves the grid of the folded squares; 0: as they are.
+        gray_correction (`bool`, *optional*, defaults to `False`):
+            Whether the learned part of the correction is the same for all colors, in which a loss on embeddings
+            otherwise leaves tints.
         light_size (`int`, *optional*, defaults to 7):
             Side of the grid of squares whose mean colors, smoothly interpolated, the face keeps: skin and light.
         photos_per_person (`int`, *optional*, defaults to 8):
@@ -72,6 +75,7 @@ class IdentitySwapConfig(SwapConfig):
     reference_blur: float | int = 0.8
     reference_points: bool = False
     correction_blur: float | int = 0.0
+    gray_correction: bool = False
     light_size: int = 7
     photos_per_person: int = 8
 

@@ -141,6 +141,7 @@ class IdentitySwapModel(FaceSwapBase):
         self.register_buffer("identity_mean", torch.zeros(size))
         self.register_buffer("identity_scale", torch.full((size,), size**0.5))
         self.points = FacePoints(channels, config.image_size) if config.reference_points else None
+        learned = 1 if config.gray_correction else channels
         self.fold = nn.PixelUnshuffle(config.patch_size)
         self.conv_in = nn.Conv2d(2 * channels * config.patch_size**2, widths[0], 3, padding=1)
         blocks = config.blocks_per_level
@@ -152,7 +153,7 @@ class IdentitySwapModel(FaceSwapBase):
         self.up = nn.ModuleList(ModulatedBlocks(blocks, width, size) for width in widths[:-1])
         self.grow = nn.PixelShuffle(2)
         self.mask_logits = nn.Parameter(torch.zeros(1, 1, config.image_size, config.image_size))
-        self.conv_out = nn.Conv2d(widths[0], (channels + 1) * config.patch_size**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], (learned + 1) * config.patch_size**2, 3, padding=1)
         self.unfold = nn.PixelShuffle(config.patch_size)
         self.post_init()
 

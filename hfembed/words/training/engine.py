@@ -54,7 +54,7 @@ class EngineSettings:
         centers_per_step: Center words per step of the torch engine; 0 = 2,048 on a CPU (fewer where a vector has
             more than 100 dimensions), 8,192 on a GPU, fewer for small corpora. With triton, center words in flight,
             at most 32 per multiprocessor; 0 = 4,096, fewer for small corpora.
-        sync_words: Corpus words of each rank between two synchronizations; 0 = 73,728 with torch and 114,688 with
+        sync_words: Corpus words of each rank between two synchronizations; 0 = 147,456 with torch and 229,376 with
             numba, which learns them in less time, on CPUs, 1,048,576 on GPUs.
         checkpoint_every: Corpus words between checkpoints, the last one at the end; 0 = none.
         keep_checkpoints: How many of them to keep.
@@ -252,7 +252,7 @@ class _Training:
             self.resident = ResidentCorpus(corpus.ids, corpus.sentence_ends, device)
         elif device.type == "cuda":
             self.engine += ", the corpus read from the host"
-        on_cpu = {"torch": 73_728, "numba": 114_688}
+        on_cpu = {"torch": 147_456, "numba": 229_376}
         default = on_cpu[settings.engine] if device.type == "cpu" else 1_048_576
         self.sync_words = settings.sync_words or default
         workers, longest = self.num_ranks * self.num_threads, 524_288
@@ -321,8 +321,8 @@ class _Training:
         if self.num_ranks > 1:
             for matrix in self.rows:
                 torch.distributed.broadcast(matrix, src=0)
-            # more words bring more rows that must not wait: those of words seen a few times since
-            smallest = max(self.sync_words // 28, 1)
+            # more words bring more rows that must not wait: those of words seen some ten times since, on each rank
+            smallest = max(self.sync_words // 112, 1)
             pairs = self.objective.pairs_per_word()
             if self.subwords is not None:
                 pairs[0] = self.subwords.add_up(pairs[0], len(self.rows[0]))

@@ -81,7 +81,7 @@ class TestIdentitySwapWithPoints(TestIdentitySwap):
     impossible = {"image_size": 20}
 
     def config(self):
-        return tiny_config(reference_points=True)
+        return tiny_config(reference_points=True, gray_correction=True)
 
     def test_every_weight_learns(self):
         """Landmarks are learned from a detector's, and not from what is drawn."""
