@@ -64,6 +64,7 @@ def fit_latents(
     checkpoint = hub.model(model)
     checkpoint.check_writable()
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
+    latent_statistics.check_has_latents(autoencoder)
     people = faces.load_faces(images)
     split = choose_split(checkpoint, held_out_share, split_seed)
     if split["held_out_share"]:

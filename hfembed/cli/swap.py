@@ -130,7 +130,7 @@ def add_person(
     finder = None if aligned else loading.load_face_detector(hub.face_detector(detector), "cpu")[0]
     embedders = [hub.other_model(name) for name in embedder]
     counts = new_people.add_people(hub.model(model), folders, embedders, output, finder, held_out_share)
-    told = ", ".join(f"{name} ({count} photos)" for name, count in counts.items())
+    told = ", ".join(f"{name} ({count} photo{'s' if count > 1 else ''})" for name, count in counts.items())
     return Answer.written(output, f"{model} that also knows {told} written to {output}", photos=counts)
 
 

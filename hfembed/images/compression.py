@@ -41,7 +41,7 @@ import torch
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.errors import InputError
 from hfembed.images.entropy_model import EntropyModel
-from hfembed.images.latent_statistics import LatentStatistics, decode_latents, encode_images
+from hfembed.images.latent_statistics import LatentStatistics, check_has_latents, decode_latents, encode_images
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.entropy_network import likelihood
 from hfembed.models.conv_autoencoder.finite_scalar_quantization import level_steps
@@ -122,8 +122,9 @@ class LatentCodec:
         """The codec of a model with the statistics, and the entropy model if there is one, beside its checkpoint.
 
         Raises:
-            InputError: There are no statistics, they are damaged, or `constriction` is not installed.
+            InputError: The model has no latents; there are no statistics, they are damaged, or `constriction` is not installed.
         """
+        check_has_latents(model)
         statistics = LatentStatistics.load(checkpoint)
         channels, height, width = statistics.shape.tolist()
         return cls(model, statistics, EntropyModel.load(checkpoint, (channels, height, width)))

@@ -206,6 +206,19 @@ def attribute_direction(latents: torch.Tensor, has_attribute: torch.Tensor) -> t
 
 
 @torch.no_grad()
+def check_has_latents(model: AutoencoderModelBase) -> None:
+    """Refuse a model whose images cannot be decoded from latents alone.
+
+    Raises:
+        InputError: It is a restoration model: its decoder sees its encoder's feature maps too.
+    """
+    if type(model).encode is AutoencoderModelBase.encode:
+        raise InputError(
+            "this model has no latents that an image could be decoded from: it restores photos (hfembed restore, "
+            "hfembed denoise); take an autoencoder"
+        )
+
+
 def encode_images(model: AutoencoderModelBase, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Images (N, C, H, W) in [0, 1] -> latents (N, channels, h, w) float32 on the CPU.
 

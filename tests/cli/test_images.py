@@ -293,6 +293,16 @@ def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
     assert code == 1 and "does not fill holes" in err
 
 
+def test_a_model_that_restores_has_no_latents(run, photos, tmp_path):
+    save_tiny_autoencoder(tmp_path / "model", tiny_restoration)
+    for command in (
+        ("compress", tmp_path / "model", photos[0], tmp_path / "a.face"),
+        ("fit-latents", tmp_path / "model", "--images", tmp_path / "nowhere"),  # before photos are looked for
+    ):
+        code, _, err = run(*command)
+        assert code == 1 and "no latents" in err and "hfembed restore" in err, err
+
+
 class OneFace:
     """A detector that finds a face of 24 pixels in the middle of photos of 60 x 50 pixels, and none in others."""
 
