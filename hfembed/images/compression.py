@@ -122,7 +122,8 @@ class LatentCodec:
         """The codec of a model with the statistics, and the entropy model if there is one, beside its checkpoint.
 
         Raises:
-            InputError: The model has no latents; there are no statistics, they are damaged, or `constriction` is not installed.
+            InputError: The model has no latents; there are no statistics, they are damaged, or `constriction` is not
+                installed.
         """
         check_has_latents(model)
         statistics = LatentStatistics.load(checkpoint)

@@ -205,7 +205,6 @@ def attribute_direction(latents: torch.Tensor, has_attribute: torch.Tensor) -> t
     return latents[has_attribute].mean(0) - latents[~has_attribute].mean(0)
 
 
-@torch.no_grad()
 def check_has_latents(model: AutoencoderModelBase) -> None:
     """Refuse a model whose images cannot be decoded from latents alone.
 
@@ -219,6 +218,7 @@ def check_has_latents(model: AutoencoderModelBase) -> None:
         )
 
 
+@torch.no_grad()
 def encode_images(model: AutoencoderModelBase, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Images (N, C, H, W) in [0, 1] -> latents (N, channels, h, w) float32 on the CPU.
 
