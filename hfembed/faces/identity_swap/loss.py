@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from hfembed.faces.crop_landmarks import find_landmarks
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders
 from hfembed.faces.perceptual_networks import FaceFeatures, TimmFeatures
-from hfembed.faces.swap.evaluation import find_landmarks
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel, IdentitySwapOutput, nearest_photos
 from hfembed.training.patch_discriminator import adversarial_loss, with_gradient

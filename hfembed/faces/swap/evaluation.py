@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from scipy.stats import spearmanr
 
 from hfembed.errors import InputError
+from hfembed.faces.crop_landmarks import find_landmarks
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.face_oval import face_oval
 from hfembed.faces.swap.recrop import Recrop
@@ -17,10 +17,6 @@ from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 from hfembed.models.face_swap_base import FaceSwapBase
-
-# crops are enlarged to this many pixels, with the edge repeated around them, since faces that fill an image are missed
-_SHOWN_AT = 160
-_BORDER = 40
 
 
 class Faces(NamedTuple):
@@ -310,29 +306,6 @@ def face_poses(landmarks: np.ndarray) -> np.ndarray:
     nose = landmarks[:, 2] - (eyes + mouth) / 2
     right = np.stack([down[:, 1], -down[:, 0]], axis=1)
     return np.stack([(nose * right).sum(axis=1) / square, (nose * down).sum(axis=1) / square], axis=1)
-
-
-def find_landmarks(detector: FaceDetector, faces: torch.Tensor | Sequence[torch.Tensor]) -> np.ndarray:
-    """Find five landmarks in face crops.
-
-    Args:
-        faces: (n, C, H, W) in [0, 1].
-
-    Returns:
-        (n, 5, 2), [x, y] in pixels of the crops, of the highest-scoring face; NaN where none was found.
-    """
-    pictures = []
-    for face in faces:
-        pixels = (face.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        picture = Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
-        shown = np.asarray(picture.resize((_SHOWN_AT, _SHOWN_AT), Image.Resampling.BICUBIC))
-        pictures.append(np.pad(shown, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0)), mode="edge"))
-    landmarks = np.full((len(pictures), 5, 2), np.nan)
-    for place, found in enumerate(detector.detect(pictures)):
-        if len(found.landmarks):
-            scale = _SHOWN_AT / faces[place].shape[-1]
-            landmarks[place] = (found.landmarks[0].numpy() - _BORDER + 0.5) / scale - 0.5
-    return landmarks
 
 
 def _finite(value: float) -> float | None:

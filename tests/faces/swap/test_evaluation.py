@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from hfembed.cli import app
 from hfembed.convert.mtcnn import convert_mtcnn
 from hfembed.errors import InputError
+from hfembed.faces.crop_landmarks import find_landmarks
 from hfembed.faces.swap.evaluation import (
     Faces,
     SwapEvaluation,
     face_poses,
-    find_landmarks,
     oval_energy,
     pose_figures,
     thirds,
