@@ -166,9 +166,8 @@ class WarpedLinearCode(nn.Module):
     def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Codes (B, codes), float32, of images (B, C, H, W) in [0, 1] that no warp moves."""
         with torch.autocast(pixel_values.device.type, enabled=False):
-            rows = self.basis.float() if self.filters is None else self.basis.float() + self.filters.float()
             centered = pixel_values.float().flatten(1) - self.mean.float().flatten() / _STORED
-            return centered @ rows.flatten(1).T / _STORED
+            return centered @ self._rows().float().flatten(1).T / _STORED
 
     def refit(self, latents: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         """One step of the code, through which mean, basis and filters get gradients.
@@ -184,13 +183,18 @@ class WarpedLinearCode(nn.Module):
         Returns:
             (B, latent_channels), float32.
         """
-        return self._step(latents, pixel_values, self.basis if self.filters is None else self.basis + self.filters)
+        return self._step(latents, pixel_values, self._rows())
+
+    def _rows(self) -> torch.Tensor:
+        """What a code's numbers are products with: the basis, and what filters see besides."""
+        return self.basis if self.filters is None else self.basis + self.filters
 
     def _step(self, latents: torch.Tensor, pixel_values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The code moves by the products of rows with the residual."""
         warp, code = latents.float().detach().split([self.warp_latents, len(self.basis)], dim=1)
-        places = self._places(warp, self.height, self.width).detach()
-        places = places.transpose(1, 2).reshape(-1, self.height, self.width, 2)
+        places = self._sampling_places(warp)
+        assert places is not None, "there is no warp"
+        places = places.detach()
         residual = pixel_values.float() - _sample(self._unwarped(code), places)
         step = _Unwarp.apply(residual, places).flatten(1) @ rows.float().flatten(1).T / _STORED
         return torch.cat([warp, code + step], 1)

@@ -9,6 +9,7 @@ from hfembed.models.config_fields import check_sizes
 from hfembed.models.face_swap_config import SwapConfig
 
 NORM_GROUPS = 8
+POINT_CELL = 8  # pixels: side of a square of the map of a landmark
 _MAX_BLOCKS = 64
 
 
@@ -97,8 +98,10 @@ class IdentitySwapConfig(SwapConfig):
         stride = self.patch_size * 2 ** (len(self.widths) - 1)
         if self.image_size % stride:
             raise ValueError(f"image_size must be a multiple of {stride} for this network, got {self.image_size}")
-        if self.reference_points and self.image_size % 8:
-            raise ValueError(f"reference_points takes an image_size that is a multiple of 8, not {self.image_size}")
+        if self.reference_points and self.image_size % POINT_CELL:
+            raise ValueError(
+                f"reference_points takes an image_size that is a multiple of {POINT_CELL}, not {self.image_size}"
+            )
         if not 0 < self.reference_blur <= 16:
             raise ValueError(f"reference_blur must lie in (0, 16] pixels, got {self.reference_blur}")
         if not 0 <= self.correction_blur <= 16:
@@ -110,4 +113,4 @@ class IdentitySwapConfig(SwapConfig):
             raise ValueError(f"identity_models must be at most 8 fingerprints, got {self.identity_models}")
 
 
-__all__ = ["NORM_GROUPS", "IdentitySwapConfig"]
+__all__ = ["NORM_GROUPS", "POINT_CELL", "IdentitySwapConfig"]

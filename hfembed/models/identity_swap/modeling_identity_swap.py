@@ -12,12 +12,11 @@ from transformers.utils import ModelOutput
 from hfembed.models.face_swap_base import FaceSwapBase
 from hfembed.models.point_warp import warp_points
 
-from .configuration_identity_swap import NORM_GROUPS, IdentitySwapConfig
+from .configuration_identity_swap import NORM_GROUPS, POINT_CELL, IdentitySwapConfig
 
 _COMPARED_AT = 16  # pixels of images of which one is looked for that is like another
 # of the image's side, on the standard template: eyes, nose and corners of the mouth
 _USUAL_POINTS = ((0.342, 0.462), (0.657, 0.460), (0.500, 0.641), (0.371, 0.825), (0.632, 0.823))
-_CELL = 8  # pixels: side of a square of the map of a landmark
 _SMALL = 0.1  # of the usual standard deviation: the last layer of a correction at its start
 
 
@@ -89,13 +88,13 @@ class FacePoints(nn.Module):
 
     def __init__(self, num_channels: int, image_size: int) -> None:
         super().__init__()
-        self.fold = nn.PixelUnshuffle(_CELL // 2)
-        self.conv1 = nn.Conv2d(num_channels * (_CELL // 2) ** 2, 32, 3, padding=1)
+        self.fold = nn.PixelUnshuffle(POINT_CELL // 2)
+        self.conv1 = nn.Conv2d(num_channels * (POINT_CELL // 2) ** 2, 32, 3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, 4, stride=2, padding=1)
         self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
         self.conv4 = nn.Conv2d(64, 64, 3, padding=1)
         self.conv_out = nn.Conv2d(64, len(_USUAL_POINTS), 3, padding=1)
-        side = image_size // _CELL
+        side = image_size // POINT_CELL
         self.usual_logits = nn.Parameter(torch.zeros(len(_USUAL_POINTS), side, side))
 
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
@@ -105,7 +104,7 @@ class FacePoints(nn.Module):
         hidden = F.silu(self.conv3(hidden))
         hidden = F.silu(self.conv4(hidden))
         maps = (self.conv_out(hidden) + self.usual_logits).float().flatten(2).softmax(2).unflatten(2, hidden.shape[2:])
-        places = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) * _CELL - 0.5
+        places = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) * POINT_CELL - 0.5
         return torch.stack([maps.sum(2) @ places, maps.sum(3) @ places], dim=2)
 
 
@@ -315,7 +314,7 @@ def _oval_logits(size: int) -> torch.Tensor:
 
 def _usual_logits(size: int) -> torch.Tensor:
     """(5, squares, squares): Gaussians of a tenth of the side around where landmarks usually lie."""
-    axis = (torch.arange(size // _CELL) + 0.5) * _CELL / size
+    axis = (torch.arange(size // POINT_CELL) + 0.5) * POINT_CELL / size
     across, down = axis - torch.tensor(_USUAL_POINTS).T[..., None]
     squared = across[:, None, :] ** 2 + down[:, :, None] ** 2
     return -0.5 * squared / 0.1**2
