@@ -6,7 +6,7 @@ python scripts/draw_gallery.py outputs/quickstart docs/pictures
 import argparse
 from pathlib import Path
 
-from PIL import Image
+from docs_pictures import shrink
 
 PICTURES = {
     "faces": "real_faces/faces.jpg",
@@ -25,9 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     for name, file in PICTURES.items():
         if (options.quickstart / file).exists():
-            picture = Image.open(options.quickstart / file).convert("RGB")
-            picture.thumbnail((1200, 1200))
-            picture.save(options.output / f"{name}.jpg", quality=85)
+            shrink(options.quickstart / file, options.output / f"{name}.jpg")
             print(options.output / f"{name}.jpg")
 
 

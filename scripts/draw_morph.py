@@ -8,12 +8,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from docs_pictures import write_docs_grid
 from example_photos import ORIGINALS
 from PIL import Image
 
 from hfembed.checkpoint.loading import load_autoencoder, load_face_detector
 from hfembed.images.morphing import align_photo, midpoint_sharpness, morph
-from hfembed.images.pictures import to_pictures, write_grid
+from hfembed.images.pictures import to_pictures
 
 _STEPS = 5
 
@@ -42,14 +43,7 @@ def main() -> None:
             print(
                 Path(name).name, label, f"{midpoint_sharpness(frames):.0%} as sharp halfway as at the ends", sep=", "
             )
-    page = options.output.with_suffix(".png")
-    write_grid(rows, page, 1, labels)
-    picture = Image.open(page).convert("RGB")
-    if options.output.suffix != ".png":
-        picture.thumbnail((1200, 1200))
-        picture.save(options.output, quality=85)
-        page.unlink()
-    print(options.output)
+    write_docs_grid(rows, options.output, 1, labels)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from docs_pictures import write_docs_grid
 from example_photos import ORIGINALS
 from PIL import Image
 
@@ -15,7 +16,7 @@ from hfembed.checkpoint.loading import load_autoencoder, load_face_detector
 from hfembed.faces.face_pasting import align_face, find_faces
 from hfembed.images.data.corruptions import Corruption
 from hfembed.images.evaluation.reconstruction import psnr
-from hfembed.images.pictures import to_pictures, write_grid
+from hfembed.images.pictures import to_pictures
 from hfembed.images.restoration import restore
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 
@@ -57,14 +58,7 @@ def main() -> None:
         captions.append(f"{name}: {before:.1f} to {after:.1f} dB")
         print(captions[-1])
     rows = [to_pictures(torch.stack(images)) for images in (damaged, restored, clean)]
-    page = options.output.with_suffix(".png")
-    write_grid(rows, page, 2, ("damaged", "restored", "original"), captions)
-    picture = Image.open(page).convert("RGB")
-    if options.output.suffix != ".png":
-        picture.thumbnail((1200, 1200))
-        picture.save(options.output, quality=80)
-        page.unlink()
-    print(options.output)
+    write_docs_grid(rows, options.output, 2, ("damaged", "restored", "original"), captions, quality=80)
 
 
 if __name__ == "__main__":
