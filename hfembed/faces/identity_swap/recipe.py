@@ -183,7 +183,8 @@ def make_model(config: IdentitySwapTrainingConfig, embedders: IdentityEmbedders)
     """The model to train: that of `init_from`, or random weights.
 
     Raises:
-        InputError: `init_from` is not such a model, has vectors of other embedders, or takes other images.
+        InputError: `init_from` is not such a model, has vectors of other embedders, takes other images, or has no
+            landmarks that a detector could teach.
     """
     if config.init_from:
         model, _ = load_identity_swap(config.path(config.init_from), "cpu")
@@ -194,6 +195,8 @@ def make_model(config: IdentitySwapTrainingConfig, embedders: IdentityEmbedders)
                 f"init_from {config.init_from} takes images of {model.config.num_channels} x "
                 f"{model.config.image_size} x {model.config.image_size}: change color or image_size"
             )
+        if model.points is None and config.landmark_detector:
+            raise InputError(f"init_from {config.init_from} has no reference_points: set landmark_detector to nothing")
         if model.points is not None:
             model.points.requires_grad_(bool(config.landmark_detector))  # without a teacher they stay as they are
         return model.train()

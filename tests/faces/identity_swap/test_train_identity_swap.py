@@ -236,9 +236,13 @@ def test_a_batch_depends_on_its_samples_keys_alone():
     assert not torch.equal(whole["pixel_values"][~swapped], whole["targets"][~swapped])
 
 
-def test_people_are_added_and_measured_without_training(people, judges, tmp_path, monkeypatch):
+def test_people_are_added_and_measured_without_training(people, judges, tmp_path, monkeypatch, capsys):
     recipe = {"exclude_people": ["Ann", "Bob"], "max_steps": 2}
     trained = run(tmp_path, monkeypatch, "trained", people, judges, recipe)
+    with pytest.raises(SystemExit):  # it would teach nobody
+        more = recipe | {"init_from": str(trained), "landmark_detector": "detector"}
+        run(tmp_path, monkeypatch, "more", people, judges, more)
+    assert "has no reference_points" in capsys.readouterr().err
     command = ["add-person", str(trained), str(people / "Ann"), str(people / "Bob"), "--aligned"]
     command += ["--output", str(tmp_path / "known"), "--held-out-share", "0.4"]
     embedders = [part for judge in judges for part in ("--embedder", judge)]
