@@ -1,4 +1,4 @@
-"""Images moved so that some of their points come to lie where they are wanted."""
+"""Images moved so that some of their points come to lie where they are wanted; models carry it to the Hub."""
 
 import torch
 import torch.nn.functional as F
