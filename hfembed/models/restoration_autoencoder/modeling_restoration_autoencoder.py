@@ -18,7 +18,7 @@ from .configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from .gaussian_fill import GaussianFill
 from .smooth_fill import smooth_fill
 
-_PIXEL_SCALE = 4.0  # in [-2, 2] pixels are canceled by small weights, which Adam's steps of equal size soon reach
+_PIXEL_SCALE = 2.0  # of pixels in [-1, 1]; larger ones are canceled sooner, but at high learning rates silu dies
 
 
 class RestorationAutoencoderModel(AutoencoderModelBase):

@@ -97,7 +97,7 @@ def test_a_new_restorers_last_layer_sees_the_pixels(width):
     model.decoder.conv_out.register_forward_pre_hook(lambda layer, inputs: shown.append(inputs[0]))
     model(photo)
     positive, negative = shown[0][:, :4], shown[0][:, width // 2 : width // 2 + 4]
-    torch.testing.assert_close(positive - negative, 4 * pixels)
+    torch.testing.assert_close(positive - negative, 2 * pixels)
 
 
 @pytest.mark.parametrize("inpainting", [False, True])
