@@ -332,7 +332,7 @@ def nearest_photos(faces: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
     """
 
     def small(images: torch.Tensor) -> torch.Tensor:
-        gray = F.adaptive_avg_pool2d(images.float().mean(-3), _COMPARED_AT).flatten(-2)
+        gray = F.adaptive_avg_pool2d(images.mean(-3, dtype=torch.float32), _COMPARED_AT).flatten(-2)
         return F.normalize(gray - gray.mean(-1, keepdim=True), dim=-1)
 
     nearest = (small(photos) @ small(faces)[:, :, None]).squeeze(-1).argmax(1)
