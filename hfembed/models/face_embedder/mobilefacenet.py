@@ -1,7 +1,6 @@
 """MobileFaceNet (Chen et al. 2018), up to the 1x1 expansion before its global depthwise convolution."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 # expansion, channels, blocks, stride of the first: Table 1 of the paper
@@ -30,9 +29,9 @@ class DepthwiseConv2d(nn.Conv2d):
         if hidden.device.type != "cpu" or dtype == torch.float32 or self.stride == (1, 1):
             return super().forward(hidden)
         with torch.autocast("cpu", enabled=False):
-            weight = self.weight.float()
-            output = F.conv2d(hidden.float(), weight, None, self.stride, self.padding, groups=self.groups)  # type: ignore[arg-type]
-        return output.to(dtype)
+            # a folded normalization leaves a bias
+            weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
+            return self._conv_forward(hidden.float(), weight, bias).to(dtype)
 
 
 class ConvNormActivation(nn.Sequential):
