@@ -161,7 +161,7 @@ def test_landmarks_are_learned_from_a_detector_and_hold_a_swapped_face(judges):
 
     loss = IdentitySwapLoss(embedders, people, photos, **settings)
     learned = [parameter for parameter in model.points.parameters()]
-    optimizer = torch.optim.Adam(learned, 1e-2)
+    optimizer = torch.optim.Adam(learned, 2e-3)
     seen = []
     for _ in range(60):
         value, figures = loss(model, batch)
