@@ -101,6 +101,10 @@ def morph(
         str | None,
         typer.Option(help="Of --shape: a face detector; default: the one of the default face model."),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Side of the pictures in pixels, of a model that takes any; default: the model's."),
+    ] = None,
     frames_per_second: FramesPerSecond = 15,
     scale: Scale = 4,
     device: options.Device = "auto",
@@ -111,6 +115,8 @@ def morph(
     check_writable(output)
     photo_files.check_photos(a, b)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
+    if size is not None:
+        processor.size = {"height": size, "width": size}
     points = None
     if shape:
         finder, _ = loading.load_face_detector(hub.face_detector(detector), device)

@@ -86,6 +86,14 @@ def test_morph(run, model, photos, tmp_path, path):
     assert Image.open(tmp_path / "a.png").size == (3 * SIZE + 4, SIZE)
 
 
+def test_morph_at_another_size(run, model, photos, tmp_path):
+    morph = ("morph", model, *photos[:2], tmp_path / "a.png", "--steps", 3, "--scale", 1, "--size")
+    assert run(*morph, 2 * SIZE)[0] == 0
+    assert Image.open(tmp_path / "a.png").size == (3 * 2 * SIZE + 4, 2 * SIZE)
+    code, _, err = run(*morph, 2 * SIZE + 1)
+    assert code == 1 and "must be multiples of" in err
+
+
 def test_walk_and_sample(run, fitted, photos, people, tmp_path):
     assert run("walk", fitted, photos[0], tmp_path / "a.png", "--direction", 1, "--steps", 3, "--scale", 1)[0] == 0
     folders = ("--with", people / "Person_0", "--without", people / "Person_1")
