@@ -70,7 +70,7 @@ def swap(
     sign = None
     if certificate is not None and key is not None:
         sign = content_credentials.ContentCredentials(certificate, key).sign
-    check_writable(output)
+    check_writable(output, photo)
     photo_files.check_photos(photo)
     is_clip = photo.suffix.lower() in clip_files.CLIP_SUFFIXES
     if is_clip:
@@ -78,6 +78,8 @@ def swap(
         if landmarks is not None:
             raise InputError("--landmarks are those of a photo; the faces of a clip are found by --detector")
         clip = clip_files.Clip(photo)
+    else:
+        options.check_picture(output)
     points = None if landmarks is None else read_points(landmarks, photo.name)
     model_and_processor = loading.load_face_swap(hub.model(model), device)
     finder = loading.load_face_detector(hub.face_detector(detector), device)[0] if landmarks is None else None
