@@ -8,8 +8,8 @@ import typer
 
 from hfembed.atomic import check_destination, check_output_folder, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports, warn
-from hfembed.errors import InputError, input_errors
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, warn
+from hfembed.errors import InputError, counted, input_errors
 from hfembed.index.min_quality import MIN_QUALITY
 
 with lazy_imports():

@@ -7,9 +7,9 @@ import typer
 
 from hfembed.atomic import atomic_write, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports, torch
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch
 from hfembed.cli.evaluate import choose_split
-from hfembed.errors import InputError, input_errors
+from hfembed.errors import InputError, counted, input_errors
 
 with lazy_imports():
     import numpy as np
@@ -356,7 +356,7 @@ def restore(
     face_restorer.check_takes_faces(autoencoder)
     finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
     restored, count = face_restorer.FaceRestorer(autoencoder, finder)(picture, hole, str(photo))
-    pictures.write_picture(np.array(restored.convert("RGB")), output)
+    pictures.write_picture(np.array(restored), output)
     return Answer.written(output, f"{counted(count, 'face')} restored, written to {output}", faces=count)
 
 
@@ -386,7 +386,8 @@ def _to_tensor(picture: "Image.Image") -> "torch.Tensor":
 
 
 def _write_picture(image: "torch.Tensor", output: Path) -> Answer:
-    pictures.write_picture(pictures.to_pictures(image[None])[0], output)
+    picture = pictures.to_pictures(image[None])[0]
+    pictures.write_picture(picture[:, :, 0] if len(image) == 1 else picture, output)
     return Answer.written(output)
 
 
