@@ -246,6 +246,22 @@ def test_evaluate_denoising_in_color_with_identity(run, people, photos, embedder
     assert code == 1 and "--landmarks or --aligned" in err
 
 
+def test_evaluate_denoising_at_another_size_than_the_models(run, people, tmp_path, monkeypatch):
+    pytest.importorskip("skimage")
+    from hfembed.images.evaluation import denoising
+
+    monkeypatch.setattr(denoising, "_TUNING_IMAGES", 8)
+    save_tiny_autoencoder(tmp_path / "restorer", tiny_restoration, inpainting=True, fill="smooth")
+    save_tiny_autoencoder(tmp_path / "filler", tiny_restoration, inpainting=True)
+    options = ("--images", people, "--held-out-share", 0.4, "--max-images", 3, "--output", tmp_path / "out")
+    command = (*options, "--scale", 2, "--strokes", 1, "--size", 2 * SIZE)
+    assert run("evaluate", "denoising", tmp_path / "restorer", *command)[0] == 0
+    measured = json.loads((tmp_path / "out" / "results.json").read_text())["denoising"]
+    assert (measured["images"], measured["image_size"]) == (3, [2 * SIZE, 2 * SIZE])
+    code, _, err = run("evaluate", "denoising", tmp_path / "filler", *command)
+    assert code == 1 and f"takes {SIZE} x {SIZE} images only" in err
+
+
 @pytest.mark.parametrize("protocol", ["reconstruction", "compression"])
 def test_another_split_than_the_trainings_is_said_and_recorded(run, fitted, people, tmp_path, protocol):
     pytest.importorskip("constriction")
