@@ -43,8 +43,12 @@ def morph(
     sides = _warped(
         [image.expand(steps, -1, -1, -1) for image in (start, end)], points[:, None], shares.view(-1, 1, 1)
     )
-    ways = zip(*(encode_images(model, side) for side in sides), shares.split(1), strict=True)
-    return decode_latents(model, torch.cat([_path(*way, spherical, center) for way in ways]))
+    firsts, lasts = (encode_images(model, side) for side in sides)
+    path = [
+        _path(first, last, share, spherical, center)
+        for first, last, share in zip(firsts, lasts, shares.split(1), strict=True)
+    ]
+    return decode_latents(model, torch.cat(path))
 
 
 def halfway(
