@@ -276,6 +276,9 @@ def evaluate_denoising(
     aligned: OnTemplate = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise and the positions of holes.")] = 0,
     max_images: Annotated[int, typer.Option(min=0, help="At most this many held-out images, spread; 0 = all.")] = 0,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the test images, in pixels; default: the model's image_size.")
+    ] = None,
     device: options.Device = "auto",
 ) -> Answer:
     """Measure a restoration model on held-out people, beside the classic methods.
@@ -287,6 +290,10 @@ def evaluate_denoising(
     _check_faces_are_known(embedder, landmarks, aligned)
     checkpoint = _prepare(hub.model, model, output)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
+    if size is not None:
+        processor.size = {"height": size, "width": size}
+        with input_errors():
+            autoencoder.check_pixel_values(torch.empty(1, processor.num_channels, size, size))
     split = choose_split(checkpoint, held_out_share, split_seed)
     people = faces.load_faces(images).remove_columns("landmarks")
     sides = splits.split_people(people, split["held_out_share"], split["seed"])

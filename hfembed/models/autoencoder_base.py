@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from hfembed.models.autoencoder_config import AutoencoderConfig
 from hfembed.models.device_loading import DeviceLoading
+from hfembed.models.local_contrast import contrast_distance
 from hfembed.models.structural_similarity import multiscale_structural_similarity, structural_similarity
 
 
@@ -219,6 +220,8 @@ class AutoencoderModelBase(DeviceLoading, PreTrainedModel):
                 value = F.l1_loss(reconstruction, targets)
             elif name == "ssim":
                 value = 1 - structural_similarity(reconstruction, targets).mean()
+            elif name == "contrast":
+                value = contrast_distance(reconstruction, targets).mean()
             else:
                 value = 1 - multiscale_structural_similarity(reconstruction, targets).mean()
             loss = loss + weight * value

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_write
-from hfembed.errors import InputError, input_errors
+from hfembed.errors import InputError, counted, input_errors
 from hfembed.faces.swap.clip_files import WRITTEN_SUFFIXES, Clip, ClipWriter, Frame
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.face_tracks import MIN_SEEN, FaceTrack, FaceTracker
@@ -89,7 +89,7 @@ def swap_clip(
     tracks, times = find_tracks(swapper.detector, clip, batch_size)
     for number in faces or ():
         if not 0 <= number < len(tracks):
-            raise InputError(f"{clip.path} has {len(tracks)} face(s), counted from 0; there is no {number}")
+            raise InputError(f"{clip.path} has {counted(len(tracks), 'face')}, counted from 0; there is no {number}")
     chosen = tracks if faces is None else [tracks[number] for number in sorted(set(faces))]
     places: dict[int, list[np.ndarray]] = {}
     for track in chosen:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hfembed.errors import InputError, input_errors
+from hfembed.errors import InputError, counted, input_errors
 from hfembed.faces.face_oval import face_oval
 from hfembed.faces.face_pasting import align_face, find_faces, paste_face
 from hfembed.models.detected_faces import FaceDetector
@@ -46,31 +46,35 @@ class FaceSwapper:
         person: str,
         landmarks: Sequence[Sequence[Sequence[float]]] | np.ndarray | None = None,
         faces: Sequence[int] | None = None,
-    ) -> Image.Image:
+    ) -> tuple[Image.Image, int]:
         """Swap the faces of one photo.
 
         Args:
             landmarks: (n, 5, 2), [x, y] in pixels of the upright photo; None: the detector finds them.
             faces: Which of them, counted from the left from 0; None: all.
 
+        Returns:
+            The photo, "RGB", or "L" where it is gray, and how many faces were swapped.
+
         Raises:
             InputError: The photo cannot be read, has no face or not that many, or the person is unknown.
         """
         with input_errors():
             self.model.label_of(person)
-        picture = open_photo(photo)
+        opened = open_photo(photo, mode=None)
+        picture = opened.convert("RGB")
         name = str(photo) if isinstance(photo, str | Path) else "the photo"
         found = self.find(picture, name) if landmarks is None else np.asarray(landmarks, dtype=np.float64)
         if found.ndim != 3 or found.shape[1:] != (5, 2):
             raise InputError(f"landmarks are five [x, y] for each face, not an array of shape {found.shape}")
         found = found[np.argsort(found[:, 2, 0], kind="stable")]
-        chosen = range(len(found)) if faces is None else faces
+        chosen = range(len(found)) if faces is None else sorted(set(faces))
         for number in chosen:
             if not 0 <= number < len(found):
                 raise InputError(
-                    f"{name} has {len(found)} face(s), counted from 0 from the left; there is no {number}"
+                    f"{name} has {counted(len(found), 'face')}, counted from 0 from the left; there is no {number}"
                 )
-        return self.replace([picture], [found[list(chosen)]], person)[0]
+        return self.replace([picture], [found[list(chosen)]], person)[0].convert(opened.mode), len(chosen)
 
     def replace(
         self, pictures: Sequence[Image.Image], landmarks: Sequence[Sequence[np.ndarray] | np.ndarray], person: str

@@ -66,12 +66,15 @@ def draw_stroke(
 
 def stroke_mask(height: int, width: int, corners: np.ndarray, breadth: float) -> np.ndarray:
     """Bool (height, width): pixels whose center is at most half the breadth from the line through the corners."""
-    pixels = np.moveaxis(np.indices((height, width), dtype=np.float64), 0, -1)
-    mask = np.zeros((height, width), dtype=bool)
+    mask, radius = np.zeros((height, width), dtype=bool), breadth / 2
     for start, end in zip(corners[:-1], corners[1:], strict=True):
+        low, high = np.floor(np.minimum(start, end) - radius), np.ceil(np.maximum(start, end) + radius) + 1
+        (top, left), (bottom, right) = low.clip(0).astype(int), high.astype(int)
+        near = mask[top:bottom, left:right]  # the line's surroundings: no other pixel can be inside
+        pixels = np.moveaxis(np.indices(near.shape, dtype=np.float64), 0, -1) + (top, left)
         along = end - start
         place = np.clip((pixels - start) @ along / max(along @ along, 1e-12), 0, 1)
-        mask |= ((pixels - start - place[..., None] * along) ** 2).sum(-1) <= (breadth / 2) ** 2
+        near |= ((pixels - start - place[..., None] * along) ** 2).sum(-1) <= radius**2
     return mask
 
 

@@ -251,7 +251,8 @@ def report_denoising(
             f"{_TUNING_IMAGES} of them and fitted on the others"
         )
     metrics: dict[str, float] = {}
-    details: dict[str, Any] = {"images": len(tests[0].clean), "split": split}
+    clean = tests[0].clean
+    details: dict[str, Any] = {"images": len(clean), "image_size": list(clean.shape[2:]), "split": split}
     for test in tests:
         result = test.run(model)
         metrics |= result.metrics

@@ -326,7 +326,7 @@ def test_other_precisions_and_a_batch_of_one(dtype):
 
 
 def test_losses_are_summed_with_their_weights():
-    weights = {"mean_squared": 2.0, "mean_absolute": 0.5, "ssim": 0.1, "ms_ssim": 0.05}
+    weights = {"mean_squared": 2.0, "mean_absolute": 0.5, "ssim": 0.1, "ms_ssim": 0.05, "contrast": 0.3}
     config = tiny_config(loss_weights=weights)
     model = ConvAutoencoderModel(config).train()
     total = model(images(config)).loss
