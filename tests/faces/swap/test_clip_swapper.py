@@ -196,7 +196,7 @@ def test_all_faces_or_the_chosen_ones(swapper, tmp_path):
     swap_clip(swapper, clip, "blue", tmp_path / "right.mp4", faces=[1])
     picture = frames_of(tmp_path / "right.mp4")[1][-1].astype(int)
     assert picture[52, 117, 0] < 60 and picture[52, 32, 0] > 230
-    with pytest.raises(InputError, match=r"clip.mp4 has 2 face\(s\).*no 2"):
+    with pytest.raises(InputError, match=r"clip.mp4 has 2 faces.*no 2"):
         swap_clip(swapper, clip, "blue", tmp_path / "none.mp4", faces=[2])
     with pytest.raises(InputError, match="unknown person 'green'"):
         swap_clip(swapper, clip, "green", tmp_path / "none.mp4")
