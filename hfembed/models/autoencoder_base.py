@@ -33,6 +33,8 @@ class AutoencoderOutput(ModelOutput):
             standard normal, in nats per image, mean over the batch.
         rate (`torch.FloatTensor`, *optional*): In the training of a model that rounds: bits per pixel, mean over the
             batch.
+        codebook_loss (`torch.FloatTensor`, *optional*): Of a model with a codebook: mean squared distance between the
+            encoder's latents and the vectors that replace them.
     """
 
     loss: torch.Tensor | None = None
@@ -42,6 +44,7 @@ class AutoencoderOutput(ModelOutput):
     reconstruction_loss: torch.Tensor | None = None
     divergence: torch.Tensor | None = None
     rate: torch.Tensor | None = None
+    codebook_loss: torch.Tensor | None = None
 
 
 class ZeroConv2d(nn.Conv2d):
