@@ -80,8 +80,8 @@ def encode_in_tiles(
 
     Near its borders a tile sees less than the whole image: the outer thirds of the overlap are not used, and tiles are
     blended in between. With an outer third that the network does not see beyond, the latents are those of `encode`;
-    with group normalization or attention, which see all of a tile, tones may differ from tile to tile. Quantized latents, of which
-    no mixtures exist, are taken from either tile.
+    with group normalization or attention, which see all of a tile, tones may differ from tile to tile.
+    Quantized latents, of which no mixtures exist, are taken from either tile.
 
     Args:
         images: (B, num_channels, H, W) in [0, 1].
