@@ -114,6 +114,10 @@ def start_model(
         model.start_codebook(processor.normalize(without_margin(photos.pixels(_START_PHOTOS), config.frame_margin)))
     if hasattr(model, "start_from_images") and not config.init_from:
         model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
+    if config.gradient_checkpointing:
+        with input_errors():
+            # transformers renames it
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     return model
 
 

@@ -366,6 +366,28 @@ def test_fields_of_the_separated_families_are_pointed_to(field, family):
         tiny_config(**{field: True})
 
 
+@pytest.mark.parametrize("options", [{}, {"architecture": "autoencoder_kl", "norm_groups": 4}])
+def test_gradient_checkpointing_changes_no_gradient_and_keeps_fewer_maps(options):
+    config = tiny_config(variational=True, blocks_per_level=2, **options)
+    results = []
+    for is_checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = ConvAutoencoderModel(config).train()
+        if is_checkpointed:
+            model.activation_checkpointing_enable()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda map, kept=kept: (kept.append(map.numel()), map)[1], lambda map: map
+        ):
+            model(images(config))
+        loss = model(images(config)).loss
+        results.append((sum(kept), loss, torch.autograd.grad(loss, list(model.parameters()))))
+    (numbers, loss, gradients), (fewer, same_loss, same_gradients) = results
+    assert fewer < 0.7 * numbers
+    torch.testing.assert_close(same_loss, loss, rtol=0, atol=0)
+    torch.testing.assert_close(same_gradients, gradients)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_precisions_and_a_batch_of_one(dtype):
     config = tiny_config()
