@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,25 +13,39 @@ from hfembed.errors import InputError
 from hfembed.models.folder_replacing import current_umask, replace_folder
 
 
-def check_destination(path: str | Path, overwrite: bool = False) -> None:
-    """Refuse a folder that cannot be written or must not be replaced; to be called before any work is done."""
+def check_destination(path: str | Path, overwrite: bool = False, *inputs: str | Path) -> None:
+    """Refuse a folder that cannot be written or must not be replaced; to be called before any work is done.
+
+    One that is or contains one of the inputs is not replaced even with `overwrite`.
+    """
     path = Path(path)
+    _check_keeps(path, inputs)
     exists = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if exists and not overwrite:
         raise InputError(f"{path} already exists; pass --overwrite to replace it")
     _check_parent(path)
 
 
-def check_writable(path: str | Path) -> None:
-    """Refuse a file that cannot be written; to be called before any work is done. An earlier one is replaced."""
+def check_writable(path: str | Path, *inputs: str | Path) -> None:
+    """Refuse a file that cannot be written; to be called before any work is done.
+
+    An earlier one is replaced, unless it is one of the inputs.
+    """
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; name a file to write")
+    _check_keeps(Path(path), inputs)
     _check_parent(Path(path))
 
 
 def check_output_folder(path: str | Path) -> None:
     """Refuse a folder that files cannot be written into; to be called before any work is done."""
     _check_parent(Path(path) / "file")
+
+
+def _check_keeps(path: Path, inputs: Iterable[str | Path]) -> None:
+    for file in map(Path, inputs):  # a name on the Hub is no path that exists
+        if path.exists() and file.exists() and any(map(path.samefile, (file.resolve(), *file.resolve().parents))):
+            raise InputError(f"{path} would replace the input {file}; choose another output")
 
 
 def _check_parent(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The exception that means "the input is at fault", and how a program ends on it: in one line."""
+"""The exception that means "the input is at fault", how a program ends on it: in one line of printable words."""
 
 import functools
 import os
@@ -73,6 +73,12 @@ def first_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """A text without what a name from outside could steer a terminal by: control characters, as their escapes."""
     return text.translate(_CONTROLS)
+
+
+def counted(number: int, thing: str) -> str:
+    """1 photo, 2 photos, 1,000 processes."""
+    plural = "es" if thing.endswith("s") else "s"
+    return f"{number:,} {thing}{plural if number != 1 else ''}"
 
 
 def _message(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Draw morphs between two faces that anybody may publish: straight, on an arc, and by landmarks.
 
-python scripts/draw_morph.py docs/pictures/morph.jpg outputs/autoencoder_vector_112 outputs/autoencoder_f8_112 \
-    --detector outputs/yunet_n
+python scripts/draw_morph.py docs/pictures/morph.jpg outputs/autoencoder_f8_112 \
+    --detector outputs/yunet_n --size 256
 """
 
 import argparse
@@ -25,11 +25,14 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("models", nargs="+", help="checkpoints of autoencoders")
     parser.add_argument("--detector", required=True)
+    parser.add_argument("--size", type=int, help="side of the faces in pixels; default: the model's")
     options = parser.parse_args()
     detector, _ = load_face_detector(options.detector, "cpu")
     rows, labels = [], []
     for name in options.models:
         model, processor = load_autoencoder(name, "cpu")
+        if options.size:
+            processor.size = {"height": options.size, "width": options.size}
         faces = [
             align_photo(processor, detector, Image.open(file).convert("RGB"), str(file)) for file in ORIGINALS.values()
         ]

@@ -39,7 +39,7 @@ def main() -> None:
     for row, (source, person, target) in enumerate(options.pair):
         photo = open_photo(source)
         points = swapper.find(photo, source)[:1]
-        swapped = swapper(photo, person, points)
+        swapped, _ = swapper(photo, person, points)
         shown = open_photo(target)
         squares = [(photo, points[0]), (shown, swapper.find(shown, target)[0]), (swapped, points[0])]
         for column, (picture, landmarks) in enumerate(squares):

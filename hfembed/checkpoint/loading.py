@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.validation import check_weights, read_config
-from hfembed.errors import InputError, first_line
+from hfembed.errors import InputError, counted, first_line
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 from hfembed.models.detected_faces import FaceDetector
@@ -141,7 +141,7 @@ def _load_model(
         report: dict[str, Any] = loaded[1]
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise InputError(f"{name} lacks {len(missing)} weights, the first: {missing[0]}")
+        raise InputError(f"{name} lacks {counted(len(missing), 'weight')}, the first: {missing[0]}")
     model.name_or_path = model.config.name_or_path = name  # not the place in the cache
     model.__dict__["checkpoint"] = checkpoint  # what is measured with it carries its fingerprint
     model.to(torch_device)  # type: ignore[arg-type]

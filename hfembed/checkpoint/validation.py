@@ -15,7 +15,7 @@ import hfembed.auto  # noqa: F401  registers the models
 from hfembed.checkpoint.files import CONFIG_FILE, PROCESSOR_FILE
 from hfembed.checkpoint.fingerprint import PICKLES, StoredTensor, stored_tensors, weight_files
 from hfembed.checkpoint.json_notes import read_json
-from hfembed.errors import InputError, first_line
+from hfembed.errors import InputError, counted, first_line
 from hfembed.models.autoencoder_config import upgrade_config
 from hfembed.models.config_fields import WRITTEN_BY_TRANSFORMERS
 from hfembed.models.word2vec.vocabulary_word2vec import Vocabulary
@@ -130,7 +130,9 @@ def check_checkpoint(folder: str | Path) -> PreTrainedConfig:
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     missing = sorted(expected.keys() - shapes.keys())
     if missing:
-        raise InputError(f"{folder} lacks {len(missing)} weights of {architecture}, the first: {missing[0]}")
+        raise InputError(
+            f"{folder} lacks {counted(len(missing), 'weight')} of {architecture}, the first: {missing[0]}"
+        )
     for key, shape in expected.items():
         if shapes[key] != shape:
             raise InputError(f"{folder}: {key} has the shape {shapes[key]}, and {CONFIG_FILE} says {shape}")

@@ -190,11 +190,6 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def counted(number: int, thing: str) -> str:
-    """1 photo, 2 photos, 1,000 photos."""
-    return f"{number:,} {thing}{'s'[: number != 1]}"
-
-
 def say_new_name(old: str, new: str) -> None:
     """Tell the user how to write it from now on."""
     warn(f"{old} is deprecated; use {new}")

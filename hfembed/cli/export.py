@@ -45,7 +45,7 @@ def export_with_code(
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Copy a checkpoint with its code, so that it loads by trust_remote_code without hfembed."""
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, model)
     classes = with_code.export_with_code(hub.model(model), output, overwrite)
     text = f"written to {output}: {', '.join(classes)} load it with trust_remote_code=True"
     return Answer.written(output, text, classes=classes)
@@ -74,7 +74,7 @@ def export_static(
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Write a StaticEmbedding that SentenceTransformer and model2vec load without hfembed; only known words count."""
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, model)
     vectors = loading.load_word2vec(hub.model(model), "cpu")
     static.export_static(vectors, output)
     return Answer.written(
@@ -90,7 +90,7 @@ def export_spacy(
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Write word vectors that spaCy 3 loads into its vocabulary."""
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, model)
     vectors = loading.load_word2vec(hub.model(model), "cpu")
     spacy.export_spacy(vectors, output)
     lost = "" if vectors.config.hash_count is not None else _lost(vectors)  # spaCy knows floret's subwords
@@ -131,7 +131,7 @@ def export_diffusers_vae(
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Write an autoencoder_kl network that diffusers' AutoencoderKL.from_pretrained loads."""
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, model)
     diffusers_vae.export_diffusers_vae(loading.load_autoencoder(hub.model(model), "cpu")[0], output, scaling_factor)
     return Answer.written(output, f"written to {output}: AutoencoderKL.from_pretrained({str(output)!r}) loads it")
 

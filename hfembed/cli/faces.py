@@ -8,8 +8,8 @@ import typer
 
 from hfembed.atomic import check_destination, check_output_folder, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports, warn
-from hfembed.errors import InputError, input_errors
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, warn
+from hfembed.errors import InputError, counted, input_errors
 from hfembed.index.min_quality import MIN_QUALITY
 
 with lazy_imports():
@@ -137,7 +137,7 @@ def landmarks(
     """Find five points of the face at the center of each photo, for training (--train_landmarks) and evaluation."""
     if output.suffix.lower() != ".json":
         raise InputError(f"{output} does not end in .json; name the file to write")
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, source)
     photos = face_data.load_faces(source)
     finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
     found = central_faces.detect_landmarks(finder, photos, num_threads or "auto", sys.stderr.isatty())
@@ -248,7 +248,7 @@ def analyzer(
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Put a detector and an embedder into one folder, for verify, embed and identify."""
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, detector, embedder)
     checkpoint = hub.model(embedder)
     face_analyzer.compose_analyzer(hub.other_model(detector), checkpoint, output)
     if checkpoint.thresholds is None:
@@ -338,7 +338,7 @@ def explain(
     device: options.Device = "auto",
 ) -> Answer:
     """Draw which regions make two faces similar, by covering them one by one."""
-    check_writable(output)
+    check_writable(output, a, b)
     photo_files.check_photos(a, b)
     with input_errors():
         embedder, processor, crop_a, crop_b = detection.read_face_pair(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hfembed.atomic import check_output_folder, check_writable
-from hfembed.cli.commands import Answer, Commands, OptionGroup, Token, counted, lazy_imports
+from hfembed.cli.commands import Answer, Commands, OptionGroup, Token, lazy_imports
+from hfembed.errors import counted
 
 with lazy_imports():
     from hfembed.checkpoint import card as model_card

@@ -7,9 +7,9 @@ import typer
 
 from hfembed.atomic import atomic_write, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports, torch
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch
 from hfembed.cli.evaluate import choose_split
-from hfembed.errors import InputError, input_errors
+from hfembed.errors import InputError, counted, input_errors
 
 with lazy_imports():
     import numpy as np
@@ -101,6 +101,10 @@ def morph(
         str | None,
         typer.Option(help="Of --shape: a face detector; default: the one of the default face model."),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, help="Side of the pictures in pixels, of a model that takes any; default: the model's."),
+    ] = None,
     frames_per_second: FramesPerSecond = 15,
     scale: Scale = 4,
     device: options.Device = "auto",
@@ -108,9 +112,11 @@ def morph(
     """Morph one face into another."""
     if detector is not None and not shape:
         raise InputError("--detector finds the landmarks of --shape: give both")
-    check_writable(output)
+    check_writable(output, a, b)
     photo_files.check_photos(a, b)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
+    if size is not None:
+        processor.size = {"height": size, "width": size}
     points = None
     if shape:
         finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
@@ -142,7 +148,7 @@ def walk(
     device: options.Device = "auto",
 ) -> Answer:
     """Change a face along a direction: a principal one, or from photos without an attribute to photos with it."""
-    check_writable(output)
+    check_writable(output, photo)
     if (with_ is None) != (without is None):
         raise InputError("an attribute's direction needs both --with and --without")
     photo_files.check_photos(photo)
@@ -211,7 +217,7 @@ def compress(
     device: options.Device = "auto",
 ) -> Answer:
     """Compress a face to a few dozen bytes, for the same model to decompress."""
-    check_writable(output)
+    check_writable(output, photo)
     photo_files.check_photos(photo)
     picture = photo_files.open_photo(photo, mode=None)
     checkpoint = hub.model(model)
@@ -244,7 +250,7 @@ def decompress(
     device: options.Device = "auto",
 ) -> Answer:
     """Reconstruct a compressed face."""
-    check_writable(output)
+    check_writable(output, file)
     checkpoint = hub.model(model)
     autoencoder, _ = loading.load_autoencoder(checkpoint, device)
     codec = compression.LatentCodec.load(autoencoder, checkpoint)
@@ -266,7 +272,7 @@ def similar(
 ) -> Answer:
     """Find the photos most similar to a photo."""
     if output is not None:
-        check_writable(output)
+        check_writable(options.check_picture(output), photo)
     photo_files.check_photos(photo)
     embed = image_embedders.load_image_embedder(model if model.startswith("timm/") else hub.model(model), device)
     query = embed([photo])
@@ -294,7 +300,7 @@ def denoise(
     device: options.Device = "auto",
 ) -> Answer:
     """Remove the noise from a photo."""
-    check_writable(output)
+    check_writable(output, photo)
     photo_files.check_photos(photo)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
     return _write_picture(restoration.denoise(autoencoder, _read_photo(photo), overlap), output)
@@ -311,7 +317,7 @@ def inpaint(
     device: options.Device = "auto",
 ) -> Answer:
     """Fill a hole in a photo."""
-    check_writable(output)
+    check_writable(output, photo, mask)
     photo_files.check_photos(photo, mask)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
     hole = torch.from_numpy(_read_mask(mask))
@@ -341,8 +347,9 @@ def restore(
         raise InputError("--whole looks for no faces: give either it or --detector")
     if overlap is not None and not whole:
         raise InputError("--overlap is that of the tiles of --whole")
-    check_writable(output)
-    photo_files.check_photos(photo, *(() if mask is None else (mask,)))
+    inputs = (photo,) if mask is None else (photo, mask)
+    check_writable(output, *inputs)
+    photo_files.check_photos(*inputs)
     picture = _enlarged(photo_files.open_photo(photo, mode=None), scale, photo)
     hole = None if mask is None else _read_mask(mask, scale)
     autoencoder, _ = loading.load_autoencoder(hub.model(model), device)
@@ -355,7 +362,7 @@ def restore(
     face_restorer.check_takes_faces(autoencoder)
     finder, _ = loading.load_face_detector(hub.face_detector(detector), device)
     restored, count = face_restorer.FaceRestorer(autoencoder, finder)(picture, hole, str(photo))
-    pictures.write_picture(np.array(restored.convert("RGB")), output)
+    pictures.write_picture(np.array(restored), output)
     return Answer.written(output, f"{counted(count, 'face')} restored, written to {output}", faces=count)
 
 
@@ -385,7 +392,8 @@ def _to_tensor(picture: "Image.Image") -> "torch.Tensor":
 
 
 def _write_picture(image: "torch.Tensor", output: Path) -> Answer:
-    pictures.write_picture(pictures.to_pictures(image[None])[0], output)
+    picture = pictures.to_pictures(image[None])[0]
+    pictures.write_picture(picture[:, :, 0] if len(image) == 1 else picture, output)
     return Answer.written(output)
 
 

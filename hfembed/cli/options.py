@@ -1,5 +1,6 @@
 """Options and arguments that several commands take, in the same words."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,22 +8,25 @@ import typer
 
 from hfembed.errors import InputError
 
-_FIGURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # PICTURE_SUFFIXES of hfembed.images.pictures, which imports torch
+# those of hfembed.images.pictures, which imports torch
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_ANIMATIONS = (".gif", ".mp4")
 
 
-def check_figure(path: Path) -> Path:
-    """Refuse a figure's name before the work, where matplotlib would refuse it afterwards."""
-    if path.suffix.lower() not in _FIGURES:
-        raise InputError(f"{path}: expected a name that ends in one of {', '.join(_FIGURES)}")
-    return path
+def _check_suffix(*suffixes: str) -> Callable[[Path], Path]:
+    """Refuse a name before the work, where saving would refuse it afterwards."""
+
+    def check(path: Path) -> Path:
+        if path.suffix.lower() not in suffixes:
+            raise InputError(f"{path}: expected a name that ends in one of {', '.join(suffixes)}")
+        return path
+
+    return check
 
 
-def check_picture(path: Path) -> Path:
-    """Refuse a picture's name before the work, where saving would refuse it afterwards."""
-    if path.suffix.lower() not in _PICTURES:
-        raise InputError(f"{path}: expected a name that ends in one of {', '.join(_PICTURES)}")
-    return path
+check_figure = _check_suffix(".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp")
+check_picture = _check_suffix(*_PICTURES)
+check_film = _check_suffix(*_ANIMATIONS, *_PICTURES)
 
 
 _CHECKPOINT = "Checkpoint folder or Hub id (owner/name, owner/name@revision) of"
@@ -70,7 +74,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 Picture = Annotated[
     Path, typer.Argument(metavar="OUT", help="The picture to write: .png, .jpg, .webp.", callback=check_picture)
 ]
-Film = Annotated[Path, typer.Argument(metavar="OUT", help=".gif or .mp4 for a film, .png for a page of pictures.")]
+Film = Annotated[
+    Path,
+    typer.Argument(
+        metavar="OUT",
+        help=".gif or .mp4 for a film; .png, .jpg or .webp for a page of pictures.",
+        callback=check_film,
+    ),
+]
 Figure = Annotated[
     Path, typer.Argument(metavar="OUT", help="The figure to write: .png, .svg, .pdf.", callback=check_figure)
 ]

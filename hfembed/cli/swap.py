@@ -3,20 +3,22 @@
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from hfembed.atomic import check_destination, check_writable
 from hfembed.cli import options
-from hfembed.cli.commands import Answer, Commands, Hub, counted, lazy_imports
-from hfembed.errors import InputError
+from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, warn
+from hfembed.errors import InputError, counted
 
 with lazy_imports():
     from hfembed import photos as photo_files
     from hfembed.checkpoint import loading
     from hfembed.faces.identity_swap import new_people
     from hfembed.faces.swap import clip_files, clip_swapper, content_credentials, face_swapper, provenance_mark
+
+_ENOUGH_PHOTOS = 5  # of somebody who is added to a model
 
 commands = Commands("Faces")
 
@@ -50,7 +52,13 @@ def swap(
             "may repeat."
         ),
     ] = None,
-    match_colors: Annotated[bool, typer.Option(help="Give new faces the colors of the old ones.")] = True,
+    colors: Annotated[
+        Literal["deviation", "covariance", "histogram", "none"],
+        typer.Option(
+            help="What a new face takes over from the old one: mean and deviation per channel; mean and covariance of "
+            "the channels; the histogram per channel."
+        ),
+    ] = "deviation",
     label: Annotated[
         bool, typer.Option(help='Write "generated face" into the corner; the note inside the file always stays.')
     ] = True,
@@ -70,7 +78,7 @@ def swap(
     sign = None
     if certificate is not None and key is not None:
         sign = content_credentials.ContentCredentials(certificate, key).sign
-    check_writable(output)
+    check_writable(output, photo)
     photo_files.check_photos(photo)
     is_clip = photo.suffix.lower() in clip_files.CLIP_SUFFIXES
     if is_clip:
@@ -78,10 +86,12 @@ def swap(
         if landmarks is not None:
             raise InputError("--landmarks are those of a photo; the faces of a clip are found by --detector")
         clip = clip_files.Clip(photo)
+    else:
+        options.check_picture(output)
     points = None if landmarks is None else read_points(landmarks, photo.name)
     model_and_processor = loading.load_face_swap(hub.model(model), device)
     finder = loading.load_face_detector(hub.face_detector(detector), device)[0] if landmarks is None else None
-    swapper = face_swapper.FaceSwapper(*model_and_processor, finder, match_colors)
+    swapper = face_swapper.FaceSwapper(*model_and_processor, finder, colors)
     if is_clip:
         done = clip_swapper.swap_clip(swapper, clip, person, output, face, label, batch_size, sign)
         rate = round(done.frames_per_second, 2)
@@ -95,9 +105,10 @@ def swap(
             tracks=done.tracks,
             frames_per_second=rate,
         )
-    picture = swapper(photo, person, points, face)
+    picture, count = swapper(photo, person, points, face)
     provenance_mark.save_marked(picture, output, label, sign)
-    return Answer.written(output, f"{photo} with the face of {person} written to {output}, marked as generated")
+    text = f"{photo} with the face of {person} written to {output}, marked as generated: {counted(count, 'face')}"
+    return Answer.written(output, text, faces=count)
 
 
 @commands.command("add-person")
@@ -130,7 +141,9 @@ def add_person(
     finder = None if aligned else loading.load_face_detector(hub.face_detector(detector), "cpu")[0]
     embedders = [hub.other_model(name) for name in embedder]
     counts = new_people.add_people(hub.model(model), folders, embedders, output, finder, held_out_share)
-    told = ", ".join(f"{name} ({count} photo{'s' if count > 1 else ''})" for name, count in counts.items())
+    told = ", ".join(f"{name} ({counted(count, 'photo')})" for name, count in counts.items())
+    if few := [name for name, count in counts.items() if count < _ENOUGH_PHOTOS]:
+        warn(f"fewer than {_ENOUGH_PHOTOS} photos of {', '.join(few)}: {_ENOUGH_PHOTOS} or more make a good likeness")
     return Answer.written(output, f"{model} that also knows {told} written to {output}", photos=counts)
 
 

@@ -127,7 +127,7 @@ def compress_vectors(
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Product-quantize word vectors: a tenth of the size, for use without further training."""
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, model)
     with input_errors():
         compressed = loading.load_word2vec(hub.model(model), "cpu").compress(dims, parts)
     with atomic_folder(output) as folder:
@@ -151,7 +151,7 @@ def fit_weights(
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Weight word vectors so that the mean over a text's words is a better vector of the text."""
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, model)
     vectors = loading.load_word2vec(hub.model(model), "cpu")
     with tempfile.TemporaryDirectory() as cache:
         known = vectors.require_vocabulary()

@@ -20,7 +20,7 @@ from hfembed.convert.foreign_checkpoint import (
 )
 from hfembed.convert.insightface import arcface_iresnet
 from hfembed.convert.iresnet import iresnet_config
-from hfembed.errors import InputError
+from hfembed.errors import InputError, counted
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
 
@@ -109,7 +109,9 @@ def _adaface_iresnet(tensors: Mapping[str, torch.Tensor], source: str, layout: s
     needed = [f"body.{index}.res_layer.{layer}.weight" for index in range(max(len(blocks), 1)) for layer in (0, 1)]
     missing = [key for key in ("input_layer.0.weight", *needed, "output_layer.3.weight") if key not in tensors]
     if missing:
-        raise InputError(f"{source} is not {layout}: it lacks {len(missing)} weights ({', '.join(missing[:3])})")
+        raise InputError(
+            f"{source} is not {layout}: it lacks {counted(len(missing), 'weight')} ({', '.join(missing[:3])})"
+        )
     # IR-152 and IR-200 have three convolutions per block
     has_bottlenecks = tensors["body.0.res_layer.1.weight"].shape[2:] == (1, 1)
     last = 7 if has_bottlenecks else 4

@@ -311,7 +311,7 @@ def _swap_tab(checkpoint: Checkpoint, reader: FaceReader | None, device: str) ->
             raise InputError("choose a photo first")
         # a file in the page's own folder is passed on unchanged, with the note that it was generated, and is deleted
         file = Path(picture.GRADIO_CACHE) / f"swapped_{uuid.uuid4().hex}.png"
-        save_marked(swapper(photo, person), file)
+        save_marked(swapper(photo, person)[0], file)
         return file
 
     with gr.Tab("Swap"):

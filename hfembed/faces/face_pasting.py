@@ -24,13 +24,23 @@ class AlignedFace(NamedTuple):
     to_crop: np.ndarray
 
 
+def lie_inside(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Whether the middle of each face's landmarks (n, 5, 2) lies in a picture of (width, height): bool (n,).
+
+    Detectors also see faces at an edge whose other half they imagine: most of such a face cannot be cut out.
+    """
+    middles = landmarks.mean(1)
+    return ((middles >= 0) & (middles <= size)).all(1)
+
+
 def find_faces(detector: FaceDetector, picture: Image.Image, name: str, way_out: str) -> np.ndarray:
-    """Landmarks (n, 5, 2) of all faces in a picture, n at least 1.
+    """Landmarks (n, 5, 2) of all faces whose middle lies in a picture, n at least 1.
 
     Raises:
         InputError: The detector finds nobody; `way_out` ends the line.
     """
     landmarks = detector.detect([picture])[0].landmarks.numpy()
+    landmarks = landmarks[lie_inside(landmarks, picture.size)]
     if len(landmarks) == 0:
         raise InputError(f"no face was found in {name}: {way_out}")
     return landmarks

@@ -6,7 +6,7 @@ from PIL import Image
 
 from hfembed.errors import input_errors
 from hfembed.faces.face_pasting import align_face, find_faces
-from hfembed.images.interpolation import gradient_energy, linear_path, spherical_path
+from hfembed.images.interpolation import even_shares, gradient_energy, linear_path, spherical_path
 from hfembed.images.latent_statistics import decode_latents, encode_images
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
@@ -36,14 +36,19 @@ def morph(
         InputError: The model takes images of other channels or sizes, or cannot decode latents.
         ValueError: Fewer than two steps, or latents in opposite directions from the center.
     """
+    shares = even_shares(steps)
     if points is None:
         first, last = encode_images(model, torch.stack([start, end]))
-        return decode_latents(model, _path(first, last, steps, spherical, center))
-    shares = torch.linspace(0, 1, steps).view(-1, 1, 1)
-    sides = _warped([image.expand(steps, -1, -1, -1) for image in (start, end)], points[:, None], shares)
-    ways = zip(*(encode_images(model, side) for side in sides), strict=True)
-    path = [_path(first, last, steps, spherical, center)[step] for step, (first, last) in enumerate(ways)]
-    return decode_latents(model, torch.stack(path))
+        return decode_latents(model, _path(first, last, shares, spherical, center))
+    sides = _warped(
+        [image.expand(steps, -1, -1, -1) for image in (start, end)], points[:, None], shares.view(-1, 1, 1)
+    )
+    firsts, lasts = (encode_images(model, side) for side in sides)
+    path = [
+        _path(first, last, share, spherical, center)
+        for first, last, share in zip(firsts, lasts, shares.split(1), strict=True)
+    ]
+    return decode_latents(model, torch.cat(path))
 
 
 def halfway(
@@ -67,10 +72,11 @@ def halfway(
         InputError: As of `morph`.
         ValueError: As of `morph`.
     """
+    half = torch.tensor([0.5])
     if points is not None:
-        starts, ends = _warped([starts, ends], points, torch.tensor(0.5))
+        starts, ends = _warped([starts, ends], points, half)
     pairs = zip(encode_images(model, starts), encode_images(model, ends), strict=True)
-    return decode_latents(model, torch.stack([_path(first, last, 3, spherical)[1] for first, last in pairs]))
+    return decode_latents(model, torch.cat([_path(first, last, half, spherical) for first, last in pairs]))
 
 
 def align_photo(
@@ -98,9 +104,9 @@ def align_photo(
 
 
 def _path(
-    first: torch.Tensor, last: torch.Tensor, steps: int, spherical: bool, center: torch.Tensor | None = None
+    first: torch.Tensor, last: torch.Tensor, shares: torch.Tensor, spherical: bool, center: torch.Tensor | None = None
 ) -> torch.Tensor:
-    return spherical_path(first, last, steps, center) if spherical else linear_path(first, last, steps)
+    return spherical_path(first, last, shares, center) if spherical else linear_path(first, last, shares)
 
 
 def _warped(sides: list[torch.Tensor], points: torch.Tensor, shares: torch.Tensor) -> list[torch.Tensor]:

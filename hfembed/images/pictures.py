@@ -57,7 +57,7 @@ def write_grid(
 
 
 def write_picture(picture: np.ndarray, path: str | Path, scale: int = 1) -> None:
-    """Write a picture (H, W, 3) uint8, enlarged by an integer factor; the suffix chooses the format.
+    """Write a picture (H, W, 3) or (H, W) uint8, enlarged by an integer factor; the suffix chooses the format.
 
     Raises:
         InputError: The suffix is none of `PICTURE_SUFFIXES`.

@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from hfembed.models.config_fields import check_fields, check_sizes
 
-RECONSTRUCTION_LOSSES = ("mean_squared", "mean_absolute", "ssim", "ms_ssim")
+RECONSTRUCTION_LOSSES = ("mean_squared", "mean_absolute", "ssim", "ms_ssim", "contrast")
 
 # one family held all three until they were separated; a config.json of that time says which it is by these fields
 _PLAIN, _APPEARANCE, _RESTORATION = (f"hfembed_{name}_autoencoder" for name in ("conv", "appearance", "restoration"))
@@ -65,7 +65,7 @@ class AutoencoderConfig(PreTrainedConfig):
             Channels of the latents.
         loss_weights (`dict[str, float]`, *optional*, defaults to `{"mean_squared": 1.0}`):
             Weights of the losses that `forward` sums: `"mean_squared"`, `"mean_absolute"`, `"ssim"` (one minus SSIM),
-            `"ms_ssim"` (one minus MS-SSIM).
+            `"ms_ssim"` (one minus MS-SSIM), `"contrast"` (difference of local contrasts: sharp instead of smooth).
 
     Raises:
         ValueError: A field that does not exist, named together with the nearest one that does. Fields of a

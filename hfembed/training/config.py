@@ -8,7 +8,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -234,9 +234,9 @@ def read_config(config_class: type[Config], arguments: Sequence[str] | None = No
         )
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise InputError(
-            _unknown_field(unknown[0].split("=")[0].lstrip("-").replace("-", "_"), list(fields), "the command line")
-        )
+        options = [given for given in unknown if given.startswith("--")] or unknown[:1]
+        names = [given.split("=")[0].lstrip("-").replace("-", "_") for given in options]
+        raise InputError(_unknown_fields(names, fields, "the command line"))
     values = _read_recipe(find_recipe(known.config), fields) if known.config else {}
     for name, value in vars(known).items():
         if name != "config":
@@ -251,9 +251,9 @@ def build_config(config_class: type[Config], values: dict[str, Any]) -> Config:
         InputError: A field is unknown, of a wrong type, or has a value no run can have.
     """
     fields = {config_field.name: config_field for config_field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    if unknown := values.keys() - fields.keys():
+        raise InputError(_unknown_fields(sorted(unknown), fields, "the config"))
     for name, value in values.items():
-        if name not in fields:
-            raise InputError(_unknown_field(name, list(fields), "the config"))
         values[name] = value = _as_declared(value, fields[name].type)
         if not _is_finite(value):
             raise InputError(f"config: {name} must be finite, not {value}")
@@ -276,11 +276,13 @@ def default_of(config_field: dataclasses.Field) -> Any:
     return config_field.default
 
 
-def _unknown_field(name: str, names: list[str], where: str) -> str:
-    # of several words one may be another family's: max_steps, max_words
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.55 if "_" in name else 0.6)
-    hint = f"did you mean '{near[0]}'?" if near else "--help lists the fields"
-    return f"unknown field '{name}' in {where}; {hint}"
+def _unknown_fields(unknown: Sequence[str], fields: Iterable[str], where: str) -> str:
+    told = []
+    for name in unknown:
+        # of several words one may be another family's: max_steps, max_words
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.55 if "_" in name else 0.6)
+        told.append(f"'{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+    return f"unknown field{'s'[: len(told) > 1]} {', '.join(told)} in {where}; --help lists the fields"
 
 
 def _read_recipe(file: Path, fields: dict[str, dataclasses.Field]) -> dict[str, Any]:
@@ -291,10 +293,10 @@ def _read_recipe(file: Path, fields: dict[str, dataclasses.Field]) -> dict[str, 
             raise InputError(f"recipe {file} must be a YAML mapping of fields to values")
         values: dict[str, Any] = {}
         renamed = {config_field.metadata["was"]: name for name, config_field in fields.items()}
-        for key, node in root.value:
-            name = renamed.get(str(key.value) or None, str(key.value))
-            if name not in fields:
-                raise InputError(_unknown_field(name, list(fields), f"recipe {file}"))
+        given = [(renamed.get(str(key.value) or None, str(key.value)), node) for key, node in root.value]
+        if unknown := [name for name, _ in given if name not in fields]:
+            raise InputError(_unknown_fields(unknown, fields, f"recipe {file}"))
+        for name, node in given:
             if name in values:
                 raise InputError(f"recipe {file} sets {name} twice")
             values[name] = _read_node(loader, node, fields[name].type)

@@ -34,7 +34,7 @@ from hfembed.checkpoint.fingerprint import fingerprint_weights
 from hfembed.checkpoint.json_notes import read_json, write_json
 from hfembed.checkpoint.redaction import redact
 from hfembed.checkpoint.saving import finish_save, save_checkpoint
-from hfembed.errors import InputError, exit_on_input_error, first_line
+from hfembed.errors import InputError, counted, exit_on_input_error, first_line
 from hfembed.training.config import RunConfig, default_of
 from hfembed.training.distributed import PATIENCE, check_shared_folder
 from hfembed.training.sharing import HubSharing
@@ -217,7 +217,7 @@ class Run:
         self.notes |= {"data": text, **facts}
         self.data = fingerprint
         self.accelerator.print(
-            f"{text} Training on {self.accelerator.num_processes} rank(s), {self.accelerator.device.type}."
+            f"{text} Training on {counted(self.accelerator.num_processes, 'rank')}, {self.accelerator.device.type}."
         )
 
     def identify(self, length: int, unit: str = "steps", **more: Any) -> bool:
@@ -394,7 +394,7 @@ class Run:
         device, count = self.accelerator.device, self.accelerator.num_processes
         if device.type == "cuda":
             return f"{count} x {torch.cuda.get_device_name(device)}"
-        return f"{count} process(es) of {torch.get_num_threads()} threads, {platform.machine()} CPU"
+        return f"{counted(count, 'process')} of {counted(torch.get_num_threads(), 'thread')}, {platform.machine()} CPU"
 
 
 # where a run is and where its model goes say nothing of how it was trained

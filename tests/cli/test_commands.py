@@ -272,6 +272,10 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
         check_destination(tmp_path / "full")
     check_destination(tmp_path / "full", overwrite=True)
     check_destination(tmp_path / "new" / "deep")
+    check_destination(tmp_path / "full", True, "owner/name", tmp_path / "file", tmp_path / "absent")
+    for lost in (tmp_path / "full", tmp_path / "full" / "a"):
+        with pytest.raises(InputError, match=f"full would replace the input {lost}"):
+            check_destination(tmp_path / "full", True, lost)
     with pytest.raises(InputError, match="full is a folder"):
         check_writable(tmp_path / "full")
     for check in (check_destination, check_writable, check_output_folder):

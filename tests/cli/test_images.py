@@ -15,7 +15,7 @@ from hfembed.checkpoint import loading
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.cli import main, options
 from hfembed.faces.data.synthetic_faces import make_synthetic_faces
-from hfembed.images.pictures import PICTURE_SUFFIXES
+from hfembed.images.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from hfembed.models.face_embedder.modeling_face_embedder import FaceEmbedderModel
@@ -84,6 +84,14 @@ def test_morph(run, model, photos, tmp_path, path):
         assert film.n_frames == 8 and film.size == (4 * SIZE, 4 * SIZE)
     assert run("morph", model, *photos[:2], tmp_path / "a.png", "--steps", 3, "--scale", 1)[0] == 0
     assert Image.open(tmp_path / "a.png").size == (3 * SIZE + 4, SIZE)
+
+
+def test_morph_at_another_size(run, model, photos, tmp_path):
+    morph = ("morph", model, *photos[:2], tmp_path / "a.png", "--steps", 3, "--scale", 1, "--size")
+    assert run(*morph, 2 * SIZE)[0] == 0
+    assert Image.open(tmp_path / "a.png").size == (3 * 2 * SIZE + 4, 2 * SIZE)
+    code, _, err = run(*morph, 2 * SIZE + 1)
+    assert code == 1 and "must be multiples of" in err
 
 
 def test_walk_and_sample(run, fitted, photos, people, tmp_path):
@@ -282,11 +290,45 @@ def test_similar_and_walk_go_on_at_a_photo_that_cannot_be_read(run, fitted, phot
     assert code == 0 and (tmp_path / "walk.png").exists(), err
 
 
-@pytest.mark.parametrize("command", ["denoise", "decompress", "restore"])
+@pytest.mark.parametrize("command", ["denoise", "decompress", "restore", "walk", "swap"])
 def test_a_picture_of_another_kind_is_refused_before_anything_is_loaded(run, photos, tmp_path, command):
-    assert options._PICTURES == PICTURE_SUFFIXES
-    code, _, err = run(command, "nowhere", photos[0], tmp_path / "out.gif")
-    assert code == 1 and "out.gif: expected a name that ends in one of .png, .jpg, .jpeg, .webp" in err
+    assert (options._PICTURES, options._ANIMATIONS) == (PICTURE_SUFFIXES, ANIMATION_SUFFIXES)
+    films = ".gif, .mp4, " if command == "walk" else ""
+    person = ["Ann"] if command == "swap" else []
+    code, _, err = run(command, "nowhere", photos[0], *person, tmp_path / "out.bmp")
+    assert code == 1 and f"out.bmp: expected a name that ends in one of {films}.png, .jpg, .jpeg, .webp\n" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "morph A A",
+        "walk A",
+        "compress A",
+        "decompress A",
+        "denoise A",
+        "inpaint B A",
+        "restore A",
+        "restore B --mask A",
+        "swap A Ann",
+        "explain B A",
+        "similar . A --output",
+    ],
+)
+def test_an_input_is_not_overwritten(run, photos, tmp_path, command):
+    """Also under another name, and before anything is loaded."""
+    for name in "AB":
+        (tmp_path / f"{name}.png").write_bytes(photos[0].read_bytes())
+    (tmp_path / "link").symlink_to(tmp_path)
+    names = {"A": tmp_path / "A.png", "B": tmp_path / "B.png", ".": tmp_path}
+    name, *arguments = command.split()
+    model = [] if name == "explain" else ["nowhere"]
+    code, _, err = run(name, *model, *(names.get(word, word) for word in arguments), tmp_path / "link" / "A.png")
+    assert (
+        code == 1
+        and err == f"error: {tmp_path}/link/A.png would replace the input {names['A']}; choose another output\n"
+    )
+    assert (tmp_path / "A.png").read_bytes() == photos[0].read_bytes()
 
 
 def test_denoise_and_inpaint_photos_of_any_size(run, photos, tmp_path):
@@ -360,7 +402,7 @@ def test_restore_faces_or_the_whole_photo(run, one_face, model, tmp_path):
         assert Image.open(tmp_path / "out.png").size == (120, 100)
         assert run(*restore[:2], tmp_path / "gray.png", tmp_path / "out.png", *where)[0] == 0
         restored = np.asarray(Image.open(tmp_path / "out.png"))
-        assert np.array_equal(restored, np.repeat(photo[:, :, :1], 3, axis=2)), "gray photos stay gray"
+        assert np.array_equal(restored, photo[:, :, 0]), "gray photos stay gray"
     Image.merge("LA", [Image.new("L", (60, 50), 255), Image.fromarray(mask)]).save(tmp_path / "clear.png")
     pages = []
     for name in ("mask", "clear"):

@@ -47,3 +47,13 @@ def test_nobody_found_is_one_line_with_the_way_out():
     detector = SimpleNamespace(detect=lambda pictures: [SimpleNamespace(landmarks=torch.zeros(0, 5, 2))])
     with pytest.raises(InputError, match="no face was found in a.jpg: look again"):
         find_faces(detector, Image.new("RGB", (9, 9)), "a.jpg", "look again")
+
+
+def test_a_face_beyond_the_edge_is_left_out():
+    face = torch.tensor([[2.0, 2], [6, 2], [4, 4], [2, 6], [6, 6]])
+    beyond = face - torch.tensor([5.0, 0])
+    detector = SimpleNamespace(detect=lambda pictures: [SimpleNamespace(landmarks=torch.stack([beyond, face]))])
+    np.testing.assert_array_equal(find_faces(detector, Image.new("RGB", (9, 9)), "a.jpg", ""), face[None])
+    detector.detect = lambda pictures: [SimpleNamespace(landmarks=beyond[None])]
+    with pytest.raises(InputError, match="no face was found in a.jpg"):
+        find_faces(detector, Image.new("RGB", (9, 9)), "a.jpg", "")

@@ -52,7 +52,7 @@ def test_a_list_of_the_wrong_kind_is_refused():
 
 
 def test_a_field_of_another_family_leads_to_the_one_like_it():
-    with pytest.raises(InputError, match="'max_steps' in the command line; did you mean 'max_words'"):
+    with pytest.raises(InputError, match=r"'max_steps' \(did you mean 'max_words'\?\) in the command line"):
         read_config(Word2VecTrainingConfig, ["--max_steps", "5"])
 
 
@@ -60,6 +60,7 @@ def test_a_field_of_another_family_leads_to_the_one_like_it():
     ("arguments", "words"),
     [
         (["--learning_rat", "3"], ["learning_rat", "did you mean 'learning_rate'"]),
+        (["--zzz", "3", "--seed", "1", "--epoch=2"], ["fields 'zzz', 'epoch' (did you mean 'epochs'?) in the"]),
         (["--lr", "3"], ["lr", "--help lists the fields"]),
         (["--epochs", "1.5"], ["epochs", "int"]),
         (["--epochs", "0"], ["epochs", "at least 1"]),

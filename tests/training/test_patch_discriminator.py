@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hfembed.errors import InputError
 from hfembed.images.training.loss import AutoencoderLoss
 from hfembed.images.training.recipe import AutoencoderTrainingConfig
-from hfembed.images.training.train import make_discriminator
+from hfembed.images.training.train import check_discriminator
 from hfembed.models.appearance_autoencoder.configuration_appearance_autoencoder import AppearanceAutoencoderConfig
 from hfembed.models.appearance_autoencoder.modeling_appearance_autoencoder import AppearanceAutoencoderModel
 from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
@@ -89,4 +89,4 @@ def test_recipes_that_cannot_have_a_discriminator_are_refused():
             build_config(AutoencoderTrainingConfig, fields | more)
     model = AppearanceAutoencoderModel(AppearanceAutoencoderConfig(image_size=[32, 32], widths=[8], patch_size=4))
     with pytest.raises(InputError, match="does not learn from a discriminator"):
-        make_discriminator(build_config(AutoencoderTrainingConfig, fields), model)
+        check_discriminator(build_config(AutoencoderTrainingConfig, fields), model)

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import datasets
 
-from hfembed.errors import InputError
+from hfembed.errors import InputError, counted
 
 
 def split_people(dataset: datasets.Dataset, share: float, seed: int = 0) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -26,7 +26,8 @@ def split_people(dataset: datasets.Dataset, share: float, seed: int = 0) -> tupl
     count = round(share * len(people))
     if not 0 < count < len(people):
         raise InputError(
-            f"{share} of {len(people)} people leaves one side of the split empty: give another share, or more people"
+            f"a held-out share of {share:g} leaves one side of the split empty (people: {len(people)}); pass another, "
+            "such as --held-out-share 0.5 (0 where nobody need be held out), or photos of more people"
         )
     second = set(people[:count])
     return (
@@ -61,7 +62,7 @@ def hold_out_photos(
         count = train_photos or min(max(round((1 - share) * len(rows)), 1), len(rows) - 1)
         if len(rows) <= count:
             name = dataset.features["label"].names[label]
-            raise InputError(f"{name} has {len(rows)} photo(s), too few to hold one out; raise min_photos")
+            raise InputError(f"{name} has {counted(len(rows), 'photo')}, too few to hold one out; raise min_photos")
         kept += rows[:count]
         held_out += rows[count:]
     return dataset.select(sorted(kept)), dataset.select(sorted(held_out))

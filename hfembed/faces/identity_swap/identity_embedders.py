@@ -9,7 +9,7 @@ from torch import nn
 
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.loading import load_face_embedder
-from hfembed.errors import InputError
+from hfembed.errors import InputError, counted
 from hfembed.faces.perceptual_networks import FaceEmbeddings
 from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel
 
@@ -57,7 +57,7 @@ class IdentityEmbedders(nn.Module):
         expected = model.config.identity_models
         if expected and expected != self.fingerprints:
             raise InputError(
-                f"{name} takes identity vectors of {len(expected)} face embedder(s) with the weights "
+                f"{name} takes identity vectors of {counted(len(expected), 'face embedder')} with the weights "
                 f"{', '.join(print_[:12] for print_ in expected)}; given were "
                 f"{', '.join(print_[:12] for print_ in self.fingerprints)}: name those it was trained with, in order"
             )

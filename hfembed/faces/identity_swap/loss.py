@@ -11,7 +11,7 @@ from hfembed.faces.crop_landmarks import find_landmarks
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders
 from hfembed.faces.perceptual_networks import FaceFeatures, TimmFeatures
 from hfembed.models.detected_faces import FaceDetector
-from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel, IdentitySwapOutput, nearest_photos
+from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel, nearest_photos
 from hfembed.training.patch_discriminator import adversarial_loss, with_gradient
 from hfembed.training.perceptual_loss import feature_distances
 
@@ -112,7 +112,7 @@ class IdentitySwapLoss:
             figures["identity_lost"] = compared.new_zeros(())
         beside = self.mask_weight * output.mask.float().mean()
         if self.landmark_detector is not None and output.points is not None:
-            figures["points"] = self.points_lost(output, references, targets, swapped)
+            figures["points"] = self.points_lost(output.points[rows], targets[rows]) * (len(rows) / len(targets))
             beside = beside + figures["points"]
         figures = {name: value.detach() for name, value in figures.items()}
         if discriminator is None:
@@ -123,17 +123,14 @@ class IdentitySwapLoss:
         )
         return with_gradient(compared, drawn, slope) + added + beside, figures | more
 
-    def points_lost(
-        self, output: IdentitySwapOutput, references: torch.Tensor, targets: torch.Tensor, swapped: torch.Tensor
-    ) -> torch.Tensor:
-        """How far the model's landmarks are from the detector's, of references and of faces that are not distorted."""
-        detector = self.landmark_detector
-        assert detector is not None and output.points is not None and output.reference_points is not None
-        estimated = torch.cat([output.points[swapped], output.reference_points])
-        wanted = torch.from_numpy(find_landmarks(detector, torch.cat([targets[swapped], references]).cpu()))
+    def points_lost(self, estimated: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        """How far the model's landmarks (N, 5, 2) of photos that are not distorted are from the detector's; a mean."""
+        assert self.landmark_detector is not None
+        if not len(faces):
+            return estimated.sum()
+        wanted = torch.from_numpy(find_landmarks(self.landmark_detector, faces.cpu()))
         is_found = wanted.isfinite().all(2).all(1).to(estimated.device)
-        wanted = wanted.nan_to_num().to(estimated)
-        return (landmark_error(estimated, wanted) * is_found).sum() / len(targets)
+        return (landmark_error(estimated, wanted.nan_to_num().to(estimated)) * is_found).mean()
 
     def shifted(self, network: IdentitySwapModel, batch: dict[str, Any]) -> torch.Tensor:
         """The inputs, those of reconstructions shifted towards strangers."""

@@ -17,6 +17,7 @@ from hfembed.checkpoint.loading import load_identity_swap
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.splits import hold_out_photos
+from hfembed.faces.face_pasting import lie_inside
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders, describe_people
 from hfembed.faces.swap.person_crops import load_people
 from hfembed.models.detected_faces import FaceDetector
@@ -100,7 +101,9 @@ def with_landmarks(photos: datasets.Dataset, detector: FaceDetector) -> datasets
     files, labels = photos["file"][:], photos["label"][:]
     undecoded = photos.cast_column("image", datasets.Image(decode=False))
     for row in range(len(photos)):
-        found = detector.detect([open_photo(undecoded[row]["image"])])[0].landmarks
+        photo = open_photo(undecoded[row]["image"])
+        found = detector.detect([photo])[0].landmarks.numpy()
+        found = found[lie_inside(found, photo.size)]
         if len(found):
             rows.append(row)
             points.append(found[0].tolist())

@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.discriminators import make_discriminator
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders, describe_people
 from hfembed.faces.identity_swap.pictures import draw_swap_table
 from hfembed.faces.identity_swap.recipe import (
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             evaluate=protocol,
             primary_metric="held_out_cosine",
             draw=protocol.draw if protocol else None,
-            discriminator=config.make_discriminator(model.config.num_channels),
+            discriminator=make_discriminator(config, model.config.num_channels, [config.image_size] * 2),
             discriminator_learning_rate=config.discriminator_learning_rate,
             discriminator_start=config.discriminator_start,
         ),

@@ -11,7 +11,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_write
-from hfembed.errors import InputError, input_errors
+from hfembed.errors import InputError, counted, input_errors
+from hfembed.faces.face_pasting import lie_inside
 from hfembed.faces.swap.clip_files import WRITTEN_SUFFIXES, Clip, ClipWriter, Frame
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.face_tracks import MIN_SEEN, FaceTrack, FaceTracker
@@ -89,7 +90,7 @@ def swap_clip(
     tracks, times = find_tracks(swapper.detector, clip, batch_size)
     for number in faces or ():
         if not 0 <= number < len(tracks):
-            raise InputError(f"{clip.path} has {len(tracks)} face(s), counted from 0; there is no {number}")
+            raise InputError(f"{clip.path} has {counted(len(tracks), 'face')}, counted from 0; there is no {number}")
     chosen = tracks if faces is None else [tracks[number] for number in sorted(set(faces))]
     places: dict[int, list[np.ndarray]] = {}
     for track in chosen:
@@ -137,7 +138,8 @@ def find_tracks(detector: FaceDetector, clip: Clip, batch_size: int = 16) -> tup
                 if before is not None and np.abs(thumbnail - before).mean() > _CUT:
                     tracker.cut()
                 before = thumbnail
-                tracker.add(len(times), found.boxes, found.landmarks)
+                seen = lie_inside(found.landmarks.numpy(), picture.size)
+                tracker.add(len(times), found.boxes[seen], found.landmarks[seen])
                 times.append(float(frame.pts * clip.time_base))
             bar.update(len(frames))
     tracks = [track for track in tracker.tracks if len(track.frames) >= min(MIN_SEEN, len(times))]

@@ -75,7 +75,7 @@ def append_xmp(path: Path) -> None:
 
 def with_label(picture: Image.Image, text: str = LABEL) -> Image.Image:
     """A copy with a small line of text in the lower right corner, readable on any background."""
-    marked = picture.copy()
+    marked = picture.convert("RGB")
     draw = ImageDraw.Draw(marked, "RGBA")
     size = max(8, round(0.03 * min(picture.size)))
     font = ImageFont.load_default(size)
@@ -85,7 +85,7 @@ def with_label(picture: Image.Image, text: str = LABEL) -> Image.Image:
     ground = (x - margin // 2, y - margin // 2, picture.width, picture.height)
     draw.rectangle(ground, fill=(0, 0, 0, 110))
     draw.text((x - left, y - top), text, font=font, fill=(255, 255, 255, 230))
-    return marked
+    return marked.convert(picture.mode)
 
 
 def has_label(picture: Image.Image, text: str = LABEL) -> bool:

@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor
 
 from hfembed.checkpoint.loading import load_face_embedder, load_image_model
-from hfembed.errors import InputError, first_line
+from hfembed.errors import InputError, counted, first_line
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.faces import read_names
 from hfembed.faces.face_oval import face_oval
@@ -77,8 +77,8 @@ class SwapTrainingConfig(TrainingConfig):
             raise ValueError("people must name a folder of photos for each person")
         if self.shared_decoder != (len(self.people) == 1):
             raise ValueError(
-                f"people names {len(self.people)} folder(s): faces are swapped between two people or more, and only "
-                "shared_decoder takes one"
+                f"people names {counted(len(self.people), 'folder')}: faces are swapped between two people or more, "
+                "and only shared_decoder takes one"
             )
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"held_out_share must be in [0, 1), not {self.held_out_share}")
@@ -256,5 +256,5 @@ def describe_people(photos: AlignedFaces) -> str:
     people = ", ".join(f"{name} ({count})" for name, count in zip(photos.identities, counts, strict=True))
     text = f"{len(photos):,} aligned photos: {people}."
     if photos.failures:
-        text += f" {len(photos.failures)} photos could not be read."
+        text += f" {counted(len(photos.failures), 'photo')} could not be read."
     return text

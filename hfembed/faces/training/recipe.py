@@ -14,7 +14,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoImageProcessor
 
 from hfembed.checkpoint.loading import load_face_embedder
-from hfembed.errors import InputError, first_line
+from hfembed.errors import InputError, counted, first_line
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.augmentation import FaceAugmentation
 from hfembed.faces.data.faces import FaceSource, load_faces
@@ -503,5 +503,5 @@ def describe_faces(config: FaceTrainingConfig, photos: AlignedFaces | LazyFaces)
             f"{config.max_overlap}, who may also be in LFW."
         )
     if photos.failures:
-        text += f" {len(photos.failures)} photos could not be read."
+        text += f" {counted(len(photos.failures), 'photo')} could not be read."
     return text

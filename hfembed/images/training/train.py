@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.data.aligned_faces import AlignedFaces
+from hfembed.faces.discriminators import make_discriminator
 from hfembed.faces.perceptual_networks import FaceEmbeddings
 from hfembed.faces.training.recipe import photo_facts
 from hfembed.images.evaluation.reconstruction import HeldOutReconstruction, takes_masks
@@ -38,12 +39,11 @@ from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import Co
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
 from hfembed.training.config import read_config
 from hfembed.training.loop import Task, make_accelerator, shard, train
-from hfembed.training.patch_discriminator import PatchDiscriminator
 from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler
 
 CONFIG = AutoencoderTrainingConfig
-_PATCH_PHOTOS = 500  # of which a linear start knows the patches
+_START_PHOTOS = 500  # of which a linear start knows the patches, and a codebook the latents
 
 
 @training_program
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     set_seed(config.seed)
     model = start_model(config, photos, processor)
+    check_discriminator(config, model)
     objective = AutoencoderLoss(config, run.accelerator.device)
     if config.identity_start and objective.embeddings is not None:
         model.to(run.accelerator.device)
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             evaluate=evaluate if protocols else None,
             primary_metric="psnr",
             draw=draw if protocols and config.pictures else None,
-            discriminator=make_discriminator(config, model),
+            discriminator=make_discriminator(config, model.config.num_channels, config.image_size),
             discriminator_learning_rate=config.discriminator_learning_rate,
             discriminator_start=config.discriminator_start,
         ),
@@ -109,8 +110,14 @@ def start_model(
     model = make_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     if config.patch_start and not config.init_from:
         start_from_patches(config, model, photos, processor)
+    if isinstance(model, ConvAutoencoderModel) and model.vector_quantizer is not None and not config.init_from:
+        model.start_codebook(processor.normalize(without_margin(photos.pixels(_START_PHOTOS), config.frame_margin)))
     if hasattr(model, "start_from_images") and not config.init_from:
         model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
+    if config.gradient_checkpointing:
+        with input_errors():
+            # transformers renames it
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     return model
 
 
@@ -123,19 +130,19 @@ def start_from_patches(
     """Start as the PCA of the patches of some photos."""
     if not isinstance(model, ConvAutoencoderModel):
         raise InputError(f"patch_start: a {type(model).__name__} has no such start; leave it out")
-    some = without_margin(photos.pixels(_PATCH_PHOTOS), config.frame_margin)
+    some = without_margin(photos.pixels(_START_PHOTOS), config.frame_margin)
     with input_errors():
         model.start_from_patches(processor.normalize(some))
 
 
-def make_discriminator(config: AutoencoderTrainingConfig, model: AutoencoderModelBase) -> PatchDiscriminator | None:
-    """The recipe's discriminator, None where it has none."""
-    discriminator = config.make_discriminator(model.config.num_channels)
-    if discriminator is None:
-        return None
-    if model.last_layer is None:
+def check_discriminator(config: AutoencoderTrainingConfig, model: AutoencoderModelBase) -> None:
+    """Refuse a discriminator for a model that does not learn from one.
+
+    Raises:
+        InputError: Its images do not come from one convolution.
+    """
+    if config.discriminator_weight and model.last_layer is None:
         raise InputError(f"discriminator_weight: a {type(model).__name__} does not learn from a discriminator; set 0")
-    return discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 
 
 def add_identity(

@@ -332,7 +332,7 @@ def nearest_photos(faces: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
     """
 
     def small(images: torch.Tensor) -> torch.Tensor:
-        gray = F.adaptive_avg_pool2d(images.float().mean(-3), _COMPARED_AT).flatten(-2)
+        gray = F.adaptive_avg_pool2d(images.mean(-3, dtype=torch.float32), _COMPARED_AT).flatten(-2)
         return F.normalize(gray - gray.mean(-1, keepdim=True), dim=-1)
 
     nearest = (small(photos) @ small(faces)[:, :, None]).squeeze(-1).argmax(1)
@@ -340,14 +340,20 @@ def nearest_photos(faces: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
 
 
 def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Images (B, C, H, W) through a Gaussian of `sigma` pixels, the border repeated outside."""
-    radius = min(math.ceil(3 * sigma), images.shape[-1] - 1)
-    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).to(images.dtype).expand(images.shape[1], 1, 1, -1)
-    padded = F.pad(images, (radius, radius, radius, radius), mode="replicate")
-    padded = F.conv2d(padded, kernel, groups=images.shape[1])
-    return F.conv2d(padded, kernel.transpose(2, 3), groups=images.shape[1])
+    """Images (B, C, H, W) through a Gaussian of `sigma` pixels, the border repeated outside; float32."""
+    # as products of matrices, many times faster on a CPU than convolving single channels
+    with torch.autocast(images.device.type, enabled=False):
+        down, across = (_gaussian_rows(side, sigma, images.device) for side in images.shape[2:])
+        return down @ images.float() @ across.T
+
+
+def _gaussian_rows(size: int, sigma: float, device: torch.device) -> torch.Tensor:
+    """(size, size): in each row the weights of all pixels of a line for one."""
+    radius = min(math.ceil(3 * sigma), size - 1)
+    offsets = torch.arange(-radius, radius + 1, device=device)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    places = (torch.arange(size, device=device)[:, None] + offsets).clamp(0, size - 1)
+    return torch.zeros(size, size, device=device).scatter_add_(1, places, (weights / weights.sum()).expand(size, -1))
 
 
 __all__ = ["IdentitySwapModel", "IdentitySwapOutput", "blur", "nearest_photos"]

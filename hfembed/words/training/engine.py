@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_folder
 from hfembed.checkpoint.json_notes import read_json, write_json
-from hfembed.errors import InputError
+from hfembed.errors import InputError, counted
 from hfembed.models.word2vec.modeling_word2vec import Word2VecForPreTraining
 from hfembed.threads import available_cores
 from hfembed.training.run import Identity
@@ -266,10 +266,7 @@ class _Training:
     def _choose_engine(self, device: torch.device) -> tuple[Callable, str]:
         """The worker's constructor and one line about it."""
         settings = self.settings
-        place = (
-            f"{device.type}, {self.num_threads} thread{'s' * (self.num_threads > 1)} per rank, {self.num_ranks} rank"
-        )
-        place += "s" * (self.num_ranks > 1)
+        place = f"{device.type}, {counted(self.num_threads, 'thread')} per rank, {counted(self.num_ranks, 'rank')}"
         if settings.engine == "numba":
             if device.type != "cpu":
                 raise InputError(f"engine 'numba' computes on the CPU, not on {device.type}: take engine 'torch'")

@@ -39,7 +39,7 @@ VARIABLE = np.cumsum([0, *np.random.default_rng(0).integers(300, 900, 29)]) + 40
 @pytest.fixture(scope="module")
 def swapper():
     processor = FaceImageProcessor(size=SIZE, image_mean=0.0, image_std=1.0)
-    return FaceSwapper(two_color_model(), processor, BrightSquares(), match_colors=False)
+    return FaceSwapper(two_color_model(), processor, BrightSquares(), colors="none")
 
 
 class BrightSquares:
@@ -196,7 +196,7 @@ def test_all_faces_or_the_chosen_ones(swapper, tmp_path):
     swap_clip(swapper, clip, "blue", tmp_path / "right.mp4", faces=[1])
     picture = frames_of(tmp_path / "right.mp4")[1][-1].astype(int)
     assert picture[52, 117, 0] < 60 and picture[52, 32, 0] > 230
-    with pytest.raises(InputError, match=r"clip.mp4 has 2 face\(s\).*no 2"):
+    with pytest.raises(InputError, match=r"clip.mp4 has 2 faces.*no 2"):
         swap_clip(swapper, clip, "blue", tmp_path / "none.mp4", faces=[2])
     with pytest.raises(InputError, match="unknown person 'green'"):
         swap_clip(swapper, clip, "green", tmp_path / "none.mp4")

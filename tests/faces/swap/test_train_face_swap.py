@@ -155,7 +155,7 @@ def test_two_ranks_see_what_one_sees(people, tmp_path, monkeypatch):
     arguments = ["--config", tmp_path / "one.yaml", "--output_dir", tmp_path / "two", "--people", *folders]
     code, printed = ScriptRun(SCRIPT, arguments, tmp_path / "two.txt", ranks=2).finish()
     assert code == 0, printed[-3000:]
-    assert "on 2 rank(s)" in printed
+    assert "on 2 ranks" in printed
     losses = [[line["loss"] for line in numbers(folder) if "loss" in line] for folder in (one, tmp_path / "two")]
     assert len(losses[0]) == 9
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

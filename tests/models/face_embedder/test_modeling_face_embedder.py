@@ -526,9 +526,13 @@ def test_optimized_for_inference_embeds_the_same(trunk, arguments):
     for norm in (module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)):
         norm.running_mean.normal_(std=0.1)
         norm.running_var.uniform_(0.5, 2)
+        norm.bias.normal_(std=0.3)
     pixels = torch.randn(6, 3, 48, 48)
     optimized = model.optimize_for_inference()
     torch.testing.assert_close(optimized.embed(pixels), model.embed(pixels), atol=1e-5, rtol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = optimized.embed(pixels)
+    assert torch.cosine_similarity(rounded.float(), model.embed(pixels)).min() > 0.99
     folded = sum(isinstance(module, torch.nn.BatchNorm2d) for module in optimized.modules())
     assert folded < sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
