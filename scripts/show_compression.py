@@ -1,6 +1,6 @@
 """Draw two faces as an autoencoder's files and as other formats' files of as many bytes, with what each keeps.
 
-python scripts/show_compression.py outputs/compression_f8_112 outputs/mobilefacenet outputs/yunet outputs/faces.png
+python scripts/show_compression.py outputs/compression_f8_112 outputs/mobilefacenet_ms1m outputs/yunet faces.png
 
 The photos are those of example_photos.py. Bytes are counted without what all files of a format have in common; where a
 format has no file that small, its smallest is drawn.

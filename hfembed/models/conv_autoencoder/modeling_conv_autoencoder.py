@@ -212,7 +212,9 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         lowest, highest = self.config.qualities
         quality = lowest + (highest - lowest) * torch.rand(len(latents), device=latents.device)
         steps = rounding_step(quality, images[0].numel())[:, None, None, None]
-        rounded, bits = self.entropy(latents.float(), steps, quality)
+        # bfloat16 has too few digits for means that are many steps away from zero
+        with torch.autocast(latents.device.type, enabled=False):
+            rounded, bits = self.entropy(latents.float(), steps, quality)
         rates = bits / images[0, 0].numel()
         # the slope of distortion over rate is proportional to the squared step
         weights = torch.exp2((lowest + highest) / 2 - quality)

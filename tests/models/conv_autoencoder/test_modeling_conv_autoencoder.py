@@ -141,6 +141,15 @@ def test_a_model_that_rounds_pays_for_its_bits_in_training():
         model.train()(torch.rand(1, config.num_channels, 32, 32))
 
 
+def test_bits_are_counted_in_float32_in_mixed_precision_too():
+    config = tiny_config(quantizer="rounding", qualities=[10, 14])
+    model, kinds = ConvAutoencoderModel(config).train(), set()
+    model.entropy.groups[-1].register_forward_hook(lambda *call: kinds.update(output.dtype for output in call[-1]))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images(config))
+    assert kinds == {torch.float32}
+
+
 def kl_config(**fields):
     return tiny_config(architecture="autoencoder_kl", widths=[8, 12], norm_groups=4, **fields)
 
