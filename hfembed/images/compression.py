@@ -14,8 +14,8 @@ can do without:
     4        CRC-32 of all of the above, of the whole SHA-256 and of what follows
 
 Its numbers are coded in stages, each under the Gaussians that an entropy model predicts from the stages before it. A
-file of version 1, of a model without an entropy model, has one Gaussian for each number, the same for all images, and
-little-endian words:
+file of version 1, of a model without an entropy model, has one Gaussian for each number, the same for all images, or
+of a model with a codebook one index for each position, all equally probable, and little-endian words:
 
     4 bytes  "HFAE"
     1        version of the format
@@ -46,6 +46,7 @@ from hfembed.models.autoencoder_base import AutoencoderModelBase
 from hfembed.models.conv_autoencoder.entropy_network import likelihood
 from hfembed.models.conv_autoencoder.finite_scalar_quantization import level_steps
 from hfembed.models.conv_autoencoder.modeling_conv_autoencoder import ConvAutoencoderModel
+from hfembed.models.conv_autoencoder.vector_quantization import VectorQuantizer
 
 _MAGIC = b"HFAE"
 _VERSION = 1
@@ -88,8 +89,8 @@ class LatentCodec:
     Every latent number is rounded to a step of its own, chosen so that each changes the image equally: the step is
     2 ** (-quality / 2) / sensitivity, in units of a pixel's range. Rounding then costs about the same error in each
     pixel, and numbers that the decoder hardly depends on cost few bits. A model that rounded in its training has the
-    same step for all numbers, that of its training's qualities. A quantized model's numbers are levels already: they
-    are coded as they are, and have no quality.
+    same step for all numbers, that of its training's qualities. A quantized model's numbers are levels or
+    vectors of a codebook already: they are coded as they are, and have no quality.
 
     With an entropy model, of latents that are a grid, files are of version 2: what is rounded is the difference to
     the mean that the model predicts. Files of version 1 are decoded with it and without.
@@ -107,10 +108,12 @@ class LatentCodec:
             raise InputError('compression needs a range coder: pip install "hfembed[images]"') from None
         self.coder = constriction.stream.queue
         self.quantized_gaussian = constriction.stream.model.QuantizedGaussian
+        self.uniform = constriction.stream.model.Uniform
         self.model = model
         self.statistics = statistics
         self.entropy_model = entropy_model
         self.levels: list[int] = getattr(model.config, "levels", [])
+        self.vector_quantizer = _vector_quantizer(model)
         digest = _fingerprint(model, statistics)
         self.model_id = digest[:8]
         self.full_model_id = (
@@ -167,10 +170,14 @@ class LatentCodec:
             payload = self._encode_stages(latent.double(), quality)
             header = _SHORT_HEADER.pack(_MAGIC, _VERSION_WITH_ENTROPY_MODEL, quality, self.full_model_id[:2])
             return header + self._checksum(header, payload) + payload
-        model = self._model_of_symbols(quality)
-        coded = model.steps > 0
-        symbols = (latent.flatten().double().numpy() - model.origin)[coded] / model.steps[coded]
-        payload = self._encode(np.clip(np.rint(symbols), -model.bound, model.bound), model)
+        if self.vector_quantizer is not None:
+            indices = self.vector_quantizer.indices(latent[None].to(self.model.device))
+            payload = self._encode_indices(indices.flatten().cpu().numpy())
+        else:
+            model = self._model_of_symbols(quality)
+            coded = model.steps > 0
+            symbols = (latent.flatten().double().numpy() - model.origin)[coded] / model.steps[coded]
+            payload = self._encode(np.clip(np.rint(symbols), -model.bound, model.bound), model)
         header = _HEADER.pack(_MAGIC, _VERSION, self.model_id, quality, height, width)
         return header + _CHECKSUM.pack(zlib.crc32(header + payload)) + payload
 
@@ -182,11 +189,17 @@ class LatentCodec:
         """
         if quality is None:
             return
-        if self.levels:
-            raise InputError("this model's codes have levels of their own: leave the quality out")
+        if not self.has_quality:
+            own = "levels" if self.levels else "a codebook"
+            raise InputError(f"this model's codes have {own} of their own: leave the quality out")
         lowest, highest = self.quality_range
         if not lowest <= quality <= highest:
             raise InputError(f"quality must lie between {lowest} and {highest} for this model, not {quality}")
+
+    @property
+    def has_quality(self) -> bool:
+        """Whether `compress` rounds: the codes are not quantized already."""
+        return not self.levels and self.vector_quantizer is None
 
     @property
     def quality_range(self) -> tuple[int, int]:
@@ -199,7 +212,7 @@ class LatentCodec:
     @property
     def default_quality(self) -> int:
         """Of `compress`; 0 where there is none to choose."""
-        if self.levels:
+        if not self.has_quality:
             return 0
         return sum(self.model.config.qualities) // 2 if _rounds(self.model) else _QUALITY
 
@@ -407,11 +420,13 @@ class LatentCodec:
         # a checksum can be forged: what follows is decoded with bounds, and must be what `compress` would write
         if [height, width] != self.model.config.image_size:
             raise InputError(f"the file is of {height} x {width} pixels, the model of {self.model.config.image_size}")
-        model = self._model_of_symbols(quality)
         if len(payload) % 4 or len(payload) > self.max_bytes - HEADER_BYTES:
             raise InputError(f"the file is damaged: {len(payload)} bytes of symbols")
+        if self.vector_quantizer is not None:
+            return self._decode_indices(payload, quality)
+        model = self._model_of_symbols(quality)
         try:
-            decoder = self.coder.RangeDecoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32))
+            decoder = self._decoder_of_version_1(payload)
             spread = self.quantized_gaussian(-model.bound, model.bound)
             symbols = decoder.decode(spread, model.means, model.deviations)
         except _CODER_ERRORS as error:
@@ -421,6 +436,32 @@ class LatentCodec:
         flat, coded = model.origin.copy(), model.steps > 0
         flat[coded] += symbols * model.steps[coded]
         return torch.from_numpy(flat.astype(np.float32)).view(*self.statistics.shape.tolist())
+
+    def _decode_indices(self, payload: bytes, quality: int) -> torch.Tensor:
+        assert self.vector_quantizer is not None
+        if quality:
+            raise InputError("the file is damaged: it has a quality, and this model's codes have none")
+        spread, shape = self._spread_of_indices(), self.statistics.shape[1:].tolist()
+        try:
+            indices = self._decoder_of_version_1(payload).decode(spread, math.prod(shape))
+        except _CODER_ERRORS as error:
+            raise InputError(f"the file is damaged: {error}") from error
+        if self._encode_indices(indices) != payload:
+            raise InputError("the file is damaged: its symbols are not those of hfembed compress")
+        places = torch.from_numpy(indices.astype(np.int64)).view(1, *shape).to(self.model.device)
+        return self.vector_quantizer.vectors(places)[0].detach().float().cpu()
+
+    def _encode_indices(self, indices: np.ndarray) -> bytes:
+        encoder = self.coder.RangeEncoder()
+        encoder.encode(indices.astype(np.int32), self._spread_of_indices())
+        return encoder.get_compressed().astype("<u4").tobytes()
+
+    def _spread_of_indices(self) -> Any:
+        assert self.vector_quantizer is not None
+        return self.uniform(len(self.vector_quantizer.codebook))
+
+    def _decoder_of_version_1(self, payload: bytes) -> Any:
+        return self.coder.RangeDecoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32))
 
     def _encode(self, symbols: np.ndarray, model: _Symbols) -> bytes:
         encoder = self.coder.RangeEncoder()
@@ -450,8 +491,10 @@ def fit_entropy_model(
         None for 0 steps and a model that brings none.
 
     Raises:
-        InputError: The latents are not a grid.
+        InputError: The latents are not a grid, or vectors of a codebook.
     """
+    if num_steps and _vector_quantizer(model) is not None:
+        raise InputError("an entropy model is of numbers, this model's latents are of a codebook: leave its steps out")
     own = model.entropy if isinstance(model, ConvAutoencoderModel) else None
     if not num_steps:
         return None if own is None else EntropyModel(copy.deepcopy(own))
@@ -471,6 +514,10 @@ def fit_entropy_model(
 def _decoder(coder: Any, payload: bytes) -> Any:
     """A decoder of big-endian words, of which the last may lack bytes."""
     return coder.RangeDecoder(np.frombuffer(payload + bytes(-len(payload) % 4), dtype=">u4").astype(np.uint32))
+
+
+def _vector_quantizer(model: AutoencoderModelBase) -> VectorQuantizer | None:
+    return model.vector_quantizer if isinstance(model, ConvAutoencoderModel) else None
 
 
 def _rounds(model: AutoencoderModelBase) -> bool:

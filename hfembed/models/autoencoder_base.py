@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from hfembed.models.autoencoder_config import AutoencoderConfig
@@ -32,6 +33,8 @@ class AutoencoderOutput(ModelOutput):
             standard normal, in nats per image, mean over the batch.
         rate (`torch.FloatTensor`, *optional*): In the training of a model that rounds: bits per pixel, mean over the
             batch.
+        codebook_loss (`torch.FloatTensor`, *optional*): Of a model with a codebook: mean squared distance between the
+            encoder's latents and the vectors that replace them.
     """
 
     loss: torch.Tensor | None = None
@@ -41,13 +44,14 @@ class AutoencoderOutput(ModelOutput):
     reconstruction_loss: torch.Tensor | None = None
     divergence: torch.Tensor | None = None
     rate: torch.Tensor | None = None
+    codebook_loss: torch.Tensor | None = None
 
 
 class ZeroConv2d(nn.Conv2d):
     """A convolution that is initialized to zero, so that a new correction changes nothing."""
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(GradientCheckpointingLayer):
     """Two 3 x 3 convolutions with a shortcut; without normalization, so that images do not depend on their batch."""
 
     def __init__(self, channels: int) -> None:
@@ -176,6 +180,7 @@ class AutoencoderModelBase(DeviceLoading, PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
     _no_split_modules = []
 
     def __init__(self, config: AutoencoderConfig) -> None:

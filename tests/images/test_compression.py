@@ -131,6 +131,38 @@ def test_a_quantized_model_comes_back_to_the_bit():
         codec.decompress(forged(codec, content, quality=3))
 
 
+def test_indices_of_a_codebook_come_back_to_the_bit():
+    model, images = tiny_autoencoder(1, quantizer="vq", codebook_size=40), smooth_images(300)
+    codec = LatentCodec(model, LatentStatistics.fit(model, encode_images(model, images), 1))
+    for image, latent in zip(images[:20], encode_images(model, images[:20]), strict=True):
+        content = codec.compress(image)
+        assert torch.equal(codec.decompress_latent(content), latent)
+        assert len(content) - HEADER_BYTES <= 16 * np.log2(40) / 8 + 8
+    torch.testing.assert_close(codec.decompress(content), model.decode(latent[None])[0].detach().clamp(0, 1))
+    with pytest.raises(InputError, match="a codebook of their own: leave the quality out"):
+        codec.compress(images[0], 12)
+    for wrong, words in (
+        (forged(codec, content, quality=3), "it has a quality"),
+        (forged(codec, content, payload=bytes(400)), "400 bytes of symbols"),
+        (forged(codec, content, payload=content[HEADER_BYTES:] + bytes(4)), "not those of"),
+    ):
+        with pytest.raises(InputError, match=words):
+            codec.decompress(wrong)
+    with pytest.raises(InputError, match="leave its steps out"):
+        fit_entropy_model(model, codec.statistics, encode_images(model, images), 1)
+    assert fit_entropy_model(model, codec.statistics, encode_images(model, images), 0) is None
+
+
+@pytest.mark.parametrize("codebook_size", [2, 65_536])
+def test_codebooks_of_any_size_can_be_coded(codebook_size):
+    model = tiny_autoencoder(1, quantizer="vq", codebook_size=codebook_size)
+    latents = model.vector_quantizer.vectors(torch.randint(codebook_size, (5, 4, 4))).detach()
+    codec = LatentCodec(model, LatentStatistics.fit(model, latents, 1))
+    for latent in latents:
+        content = codec.compress_latent(latent, 16, 16)
+        assert len(content) <= codec.max_bytes and torch.equal(codec.decompress_latent(content), latent)
+
+
 def test_levels_that_were_never_seen_can_be_coded():
     model = tiny_autoencoder(1, quantizer="fsq", quantizer_levels=[3])
     statistics = LatentStatistics.fit(model, encode_images(model, smooth_images(50)), 1)

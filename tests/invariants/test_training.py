@@ -271,6 +271,14 @@ def test_killed_and_resumed_autoencoder_is_uninterrupted(tmp_path):
 
 
 @pytest.mark.multiprocess
+def test_gradient_checkpointing_changes_no_training(tmp_path):
+    plain = train(AUTOENCODER, tmp_path / "plain", script=AUTOENCODER_SCRIPT)
+    recipe = AUTOENCODER | {"gradient_checkpointing": True}
+    checkpointed = train(recipe, tmp_path / "checkpointed", script=AUTOENCODER_SCRIPT)
+    assert losses(checkpointed) == pytest.approx(losses(plain), rel=1e-4)
+
+
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("recipe", [AUTOENCODER, WARPING], ids=["conv", "warp"])
 def test_one_rank_is_two_ranks_for_an_autoencoder(tmp_path, recipe):
     one = train(recipe, tmp_path / "one", script=AUTOENCODER_SCRIPT)

@@ -65,12 +65,12 @@ def latent_points(
     """Measure the codec on images that were not trained on.
 
     Raises:
-        InputError: A quality is impossible, or the model's codes have levels of their own and no quality.
+        InputError: A quality is impossible, or the model's codes are quantized and have none.
     """
     points = []
     height, width = images.shape[2:]
     latents = encode_images(codec.model, images)
-    for quality in qualities or ((None,) if codec.levels else codec.qualities):  # levels have one size
+    for quality in qualities or (codec.qualities if codec.has_quality else (None,)):
         files = [codec.compress_latent(latent, height, width, quality) for latent in latents]
         decoded = decode_latents(codec.model, torch.stack([codec.decompress_latent(file) for file in files]))
         size = float(np.mean([len(file) for file in files]))

@@ -41,6 +41,8 @@ class AutoencoderLoss:
             figures["divergence"] = output.divergence
         if output.rate is not None:
             figures["rate"] = output.rate
+        if output.codebook_loss is not None:
+            figures["codebook_loss"] = output.codebook_loss
         distance = output.reconstruction.new_zeros((), dtype=torch.float32)
         if self.features is not None:
             with torch.no_grad():

@@ -72,6 +72,12 @@ class AutoencoderTrainingConfig(AdversarialTrainingConfig):
         False, "start as the PCA of patches: a plain network of one level that folds patches, with a grid of latents"
     )
 
+    gradient_checkpointing: bool = setting(
+        False,
+        "compute the residual blocks again in the backward pass instead of keeping their maps: less memory",
+        False,
+    )
+
     perceptual_network: str = setting(
         "", "timm architecture, or face embedder (folder or Hub id), whose features are compared too; empty = none"
     )

@@ -43,7 +43,7 @@ from hfembed.training.run import Run, training_program
 from hfembed.training.samplers import KeyedBatchSampler
 
 CONFIG = AutoencoderTrainingConfig
-_PATCH_PHOTOS = 500  # of which a linear start knows the patches
+_START_PHOTOS = 500  # of which a linear start knows the patches, and a codebook the latents
 
 
 @training_program
@@ -110,8 +110,14 @@ def start_model(
     model = make_model(config).to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     if config.patch_start and not config.init_from:
         start_from_patches(config, model, photos, processor)
+    if isinstance(model, ConvAutoencoderModel) and model.vector_quantizer is not None and not config.init_from:
+        model.start_codebook(processor.normalize(without_margin(photos.pixels(_START_PHOTOS), config.frame_margin)))
     if hasattr(model, "start_from_images") and not config.init_from:
         model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
+    if config.gradient_checkpointing:
+        with input_errors():
+            # transformers renames it
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     return model
 
 
@@ -124,7 +130,7 @@ def start_from_patches(
     """Start as the PCA of the patches of some photos."""
     if not isinstance(model, ConvAutoencoderModel):
         raise InputError(f"patch_start: a {type(model).__name__} has no such start; leave it out")
-    some = without_margin(photos.pixels(_PATCH_PHOTOS), config.frame_margin)
+    some = without_margin(photos.pixels(_START_PHOTOS), config.frame_margin)
     with input_errors():
         model.start_from_patches(processor.normalize(some))
 

@@ -58,13 +58,18 @@ class ConvAutoencoderConfig(AutoencoderConfig):
             "Improved Variational Inference with Inverse Autoregressive Flow", 2016, eq. 15).
         quantizer (`str`, *optional*, defaults to `"none"`):
             `"none"`; `"fsq"`: each latent number is rounded to one of a few levels, in training too (Mentzer et al.,
-            "Finite Scalar Quantization: VQ-VAE Made Simple", 2023); or `"rounding"`: in training latents are rounded
-            to whole steps of a quality that is drawn for each image, and what they cost under a learned entropy model
-            is a part of the loss (Balle et al., "Variational Image Compression with a Scale Hyperprior", 2018). For
-            compression: the decoder learns to live with what rounding loses. Not with `variational` or a
-            `latent_penalty`; `"rounding"` needs a latent grid.
+            "Finite Scalar Quantization: VQ-VAE Made Simple", 2023); `"vq"`: the latent vector of each position is the
+            nearest one of a learned codebook (van den Oord et al., "Neural Discrete Representation Learning", 2017);
+            or `"rounding"`: in training latents are rounded to whole steps of a quality that is drawn for each image,
+            and what they cost under a learned entropy model is a part of the loss (Balle et al., "Variational Image
+            Compression with a Scale Hyperprior", 2018). For compression: the decoder learns to live with what
+            rounding loses. Not with `variational` or a `latent_penalty`; `"rounding"` needs a latent grid.
         quantizer_levels (`list[int]`, *optional*, defaults to `[8]`):
-            Levels of each latent channel, 2 to 256; one number is that of all channels.
+            Of `"fsq"`: levels of each latent channel, 2 to 256; one number is that of all channels.
+        codebook_size (`int`, *optional*, defaults to 1024):
+            Of `"vq"`: vectors of the codebook, 2 to 65,536. Those that are never the nearest are not learned.
+        commitment_weight (`float`, *optional*, defaults to 0.25):
+            Of `"vq"`: weight of the mean squared distance that the encoder keeps to the codebook, beta of eq. 3.
         rate_weight (`float`, *optional*, defaults to 0.1):
             Of `"rounding"`: weight of the bits per pixel in the loss, at the middle of `qualities`; at other qualities
             it is proportional to the squared step.
@@ -93,8 +98,10 @@ class ConvAutoencoderConfig(AutoencoderConfig):
     variational: bool = False
     kl_weight: float | int = 1e-4
     free_bits: float | int = 0.0
-    quantizer: Literal["none", "fsq", "rounding"] = "none"
+    quantizer: Literal["none", "fsq", "vq", "rounding"] = "none"
     quantizer_levels: list[int] = field(default_factory=lambda: [8])
+    codebook_size: int = 1024
+    commitment_weight: float | int = 0.25
     rate_weight: float | int = 0.1
     qualities: list[int] = field(default_factory=lambda: [13, 19])
     latent_penalty: Literal["none", "l1", "l2"] = "none"
@@ -134,6 +141,8 @@ class ConvAutoencoderConfig(AutoencoderConfig):
                     f"quantizer_levels must be one number from 2 to 256, or one of each of the {self.latent_channels} "
                     f"latent_channels, got {self.quantizer_levels}"
                 )
+        if not 2 <= self.codebook_size <= 65_536:
+            raise ValueError(f"codebook_size must be from 2 to 65536, got {self.codebook_size}")
         if self.quantizer == "rounding":
             if (
                 not self.is_convolutional
@@ -155,7 +164,7 @@ class ConvAutoencoderConfig(AutoencoderConfig):
                 raise ValueError(f"bottleneck_size must be 1 for autoencoder_kl, got {self.bottleneck_size}")
             if self.quant_conv and self.bottleneck == "dense":
                 raise ValueError("quant_conv is of a latent grid; leave it out with the dense bottleneck")
-        for name in ("kl_weight", "free_bits", "latent_penalty_weight", "rate_weight"):
+        for name in ("kl_weight", "free_bits", "latent_penalty_weight", "rate_weight", "commitment_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 up, got {getattr(self, name)}")
 

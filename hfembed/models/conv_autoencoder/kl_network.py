@@ -8,6 +8,7 @@ With a `patch_size` above 1, which diffusers does not have, patches are folded i
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_conv_autoencoder import ConvAutoencoderConfig
 
@@ -16,7 +17,7 @@ def _norm(config: ConvAutoencoderConfig, channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
 
 
-class _ResidualBlock(nn.Module):
+class _ResidualBlock(GradientCheckpointingLayer):
     def __init__(self, config: ConvAutoencoderConfig, in_channels: int, channels: int) -> None:
         super().__init__()
         self.norm1 = _norm(config, in_channels)

@@ -18,10 +18,12 @@ from .configuration_conv_autoencoder import ConvAutoencoderConfig
 from .entropy_network import EntropyNetwork, GroupNetwork, rounding_step
 from .finite_scalar_quantization import quantize
 from .kl_network import KLBottleneck, KLDecoder, KLEncoder
+from .vector_quantization import VectorQuantizer
 
 # the encoder's log variances are kept where exp() of them, and their gradients, are harmless
 _LOG_VARIANCE_RANGE = (-30.0, 20.0)
 _START_NOISE = 0.01  # variance of latents drawn at a linear start, as a fraction of the mean variance of pixels
+_START_BATCH = 64  # images that a start encodes at once
 
 
 class ConvAutoencoderModel(AutoencoderModelBase):
@@ -41,6 +43,9 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         self.bottleneck = make_bottleneck(config, codes) if has_plain_bottleneck else KLBottleneck(config, codes)
         self.decoder = Decoder(config) if is_plain else KLDecoder(config)
         self.entropy = EntropyNetwork(config.latent_shape) if config.quantizer == "rounding" else None
+        self.vector_quantizer = (
+            VectorQuantizer(config.codebook_size, config.latent_channels) if config.quantizer == "vq" else None
+        )
         self.post_init()
 
     @property
@@ -54,6 +59,8 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         if isinstance(module, GroupNetwork):  # at first, each channel nearly follows one Gaussian
             for parameter in (module.write.weight, module.quality, module.hidden_at, module.output_at):
                 init.normal_(parameter, std=0.01)
+        elif isinstance(module, VectorQuantizer):
+            init.normal_(module.codebook)
 
     def forward(self, pixel_values: torch.Tensor, targets: torch.Tensor | None = None) -> AutoencoderOutput:
         """Reconstruct a batch of images. A variational model samples its latents in training, and otherwise takes
@@ -68,6 +75,8 @@ class ConvAutoencoderModel(AutoencoderModelBase):
             ValueError: The images have other channels, or a size that the stride does not divide.
         """
         mean, log_variance = self._encode(pixel_values)
+        if self.vector_quantizer is not None:
+            mean, codebook_loss, commitment_loss = self.vector_quantizer(mean)
         latents = self.sample(mean, log_variance) if log_variance is not None and self.training else mean
         rate = None
         if self.entropy is not None and self.training:
@@ -88,6 +97,9 @@ class ConvAutoencoderModel(AutoencoderModelBase):
                 output.loss = output.loss + self.config.kl_weight * costs
             if rate is not None:
                 output.loss = output.loss + self.config.rate_weight * costs_of_rate
+            if self.vector_quantizer is not None:
+                output.codebook_loss = codebook_loss
+                output.loss = output.loss + codebook_loss + self.config.commitment_weight * commitment_loss
             if self.config.latent_penalty != "none":
                 values = latents.float()
                 penalty = values.abs().mean() if self.config.latent_penalty == "l1" else values.square().mean()
@@ -95,7 +107,8 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         return output
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode images to latents; of a variational model, their mean; of a quantized one, their levels.
+        """Encode images to latents; of a variational model, their mean; of a quantized one, what they are
+        rounded to.
 
         Args:
             pixel_values: (B, num_channels, H, W) in [0, 1].
@@ -106,7 +119,8 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         Raises:
             ValueError: The images have other channels, or a size that the stride does not divide.
         """
-        return self._encode(pixel_values)[0]
+        latents = self._encode(pixel_values)[0]
+        return latents if self.vector_quantizer is None else self.vector_quantizer(latents)[0]
 
     def encode_distribution(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode images to the Gaussians of a variational model; draw from them with `sample`.
@@ -201,6 +215,13 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         if self.entropy is not None:
             self.entropy.scale.copy_(variances.flip(0)[:codes, None, None].sqrt())
 
+    @torch.no_grad()
+    def start_codebook(self, images: torch.Tensor) -> None:
+        """Start the codebook of a model with one as latent vectors of images (N, num_channels, H, W) in [0, 1]."""
+        if self.vector_quantizer is not None:
+            parts = [self._encode(part)[0] for part in images.split(_START_BATCH)]
+            self.vector_quantizer.start_from_latents(torch.cat(parts))
+
     def _round(self, latents: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rounded latents, bits per pixel, and these weighted by the squared steps."""
         assert self.entropy is not None
@@ -221,7 +242,7 @@ class ConvAutoencoderModel(AutoencoderModelBase):
         return rounded.to(latents.dtype), rates.mean(), (weights * rates).mean()
 
     def _encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents, or mean and log variance of a variational model."""
+        """Latents before their vector quantization, or mean and log variance of a variational model."""
         self.check_pixel_values(pixel_values)
         codes = self.bottleneck.encode(self.encoder(pixel_values.to(self.dtype))[-1])
         if self.config.quantizer == "fsq":

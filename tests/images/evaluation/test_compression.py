@@ -28,8 +28,9 @@ def test_bytes_of_latents_are_those_of_their_files(codec):
     assert point.file_bytes == sum(sizes) / 5 and point.data_bytes == point.file_bytes - HEADER_BYTES
 
 
-def test_levels_have_one_size_and_no_quality():
-    model = tiny_autoencoder(1, quantizer="fsq", quantizer_levels=[5, 8])
+@pytest.mark.parametrize("options", [{"quantizer": "fsq", "quantizer_levels": [5, 8]}, {"quantizer": "vq"}])
+def test_quantized_codes_have_one_size_and_no_quality(options):
+    model = tiny_autoencoder(1, **options)
     codec = LatentCodec(model, LatentStatistics.fit(model, encode_images(model, smooth_images(100)), 1))
     (point,) = latent_points(codec, smooth_images(3))
     assert point.quality == 0

@@ -42,7 +42,9 @@ class AutoencoderContract(ModelContract):
         "norm_groups": "4",
         "free_bits": -0.5,
         "latent_penalty": "l3",
-        "quantizer": "vq",
+        "quantizer": "lfq",
+        "codebook_size": 1,
+        "commitment_weight": -0.25,
         "quantizer_levels": 8,
         "latent_penalty_weight": -1,
         "loss_weights": {"perceptual": 1.0},
@@ -72,6 +74,11 @@ class TestQuantizedAutoencoder(AutoencoderContract):
         return tiny_config(quantizer="fsq", quantizer_levels=[8, 5, 5])
 
 
+class TestVectorQuantizedAutoencoder(AutoencoderContract):
+    def config(self):
+        return tiny_config(quantizer="vq", codebook_size=7, commitment_weight=0.5)
+
+
 class TestRoundingAutoencoder(AutoencoderContract):
     def config(self):
         return tiny_config(quantizer="rounding", rate_weight=0.2, qualities=[10, 14])
@@ -89,11 +96,13 @@ class TestAutoencoderKL(AutoencoderContract):
         ({"quantizer_levels": [1]}, "from 2 to 256"),
         ({"quantizer_levels": []}, "one number from 2"),
         ({"variational": True}, "leave variational"),
+        ({"quantizer": "vq", "latent_penalty": "l1"}, "leave variational"),
+        ({"quantizer": "vq", "codebook_size": 65_537}, "codebook_size must be from 2 to 65536, got 65537"),
     ],
 )
 def test_impossible_quantizers_are_refused(fields, words):
     with pytest.raises(StrictDataclassError, match=words):
-        tiny_config(quantizer="fsq", **fields)
+        tiny_config(**{"quantizer": "fsq"} | fields)
 
 
 def test_a_quantized_model_has_levels_for_latents():
@@ -102,6 +111,38 @@ def test_a_quantized_model_has_levels_for_latents():
     counts = torch.tensor([4.0, 2.0, 1.0]).view(1, 3, 1, 1)
     assert torch.equal(latents * counts, (latents * counts).round())
     assert torch.equal(model(images(model.config)).latents, latents), "in training and in use"
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape"),
+    [({}, (2, 3)), ({"bottleneck": "dense"}, (1, 1)), ({"architecture": "autoencoder_kl", "norm_groups": 4}, (2, 3))],
+)
+def test_a_model_with_a_codebook_has_its_vectors_as_latents_and_its_losses(fields, shape):
+    torch.manual_seed(0)
+    model = ConvAutoencoderModel(tiny_config(quantizer="vq", codebook_size=5, commitment_weight=0.5, **fields)).eval()
+    pixels, quantizer = images(model.config), model.vector_quantizer
+    latents = model.encode(pixels)
+    indices = quantizer.indices(latents)
+    assert indices.shape[1:] == shape and torch.equal(quantizer.vectors(indices), latents)
+    output = model.train()(pixels)
+    assert torch.equal(output.latents, latents), "in training and in use"
+    assert torch.equal(output.pooler_output, latents.flatten(1))
+    expected = output.reconstruction_loss + 1.5 * output.codebook_loss
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    output.reconstruction_loss.backward()
+    assert quantizer.codebook.grad is None, "the codebook learns by its own loss alone"
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.encoder.parameters()), "straight through"
+
+
+def test_a_codebook_starts_as_latent_vectors_of_images():
+    model = ConvAutoencoderModel(tiny_config(quantizer="vq", codebook_size=20))
+    before = model.vector_quantizer.codebook.detach().clone()
+    pixels = images(model.config, 2)  # 2 x 3 positions in each
+    model.start_codebook(pixels)
+    codebook = model.vector_quantizer.codebook.detach()
+    assert model.train()(pixels).codebook_loss < 1e-10
+    assert torch.equal(codebook[12:], before[12:]) and not torch.equal(codebook[:12], before[:12])
+    ConvAutoencoderModel(tiny_config()).start_codebook(pixels)  # one without a codebook stays as it is
 
 
 @pytest.mark.parametrize(
@@ -177,6 +218,7 @@ def test_impossible_kl_networks_are_refused(fields, words):
         {"architecture": "autoencoder_kl", "norm_groups": 4, "bottleneck": "dense"},
         {"latent_penalty": "l2"},
         {"quantizer": "fsq"},
+        {"quantizer": "vq"},
     ],
 )
 def test_every_weight_learns(fields):
@@ -322,6 +364,28 @@ def test_latent_penalty(penalty, power):
 def test_fields_of_the_separated_families_are_pointed_to(field, family):
     with pytest.raises(ValueError, match=f"'{field}': it belongs to {family}"):
         tiny_config(**{field: True})
+
+
+@pytest.mark.parametrize("options", [{}, {"architecture": "autoencoder_kl", "norm_groups": 4}])
+def test_gradient_checkpointing_changes_no_gradient_and_keeps_fewer_maps(options):
+    config = tiny_config(variational=True, blocks_per_level=2, **options)
+    results = []
+    for is_checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = ConvAutoencoderModel(config).train()
+        if is_checkpointed:
+            model.activation_checkpointing_enable()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda map, kept=kept: (kept.append(map.numel()), map)[1], lambda map: map
+        ):
+            model(images(config))
+        loss = model(images(config)).loss
+        results.append((sum(kept), loss, torch.autograd.grad(loss, list(model.parameters()))))
+    (numbers, loss, gradients), (fewer, same_loss, same_gradients) = results
+    assert fewer < 0.7 * numbers
+    torch.testing.assert_close(same_loss, loss, rtol=0, atol=0)
+    torch.testing.assert_close(same_gradients, gradients)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
