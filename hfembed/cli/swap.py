@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -52,7 +52,13 @@ def swap(
             "may repeat."
         ),
     ] = None,
-    match_colors: Annotated[bool, typer.Option(help="Give new faces the colors of the old ones.")] = True,
+    colors: Annotated[
+        Literal["deviation", "covariance", "histogram", "none"],
+        typer.Option(
+            help="What a new face takes over from the old one: mean and deviation per channel; mean and covariance of "
+            "the channels; the histogram per channel."
+        ),
+    ] = "deviation",
     label: Annotated[
         bool, typer.Option(help='Write "generated face" into the corner; the note inside the file always stays.')
     ] = True,
@@ -85,7 +91,7 @@ def swap(
     points = None if landmarks is None else read_points(landmarks, photo.name)
     model_and_processor = loading.load_face_swap(hub.model(model), device)
     finder = loading.load_face_detector(hub.face_detector(detector), device)[0] if landmarks is None else None
-    swapper = face_swapper.FaceSwapper(*model_and_processor, finder, match_colors)
+    swapper = face_swapper.FaceSwapper(*model_and_processor, finder, colors)
     if is_clip:
         done = clip_swapper.swap_clip(swapper, clip, person, output, face, label, batch_size, sign)
         rate = round(done.frames_per_second, 2)

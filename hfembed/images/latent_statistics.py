@@ -16,10 +16,12 @@ from hfembed.atomic import atomic_write
 from hfembed.checkpoint.checkpoint import Checkpoint
 from hfembed.checkpoint.files import STATISTICS_FILE
 from hfembed.errors import InputError
+from hfembed.images.tiling import decode_in_tiles, encode_in_tiles
 from hfembed.models.autoencoder_base import AutoencoderModelBase
 
 _MOST_DIRECTIONS = 256  # principal directions the mixture lives in; the covariances grow with the square
 _EXACT_DIRECTIONS = 2500  # numbers or images, up to which all directions are computed
+_LARGEST_WHOLE = 1024**2  # pixels of an image, above which it goes through a network in tiles
 _PROBED_IMAGES = 16  # latents around which the decoder's sensitivity is measured
 
 
@@ -222,11 +224,17 @@ def check_has_latents(model: AutoencoderModelBase) -> None:
 def encode_images(model: AutoencoderModelBase, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Images (N, C, H, W) in [0, 1] -> latents (N, channels, h, w) float32 on the CPU.
 
+    Images of more than 1024 x 1024 pixels are encoded in tiles, one by one (`encode_in_tiles`).
+
     Raises:
         InputError: The model takes images of other channels or sizes, has no latents, or a number is not finite.
     """
     try:
-        latents = torch.cat([model.encode(part.to(model.device)).float().cpu() for part in images.split(batch_size)])
+        if images.shape[2:].numel() > _LARGEST_WHOLE and model.config.is_convolutional:
+            latents = torch.cat([encode_in_tiles(model, image.cpu()) for image in images.split(1)])
+        else:
+            parts = images.split(batch_size)
+            latents = torch.cat([model.encode(part.to(model.device)).float().cpu() for part in parts])
     except ValueError as error:
         raise InputError(str(error)) from error
     if not latents.isfinite().all():
@@ -238,11 +246,16 @@ def encode_images(model: AutoencoderModelBase, images: torch.Tensor, batch_size:
 def decode_latents(model: AutoencoderModelBase, latents: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Latents (N, channels, h, w) -> images (N, C, H, W) float32 on the CPU, clipped to [0, 1].
 
+    Images of more than 1024 x 1024 pixels are decoded in tiles, one by one (`decode_in_tiles`).
+
     Raises:
         InputError: The model has latents of another shape, cannot decode latents, or a number is not finite.
     """
     try:
-        parts = [model.decode(part.to(model.device)).float().cpu() for part in latents.split(batch_size)]
+        if latents.shape[2:].numel() * model.config.stride**2 > _LARGEST_WHOLE and model.config.is_convolutional:
+            parts = [decode_in_tiles(model, latent.cpu()) for latent in latents.split(1)]
+        else:
+            parts = [model.decode(part.to(model.device)).float().cpu() for part in latents.split(batch_size)]
     except ValueError as error:
         raise InputError(str(error)) from error
     images = torch.cat(parts)

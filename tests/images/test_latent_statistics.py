@@ -14,6 +14,7 @@ from hfembed.images.latent_statistics import (
     encode_images,
     sample_prior,
 )
+from hfembed.models.conv_autoencoder.configuration_conv_autoencoder import ConvAutoencoderConfig
 from tests.images.tiny_autoencoder import smooth_images, tiny_autoencoder, tiny_restoration
 
 
@@ -21,6 +22,7 @@ class LinearDecoder:
     """Six latent numbers to 3 x 5 pixels around a half, by a matrix."""
 
     device = torch.device("cpu")
+    config = ConvAutoencoderConfig(bottleneck="dense", latent_channels=6)
 
     def __init__(self):
         self.matrix = 0.004 * torch.randn(6, 15, generator=torch.Generator().manual_seed(0))

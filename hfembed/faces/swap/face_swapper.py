@@ -10,18 +10,19 @@ from PIL import Image
 from hfembed.errors import InputError, counted, input_errors
 from hfembed.faces.face_oval import face_oval
 from hfembed.faces.face_pasting import align_face, find_faces, paste_face
+from hfembed.faces.swap.color_transfer import COLOR_TRANSFERS, Colors
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_swap_base import FaceSwapBase
 from hfembed.photos import open_photo
-
-_CONTRAST_RANGE = (0.7, 1.4)  # color matching changes the contrast by no more than this
 
 
 class FaceSwapper:
     """Replaces the faces in photos by another person's.
 
     Args:
+        colors: What a new face takes over from the old one, see `color_transfer`: mean and `"deviation"` per channel;
+            mean and `"covariance"` of the channels; the `"histogram"` per channel, with scikit-image; or `"none"`.
         softness: Width of the soft edge as a fraction of the face, in (0, 1].
     """
 
@@ -30,13 +31,13 @@ class FaceSwapper:
         model: FaceSwapBase,
         processor: FaceImageProcessor,
         detector: FaceDetector | None = None,
-        match_colors: bool = True,
+        colors: Colors = "deviation",
         softness: float = 0.3,
     ) -> None:
         self.model = model
         self.processor = processor
         self.detector = detector
-        self.match_colors = match_colors
+        self.colors = colors
         height, width = processor.size["height"], processor.size["width"]
         self.oval = face_oval(processor.template, height, width, softness)
 
@@ -103,8 +104,8 @@ class FaceSwapper:
             if masks is not None and not self.model.corrects_photos:  # a correction has had its mask
                 weights = self.oval * masks[row, 0].float().cpu().numpy()
             face, crop = drawn[row].numpy(), aligned[row].crop
-            if self.match_colors:
-                face = match_colors(face, crop.astype(np.float32), weights)
+            if self.colors != "none":
+                face = COLOR_TRANSFERS[self.colors](face, crop.astype(np.float32), weights)
             if self.model.corrects_photos:  # a larger photo keeps its detail
                 face = face - crop
             paste_face(pixels, face, weights, aligned[row].to_crop, self.model.corrects_photos)
@@ -122,27 +123,3 @@ class FaceSwapper:
         if self.detector is None:
             raise InputError("give a face detector, or five landmarks for each face")
         return find_faces(self.detector, picture, name, "give its landmarks, or a larger picture")
-
-
-def match_colors(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Give a face the mean and standard deviation per channel of another face.
-
-    Reinhard et al., "Color Transfer between Images", 2001, on RGB; the contrast changes by no more than 0.7 to 1.4.
-
-    Args:
-        face: float (height, width, channels).
-        weights: (height, width) of the pixels.
-
-    Returns:
-        float, the same shape.
-    """
-    weights = weights[:, :, None] / max(weights.sum(), 1e-6)
-
-    def spread(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mean = (weights * image).sum(axis=(0, 1))
-        return mean, np.sqrt((weights * (image - mean) ** 2).sum(axis=(0, 1)))
-
-    mean, deviation = spread(face)
-    wanted_mean, wanted_deviation = spread(reference)
-    contrast = np.clip(wanted_deviation / np.maximum(deviation, 1e-3), *_CONTRAST_RANGE)
-    return (face - mean) * contrast + wanted_mean

@@ -39,7 +39,7 @@ VARIABLE = np.cumsum([0, *np.random.default_rng(0).integers(300, 900, 29)]) + 40
 @pytest.fixture(scope="module")
 def swapper():
     processor = FaceImageProcessor(size=SIZE, image_mean=0.0, image_std=1.0)
-    return FaceSwapper(two_color_model(), processor, BrightSquares(), match_colors=False)
+    return FaceSwapper(two_color_model(), processor, BrightSquares(), colors="none")
 
 
 class BrightSquares:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hfembed.cli import app
 from hfembed.cli.swap import read_points
 from hfembed.errors import InputError
-from hfembed.faces.swap.face_swapper import FaceSwapper, match_colors
+from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.provenance_mark import LABEL, NOTE, save_marked, with_label
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 from tests.faces.swap.two_colors import SIZE, two_color_model
@@ -46,7 +46,7 @@ def landmarks(middle=(100, 70), size=64, degrees=0.0):
 def test_a_face_that_does_not_change_comes_back_to_its_place(model, processor, monkeypatch):
     monkeypatch.setattr(model, "swap", lambda pixel_values, person: (pixel_values, None))
     for points in (landmarks(), landmarks(degrees=35, size=90), landmarks(size=24)):
-        swapped, _ = FaceSwapper(model, processor, match_colors=False)(photo(), "red", [points])
+        swapped, _ = FaceSwapper(model, processor, colors="none")(photo(), "red", [points])
         difference = np.abs(np.asarray(swapped).astype(int) - np.asarray(photo()).astype(int))
         assert difference.max() <= 4, difference.max()
 
@@ -56,7 +56,7 @@ def test_a_model_that_corrects_photos_keeps_their_detail(model, processor, monke
     monkeypatch.setattr(type(model), "corrects_photos", True)
     mask = torch.zeros(1, 1, SIZE, SIZE)  # the correction has had it
     monkeypatch.setattr(model, "swap", lambda pixel_values, person: (pixel_values + 40 / 255, mask))
-    swapper = FaceSwapper(model, processor, match_colors=False)
+    swapper = FaceSwapper(model, processor, colors="none")
     swapped = np.asarray(swapper(Image.fromarray(noise), "red", [landmarks(size=100)])[0]).astype(int)
     change = swapped - noise
     assert (change[65:75, 95:105] == 40).all(), "the difference, not the face drawn in 32 pixels"
@@ -64,14 +64,14 @@ def test_a_model_that_corrects_photos_keeps_their_detail(model, processor, monke
 
 
 def test_a_face_at_the_edge_and_one_outside(model, processor):
-    swapper = FaceSwapper(model, processor, match_colors=False)
+    swapper = FaceSwapper(model, processor, colors="none")
     assert (np.asarray(swapper(photo(), "red", [landmarks((4, 140))])[0])[140, 4] == [255, 0, 0]).all()
     with pytest.raises(InputError, match="outside the photo"):
         swapper(photo(), "red", [landmarks((-400, 70), 100)])
 
 
 def test_the_face_changes_and_the_rest_does_not(model, processor):
-    swapped = np.asarray(FaceSwapper(model, processor, match_colors=False)(photo(), "red", [landmarks()])[0])
+    swapped = np.asarray(FaceSwapper(model, processor, colors="none")(photo(), "red", [landmarks()])[0])
     before = np.asarray(photo())
     assert (swapped[70, 100] - np.array([255, 0, 0]) == 0).all()
     assert np.array_equal(swapped[:, :60], before[:, :60]) and np.array_equal(swapped[120:], before[120:])
@@ -87,7 +87,7 @@ def test_the_predicted_mask_narrows_the_oval(model, processor, monkeypatch):
 
 def test_all_faces_or_the_chosen_ones_from_the_left(model, processor):
     points = [landmarks((150, 70), 50), landmarks((50, 70), 50)]
-    swapper = FaceSwapper(model, processor, match_colors=False)
+    swapper = FaceSwapper(model, processor, colors="none")
     answers = [swapper(photo(), "blue", points, faces) for faces in (None, [1], [1, 1])]
     assert [count for _, count in answers] == [2, 1, 1]
     both, second, _ = (np.asarray(swapped) for swapped, _ in answers)
@@ -97,16 +97,18 @@ def test_all_faces_or_the_chosen_ones_from_the_left(model, processor):
         swapper(photo(), "blue", points, [2])
 
 
-def test_the_new_face_has_the_old_ones_colors():
-    generator = np.random.default_rng(0)
-    reference = generator.normal([90, 120, 60], [20, 25, 30], (32, 32, 3))
-    face = generator.normal([200, 40, 100], [24, 24, 24], (32, 32, 3))
-    weights = np.zeros((32, 32))
-    weights[8:24, 8:24] = 1
-    inside = np.s_[8:24, 8:24]
-    matched = match_colors(face, reference, weights)[inside].reshape(-1, 3)
-    np.testing.assert_allclose(matched.mean(axis=0), reference[inside].reshape(-1, 3).mean(axis=0))
-    np.testing.assert_allclose(matched.std(axis=0), reference[inside].reshape(-1, 3).std(axis=0))
+@pytest.mark.parametrize("colors", ["deviation", "covariance", "histogram"])
+def test_a_new_face_takes_the_old_ones_colors(model, processor, monkeypatch, colors):
+    dark = lambda pixel_values, person: (0.8 * pixel_values.flip(3), None)  # noqa: E731
+    monkeypatch.setattr(model, "swap", dark)
+    old, drawn, matched = (
+        np.asarray(picture, dtype=float)[55:90, 85:115].mean((0, 1))
+        for picture in (
+            photo(),
+            *(FaceSwapper(model, processor, colors=way)(photo(), "red", [landmarks()])[0] for way in ("none", colors)),
+        )
+    )
+    assert (np.abs(matched - old) < 0.25 * np.abs(drawn - old)).all()
 
 
 def test_finds_faces_by_a_detector(model, processor):
@@ -117,7 +119,7 @@ def test_finds_faces_by_a_detector(model, processor):
         def detect(self, pictures):
             return [SimpleNamespace(landmarks=self.points) for _ in pictures]
 
-    swapped, _ = FaceSwapper(model, processor, Detector([landmarks()]), match_colors=False)(photo(), "blue")
+    swapped, _ = FaceSwapper(model, processor, Detector([landmarks()]), colors="none")(photo(), "blue")
     assert np.asarray(swapped)[70, 100, 2] > 250
     with pytest.raises(InputError, match="no face was found"):
         FaceSwapper(model, processor, Detector([]))(photo(), "blue")
@@ -159,7 +161,7 @@ def test_the_command(model, processor, tmp_path):
     photo().save(tmp_path / "photo.png")
     points = " ".join(f"{x:.2f},{y:.2f}" for x, y in landmarks())
     command = ["swap", str(tmp_path / "model"), str(tmp_path / "photo.png"), "blue", str(tmp_path / "out.png")]
-    done = CliRunner().invoke(app, [*command, "--landmarks", points, "--no-match-colors"])
+    done = CliRunner().invoke(app, [*command, "--landmarks", points, "--colors", "none"])
     assert done.exit_code == 0, done.exception
     assert done.stdout.endswith("out.png, marked as generated: 1 face\n")
     assert np.asarray(Image.open(tmp_path / "out.png"))[70, 100, 2] > 250
