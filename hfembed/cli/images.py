@@ -103,9 +103,7 @@ def morph(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            min=8, max=2048, help="Side of the faces in pixels, before --scale, of a model that takes any; or the model's."
-        ),
+        typer.Option(min=8, max=2048, help="Side of the faces in pixels, before --scale, where the model takes any."),
     ] = None,
     frames_per_second: FramesPerSecond = 15,
     scale: Scale = 4,

@@ -11,9 +11,9 @@ def contrast_distance(reconstruction: torch.Tensor, target: torch.Tensor) -> tor
     """Mean absolute difference of local contrasts: the root mean squared differences of neighboring pixels.
 
     Where detail cannot be told exactly, a distance of pixels is least for a smooth image. This one is least where the
-    image has as much contrast as the target, so detail is drawn there, if not always the target's. As the contrast term
-    of SSIM (Wang et al., "Image Quality Assessment: From Error Visibility to
-    Structural Similarity", 2004, eq. 9), of gradients instead of values.
+    image has as much contrast as the target, so detail is drawn there, if not always the target's. It is like the
+    contrast term of SSIM (Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity",
+    2004, eq. 9), of gradients instead of values.
 
     Args:
         reconstruction: (B, C, H, W) in [0, 1].
