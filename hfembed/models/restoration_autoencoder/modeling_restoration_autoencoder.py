@@ -9,6 +9,7 @@ from hfembed.models.autoencoder_base import (
     AutoencoderOutput,
     Decoder,
     Encoder,
+    ResidualBlock,
     ZeroConv2d,
     make_bottleneck,
 )
@@ -17,6 +18,8 @@ from .configuration_restoration_autoencoder import RestorationAutoencoderConfig
 from .gaussian_fill import GaussianFill
 from .smooth_fill import smooth_fill
 
+_PIXEL_SCALE = 2.0  # of pixels in [-1, 1]; larger ones are canceled sooner, but at high learning rates silu dies
+
 
 class RestorationAutoencoderModel(AutoencoderModelBase):
     """Predict the correction of damaged images. Images are in [0, 1].
@@ -24,6 +27,10 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
     The encoder's feature maps are added to the decoder's (Ronneberger et al., "U-Net", 2015), whose output is added to
     the input (Zhang et al., "Beyond a Gaussian Denoiser", 2017). An inpainting model adds its correction to the
     conditional mean of the pixels in the holes, or to the image whose holes are filled from their borders (`fill`).
+
+    A new model that removes damage shows its last layer the pixels: the first channels are the folded image's, the
+    next their negatives (silu(x) - silu(-x) = x), and blocks and upsamplers add nothing yet. That layer learns a filter
+    in a few dozen steps; of pixels mixed by random convolutions it would have to cancel noise by unmixing them.
     """
 
     config: RestorationAutoencoderConfig
@@ -47,6 +54,16 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
             init.zeros_(module.count)
         else:
             super()._init_weights(module)
+        if self.config.removes_damage:
+            if module is self.encoder.conv_in:
+                init.copy_(module.weight, _passing_pixels(module.weight))
+            elif any(module is addition for addition in self._additions()):
+                init.zeros_(module.weight)
+
+    def _additions(self) -> list[nn.Module]:
+        """The convolutions whose output is added to a feature map."""
+        blocks = [block.conv2 for block in self.modules() if isinstance(block, ResidualBlock)]
+        return [*blocks, *self.decoder.upsamplers]
 
     def start_from_images(self, pixel_values: torch.Tensor) -> None:
         """Measure a model's Gaussian, if it has one, on images (N, C, H, W) in [0, 1], before training."""
@@ -106,6 +123,17 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
         if mask.shape != shape or mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool {shape} for these images, got {mask.dtype} {tuple(mask.shape)}")
         return mask
+
+
+def _passing_pixels(weight: torch.Tensor) -> torch.Tensor:
+    """A convolution (out, in, 3, 3) whose first channels are its input's, enlarged, and the next their negatives."""
+    weight = _PIXEL_SCALE * weight
+    passed = min(weight.shape[1], len(weight) // 2)
+    weight[: 2 * passed] = 0
+    for channel in range(passed):
+        weight[channel, channel, 1, 1] = _PIXEL_SCALE
+        weight[passed + channel, channel, 1, 1] = -_PIXEL_SCALE
+    return weight
 
 
 __all__ = ["RestorationAutoencoderModel"]

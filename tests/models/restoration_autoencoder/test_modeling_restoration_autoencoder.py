@@ -30,8 +30,10 @@ class TestDenoisingAutoencoder(ModelContract):
 
     def model(self, model_class):
         model = super().model(model_class)
-        with torch.no_grad():  # it starts at zero
-            model.decoder.conv_out.weight.add_(0.1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.any():  # corrections start at zero
+                    parameter.add_(0.1)
         return model
 
     def inputs(self, config, batch_size=3):
@@ -83,6 +85,19 @@ def test_a_new_denoiser_changes_nothing_and_its_weights_learn():
     model.train()(noisy, targets=noisy.roll(1, 3)).loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{name} gets no gradient"
+
+
+@pytest.mark.parametrize("width", [8, 12])
+def test_a_new_restorers_last_layer_sees_the_pixels(width):
+    config = tiny_config(widths=[width, 12], inpainting=True, fill="smooth")
+    model = RestorationAutoencoderModel(config).eval()
+    photo = images(config)
+    pixels = torch.nn.functional.pixel_unshuffle(photo - 0.5, 2)[:, : width // 2]
+    shown = []
+    model.decoder.conv_out.register_forward_pre_hook(lambda layer, inputs: shown.append(inputs[0]))
+    model(photo)
+    positive, negative = shown[0][:, :4], shown[0][:, width // 2 : width // 2 + 4]
+    torch.testing.assert_close(positive - negative, 2 * pixels)
 
 
 @pytest.mark.parametrize("inpainting", [False, True])
