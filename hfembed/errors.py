@@ -1,4 +1,4 @@
-"""The exception that means "the input is at fault", how a program ends on it: in one line of printable words."""
+"""The exception that means "the input is at fault", and how a program ends on it: in one line of printable words."""
 
 import functools
 import os

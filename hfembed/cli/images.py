@@ -103,7 +103,7 @@ def morph(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=8, help="Side of the pictures in pixels, of a model that takes any; default: the model's."),
+        typer.Option(min=8, max=2048, help="Side of the faces in pixels, before --scale, where the model takes any."),
     ] = None,
     frames_per_second: FramesPerSecond = 15,
     scale: Scale = 4,
@@ -116,6 +116,10 @@ def morph(
     photo_files.check_photos(a, b)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
     if size is not None:
+        stride = autoencoder.config.stride
+        if not autoencoder.config.takes_any_size or size % stride:
+            taken = f"multiples of {stride}" if autoencoder.config.takes_any_size else "its own size only"
+            raise InputError(f"--size {size}: {model} takes {taken}")
         processor.size = {"height": size, "width": size}
     points = None
     if shape:

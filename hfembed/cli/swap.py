@@ -137,7 +137,7 @@ def add_person(
     """Teach an identity-conditioned swap model people from some photos of each, without training."""
     if aligned and detector is not None:
         raise InputError("aligned crops need no detector: give either --aligned or --detector")
-    check_destination(output, overwrite)
+    check_destination(output, overwrite, *folders)
     finder = None if aligned else loading.load_face_detector(hub.face_detector(detector), "cpu")[0]
     embedders = [hub.other_model(name) for name in embedder]
     counts = new_people.add_people(hub.model(model), folders, embedders, output, finder, held_out_share)

@@ -22,8 +22,10 @@ def make_discriminator(
     """
     if not config.discriminator_weight:
         return None
-    discriminator: nn.Module = PatchDiscriminator(num_channels, config.discriminator_width)
-    if config.discriminator_network:
+    discriminator: nn.Module
+    if not config.discriminator_network:
+        discriminator = PatchDiscriminator(num_channels, config.discriminator_width)
+    else:
         features = load_features(config.path(config.discriminator_network), config.discriminator_layers)
         with torch.no_grad():
             maps = features(torch.zeros(1, num_channels, *image_size))

@@ -10,16 +10,17 @@ _SMALL = 0.01  # contrast that is added to both, squared: the slope of the root 
 def contrast_distance(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of local contrasts: the root mean squared differences of neighboring pixels.
 
-    What a distance of pixels or features makes smooth, for it cannot be told exactly, keeps as much contrast as the
-    image has there. As the contrast term of SSIM (Wang et al., "Image Quality Assessment: From Error Visibility to
-    Structural Similarity", 2004, eq. 9), of gradients instead of values.
+    Where detail cannot be told exactly, a distance of pixels is least for a smooth image. This one is least where the
+    image has as much contrast as the target, so detail is drawn there, if not always the target's. It is like the
+    contrast term of SSIM (Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity",
+    2004, eq. 9), of gradients instead of values.
 
     Args:
         reconstruction: (B, C, H, W) in [0, 1].
         target: (B, C, H, W) in [0, 1].
 
     Returns:
-        (B,) in [0, 1], float32, the mean over overlapping windows of 8 x 8 pixels.
+        (B,) in [0, 1.42], float32, the mean over overlapping windows of 8 x 8 pixels.
     """
     return (local_contrast(reconstruction) - local_contrast(target)).abs().mean((1, 2))
 
@@ -44,4 +45,4 @@ def local_contrast(images: torch.Tensor) -> torch.Tensor:
     return (F.avg_pool2d(squared.mean(1), _WINDOW, _WINDOW // 2) + _SMALL**2).sqrt()
 
 
-__all__ = ["contrast_distance", "local_contrast"]
+__all__ = ["contrast_distance"]

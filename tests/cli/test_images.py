@@ -91,7 +91,7 @@ def test_morph_at_another_size(run, model, photos, tmp_path):
     assert run(*morph, 2 * SIZE)[0] == 0
     assert Image.open(tmp_path / "a.png").size == (3 * 2 * SIZE + 4, 2 * SIZE)
     code, _, err = run(*morph, 2 * SIZE + 1)
-    assert code == 1 and "must be multiples of" in err
+    assert code == 1 and f"--size {2 * SIZE + 1}" in err and "multiples of" in err
 
 
 def test_walk_and_sample(run, fitted, photos, people, tmp_path):

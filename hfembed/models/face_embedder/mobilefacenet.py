@@ -18,7 +18,7 @@ def _activation(name: str, channels: int) -> nn.Module:
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A convolution of each channel by itself; where a CPU halves its input in bf16, in float32.
+    """A convolution of each channel by itself; one with a stride is computed in float32 on a CPU, instead of in bf16.
 
     oneDNN's gradient of a strided depthwise convolution in bf16 takes ten times as long as in float32.
     """

@@ -1,5 +1,7 @@
 """Restoration autoencoder: a convolutional network with skip connections that removes damage or fills holes."""
 
+from typing import cast
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -29,8 +31,8 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
     conditional mean of the pixels in the holes, or to the image whose holes are filled from their borders (`fill`).
 
     A new model that removes damage shows its last layer the pixels: the first channels are the folded image's, the
-    next their negatives (silu(x) - silu(-x) = x), and blocks and upsamplers add nothing yet. It soon learns to filter
-    them; to cancel the noise of pixels mixed by random convolutions it would have to unmix them first.
+    next their negatives (silu(x) - silu(-x) = x), and blocks and upsamplers add nothing yet. That layer learns a
+    filter in a few dozen steps; of pixels mixed by random convolutions it would have to cancel noise by unmixing them.
     """
 
     config: RestorationAutoencoderConfig
@@ -57,8 +59,8 @@ class RestorationAutoencoderModel(AutoencoderModelBase):
         if self.config.removes_damage:
             if module is self.encoder.conv_in:
                 init.copy_(module.weight, _passing_pixels(module.weight))
-            elif isinstance(module, nn.Conv2d) and any(module is addition for addition in self._additions()):
-                init.zeros_(module.weight)
+            elif any(module is addition for addition in self._additions()):
+                init.zeros_(cast(nn.Conv2d, module).weight)
 
     def _additions(self) -> list[nn.Module]:
         """The convolutions whose output is added to a feature map."""
