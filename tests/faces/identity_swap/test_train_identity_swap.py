@@ -108,10 +108,13 @@ def numbers(folder: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
-def test_trains_draws_and_resumes_to_the_last_digit(people, judges, tmp_path, monkeypatch):
+@pytest.mark.parametrize("of_features", [False, True], ids=["pixels judged", "features judged"])
+def test_trains_draws_and_resumes_to_the_last_digit(people, judges, tmp_path, monkeypatch, of_features):
     retinaface(tmp_path / "detector")
     recipe = {"held_out_share": 0.5, "evaluate_every": 3, "epochs": 8, "batch_size": 2}
     recipe |= {"landmark_detector": str(tmp_path / "detector"), "model": TINY["model"] | {"reference_points": True}}
+    if of_features:
+        recipe |= {"discriminator_network": judges[0], "discriminator_layers": [0, 1]}
     whole = run(tmp_path, monkeypatch, "whole", people, judges, recipe)
     model = IdentitySwapModel.from_pretrained(whole)
     assert model.config.people == [] and model.config.identity_size == 9
@@ -188,6 +191,7 @@ def test_landmarks_are_learned_from_a_detector_and_hold_a_swapped_face(judges):
 @pytest.mark.multiprocess
 def test_two_ranks_see_what_one_sees(people, judges, tmp_path, monkeypatch):
     recipe = {"ema_decay": 0.0, "checkpoint_every": 0, "batch_size": 8, "max_steps": 6, "epochs": 6}
+    recipe |= {"discriminator_network": judges[0], "discriminator_layers": [0, 1]}
     one = run(tmp_path, monkeypatch, "one", people, judges, recipe)
     arguments = ["--config", tmp_path / "one.yaml", "--output_dir", tmp_path / "two"]
     code, printed = ScriptRun(SCRIPT, arguments, tmp_path / "two.txt", ranks=2).finish()
