@@ -33,7 +33,7 @@ def match_deviation(face: np.ndarray, reference: np.ndarray, weights: np.ndarray
 
 def match_covariance(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Give a face the mean color and the covariance of the channels of another face, by the linear map that changes
-    the pixels least (Pitie and Kokaram, "The Linear Monge-Kantorovitch Linear Colour Mapping", 2007).
+    the pixels least (Pitie and Kokaram, European Conference on Visual Media Production, 2007).
 
     The contrast changes by no more than 0.7 to 1.4 along each of the map's axes. Arguments and result: see
     `match_deviation`.
