@@ -32,6 +32,8 @@ with lazy_imports():
     from hfembed.words.evaluation import weat as bias
 if TYPE_CHECKING:
     from hfembed.checkpoint.checkpoint import Checkpoint
+    from hfembed.models.autoencoder_base import AutoencoderModelBase
+    from hfembed.models.conv_autoencoder.image_processing_conv_autoencoder import ConvAutoencoderImageProcessor
 
 commands = Commands(help="Measure a model by a published protocol.")
 
@@ -291,9 +293,7 @@ def evaluate_denoising(
     checkpoint = _prepare(hub.model, model, output)
     autoencoder, processor = loading.load_autoencoder(checkpoint, device)
     if size is not None:
-        processor.size = {"height": size, "width": size}
-        with input_errors():
-            autoencoder.check_pixel_values(torch.empty(1, processor.num_channels, size, size))
+        use_size(autoencoder, processor, size)
     split = choose_split(checkpoint, held_out_share, split_seed)
     people = faces.load_faces(images).remove_columns("landmarks")
     sides = splits.split_people(people, split["held_out_share"], split["seed"])
@@ -628,6 +628,15 @@ def evaluate_swap(
     evaluation = swap_evaluation.SwapEvaluation(trained, tested, *identity_model, finder)
     figures = swap_report.report_swap(evaluation, swapper, processor, output, {"model": model, "embedder": embedder})
     return _answer(figures, output, swap_report.summary(figures))
+
+
+def use_size(autoencoder: "AutoencoderModelBase", processor: "ConvAutoencoderImageProcessor", size: int) -> None:
+    """Let the processor make images of this side, if the model takes them."""
+    processor.size = {"height": size, "width": size}
+    try:
+        autoencoder.check_pixel_values(torch.empty(1, processor.num_channels, size, size))
+    except ValueError as error:
+        raise InputError(f"--size {size}: {error}") from error
 
 
 def choose_split(checkpoint: "Checkpoint", share: float | None, seed: int | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import typer
 from hfembed.atomic import atomic_write, check_writable
 from hfembed.cli import options
 from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch
-from hfembed.cli.evaluate import choose_split
+from hfembed.cli.evaluate import choose_split, use_size
 from hfembed.errors import InputError, counted, input_errors
 
 with lazy_imports():
@@ -116,11 +116,7 @@ def morph(
     photo_files.check_photos(a, b)
     autoencoder, processor = loading.load_autoencoder(hub.model(model), device)
     if size is not None:
-        stride = autoencoder.config.stride
-        if not autoencoder.config.takes_any_size or size % stride:
-            taken = f"multiples of {stride}" if autoencoder.config.takes_any_size else "its own size only"
-            raise InputError(f"--size {size}: {model} takes {taken}")
-        processor.size = {"height": size, "width": size}
+        use_size(autoencoder, processor, size)
     points = None
     if shape:
         finder, _ = loading.load_face_detector(hub.face_detector(detector), device)

@@ -7,7 +7,11 @@ from PIL import Image
 
 from hfembed.errors import InputError
 from hfembed.models.detected_faces import FaceDetector
-from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
+from hfembed.models.face_embedder.image_processing_face_embedder import (
+    FaceImageProcessor,
+    lie_inside,
+    similarity_transform,
+)
 
 _FINER = 1.5  # crop pixels per photo pixel
 
@@ -22,15 +26,6 @@ class AlignedFace(NamedTuple):
 
     crop: np.ndarray
     to_crop: np.ndarray
-
-
-def lie_inside(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Whether the middle of each face's landmarks (n, 5, 2) lies in a picture of (width, height): bool (n,).
-
-    Detectors also see faces at an edge whose other half they imagine: most of such a face cannot be cut out.
-    """
-    middles = landmarks.mean(1)
-    return ((middles >= 0) & (middles <= size)).all(1)
 
 
 def find_faces(detector: FaceDetector, picture: Image.Image, name: str, way_out: str) -> np.ndarray:

@@ -17,11 +17,10 @@ from hfembed.checkpoint.loading import load_identity_swap
 from hfembed.errors import InputError, input_errors
 from hfembed.faces.data.aligned_faces import AlignedFaces
 from hfembed.faces.data.splits import hold_out_photos
-from hfembed.faces.face_pasting import lie_inside
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders, describe_people
 from hfembed.faces.swap.person_crops import load_people
 from hfembed.models.detected_faces import FaceDetector
-from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
+from hfembed.models.face_embedder.image_processing_face_embedder import lie_inside, template_for_size
 from hfembed.photos import open_photo
 
 

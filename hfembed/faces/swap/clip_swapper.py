@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError, counted, input_errors
-from hfembed.faces.face_pasting import lie_inside
 from hfembed.faces.swap.clip_files import WRITTEN_SUFFIXES, Clip, ClipWriter, Frame
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.face_tracks import MIN_SEEN, FaceTrack, FaceTracker
 from hfembed.faces.swap.provenance_mark import CLIP_METADATA, append_xmp, with_label
 from hfembed.models.detected_faces import FaceDetector
+from hfembed.models.face_embedder.image_processing_face_embedder import lie_inside
 
 _PIXELS_AT_A_TIME = 16_000_000
 _THUMBNAIL = (32, 32)

@@ -261,11 +261,20 @@ class FaceImageProcessor(ImageProcessorBase):
         return BatchFeature({"pixel_values": self.normalize(pixels).contiguous()}, tensor_type=return_tensors)
 
 
+def lie_inside(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Whether the middle of each face's landmarks (n, 5, 2) lies in a picture of (width, height): bool (n,).
+
+    Detectors also see faces at an edge whose other half they imagine: most of such a face cannot be cut out.
+    """
+    middles = landmarks.mean(1)
+    return ~((middles < 0) | (middles > size)).any(1)
+
+
 def _check_scale(landmarks: np.ndarray, upright_size: tuple[int, int]) -> None:
     """Refuse landmarks that are not in pixels of this photo: their crop would be black."""
-    center, extent = landmarks.mean(axis=0), np.ptp(landmarks, axis=0).max()
+    extent = np.ptp(landmarks, axis=0).max()
     size = f"the photo of {upright_size[0]} x {upright_size[1]} pixels"
-    if (center < 0).any() or (center > upright_size).any():
+    if not lie_inside(landmarks[None], upright_size).all():
         raise ValueError(f"the landmarks lie outside {size}: are they of another scale?")
     if 1e-6 < extent < 2:
         raise ValueError(
@@ -323,4 +332,4 @@ def _warp(
     return photo.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
 
 
-__all__ = ["FaceImageProcessor", "similarity_transform", "template_for_size"]
+__all__ = ["FaceImageProcessor", "lie_inside", "similarity_transform", "template_for_size"]
