@@ -186,8 +186,6 @@ class FaceSwapModel(FaceSwapBase):
             init.kaiming_normal_(module.weight, a=_SLOPE, mode="fan_in", nonlinearity="leaky_relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
-        if isinstance(module, ResidualBlock):
-            init.zeros_(module.conv2.weight)
 
     def forward(
         self,

@@ -164,10 +164,6 @@ class IdentitySwapModel(FaceSwapBase):
             init.normal_(module.weight, std=fan_in**-0.5 * (_SMALL if is_last else 1))
             if module.bias is not None:
                 init.zeros_(module.bias)
-        if isinstance(module, ModulatedBlock):
-            width = module.conv2.weight[0].numel()
-            init.normal_(module.conv2.weight, std=_SMALL * width**-0.5)
-            init.normal_(module.modulation.weight, std=_SMALL * module.modulation.in_features**-0.5)
         if isinstance(module, FacePoints):
             init.copy_(module.usual_logits, _usual_logits(self.config.image_size))
         if module is self:
@@ -177,6 +173,10 @@ class IdentitySwapModel(FaceSwapBase):
             init.copy_(self.mask_logits, _oval_logits(self.config.image_size))
             init.zeros_(self.identity_mean)
             init.constant_(self.identity_scale, self.config.identity_size**0.5)
+            # transformers passes over modules without parameters of their own, so not as each block's turn comes
+            for block in (part for part in self.modules() if isinstance(part, ModulatedBlock)):
+                for layer in (block.conv2, block.modulation):
+                    init.normal_(layer.weight, std=_SMALL * layer.weight[0].numel() ** -0.5)
 
     def forward(
         self,

@@ -8,7 +8,12 @@ from transformers import AutoModel
 
 from hfembed.models.face_embedder.image_processing_face_embedder import template_for_size
 from hfembed.models.identity_swap.configuration_identity_swap import IdentitySwapConfig
-from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel, blur, nearest_photos
+from hfembed.models.identity_swap.modeling_identity_swap import (
+    IdentitySwapModel,
+    ModulatedBlock,
+    blur,
+    nearest_photos,
+)
 from tests.contract import ModelContract
 
 
@@ -243,3 +248,14 @@ def test_learns_to_follow_the_vector():
     grays = torch.full((2, 3, 16, 16), 0.5)
     faces, _ = model.swap(grays, ["dark", "light"])
     assert faces[0].mean() < 0.3 and faces[1].mean() > 0.7
+
+
+def test_blocks_start_near_the_identity():
+    """A block without parameters of its own is passed over when transformers initializes modules one by one."""
+    torch.manual_seed(0)
+    blocks = [part for part in IdentitySwapModel(tiny_config()).modules() if isinstance(part, ModulatedBlock)]
+    assert blocks
+    for block in blocks:
+        for layer, scale in ((block.conv1, 1), (block.conv2, 0.1), (block.modulation, 0.1)):
+            spread = layer.weight.std().item()
+            assert spread * layer.weight[0].numel() ** 0.5 == pytest.approx(scale, rel=0.2)
