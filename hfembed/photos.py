@@ -126,9 +126,11 @@ def find_photos(folder: str | Path, *, follow_links: bool = True) -> PhotoListin
         The photos, and what was skipped.
 
     Raises:
-        InputError: There is no such folder, or no photo in it.
+        InputError: There is no such folder, it is a file, or there is no photo in it.
     """
     listing = PhotoListing(Path(folder))
+    if listing.folder.is_file():
+        raise InputError(f"{utf8_name(folder)} is a file, not a folder of photos")
     if not listing.folder.is_dir():
         raise InputError(f"{utf8_name(folder)}: no such folder")
     root = os.path.realpath(folder)

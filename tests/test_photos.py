@@ -141,7 +141,12 @@ def test_one_rule_for_what_is_a_photo_in_a_folder(tmp_path, caplog):
     assert inside.skipped["links out of the folder"] == ["Bob"]
 
     (tmp_path / "nothing").mkdir()
-    for missing, reason in [("nothing", "contains no photos"), ("missing", "no such folder")]:
+    (tmp_path / "photo.jpg").touch()
+    for missing, reason in [
+        ("nothing", "contains no photos"),
+        ("missing", "no such folder"),
+        ("photo.jpg", "is a file, not a folder"),
+    ]:
         with pytest.raises(InputError, match=f"{missing}.*{reason}"):
             find_photos(tmp_path / missing)
 

@@ -106,7 +106,9 @@ def morph(
         typer.Option(min=8, max=2048, help="Side of the faces in pixels, before --scale, where the model takes any."),
     ] = None,
     frames_per_second: FramesPerSecond = 15,
-    scale: Scale = 4,
+    scale: Annotated[
+        int | None, typer.Option(min=1, help="Enlarge by this integer factor; default: 4, with --size 1.")
+    ] = None,
     device: options.Device = "auto",
 ) -> Answer:
     """Morph one face into another."""
@@ -129,7 +131,7 @@ def morph(
         if points is None:
             start, end = processor.preprocess([a, b]).pixel_values
         frames = morphing.morph(autoencoder, start, end, steps, spherical=path == "spherical", points=points)
-    return _write_animation(frames, output, frames_per_second, scale)
+    return _write_animation(frames, output, frames_per_second, scale or (4 if size is None else 1))
 
 
 @commands.command("walk")

@@ -53,10 +53,10 @@ def swap(
         ),
     ] = None,
     colors: Annotated[
-        Literal["deviation", "covariance", "histogram", "none"],
+        Literal["deviation", "covariance", "histogram", "seamless", "none"],
         typer.Option(
             help="What a new face takes over from the old one: mean and deviation per channel; mean and covariance of "
-            "the channels; the histogram per channel."
+            "the channels; the histogram per channel; the colors at its edge."
         ),
     ] = "deviation",
     label: Annotated[

@@ -85,7 +85,9 @@ def describe() -> str:
 @functools.cache
 def _say_what_it_is() -> None:
     logger.warning(
-        "default face model: %s; --model (swap: --detector) or %s names another", describe(), MODEL_VARIABLE
+        "default face model: %s; --model, or --detector where there is one, or %s names another",
+        describe(),
+        MODEL_VARIABLE,
     )
 
 

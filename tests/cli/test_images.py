@@ -87,9 +87,9 @@ def test_morph(run, model, photos, tmp_path, path):
 
 
 def test_morph_at_another_size(run, model, photos, tmp_path):
-    morph = ("morph", model, *photos[:2], tmp_path / "a.png", "--steps", 3, "--scale", 1, "--size")
+    morph = ("morph", model, *photos[:2], tmp_path / "a.png", "--steps", 3, "--size")
     assert run(*morph, 2 * SIZE)[0] == 0
-    assert Image.open(tmp_path / "a.png").size == (3 * 2 * SIZE + 4, 2 * SIZE)
+    assert Image.open(tmp_path / "a.png").size == (3 * 2 * SIZE + 4, 2 * SIZE), "not enlarged on top of it"
     code, _, err = run(*morph, 2 * SIZE + 1)
     assert code == 1 and f"--size {2 * SIZE + 1}" in err and "multiples of" in err
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from hfembed.errors import InputError
 
-Colors = Literal["deviation", "covariance", "histogram", "none"]
+Colors = Literal["deviation", "covariance", "histogram", "seamless", "none"]
 _CONTRAST_RANGE = (0.7, 1.4)  # the contrast changes by no more than this
 
 
@@ -65,10 +65,30 @@ def match_histogram(face: np.ndarray, reference: np.ndarray, weights: np.ndarray
     return matched
 
 
+def match_edge(face: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Give a face the colors of another face along the edge of the pixels with a weight: a seamless clone.
+
+    Perez, Gangnet and Blake, "Poisson Image Editing", 2003; what is taken away inside is the smoothest surface through
+    the differences at the edge, biharmonic instead of harmonic. Arguments and result: see `match_deviation`.
+
+    Raises:
+        InputError: scikit-image is not installed.
+    """
+    try:
+        from skimage.restoration import inpaint_biharmonic
+    except ImportError as error:
+        raise InputError('a seamless clone needs scikit-image: pip install "hfembed[images]"') from error
+    inside = weights > 0
+    if not inside.any() or inside.all():
+        return face
+    return face - inpaint_biharmonic((face - reference).astype(np.float64), inside, channel_axis=-1)
+
+
 COLOR_TRANSFERS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "deviation": match_deviation,
     "covariance": match_covariance,
     "histogram": match_histogram,
+    "seamless": match_edge,
 }
 
 

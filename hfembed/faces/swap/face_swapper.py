@@ -22,8 +22,12 @@ class FaceSwapper:
 
     Args:
         colors: What a new face takes over from the old one, see `color_transfer`: mean and `"deviation"` per channel;
-            mean and `"covariance"` of the channels; the `"histogram"` per channel, with scikit-image; or `"none"`.
+            mean and `"covariance"` of the channels; with scikit-image the `"histogram"` per channel, or those at the
+            edge, `"seamless"`; or `"none"`.
         softness: Width of the soft edge as a fraction of the face, in (0, 1].
+
+    Raises:
+        ValueError: `colors` is none of these.
     """
 
     def __init__(
@@ -37,6 +41,8 @@ class FaceSwapper:
         self.model = model
         self.processor = processor
         self.detector = detector
+        if colors != "none" and colors not in COLOR_TRANSFERS:
+            raise ValueError(f"colors must be one of {', '.join(COLOR_TRANSFERS)}, none, not {colors!r}")
         self.colors = colors
         height, width = processor.size["height"], processor.size["width"]
         self.oval = face_oval(processor.template, height, width, softness)
@@ -75,7 +81,11 @@ class FaceSwapper:
                 raise InputError(
                     f"{name} has {counted(len(found), 'face')}, counted from 0 from the left; there is no {number}"
                 )
-        return self.replace([picture], [found[list(chosen)]], person)[0].convert(opened.mode), len(chosen)
+        try:
+            swapped = self.replace([picture], [found[list(chosen)]], person)[0]
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        return swapped.convert(opened.mode), len(chosen)
 
     def replace(
         self, pictures: Sequence[Image.Image], landmarks: Sequence[Sequence[np.ndarray] | np.ndarray], person: str
@@ -122,4 +132,4 @@ class FaceSwapper:
         """
         if self.detector is None:
             raise InputError("give a face detector, or five landmarks for each face")
-        return find_faces(self.detector, picture, name, "give its landmarks, or a larger picture")
+        return find_faces(self.detector, picture, name, "give --landmarks, another --detector or a larger picture")

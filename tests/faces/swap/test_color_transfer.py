@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from hfembed.faces.swap.color_transfer import COLOR_TRANSFERS, match_covariance, match_deviation, match_histogram
+from hfembed.faces.swap.color_transfer import (
+    COLOR_TRANSFERS,
+    match_covariance,
+    match_deviation,
+    match_edge,
+    match_histogram,
+)
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_the_contrast_changes_within_bounds(name, faces):
 
 @pytest.mark.parametrize("name", COLOR_TRANSFERS)
 def test_flat_faces_and_no_weight_stay_finite(name, faces):
-    if name == "histogram":
+    if name in ("histogram", "seamless"):
         pytest.importorskip("skimage")
     face, reference, weights = faces
     for flat, other, some in (
@@ -73,3 +79,16 @@ def test_flat_faces_and_no_weight_stay_finite(name, faces):
     ):
         matched = COLOR_TRANSFERS[name](flat.astype(np.float32), other.astype(np.float32), some)
         assert matched.shape == face.shape and np.isfinite(matched).all()
+
+
+def test_a_seamless_face_has_the_colors_of_its_edge_and_its_own_detail(faces):
+    pytest.importorskip("skimage")
+    face, reference, weights = faces
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    tint = (20 + 10 * x + 5 * y)[:, :, None] * [1, 0, -1]
+    np.testing.assert_allclose(match_edge(reference + tint, reference, weights), reference, atol=1e-4)
+    detail = np.zeros_like(reference)
+    detail[14:18, 14:18] = 50
+    np.testing.assert_allclose(
+        match_edge(reference + tint + detail, reference, weights), reference + detail, atol=1e-4
+    )

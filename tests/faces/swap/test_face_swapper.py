@@ -66,7 +66,7 @@ def test_a_model_that_corrects_photos_keeps_their_detail(model, processor, monke
 def test_a_face_at_the_edge_and_one_outside(model, processor):
     swapper = FaceSwapper(model, processor, colors="none")
     assert (np.asarray(swapper(photo(), "red", [landmarks((4, 140))])[0])[140, 4] == [255, 0, 0]).all()
-    with pytest.raises(InputError, match="outside the photo"):
+    with pytest.raises(InputError, match="^the photo: .*outside the photo"):
         swapper(photo(), "red", [landmarks((-400, 70), 100)])
 
 
@@ -97,7 +97,7 @@ def test_all_faces_or_the_chosen_ones_from_the_left(model, processor):
         swapper(photo(), "blue", points, [2])
 
 
-@pytest.mark.parametrize("colors", ["deviation", "covariance", "histogram"])
+@pytest.mark.parametrize("colors", ["deviation", "covariance", "histogram", "seamless"])
 def test_a_new_face_takes_the_old_ones_colors(model, processor, monkeypatch, colors):
     dark = lambda pixel_values, person: (0.8 * pixel_values.flip(3), None)  # noqa: E731
     monkeypatch.setattr(model, "swap", dark)
@@ -109,6 +109,11 @@ def test_a_new_face_takes_the_old_ones_colors(model, processor, monkeypatch, col
         )
     )
     assert (np.abs(matched - old) < 0.25 * np.abs(drawn - old)).all()
+
+
+def test_unknown_colors_are_refused(model, processor):
+    with pytest.raises(ValueError, match="colors must be one of deviation, .*, none, not 'mean'"):
+        FaceSwapper(model, processor, colors="mean")
 
 
 def test_finds_faces_by_a_detector(model, processor):
