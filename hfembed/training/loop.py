@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from hfembed.allocator import keep_freed_memory
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.training.config import TrainingConfig
@@ -126,7 +127,7 @@ def choose_precision() -> str:
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """The accelerator of a run, and torch's threads as the config wants them.
+    """The accelerator of a run, and torch's threads and memory as the config and a CPU want them.
 
     The schedule is stepped by the loop, once per optimizer step: accelerate itself would step it once per rank.
 
@@ -152,6 +153,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     except ValueError as error:
         raise InputError(f"accelerate: {' '.join(str(error).split())}") from error
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     if is_auto:
         accelerator.print(f"mixed_precision auto: {config.mixed_precision.replace('no', 'float32')} on this machine")
     parts = accelerator.num_processes * config.accumulation_steps

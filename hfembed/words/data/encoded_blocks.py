@@ -4,7 +4,6 @@ A block's ids are those of its own dictionary. Once the words of all blocks are 
 the vocabulary, block by block.
 """
 
-import ctypes
 import json
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hfembed.allocator import keep_freed_memory
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError
 from hfembed.models.word2vec.subwords import murmur3
@@ -282,8 +282,6 @@ def in_parallel(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], 
                 future.cancel()
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
 _function: Callable[..., Any]  # of a forked process: inherited, not sent with every task
 
 
@@ -291,21 +289,9 @@ def _begin_work(function: Callable[..., Any], parent: int) -> None:
     global _function
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
-    _keep_freed_memory()
+    pa.set_memory_pool(pa.system_memory_pool())  # of which the allocator knows
+    keep_freed_memory()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _keep_freed_memory() -> None:
-    """Have this process keep what it frees, where its allocator is glibc's.
-
-    Every block needs as much as the one before. Given back to the system in between, its pages would be cleared and
-    mapped anew each time, which is a third of the work.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _end_with(parent: int) -> None:
