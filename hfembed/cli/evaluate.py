@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hfembed.allocator import keep_freed_memory
 from hfembed.atomic import check_output_folder
 from hfembed.cli import options
 from hfembed.cli.commands import Answer, Commands, Hub, lazy_imports, torch, warn
@@ -667,8 +668,9 @@ def _prepare(
     num_threads: int | None = None,
     writes_into_model: bool = False,
 ) -> "Checkpoint":
-    """Find the model; refuse before the work what could not be written after it."""
+    """Find the model, and set the process up; refuse before the work what could not be written after it."""
     check_output_folder(output)
+    keep_freed_memory()
     checkpoint = find(model)
     if writes_into_model:
         checkpoint.check_writable()
