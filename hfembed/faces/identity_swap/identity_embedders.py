@@ -78,7 +78,7 @@ def describe_people(
         pixels: (N, C, H, W) uint8, aligned crops.
         labels: (N,) of people.
         people: Number of people; each has a photo.
-        photos_per_person: Photos to keep of each, spread evenly; of people with fewer some come again.
+        photos_per_person: Photos to keep of each, those most like the mean; of people with fewer some come again.
 
     Returns:
         Vectors (people, D) of unit length and photos (people, photos_per_person, C, H, W) uint8, on the CPU.
@@ -86,8 +86,11 @@ def describe_people(
     device = next(embedders.parameters()).device
     vectors = torch.cat([embedders(part.to(device).float() / 255).cpu() for part in pixels.split(batch_size)])
     sums = torch.zeros(people, vectors.shape[1]).index_add_(0, torch.from_numpy(labels), vectors)
+    means = embedders.unit(sums)
+    typical = (vectors * means[torch.from_numpy(labels)]).sum(1).numpy()
     kept = []
     for person in range(people):
         rows = np.flatnonzero(labels == person)
+        rows = np.sort(rows[np.argsort(-typical[rows], kind="stable")[:photos_per_person]])
         kept.append(pixels[rows[np.arange(photos_per_person) * len(rows) // photos_per_person]])
-    return embedders.unit(sums), torch.stack(kept)
+    return means, torch.stack(kept)
