@@ -22,8 +22,8 @@ class FaceSwapper:
 
     Args:
         colors: What a new face takes over from the old one, see `color_transfer`: mean and `"deviation"` per channel;
-            mean and `"covariance"` of the channels; with scikit-image the `"histogram"` per channel, or those at the
-            edge, `"seamless"`; or `"none"`.
+            mean and `"covariance"` of the channels; the `"histogram"` per channel, with scikit-image; the colors at
+            its edge, `"seamless"`; or `"none"`.
         softness: Width of the soft edge as a fraction of the face, in (0, 1].
 
     Raises:
