@@ -1,5 +1,6 @@
 """Identity vectors: what one or more face embedders make of a face, and of a person's photos."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from hfembed.checkpoint.loading import load_face_embedder
 from hfembed.errors import InputError, counted
 from hfembed.faces.perceptual_networks import FaceEmbeddings
 from hfembed.models.identity_swap.modeling_identity_swap import IdentitySwapModel
+
+_TYPICAL = 0.75  # of a person's photos
 
 
 class IdentityEmbedders(nn.Module):
@@ -78,7 +81,8 @@ def describe_people(
         pixels: (N, C, H, W) uint8, aligned crops.
         labels: (N,) of people.
         people: Number of people; each has a photo.
-        photos_per_person: Photos to keep of each, those most like the mean; of people with fewer some come again.
+        photos_per_person: Photos to keep of each, spread evenly over the three quarters that are most like the mean,
+            for the others have sunglasses, profiles or somebody else; of people with fewer some come again.
 
     Returns:
         Vectors (people, D) of unit length and photos (people, photos_per_person, C, H, W) uint8, on the CPU.
@@ -91,6 +95,7 @@ def describe_people(
     kept = []
     for person in range(people):
         rows = np.flatnonzero(labels == person)
-        rows = np.sort(rows[np.argsort(-typical[rows], kind="stable")[:photos_per_person]])
+        usable = max(math.ceil(_TYPICAL * len(rows)), photos_per_person)
+        rows = np.sort(rows[np.argsort(-typical[rows], kind="stable")[:usable]])
         kept.append(pixels[rows[np.arange(photos_per_person) * len(rows) // photos_per_person]])
     return means, torch.stack(kept)
