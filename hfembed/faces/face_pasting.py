@@ -29,16 +29,33 @@ class AlignedFace(NamedTuple):
 
 
 def find_faces(detector: FaceDetector, picture: Image.Image, name: str, way_out: str) -> np.ndarray:
-    """Landmarks (n, 5, 2) of all faces whose middle lies in a picture, n at least 1.
+    """Landmarks (n, 5, 2) of all faces of a picture that can be pasted into, n at least 1.
 
     Raises:
         InputError: The detector finds nobody; `way_out` ends the line.
     """
     landmarks = detector.detect([picture])[0].landmarks.numpy()
-    landmarks = landmarks[lie_inside(landmarks, picture.size)]
+    landmarks = landmarks[can_be_pasted(landmarks, picture.size)]
     if len(landmarks) == 0:
         raise InputError(f"no face was found in {name}: {way_out}")
     return landmarks
+
+
+def can_be_pasted(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which of a detector's faces (n, 5, 2), the highest-scoring first, to work on in a picture of (width, height).
+
+    Left out are those beyond an edge, and those in the midst of a better one, which a turned head is found as again.
+
+    Returns:
+        bool (n,).
+    """
+    middles, extents = landmarks.mean(1), np.ptp(landmarks, axis=1).max(1)
+    chosen = lie_inside(landmarks, size)
+    for number in range(len(landmarks)):
+        better = np.flatnonzero(chosen[:number])
+        distances = np.hypot(*(middles[better] - middles[number]).T)
+        chosen[number] &= not (distances < extents[better]).any()
+    return chosen
 
 
 def align_face(processor: FaceImageProcessor, picture: Image.Image, landmarks: np.ndarray) -> AlignedFace:
@@ -52,26 +69,39 @@ def align_face(processor: FaceImageProcessor, picture: Image.Image, landmarks: n
 
 
 def paste_face(
-    pixels: np.ndarray, face: np.ndarray, opacity: np.ndarray, to_crop: np.ndarray, is_correction: bool = False
+    pixels: np.ndarray,
+    face: np.ndarray,
+    opacity: np.ndarray,
+    to_crop: np.ndarray,
+    crop: np.ndarray | None = None,
+    detail_kept: np.ndarray | None = None,
 ) -> None:
-    """Paste a face, or the correction of one, into a photo.
+    """Paste a face into a photo.
 
     Args:
         pixels: uint8 (height, width, 3), the photo; changed in place.
-        face: float (h, w, 1 or 3), what the crop is to be, in [0, 255]; with `is_correction` what is added to it.
+        face: float (h, w, 1 or 3), what the crop is to be, in [0, 255].
         opacity: float (h, w) in [0, 1].
         to_crop: As of `AlignedFace`.
+        crop: float or uint8 (h, w, 1 or 3): what the crop was; then what the photo has beyond it stays.
+        detail_kept: float (h, w) in [0, 1]: how much of that; None: all.
     """
-    face = np.repeat(face, 3, axis=2) if face.shape[2] == 1 else face
+    if crop is None:
+        crop, detail_kept = np.zeros_like(face), np.zeros(face.shape[:2])
+    elif detail_kept is None:
+        detail_kept = np.ones(face.shape[:2])
+    face, crop = (np.repeat(layer, 3, axis=2) if layer.shape[2] == 1 else layer for layer in (face, crop))
     box = _covered(to_crop, face.shape[:2], (pixels.shape[1], pixels.shape[0]))
     if box is None:
         return
     left, top, right, bottom = box
-    layers = [_resample_back(layer, to_crop, box) for layer in (*face.transpose(2, 0, 1), opacity)]
-    pasted, weight = np.stack(layers[:3], axis=2), np.clip(layers[3], 0, 1)[:, :, None]
+    # of two layers whose difference counts, both are rounded alike
+    stacked = (*face.transpose(2, 0, 1), *crop.transpose(2, 0, 1), opacity, detail_kept)
+    layers = np.stack([_resample_back(layer, to_crop, box) for layer in stacked], axis=2)
+    weight, kept = (np.clip(layers[:, :, [number]], 0, 1) for number in (6, 7))
     region = pixels[top:bottom, left:right]
-    change = pasted if is_correction else pasted - region
-    region[:] = np.clip(np.rint(region + weight * change), 0, 255)
+    wanted = layers[:, :, :3] + kept * (region - layers[:, :, 3:6])
+    region[:] = np.clip(np.rint(region + weight * (wanted - region)), 0, 255)
 
 
 def _covered(

@@ -80,10 +80,10 @@ class FaceRestorer:
         image = torch.from_numpy(crop).permute(2, 0, 1) / 255
         is_masked = hole is not None and bool(hole.any()) and not bool(hole.all())
         restored = restore(self.model, image, hole if is_masked else None)
-        correction = 255 * restored.permute(1, 2, 0).numpy() - crop
+        face = 255 * restored.permute(1, 2, 0).numpy()
         height, width = crop.shape[:2]
         oval = face_oval(processor.template, height, width, self.softness)
-        paste_face(pixels, correction, oval, to_crop, is_correction=True)
+        paste_face(pixels, face, oval, to_crop, crop)
 
 
 def check_takes_faces(model: AutoencoderModelBase) -> None:

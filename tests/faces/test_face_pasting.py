@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hfembed.errors import InputError
-from hfembed.faces.face_pasting import align_face, find_faces, paste_face
+from hfembed.faces.face_pasting import align_face, can_be_pasted, find_faces, paste_face
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
 
 SIZE = 32
@@ -24,9 +24,9 @@ def test_a_correction_is_added_where_the_face_is_and_nothing_else_changes():
     shifted = np.asarray(photo)[34:66, 44:76].astype(int)
     assert np.abs(face.crop[1:-1, 1:-1] - shifted[1:-1, 1:-1]).max() <= 1, "a shift by whole pixels"
     pixels, opacity = np.array(photo), np.ones((SIZE, SIZE))
-    paste_face(pixels, np.zeros((SIZE, SIZE, 3)), opacity, face.to_crop, is_correction=True)
+    paste_face(pixels, face.crop, opacity, face.to_crop, face.crop)
     assert np.array_equal(pixels, np.asarray(photo))
-    paste_face(pixels, np.full((SIZE, SIZE, 1), 30.0), opacity, face.to_crop, is_correction=True)
+    paste_face(pixels, face.crop + 30.0, opacity, face.to_crop, face.crop)
     change = pixels.astype(int) - np.asarray(photo)
     assert (change[36:64, 46:74] == 30).all()
     change[34:66, 44:76] = 0
@@ -39,8 +39,31 @@ def test_detail_finer_than_the_photo_is_averaged():
     face = align_face(FaceImageProcessor(size=4 * SIZE), photo, landmarks())
     checks = 50.0 * (np.indices((4 * SIZE, 4 * SIZE)).sum(0) // 2 % 2 * 2 - 1)
     pixels = np.array(photo)
-    paste_face(pixels, checks[:, :, None], np.ones_like(checks), face.to_crop, is_correction=True)
+    paste_face(pixels, face.crop + checks[:, :, None], np.ones_like(checks), face.to_crop, face.crop)
     assert np.abs(pixels[38:62, 48:72].astype(int) - 100).max() <= 3
+
+
+def test_a_photos_own_detail_is_kept_as_far_as_asked():
+    noise = np.random.default_rng(0).integers(60, 200, (100, 120, 3), dtype=np.uint8)
+    face = align_face(FaceImageProcessor(size=SIZE), Image.fromarray(noise), landmarks(size=3 * SIZE))
+    opacity, middle = np.ones((SIZE, SIZE)), np.s_[30:70, 40:80]
+    spread = []
+    for kept in (1.0, 0.5, 0.0):
+        pixels = noise.copy()
+        paste_face(pixels, face.crop, opacity, face.to_crop, face.crop, kept * opacity)
+        spread.append(pixels[middle].std())
+    plain = noise.copy()
+    paste_face(plain, face.crop, opacity, face.to_crop)
+    assert np.array_equal(pixels, plain), "without it the face is pasted as it is"
+    assert spread[0] == noise[middle].std() and spread[0] > 1.5 * spread[1] > 2 * spread[2]
+
+
+def test_a_face_found_twice_is_pasted_into_once():
+    first, again, neighbor = landmarks((60, 50), 32), landmarks((64, 54), 40), landmarks((84, 50), 32)
+    beyond = landmarks((-5, 50), 32)
+    found = np.stack([first, again, beyond, neighbor])
+    assert can_be_pasted(found, (120, 100)).tolist() == [True, False, False, True]
+    assert can_be_pasted(found[:0], (120, 100)).shape == (0,)
 
 
 def test_nobody_found_is_one_line_with_the_way_out():

@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 
 from hfembed.atomic import atomic_write
 from hfembed.errors import InputError, counted, input_errors
+from hfembed.faces.face_pasting import can_be_pasted
 from hfembed.faces.swap.clip_files import WRITTEN_SUFFIXES, Clip, ClipWriter, Frame
 from hfembed.faces.swap.face_swapper import FaceSwapper
 from hfembed.faces.swap.face_tracks import MIN_SEEN, FaceTrack, FaceTracker
 from hfembed.faces.swap.provenance_mark import CLIP_METADATA, append_xmp, with_label
 from hfembed.models.detected_faces import FaceDetector
-from hfembed.models.face_embedder.image_processing_face_embedder import lie_inside
 
 _PIXELS_AT_A_TIME = 16_000_000
 _THUMBNAIL = (32, 32)
@@ -138,7 +138,7 @@ def find_tracks(detector: FaceDetector, clip: Clip, batch_size: int = 16) -> tup
                 if before is not None and np.abs(thumbnail - before).mean() > _CUT:
                     tracker.cut()
                 before = thumbnail
-                seen = lie_inside(found.landmarks.numpy(), picture.size)
+                seen = can_be_pasted(found.landmarks.numpy(), picture.size)
                 tracker.add(len(times), found.boxes[seen], found.landmarks[seen])
                 times.append(float(frame.pts * clip.time_base))
             bar.update(len(frames))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from hfembed.errors import InputError, counted, input_errors
 from hfembed.faces.face_oval import face_oval
@@ -15,6 +16,9 @@ from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor
 from hfembed.models.face_swap_base import FaceSwapBase
 from hfembed.photos import open_photo
+
+_CHANGES = (4.0, 16.0)  # of 255: from where on a photo's own detail goes, and from where on none stays
+_CHANGE_WIDTH = 0.02  # of the face
 
 
 class FaceSwapper:
@@ -116,9 +120,10 @@ class FaceSwapper:
             face, crop = drawn[row].numpy(), aligned[row].crop
             if self.colors != "none":
                 face = COLOR_TRANSFERS[self.colors](face, crop.astype(np.float32), weights)
-            if self.model.corrects_photos:  # a larger photo keeps its detail
-                face = face - crop
-            paste_face(pixels, face, weights, aligned[row].to_crop, self.model.corrects_photos)
+            if self.model.corrects_photos:
+                paste_face(pixels, face, weights, aligned[row].to_crop, crop, _detail_kept(face, crop))
+            else:
+                paste_face(pixels, face, weights, aligned[row].to_crop)
         return [
             Image.fromarray(changed[number]) if number in changed else picture
             for number, picture in enumerate(pictures)
@@ -133,3 +138,13 @@ class FaceSwapper:
         if self.detector is None:
             raise InputError("give a face detector, or five landmarks for each face")
         return find_faces(self.detector, picture, name, "give --landmarks, another --detector or a larger picture")
+
+
+def _detail_kept(face: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """How much of a larger photo's own detail is to stay, (height, width) in [0, 1].
+
+    Pores and stubble stay where little changes, and nothing of the old brows and nostrils where much does.
+    """
+    change = gaussian_filter(np.abs(face - crop).mean(2), _CHANGE_WIDTH * face.shape[1])
+    least, most = _CHANGES
+    return np.clip((most - change) / (most - least), 0, 1)

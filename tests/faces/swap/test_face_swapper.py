@@ -51,16 +51,19 @@ def test_a_face_that_does_not_change_comes_back_to_its_place(model, processor, m
         assert difference.max() <= 4, difference.max()
 
 
-def test_a_model_that_corrects_photos_keeps_their_detail(model, processor, monkeypatch):
+def test_a_model_that_corrects_photos_keeps_their_detail_where_little_changes(model, processor, monkeypatch):
     noise = np.random.default_rng(0).integers(60, 200, (150, 200, 3), dtype=np.uint8)
     monkeypatch.setattr(type(model), "corrects_photos", True)
     mask = torch.zeros(1, 1, SIZE, SIZE)  # the correction has had it
-    monkeypatch.setattr(model, "swap", lambda pixel_values, person: (pixel_values + 40 / 255, mask))
-    swapper = FaceSwapper(model, processor, colors="none")
-    swapped = np.asarray(swapper(Image.fromarray(noise), "red", [landmarks(size=100)])[0]).astype(int)
-    change = swapped - noise
-    assert (change[65:75, 95:105] == 40).all(), "the difference, not the face drawn in 32 pixels"
-    assert (change[:10] == 0).all()
+    swapper, middle = FaceSwapper(model, processor, colors="none"), np.s_[65:75, 95:105]
+    changes = []
+    for levels in (4, 40):
+        monkeypatch.setattr(model, "swap", lambda pixels, person, levels=levels: (pixels + levels / 255, mask))
+        swapped = np.asarray(swapper(Image.fromarray(noise), "red", [landmarks(size=100)])[0]).astype(int)
+        assert (swapped[:10] == noise[:10]).all()
+        changes.append(swapped[middle] - noise[middle])
+    assert (changes[0] == 4).all(), "the difference, not the face drawn in 32 pixels"
+    assert changes[1].std() > 20 and (noise[middle] + changes[1]).std() < 25, "the face drawn, nothing of the old one"
 
 
 def test_a_face_at_the_edge_and_one_outside(model, processor):
