@@ -86,21 +86,21 @@ def paste_face(
         crop: float or uint8 (h, w, 1 or 3): what the crop was; then what the photo has beyond it stays.
         detail_kept: float (h, w) in [0, 1]: how much of that; None: all.
     """
-    if crop is None:
-        crop, detail_kept = np.zeros_like(face), np.zeros(face.shape[:2])
-    elif detail_kept is None:
-        detail_kept = np.ones(face.shape[:2])
-    face, crop = (np.repeat(layer, 3, axis=2) if layer.shape[2] == 1 else layer for layer in (face, crop))
     box = _covered(to_crop, face.shape[:2], (pixels.shape[1], pixels.shape[0]))
     if box is None:
         return
     left, top, right, bottom = box
-    # of two layers whose difference counts, both are rounded alike
-    stacked = (*face.transpose(2, 0, 1), *crop.transpose(2, 0, 1), opacity, detail_kept)
-    layers = np.stack([_resample_back(layer, to_crop, box) for layer in stacked], axis=2)
-    weight, kept = (np.clip(layers[:, :, [number]], 0, 1) for number in (6, 7))
     region = pixels[top:bottom, left:right]
-    wanted = layers[:, :, :3] + kept * (region - layers[:, :, 3:6])
+
+    def in_photo(image: np.ndarray) -> np.ndarray:
+        channels = image.transpose(2, 0, 1) if image.ndim == 3 else [image]
+        return np.stack([_resample_back(channel, to_crop, box) for channel in channels], axis=2)
+
+    wanted = in_photo(face)
+    if crop is not None:
+        kept = 1 if detail_kept is None else np.clip(in_photo(detail_kept), 0, 1)
+        wanted = wanted + kept * (region - in_photo(crop))
+    weight = np.clip(in_photo(opacity), 0, 1)
     region[:] = np.clip(np.rint(region + weight * (wanted - region)), 0, 255)
 
 
