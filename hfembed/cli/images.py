@@ -107,7 +107,7 @@ def morph(
     ] = None,
     frames_per_second: FramesPerSecond = 15,
     scale: Annotated[
-        int | None, typer.Option(min=1, help="Enlarge by this integer factor; default: 4, with --size 1.")
+        int | None, typer.Option(min=1, help="Enlarge by this integer factor; default: 4; 1 where --size is given.")
     ] = None,
     device: options.Device = "auto",
 ) -> Answer:

@@ -41,8 +41,8 @@ def swap(
     landmarks: Annotated[
         str | None,
         typer.Option(
-            help='Instead: left eye, right eye, nose, mouth corners of a face, "x,y x,y x,y x,y x,y" in pixels of the '
-            "upright photo; or a JSON file of five pairs x, y, of a list of such, or of photo's name -> such."
+            help='Instead: left eye, right eye, nose, mouth corners of a face, as seen, "x,y x,y x,y x,y x,y" in '
+            "pixels of the upright photo; or a JSON file of five pairs x, y, of a list of such, or of photo's name -> such."
         ),
     ] = None,
     face: Annotated[
@@ -153,12 +153,16 @@ def read_points(text: str, photo: str) -> list[list[list[float]]]:
         if text.lower().endswith(".json"):
             points = json.loads(Path(text).read_text(encoding="utf-8"))
             points = points[photo] if isinstance(points, dict) else points
+            if points == []:
+                raise KeyError(photo)
         else:
             points = [[float(number) for number in pair.split(",")] for pair in text.split()]
         points = points if isinstance(points[0][0], list) else [points]
         points = [[[float(x), float(y)] for x, y in face] for face in points]
         if any(len(face) != 5 or not all(math.isfinite(x + y) for x, y in face) for face in points):
             raise ValueError
+    except FileNotFoundError:
+        raise InputError(f"{text}: no such file") from None
     except KeyError:
         raise InputError(f"{text} has no landmarks for {photo}") from None
     except (ValueError, TypeError, IndexError, OverflowError, RecursionError):

@@ -14,6 +14,9 @@ from hfembed.models.face_embedder.image_processing_face_embedder import (
 )
 
 _FINER = 1.5  # crop pixels per photo pixel
+# in extents of the landmarks of the better face: of RetinaFace's, in photos in the wild, the same face has 0.4 to 0.74
+# and 0.5 to 0.8, another one 1.6 and more
+_SAME, _SAME_SIZES = 0.8, (0.4, 1.5)
 
 
 class AlignedFace(NamedTuple):
@@ -44,7 +47,8 @@ def find_faces(detector: FaceDetector, picture: Image.Image, name: str, way_out:
 def can_be_pasted(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Which of a detector's faces (n, 5, 2), the highest-scoring first, to work on in a picture of (width, height).
 
-    Left out are those beyond an edge, and those in the midst of a better one, which a turned head is found as again.
+    Left out are those beyond an edge, and those of about the size of a better one in whose midst they lie: a turned
+    head is found several times. Heads of two people lie less close, and a face on a shirt is smaller.
 
     Returns:
         bool (n,).
@@ -53,8 +57,9 @@ def can_be_pasted(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     chosen = lie_inside(landmarks, size)
     for number in range(len(landmarks)):
         better = np.flatnonzero(chosen[:number])
-        distances = np.hypot(*(middles[better] - middles[number]).T)
-        chosen[number] &= not (distances < extents[better]).any()
+        distances = np.hypot(*(middles[better] - middles[number]).T) / extents[better]
+        sizes = extents[number] / extents[better]
+        chosen[number] &= not ((distances < _SAME) & (_SAME_SIZES[0] < sizes) & (sizes < _SAME_SIZES[1])).any()
     return chosen
 
 
@@ -83,8 +88,8 @@ def paste_face(
         face: float (h, w, 1 or 3), what the crop is to be, in [0, 255].
         opacity: float (h, w) in [0, 1].
         to_crop: As of `AlignedFace`.
-        crop: float or uint8 (h, w, 1 or 3): what the crop was; then what the photo has beyond it stays.
-        detail_kept: float (h, w) in [0, 1]: how much of that; None: all.
+        crop: float or uint8 (h, w, 1 or 3): what the crop was; then detail stays that the photo has and it has not.
+        detail_kept: With `crop`, float (h, w) in [0, 1]: how much of that detail stays; None: all.
     """
     box = _covered(to_crop, face.shape[:2], (pixels.shape[1], pixels.shape[0]))
     if box is None:

@@ -13,7 +13,7 @@ from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, similarity_transform
 
 _LARGEST = 8  # faces are restored at up to this many times the model's size
-_WAY_OUT = "--whole restores the photo by tiles, wherever its faces are"
+_WAY_OUT = "--whole restores the photo by tiles, wherever its faces are; --scale finds smaller ones"
 
 
 class FaceRestorer:

@@ -64,6 +64,9 @@ def test_a_face_found_twice_is_pasted_into_once():
     found = np.stack([first, again, beyond, neighbor])
     assert can_be_pasted(found, (120, 100)).tolist() == [True, False, False, True]
     assert can_be_pasted(found[:0], (120, 100)).shape == (0,)
+    on_the_nose, cheek_to_cheek = landmarks((64, 54), 6), landmarks((60 + 14, 50), 32)
+    found = np.stack([on_the_nose, first, cheek_to_cheek])
+    assert can_be_pasted(found, (120, 100)).tolist() == [True, True, True]
 
 
 def test_nobody_found_is_one_line_with_the_way_out():

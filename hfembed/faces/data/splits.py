@@ -59,10 +59,10 @@ def hold_out_photos(
         rows_of[labels[row]].append(row)
     kept, held_out = [], []
     for label, rows in rows_of.items():
-        count = train_photos or min(max(round((1 - share) * len(rows)), 1), len(rows) - 1)
+        count = train_photos or max(min(round((1 - share) * len(rows)), len(rows) - 1), 1)
         if len(rows) <= count:
             name = dataset.features["label"].names[label]
-            raise InputError(f"{name} has {counted(len(rows), 'photo')}, too few to hold one out; raise min_photos")
+            raise InputError(f"{name} has {counted(len(rows), 'photo')}, too few to hold one out")
         kept += rows[:count]
         held_out += rows[count:]
     return dataset.select(sorted(kept)), dataset.select(sorted(held_out))

@@ -1,5 +1,6 @@
 """Teach an identity-conditioned swap model new people, without training: their vectors, from some photos of each."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from hfembed.faces.swap.person_crops import load_people
 from hfembed.models.detected_faces import FaceDetector
 from hfembed.models.face_embedder.image_processing_face_embedder import lie_inside, template_for_size
 from hfembed.photos import open_photo
+
+logger = logging.getLogger(__name__)
 
 
 def add_people(
@@ -63,6 +66,8 @@ def add_people(
         photos, rest = hold_out_photos(photos, held_out_share, seed=seed)
         held_out = rest["file"][:]
     crops = AlignedFaces(photos, processor, show_progress=False)
+    if crops.failures:
+        logger.warning("left out: %s", "; ".join(f"{file}: {why}" for file, why in crops.failures.items()))
     counts = np.bincount(crops.labels, minlength=len(names))
     if not counts.all():
         raise InputError(f"none of the photos of '{names[int(counts.argmin())]}' can be used; give others")
@@ -91,21 +96,29 @@ def add_people(
 
 
 def with_landmarks(photos: datasets.Dataset, detector: FaceDetector) -> datasets.Dataset:
-    """Photos with the landmarks of the highest-scoring face in each; those without a face are left out.
+    """Photos with the landmarks of the highest-scoring face in each; others are left out, with a warning.
 
     Raises:
         InputError: There is no face in any of a person's photos.
     """
-    rows, points = [], []
+    rows, points, left_out = [], [], []
     files, labels = photos["file"][:], photos["label"][:]
     undecoded = photos.cast_column("image", datasets.Image(decode=False))
     for row in range(len(photos)):
-        photo = open_photo(undecoded[row]["image"])
+        try:
+            photo = open_photo(undecoded[row]["image"])
+        except InputError:
+            left_out.append(f"{files[row]} (cannot be read)")
+            continue
         found = detector.detect([photo])[0].landmarks.numpy()
         found = found[lie_inside(found, photo.size)]
         if len(found):
             rows.append(row)
             points.append(found[0].tolist())
+        else:
+            left_out.append(f"{files[row]} (no face)")
+    if left_out:
+        logger.warning("left out: %s", ", ".join(left_out))
     names = photos.features["label"].names
     for label in sorted(set(labels) - {labels[row] for row in rows}):
         first = next(file for file, own in zip(files, labels, strict=True) if own == label)

@@ -18,7 +18,7 @@ from hfembed.models.face_swap_base import FaceSwapBase
 from hfembed.photos import open_photo
 
 _CHANGES = (4.0, 16.0)  # of 255: from where on a photo's own detail goes, and from where on none stays
-_CHANGE_WIDTH = 0.02  # of the face
+_CHANGE_WIDTH = 0.02  # of the crop
 
 
 class FaceSwapper:
@@ -78,6 +78,10 @@ class FaceSwapper:
         found = self.find(picture, name) if landmarks is None else np.asarray(landmarks, dtype=np.float64)
         if found.ndim != 3 or found.shape[1:] != (5, 2):
             raise InputError(f"landmarks are five [x, y] for each face, not an array of shape {found.shape}")
+        if landmarks is not None and _are_mirrored(found).any():
+            raise InputError(
+                f"{name}: landmarks in which left and right are exchanged; left is what lies left in the photo"
+            )
         found = found[np.argsort(found[:, 2, 0], kind="stable")]
         chosen = range(len(found)) if faces is None else sorted(set(faces))
         for number in chosen:
@@ -88,7 +92,7 @@ class FaceSwapper:
         try:
             swapped = self.replace([picture], [found[list(chosen)]], person)[0]
         except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise InputError(f"{name}: {str(error).removeprefix('image: ')}") from error
         return swapped.convert(opened.mode), len(chosen)
 
     def replace(
@@ -137,7 +141,14 @@ class FaceSwapper:
         """
         if self.detector is None:
             raise InputError("give a face detector, or five landmarks for each face")
-        return find_faces(self.detector, picture, name, "give --landmarks, another --detector or a larger picture")
+        return find_faces(self.detector, picture, name, "give its landmarks, another detector or a larger picture")
+
+
+def _are_mirrored(landmarks: np.ndarray) -> np.ndarray:
+    """Whether the mouth of faces (n, 5, 2) lies on the wrong side of their eyes: bool (n,)."""
+    across = landmarks[:, 1] - landmarks[:, 0]
+    down = landmarks[:, 3:].mean(1) - landmarks[:, :2].mean(1)
+    return across[:, 0] * down[:, 1] < across[:, 1] * down[:, 0]
 
 
 def _detail_kept(face: np.ndarray, crop: np.ndarray) -> np.ndarray:

@@ -237,6 +237,8 @@ def test_photos_held_out_of_everybody(tmp_path):
     assert sorted(shuffled["file"][:]) == sorted(held_out["file"][:])
     with pytest.raises(InputError, match="C has 2 photos, too few"):
         hold_out_photos(faces, train_photos=2)
+    with pytest.raises(InputError, match="C has 1 photo, too few"):
+        hold_out_photos(faces.select([*range(12), 12]), share=0.9)
 
 
 @pytest.mark.data

@@ -23,6 +23,8 @@ from hfembed.errors import InputError
 from hfembed.faces.identity_swap.collator import IdentitySwapCollator
 from hfembed.faces.identity_swap.identity_embedders import IdentityEmbedders
 from hfembed.faces.identity_swap.loss import IdentitySwapLoss
+from hfembed.faces.identity_swap.new_people import with_landmarks
+from hfembed.faces.swap.person_crops import load_people
 from hfembed.faces.swap.warping import WarpedPairs
 from hfembed.models.face_embedder.configuration_face_embedder import FaceEmbedderConfig
 from hfembed.models.face_embedder.image_processing_face_embedder import FaceImageProcessor, template_for_size
@@ -283,3 +285,24 @@ def test_people_are_added_and_measured_without_training(people, judges, tmp_path
         with pytest.raises(InputError, match=words):
             raise refused.exception
         assert not (tmp_path / "other").exists()
+
+
+def test_photos_that_cannot_be_used_are_named(tmp_path, caplog):
+    folder = tmp_path / "Ann"
+    folder.mkdir()
+    for name, color in (("face.png", "red"), ("wall.png", "white")):
+        Image.new("RGB", (40, 40), color).save(folder / name)
+    (folder / "notes.jpg").write_text("no picture")
+
+    class Detector:
+        def detect(self, photos):
+            is_face = photos[0].getpixel((0, 0)) == (255, 0, 0)
+            points = template_for_size(40, 40)
+            return [SimpleNamespace(landmarks=torch.tensor([points] if is_face else []).reshape(-1, 5, 2))]
+
+    kept = with_landmarks(load_people([folder]), Detector())
+    assert kept["file"][:] == ["Ann/face.png"]
+    assert caplog.messages == ["left out: Ann/notes.jpg (cannot be read), Ann/wall.png (no face)"]
+    (folder / "face.png").unlink()
+    with pytest.raises(InputError, match="no face was found in the photos of 'Ann'"):
+        with_landmarks(load_people([folder]), Detector())

@@ -69,7 +69,7 @@ def test_a_model_that_corrects_photos_keeps_their_detail_where_little_changes(mo
 def test_a_face_at_the_edge_and_one_outside(model, processor):
     swapper = FaceSwapper(model, processor, colors="none")
     assert (np.asarray(swapper(photo(), "red", [landmarks((4, 140))])[0])[140, 4] == [255, 0, 0]).all()
-    with pytest.raises(InputError, match="^the photo: .*outside the photo"):
+    with pytest.raises(InputError, match="^the photo: cannot be .*outside the photo"):
         swapper(photo(), "red", [landmarks((-400, 70), 100)])
 
 
@@ -112,6 +112,15 @@ def test_a_new_face_takes_the_old_ones_colors(model, processor, monkeypatch, col
         )
     )
     assert (np.abs(matched - old) < 0.25 * np.abs(drawn - old)).all()
+
+
+def test_mirrored_landmarks_are_refused(model, processor):
+    swapper = FaceSwapper(model, processor, colors="none")
+    for degrees in (0, 100, 200):
+        face = landmarks(degrees=degrees)
+        assert swapper(photo(), "red", [face])[1] == 1
+        with pytest.raises(InputError, match="left and right are exchanged"):
+            swapper(photo(), "red", [face[[1, 0, 2, 4, 3]]])
 
 
 def test_unknown_colors_are_refused(model, processor):
@@ -196,3 +205,8 @@ def test_landmarks_from_a_file(tmp_path):
     assert read_points(str(tmp_path / "points.json"), "b.jpg") == [face, face]
     with pytest.raises(InputError, match="no landmarks for c.jpg"):
         read_points(str(tmp_path / "points.json"), "c.jpg")
+    (tmp_path / "points.json").write_text('{"a.jpg": []}')
+    with pytest.raises(InputError, match="no landmarks for a.jpg"):
+        read_points(str(tmp_path / "points.json"), "a.jpg")
+    with pytest.raises(InputError, match=r"absent.json: no such file$"):
+        read_points(str(tmp_path / "absent.json"), "a.jpg")
