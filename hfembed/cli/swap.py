@@ -42,7 +42,8 @@ def swap(
         str | None,
         typer.Option(
             help='Instead: left eye, right eye, nose, mouth corners of a face, as seen, "x,y x,y x,y x,y x,y" in '
-            "pixels of the upright photo; or a JSON file of five pairs x, y, of a list of such, or of photo's name -> such."
+            "pixels of the upright photo; or a JSON file of five pairs x, y, of a list of such, or of photo's name -> "
+            "such."
         ),
     ] = None,
     face: Annotated[
