@@ -62,7 +62,10 @@ def hold_out_photos(
         count = train_photos or max(min(round((1 - share) * len(rows)), len(rows) - 1), 1)
         if len(rows) <= count:
             name = dataset.features["label"].names[label]
-            raise InputError(f"{name} has {counted(len(rows), 'photo')}, too few to hold one out")
+            raise InputError(
+                f"{name} has {counted(len(rows), 'photo')}, too few to hold one out: add photos, raise min_photos, "
+                f"or leave {name} out"
+            )
         kept += rows[:count]
         held_out += rows[count:]
     return dataset.select(sorted(kept)), dataset.select(sorted(held_out))

@@ -75,6 +75,7 @@ class FaceSwapper:
         opened = open_photo(photo, mode=None)
         picture = opened.convert("RGB")
         name = str(photo) if isinstance(photo, str | Path) else "the photo"
+        picture.filename = name  # type: ignore[attr-defined]  # by which messages name it
         found = self.find(picture, name) if landmarks is None else np.asarray(landmarks, dtype=np.float64)
         if found.ndim != 3 or found.shape[1:] != (5, 2):
             raise InputError(f"landmarks are five [x, y] for each face, not an array of shape {found.shape}")
@@ -89,11 +90,7 @@ class FaceSwapper:
                 raise InputError(
                     f"{name} has {counted(len(found), 'face')}, counted from 0 from the left; there is no {number}"
                 )
-        try:
-            swapped = self.replace([picture], [found[list(chosen)]], person)[0]
-        except InputError as error:
-            raise InputError(f"{name}: {str(error).removeprefix('image: ')}") from error
-        return swapped.convert(opened.mode), len(chosen)
+        return self.replace([picture], [found[list(chosen)]], person)[0].convert(opened.mode), len(chosen)
 
     def replace(
         self, pictures: Sequence[Image.Image], landmarks: Sequence[Sequence[np.ndarray] | np.ndarray], person: str
