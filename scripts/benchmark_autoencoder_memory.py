@@ -42,8 +42,7 @@ def train(is_checkpointed: bool, size: int = 256, batch_size: int = 8, steps: in
     """Images per second of forward and backward passes, and the peak of memory."""
     model = make_model(image_size=[size, size], **_KL).train()
     if is_checkpointed:
-        # transformers renames it
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        model.checkpoint_blocks()
     images = torch.rand(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
     seconds = []
     for _ in range(steps):

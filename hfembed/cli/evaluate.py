@@ -280,7 +280,8 @@ def evaluate_denoising(
     seed: Annotated[int, typer.Option(help="Seed of the noise and the positions of holes.")] = 0,
     max_images: Annotated[int, typer.Option(min=0, help="At most this many held-out images, spread; 0 = all.")] = 0,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the test images, in pixels; default: the model's image_size.")
+        int | None,
+        typer.Option(min=1, max=2048, help="Side of the test images, in pixels; default: the model's image_size."),
     ] = None,
     device: options.Device = "auto",
 ) -> Answer:
@@ -635,7 +636,7 @@ def use_size(autoencoder: "AutoencoderModelBase", processor: "ConvAutoencoderIma
     """Let the processor make images of this side, if the model takes them."""
     processor.size = {"height": size, "width": size}
     try:
-        autoencoder.check_pixel_values(torch.empty(1, processor.num_channels, size, size))
+        autoencoder.check_pixel_values(torch.empty(1, processor.num_channels, size, size, device="meta"))
     except ValueError as error:
         raise InputError(f"--size {size}: {error}") from error
 

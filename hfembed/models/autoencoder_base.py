@@ -232,6 +232,16 @@ class AutoencoderModelBase(DeviceLoading, PreTrainedModel):
             loss = loss + weight * value
         return loss
 
+    def checkpoint_blocks(self) -> None:
+        """Compute residual blocks again in the backward pass, instead of keeping their maps.
+
+        Raises:
+            ValueError: The model has no blocks that can be.
+        """
+        # transformers renames it, and will remove the old name
+        enable = getattr(self, "activation_checkpointing_enable", None) or self.gradient_checkpointing_enable
+        enable()
+
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         """Reject images that this model cannot take.
 

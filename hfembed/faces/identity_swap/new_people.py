@@ -67,7 +67,7 @@ def add_people(
         held_out = rest["file"][:]
     crops = AlignedFaces(photos, processor, show_progress=False)
     if crops.failures:
-        logger.warning("left out: %s", "; ".join(f"{file}: {why}" for file, why in crops.failures.items()))
+        logger.warning("left out: %s", ", ".join(f"{file} ({why})" for file, why in crops.failures.items()))
     counts = np.bincount(crops.labels, minlength=len(names))
     if not counts.all():
         raise InputError(f"none of the photos of '{names[int(counts.argmin())]}' can be used; give others")

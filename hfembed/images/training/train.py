@@ -116,8 +116,7 @@ def start_model(
         model.start_from_images(processor.normalize(without_margin(photos.pixels(), config.frame_margin)))
     if config.gradient_checkpointing:
         with input_errors():
-            # transformers renames it
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+            model.checkpoint_blocks()
     return model
 
 

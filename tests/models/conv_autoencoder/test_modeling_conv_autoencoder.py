@@ -374,7 +374,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_fewer_maps(options
         torch.manual_seed(0)
         model = ConvAutoencoderModel(config).train()
         if is_checkpointed:
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+            model.checkpoint_blocks()
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda map, kept=kept: (kept.append(map.numel()), map)[1], lambda map: map
